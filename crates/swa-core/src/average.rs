@@ -1,0 +1,879 @@
+//! The average of a module's parameters.
+
+use core::fmt;
+use std::sync::Arc;
+
+use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::tensor::{Bool, DType, Device, FloatDType, Int, Tensor};
+
+use crate::parameter::{self, Description, Finite, Parameter, Role};
+use crate::{AverageError, AveragingRule};
+
+/// The weighted average of the parameters that a module passes through.
+///
+/// After [`update`](Self::update) number `n` (counted from 0), every float parameter of the average
+/// is
+///
+/// ```text
+/// average += w(n) * (current - average)
+/// ```
+///
+/// where `w` is the [rule](AveragingRule)'s weight. Averaged in f32 (f64 where the model is f64),
+/// whatever the model's dtype. Int and bool parameters take the latest value, as do the running
+/// mean and variance of BatchNorm layers, which averaged weights never produced: re-estimate them
+/// with [`reestimate_batch_norm`](crate::reestimate_batch_norm), or average them too with
+/// [`averaging_running_statistics`](Self::averaging_running_statistics).
+///
+/// The average is another value than the model: it shares no state with it, is no part of its
+/// autodiff graph, and its parameters require no gradient.
+///
+/// It is a [`Module`] too, so that it can be saved and loaded like one: its record holds the
+/// averaged parameters under `model` and the number of updates under `updates`.
+///
+/// Peers: `torch.optim.swa_utils.AveragedModel` (its `use_buffers` is the option above).
+///
+/// # NaN and infinities
+///
+/// Weights that are not finite are never averaged. Each update checks them in one reading pass, on the
+/// device that holds the average, which gives one flag a parameter:
+///
+/// - [`update`](Self::update) reads all flags at once, one round trip to an accelerator, and returns
+///   the error;
+/// - [`update_non_blocking`](Self::update_non_blocking) reads nothing from an accelerator. There the
+///   device itself keeps the average of the last good update, from then on, and
+///   [`check`](Self::check) reads what all updates since the last check have found. Call that where
+///   waiting for the device costs nothing, such as at the end of an epoch.
+///
+/// # Memory
+///
+/// One f32 copy of the parameters, from the second update on; until then it shares the model's.
+pub struct Average<M> {
+    /// Always present, but for the moment in which an update owns it.
+    model: Option<M>,
+    parameters: Vec<Description>,
+    rule: Arc<dyn AveragingRule>,
+    updates: usize,
+    updates_id: ParamId,
+    averages_running_statistics: bool,
+    device: Option<Device>,
+    unread: Option<Unread>,
+}
+
+/// What updates on an accelerator have found out, and nobody has read yet.
+#[derive(Clone)]
+struct Unread {
+    /// How many updates were made before the first of these.
+    updates_before: usize,
+    /// One element: 1 as long as all weights were finite, 0 from then on.
+    ok: Tensor<1>,
+    /// One element: how many of these updates were made while they were.
+    applied: Tensor<1>,
+    /// One element a weight, 1 if it was finite: those of the first update where one was not, else
+    /// those of the last.
+    finite: Tensor<1>,
+}
+
+impl<M: Module> Average<M> {
+    /// An average of `model`'s parameters that has averaged nothing yet.
+    ///
+    /// It lives on the device that the model is on, and follows it if it moves, unless told
+    /// otherwise with [`on_device`](Self::on_device).
+    ///
+    /// # Errors
+    ///
+    /// [`AverageError::Reparameterized`] and [`AverageError::Quantized`], which name the parameter.
+    pub fn new(model: &M, rule: impl AveragingRule + 'static) -> Result<Self, AverageError> {
+        let model = model.valid();
+        let parameters = parameter::read(&model, None, false)?
+            .into_iter()
+            .map(|parameter| parameter.description)
+            .collect();
+        let mut average = Self {
+            model: Some(model),
+            parameters,
+            rule: Arc::new(rule),
+            updates: 0,
+            updates_id: ParamId::new(),
+            averages_running_statistics: false,
+            device: None,
+            unread: None,
+        };
+        average.cast_accumulators();
+        Ok(average)
+    }
+
+    /// Averages the running mean and variance of BatchNorm layers as well, instead of keeping the
+    /// latest.
+    pub fn averaging_running_statistics(mut self) -> Self {
+        self.averages_running_statistics = true;
+        self.cast_accumulators();
+        self
+    }
+
+    /// Keeps the average on `device` instead of on the model's: on the CPU for a training that has
+    /// no memory to spare, say. Every update then moves the parameters there.
+    pub fn on_device(mut self, device: &Device) -> Self {
+        let device = device.clone().without_autodiff();
+        self.model = self.model.map(|model| model.to_device(&device));
+        self.device = Some(device);
+        self
+    }
+
+    /// Averages the model's current parameters into this.
+    ///
+    /// Neither the model's weights nor its graph nor its running statistics change.
+    ///
+    /// # Errors
+    ///
+    /// Whatever it is, the average keeps its value.
+    ///
+    /// - [`MissingParameter`](AverageError::MissingParameter),
+    ///   [`UnknownParameter`](AverageError::UnknownParameter),
+    ///   [`ShapeMismatch`](AverageError::ShapeMismatch): another model than the average's.
+    /// - [`NotFinite`](AverageError::NotFinite): a NaN or an infinity in the weights, now or in an
+    ///   earlier [`update_non_blocking`](Self::update_non_blocking).
+    /// - [`Reparameterized`](AverageError::Reparameterized),
+    ///   [`Quantized`](AverageError::Quantized).
+    pub fn update(&mut self, model: &M) -> Result<(), AverageError> {
+        self.check()?;
+        self.apply(self.read(model)?, Flags::ReadNow)
+    }
+
+    /// Like [`update`](Self::update), but without waiting for an accelerator, for a training that
+    /// averages at every step. Weights that are not finite are left out all the same, and reported by
+    /// [`check`](Self::check).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`update`](Self::update), `NotFinite` only where the weights are in the host's memory.
+    pub fn update_non_blocking(&mut self, model: &M) -> Result<(), AverageError> {
+        self.apply(self.read(model)?, Flags::LeaveOnDevice)
+    }
+
+    fn read(&self, model: &M) -> Result<Vec<Parameter>, AverageError> {
+        parameter::read(&model.valid(), self.device.as_ref(), true)
+    }
+
+    fn apply(&mut self, current: Vec<Parameter>, flags: Flags) -> Result<(), AverageError> {
+        self.compare(&current)?;
+        let accept = self.accept(&current, flags)?;
+        let weight = self.rule.weight(self.updates);
+        let averaged = self.model.take().expect(PRESENT).map(&mut Update {
+            current: current.into_iter(),
+            weight,
+            accept,
+            averages_running_statistics: self.averages_running_statistics,
+        });
+        self.model = Some(averaged);
+        self.updates += 1;
+        Ok(())
+    }
+
+    /// Reads from the device whether all updates so far had finite weights: one round trip, if there
+    /// was an update since the last.
+    ///
+    /// # Errors
+    ///
+    /// [`AverageError::NotFinite`] if one had not. The average is that of the updates before it, and
+    /// later updates go on from there.
+    pub fn check(&mut self) -> Result<(), AverageError> {
+        let Some(unread) = self.unread.take() else {
+            return Ok(());
+        };
+        let flags = read_flags(Tensor::cat(
+            vec![unread.ok, unread.applied, unread.finite],
+            0,
+        ))?;
+        if flags[0] != 0.0 {
+            return Ok(());
+        }
+        self.updates = unread.updates_before + flags[1] as usize;
+        Err(self.not_finite(&flags[2..]))
+    }
+
+    /// How many times the average was updated.
+    pub fn updates(&self) -> usize {
+        self.updates
+    }
+
+    /// The averaged model: the model's own type and dtypes, in validation mode, on the average's
+    /// device.
+    ///
+    /// The running statistics of its BatchNorm layers are the latest of the training's, which fit
+    /// the averaged weights badly: see [`reestimate_batch_norm`](crate::reestimate_batch_norm).
+    /// Call [`Module::train`] to train it further.
+    ///
+    /// # Errors
+    ///
+    /// [`AverageError::NothingAveraged`] before the first update.
+    pub fn model(&self) -> Result<M, AverageError> {
+        if self.updates == 0 {
+            return Err(AverageError::NothingAveraged);
+        }
+        Ok(self.state().valid().map(&mut Cast {
+            dtypes: self.parameters.iter().map(|it| it.dtype).collect(),
+            next: 0,
+        }))
+    }
+
+    fn state(&self) -> &M {
+        self.model.as_ref().expect(PRESENT)
+    }
+
+    /// Makes every float that is averaged an accumulator: f32 or wider.
+    fn cast_accumulators(&mut self) {
+        let dtypes = self
+            .parameters
+            .iter()
+            .map(|it| match self.averages(it.role) {
+                true => parameter::accumulator_dtype(it.dtype).into(),
+                false => it.dtype,
+            })
+            .collect();
+        self.model = self
+            .model
+            .take()
+            .map(|model| model.map(&mut Cast { dtypes, next: 0 }));
+    }
+
+    fn averages(&self, role: Role) -> bool {
+        role.is_averaged(self.averages_running_statistics)
+    }
+
+    /// Compares the parameters of a model with the average's.
+    fn compare(&self, current: &[Parameter]) -> Result<(), AverageError> {
+        let expected: Vec<_> = self.parameters.iter().collect();
+        let got: Vec<_> = current.iter().map(|it| &it.description).collect();
+
+        if let Some(missing) = first_not_in(&expected, &got) {
+            let path = missing.path.clone();
+            return Err(AverageError::MissingParameter { path });
+        }
+        if let Some(unknown) = first_not_in(&got, &expected) {
+            let path = unknown.path.clone();
+            return Err(AverageError::UnknownParameter { path });
+        }
+        match expected.iter().zip(&got).find(|(a, b)| a.shape != b.shape) {
+            None => Ok(()),
+            Some((expected, got)) => Err(AverageError::ShapeMismatch {
+                path: got.path.clone(),
+                expected: expected.shape.clone(),
+                got: got.shape.clone(),
+            }),
+        }
+    }
+
+    /// Decides whether the weights are fit to be averaged: here, or by the mask that is returned (one
+    /// element, true to accept), on the device.
+    fn accept(
+        &mut self,
+        current: &[Parameter],
+        flags: Flags,
+    ) -> Result<Option<Tensor<1, Bool>>, AverageError> {
+        let mut on_device = Vec::new();
+        for parameter in current {
+            match &parameter.finite {
+                Finite::Known(true) => {}
+                Finite::Known(false) => {
+                    return Err(AverageError::NotFinite {
+                        path: parameter.description.path.clone(),
+                        updates: self.updates,
+                    });
+                }
+                Finite::OnDevice(flag) => on_device.push(flag.clone()),
+            }
+        }
+        let Some(device) = on_device.first().map(Tensor::device) else {
+            return Ok(None);
+        };
+        // A model may be spread over several devices: its flags meet on the first.
+        let finite = on_device
+            .into_iter()
+            .map(|flag| flag.to_device(&device))
+            .collect();
+        let finite: Tensor<1> = Tensor::cat(finite, 0);
+        match flags {
+            Flags::ReadNow => {
+                let finite = read_flags(finite)?;
+                match finite.contains(&0.0) {
+                    false => Ok(None),
+                    true => Err(self.not_finite(&finite)),
+                }
+            }
+            Flags::LeaveOnDevice => Ok(Some(self.leave_unread(finite))),
+        }
+    }
+
+    /// Notes one update's flags for [`check`](Self::check), and returns the mask of
+    /// [`accept`](Self::accept).
+    fn leave_unread(&mut self, finite: Tensor<1>) -> Tensor<1, Bool> {
+        let all_finite = finite.clone().min();
+        let unread = match self.unread.take() {
+            None => Unread {
+                updates_before: self.updates,
+                ok: all_finite.clone(),
+                applied: all_finite,
+                finite,
+            },
+            Some(before) => {
+                let ok = before.ok.clone().mul(all_finite);
+                let stopped = before.ok.lower_elem(0.5).expand(finite.shape());
+                Unread {
+                    updates_before: before.updates_before,
+                    applied: before.applied.add(ok.clone()),
+                    finite: finite.mask_where(stopped, before.finite),
+                    ok,
+                }
+            }
+        };
+        let accept = unread.ok.clone().greater_elem(0.5);
+        self.unread = Some(unread);
+        accept
+    }
+
+    /// The error for the first weight whose flag is 0.
+    fn not_finite(&self, finite: &[f64]) -> AverageError {
+        let weights = self.parameters.iter().filter(|it| it.role == Role::Weight);
+        let first = weights.zip(finite).find(|(_, finite)| **finite == 0.0);
+        AverageError::NotFinite {
+            path: first.map_or_else(String::new, |(weight, _)| weight.path.clone()),
+            updates: self.updates,
+        }
+    }
+}
+
+/// When the host reads an accelerator's verdict on the weights.
+#[derive(Clone, Copy)]
+enum Flags {
+    ReadNow,
+    LeaveOnDevice,
+}
+
+fn read_flags(flags: Tensor<1>) -> Result<Vec<f64>, AverageError> {
+    match flags.try_into_data() {
+        Ok(data) => Ok(data.iter::<f64>().collect()),
+        Err(error) => Err(AverageError::Device {
+            reason: error.to_string(),
+        }),
+    }
+}
+
+/// The first of `some` that `others` lack, by path and role. Usually both list the same, in the same
+/// order, and one pass over them tells.
+fn first_not_in<'a>(some: &[&'a Description], others: &[&Description]) -> Option<&'a Description> {
+    let alike = |a: &Description, b: &Description| a.path == b.path && a.role == b.role;
+    let mut pairs = some.iter().zip(others);
+    if some.len() == others.len() && pairs.all(|(a, b)| alike(a, b)) {
+        return None;
+    }
+    some.iter()
+        .find(|one| !others.iter().any(|other| alike(one, other)))
+        .copied()
+}
+
+const PRESENT: &str = "an average holds its model between updates";
+
+impl<M: Module> Clone for Average<M> {
+    /// A copy that shares nothing that changes: running statistics included, which clones of a Burn
+    /// module share.
+    fn clone(&self) -> Self {
+        self.with_model(self.state().valid())
+    }
+}
+
+impl<M: Module> Average<M> {
+    fn with_model(&self, model: M) -> Self {
+        Self {
+            model: Some(model),
+            parameters: self.parameters.clone(),
+            rule: self.rule.clone(),
+            updates: self.updates,
+            updates_id: self.updates_id,
+            averages_running_statistics: self.averages_running_statistics,
+            device: self.device.clone(),
+            unread: self.unread.clone(),
+        }
+    }
+}
+
+impl<M: Module> fmt::Debug for Average<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Average")
+            .field("model", &self.model)
+            .field("rule", &self.rule)
+            .field("updates", &self.updates)
+            .finish()
+    }
+}
+
+/// The container that the fields of an average are visited in.
+const CONTAINER: &str = "Struct:Average";
+
+impl<M: Module> Module for Average<M> {
+    fn collect_devices(&self, devices: Devices) -> Devices {
+        self.state().collect_devices(devices)
+    }
+
+    fn fork(self, device: &Device) -> Self {
+        self.to_device(device)
+    }
+
+    fn to_device(mut self, device: &Device) -> Self {
+        let device = device.clone().without_autodiff();
+        self.model = self.model.map(|model| model.to_device(&device));
+        self
+    }
+
+    /// The average itself: its parameters are never trained.
+    fn train(self) -> Self {
+        self
+    }
+
+    fn valid(&self) -> Self {
+        self.clone()
+    }
+
+    /// The average itself: it holds no reparameterization.
+    fn materialize(self) -> Self {
+        self
+    }
+
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        visitor.enter_module("model", CONTAINER);
+        self.state().visit(visitor);
+        visitor.exit_module("model", CONTAINER);
+
+        visitor.enter_module("updates", CONTAINER);
+        visitor.visit_int(&self.updates_param());
+        visitor.exit_module("updates", CONTAINER);
+    }
+
+    fn map<Mapper: ModuleMapper>(mut self, mapper: &mut Mapper) -> Self {
+        mapper.enter_module("model", CONTAINER);
+        self.model = self.model.map(|model| model.map(mapper));
+        mapper.exit_module("model", CONTAINER);
+
+        mapper.enter_module("updates", CONTAINER);
+        let updates = mapper.map_int(self.updates_param());
+        mapper.exit_module("updates", CONTAINER);
+        self.updates_id = updates.id;
+        self.updates = updates.val().into_scalar::<i64>().max(0) as usize;
+        self
+    }
+}
+
+impl<M: Module> Average<M> {
+    /// The number of updates as a parameter, for records.
+    fn updates_param(&self) -> Param<Tensor<1, Int>> {
+        let device = self
+            .state()
+            .devices()
+            .into_iter()
+            .next()
+            .unwrap_or_default();
+        let updates = Tensor::from_data([self.updates as i64], &device);
+        Param::initialized(self.updates_id, updates)
+    }
+}
+
+/// One update of every parameter of an average, in the order of `current`.
+struct Update {
+    current: std::vec::IntoIter<Parameter>,
+    weight: f64,
+    accept: Option<Tensor<1, Bool>>,
+    averages_running_statistics: bool,
+}
+
+impl Update {
+    fn next(&mut self) -> Parameter {
+        self.current
+            .next()
+            .expect("the numbers of parameters were compared before")
+    }
+
+    fn accepted<const D: usize>(&self, old: Tensor<D>, new: Tensor<D>) -> Tensor<D> {
+        match &self.accept {
+            None => new,
+            Some(accept) => {
+                let accept = accept.clone().to_device(&new.device());
+                let accept = accept.reshape([1; D]).expand(new.shape());
+                old.mask_where(accept, new)
+            }
+        }
+    }
+}
+
+impl ModuleMapper for Update {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let current = self.next();
+        let averaged = current
+            .description
+            .role
+            .is_averaged(self.averages_running_statistics);
+        let current: Tensor<D> = current.into_value();
+        param.map(|average| {
+            if !averaged {
+                return self.accepted(moved(average, &current), current);
+            }
+            let dtype = FloatDType::from(average.dtype());
+            let current = parameter::cast(current, dtype);
+            if self.weight == 1.0 && self.accept.is_none() {
+                return current;
+            }
+            let average = moved(average, &current);
+            // The only handle on the average is gone with the last line, so that a backend which can
+            // adds in place.
+            let step = current.sub(average.clone()).mul_scalar(self.weight);
+            match self.accept.is_none() {
+                true => average.add(step),
+                false => self.accepted(average.clone(), average.add(step)),
+            }
+        })
+    }
+
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        let current = self.next().into_value();
+        param.map(|_| current)
+    }
+
+    fn map_bool<const D: usize>(
+        &mut self,
+        param: Param<Tensor<D, Bool>>,
+    ) -> Param<Tensor<D, Bool>> {
+        let current = self.next().into_value();
+        param.map(|_| current)
+    }
+}
+
+/// `average` on the device of `current`, which it follows.
+fn moved<const D: usize>(average: Tensor<D>, current: &Tensor<D>) -> Tensor<D> {
+    let device = current.device();
+    match average.device() == device {
+        true => average,
+        false => average.to_device(&device),
+    }
+}
+
+/// Casts float parameters to dtypes given in the order of the traversal.
+struct Cast {
+    dtypes: Vec<DType>,
+    next: usize,
+}
+
+impl ModuleMapper for Cast {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let dtype = self.dtypes[self.next];
+        self.next += 1;
+        param.map(|tensor| parameter::cast(tensor, dtype.into()))
+    }
+
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        self.next += 1;
+        param
+    }
+
+    fn map_bool<const D: usize>(
+        &mut self,
+        param: Param<Tensor<D, Bool>>,
+    ) -> Param<Tensor<D, Bool>> {
+        self.next += 1;
+        param
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::{Lora, Quantizer};
+    use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
+    use burn::tensor::quantization::{Calibration, QuantScheme};
+
+    use super::*;
+    use crate::{EqualWeights, Exponential};
+
+    #[derive(Module, Debug)]
+    struct Net {
+        weight: Param<Tensor<1>>,
+        steps: Param<Tensor<1, Int>>,
+        mask: Param<Tensor<1, Bool>>,
+        norm: BatchNorm,
+    }
+
+    fn net(weight: [f32; 2], steps: i64, mask: bool, mean: f32, device: &Device) -> Net {
+        let mut norm = BatchNormConfig::new(1).init(device);
+        norm.running_mean = burn::module::RunningState::new(Tensor::from_floats([mean], device));
+        Net {
+            weight: Param::from_data(weight, device),
+            steps: Param::initialized(ParamId::new(), Tensor::from_ints([steps], device)),
+            mask: Param::initialized(ParamId::new(), Tensor::from_data([mask], device)),
+            norm,
+        }
+    }
+
+    fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
+        tensor.into_data().iter::<f64>().collect()
+    }
+
+    fn autodiff() -> Device {
+        Device::default().autodiff()
+    }
+
+    #[test]
+    fn weights_are_averaged_and_everything_else_is_the_latest() {
+        let device = autodiff();
+        let mut average =
+            Average::new(&net([9.0, 9.0], 9, false, 9.0, &device), EqualWeights).unwrap();
+        for (weight, steps, mask, mean) in [
+            ([1.0, 8.0], 1, true, 2.0),
+            ([2.0, 2.0], 2, false, 4.0),
+            ([6.0, 2.0], 3, true, 6.0),
+        ] {
+            let model = net(weight, steps, mask, mean, &device);
+            average.update(&model).unwrap();
+        }
+
+        let averaged = average.model().unwrap();
+        assert_eq!(average.updates(), 3);
+        // (1 + 2 + 6) / 3 and (8 + 2 + 2) / 3
+        for (got, expected) in floats(averaged.weight.val()).iter().zip([3.0, 4.0]) {
+            assert!((got - expected).abs() < 1e-6, "{got}");
+        }
+        assert_eq!(averaged.steps.val().into_scalar::<i64>(), 3);
+        assert!(averaged.mask.val().into_scalar::<bool>());
+        assert_eq!(floats(averaged.norm.running_mean.value()), [6.0]);
+    }
+
+    #[test]
+    fn running_statistics_are_averaged_when_asked_to() {
+        let device = autodiff();
+        let model = |mean| net([0.0, 0.0], 0, false, mean, &device);
+        let mut average = Average::new(&model(9.0), Exponential::new(0.75).unwrap())
+            .unwrap()
+            .averaging_running_statistics();
+        for mean in [8.0, 4.0, 1.0] {
+            average.update(&model(mean)).unwrap();
+        }
+        // As in the rule's test: 8, 7, 5.5.
+        let averaged = average.model().unwrap();
+        assert_eq!(floats(averaged.norm.running_mean.value()), [5.5]);
+    }
+
+    #[test]
+    fn the_live_model_is_left_alone() {
+        let device = autodiff();
+        let model = net([1.0, 2.0], 1, true, 5.0, &device);
+        let mut average = Average::new(&model, EqualWeights).unwrap();
+        average.update(&model).unwrap();
+        average
+            .update(&net([3.0, 3.0], 2, true, 7.0, &device))
+            .unwrap();
+
+        assert_eq!(floats(model.weight.val()), [1.0, 2.0]);
+        assert_eq!(floats(model.norm.running_mean.value()), [5.0]);
+        assert!(model.weight.is_require_grad());
+        assert!(model.weight.val().is_autodiff());
+
+        let averaged = average.model().unwrap();
+        assert!(!averaged.weight.is_require_grad());
+        assert!(!averaged.weight.val().is_autodiff());
+        assert!(!average.clone().train().state().weight.is_require_grad());
+    }
+
+    #[test]
+    fn an_average_without_updates_has_no_model() {
+        let model = net([1.0, 2.0], 1, true, 5.0, &autodiff());
+        let average = Average::new(&model, EqualWeights).unwrap();
+        assert_eq!(average.model().unwrap_err(), AverageError::NothingAveraged);
+    }
+
+    #[test]
+    fn a_model_in_16_bits_is_averaged_in_32_and_comes_back_in_16() {
+        let device = autodiff();
+        let model = |value: f32| {
+            let weight = Tensor::<1>::from_floats([value, 0.0], &device).cast(FloatDType::BF16);
+            let mut model = net([0.0, 0.0], 0, false, 0.0, &device);
+            model.weight = Param::from_tensor(weight);
+            model
+        };
+        // 256 and 258 are neighbours in bf16: a mean of 257 needs more bits on the way.
+        let mut average = Average::new(&model(256.0), EqualWeights).unwrap();
+        for value in [256.0, 258.0, 258.0, 256.0] {
+            average.update(&model(value)).unwrap();
+        }
+        assert_eq!(floats(average.state().weight.val())[0], 257.0);
+        assert_eq!(average.state().weight.val().dtype(), DType::F32);
+        assert_eq!(average.model().unwrap().weight.val().dtype(), DType::BF16);
+    }
+
+    #[test]
+    fn f64_stays_f64() {
+        let device = autodiff();
+        let model = |value: f64| {
+            let weight = Tensor::<1>::from_data([value, 0.0], (&device, DType::F64));
+            let mut model = net([0.0, 0.0], 0, false, 0.0, &device);
+            model.weight = Param::from_tensor(weight);
+            model
+        };
+        let mut average = Average::new(&model(0.0), EqualWeights).unwrap();
+        average.update(&model(1.0)).unwrap();
+        average.update(&model(1.0 + 2e-12)).unwrap();
+        let averaged = average.model().unwrap().weight.val();
+        assert_eq!(averaged.dtype(), DType::F64);
+        assert!((floats(averaged)[0] - (1.0 + 1e-12)).abs() < 1e-15);
+    }
+
+    #[test]
+    fn weights_that_are_not_finite_are_refused_by_name_and_nothing_is_lost() {
+        let device = autodiff();
+        let model = |weight| net(weight, 7, true, 7.0, &device);
+        let mut average = Average::new(&model([0.0, 0.0]), EqualWeights).unwrap();
+        average.update(&model([1.0, 2.0])).unwrap();
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let error = average
+                .update(&net([3.0, bad], 8, false, 8.0, &device))
+                .unwrap_err();
+            let expected = AverageError::NotFinite {
+                path: "weight".into(),
+                updates: 1,
+            };
+            assert_eq!(error, expected);
+        }
+        assert_eq!(average.updates(), 1);
+        assert_eq!(floats(average.model().unwrap().weight.val()), [1.0, 2.0]);
+        average.update(&model([3.0, 4.0])).unwrap();
+        assert_eq!(floats(average.model().unwrap().weight.val()), [2.0, 3.0]);
+    }
+
+    #[test]
+    fn weights_whose_sum_overflows_are_finite_all_the_same() {
+        let device = autodiff();
+        let model = net([3e38, 3e38], 0, false, 0.0, &device);
+        let mut average = Average::new(&model, EqualWeights).unwrap();
+        average.update(&model).unwrap();
+    }
+
+    /// What an accelerator does: the flags stay on the device until somebody asks.
+    fn update_unread(average: &mut Average<Net>, model: &Net) {
+        let mut current = parameter::read(&model.valid(), None, true).unwrap();
+        for parameter in &mut current {
+            if let Finite::Known(finite) = parameter.finite
+                && parameter.description.role == Role::Weight
+            {
+                let flag = f32::from(u8::from(finite));
+                parameter.finite =
+                    Finite::OnDevice(Tensor::from_floats([flag], &Device::default()));
+            }
+        }
+        average.apply(current, Flags::LeaveOnDevice).unwrap();
+    }
+
+    #[test]
+    fn an_accelerator_keeps_the_last_good_average_without_being_read() {
+        let device = autodiff();
+        let model = |weight, steps| net(weight, steps, true, steps as f32, &device);
+        let mut average = Average::new(&model([0.0, 0.0], 0), EqualWeights).unwrap();
+        update_unread(&mut average, &model([1.0, 2.0], 1));
+        assert_eq!(average.check(), Ok(()));
+        update_unread(&mut average, &model([3.0, 4.0], 2));
+        update_unread(&mut average, &model([f32::NAN, 4.0], 3));
+        update_unread(&mut average, &model([100.0, 100.0], 4));
+
+        let expected = AverageError::NotFinite {
+            path: "weight".into(),
+            updates: 2,
+        };
+        assert_eq!(average.check(), Err(expected));
+        assert_eq!(average.updates(), 2);
+        let averaged = average.model().unwrap();
+        assert_eq!(floats(averaged.weight.val()), [2.0, 3.0]);
+        assert_eq!(floats(averaged.norm.running_mean.value()), [2.0]);
+
+        // From there it goes on.
+        update_unread(&mut average, &model([5.0, 6.0], 5));
+        assert_eq!(average.check(), Ok(()));
+        assert_eq!(floats(average.model().unwrap().weight.val()), [3.0, 4.0]);
+    }
+
+    #[derive(Module, Debug)]
+    struct Layers {
+        layers: Vec<Linear>,
+    }
+
+    fn layers(widths: &[usize]) -> Layers {
+        let device = autodiff();
+        let layers = widths.windows(2);
+        Layers {
+            layers: layers
+                .map(|width| LinearConfig::new(width[0], width[1]).init(&device))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn another_model_is_refused_with_the_path_of_the_difference() {
+        let mut average = Average::new(&layers(&[2, 3, 4]), EqualWeights).unwrap();
+        average.update(&layers(&[2, 3, 4])).unwrap();
+        let mut error = |widths: &[usize]| average.update(&layers(widths)).unwrap_err();
+
+        let path = "layers.1.weight".to_owned();
+        assert_eq!(error(&[2, 3]), AverageError::MissingParameter { path });
+        let path = "layers.2.weight".to_owned();
+        assert_eq!(
+            error(&[2, 3, 4, 5]),
+            AverageError::UnknownParameter { path }
+        );
+        let expected = AverageError::ShapeMismatch {
+            path: "layers.1.weight".to_owned(),
+            expected: vec![3, 4],
+            got: vec![3, 7],
+        };
+        assert_eq!(error(&[2, 3, 7]), expected);
+    }
+
+    #[test]
+    fn adapters_and_quantised_parameters_are_refused_with_a_way_out() {
+        let model = layers(&[8, 8]).apply_lora(Lora::new(2, 4.0));
+        let error = Average::new(&model, EqualWeights).unwrap_err();
+        assert!(error.to_string().contains("`layers.0.weight`"), "{error}");
+        assert!(error.to_string().contains("materialize()"), "{error}");
+        Average::new(&model.valid().materialize(), EqualWeights).unwrap();
+
+        let mut quantizer = Quantizer::new(Calibration::MinMax, QuantScheme::default());
+        let model = layers(&[32, 32]).valid().quantize_weights(&mut quantizer);
+        let error = Average::new(&model, EqualWeights).unwrap_err();
+        assert!(matches!(error, AverageError::Quantized { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_record_brings_back_the_average_and_its_count() {
+        let device = autodiff();
+        let model = |weight| net(weight, 1, true, 1.0, &device);
+        let mut average = Average::new(&model([0.0, 0.0]), EqualWeights).unwrap();
+        average.update(&model([1.0, 2.0])).unwrap();
+        average.update(&model([4.0, 4.0])).unwrap();
+        let bytes = average.clone().into_record().into_bytes().unwrap();
+
+        let record = burn::store::ModuleRecord::from_bytes(bytes).unwrap();
+        let mut resumed = Average::new(&model([7.0, 7.0]), EqualWeights)
+            .unwrap()
+            .try_load_record(record)
+            .unwrap();
+        assert_eq!(resumed.updates(), 2);
+
+        for average in [&mut average, &mut resumed] {
+            average.update(&model([0.7, 0.1])).unwrap();
+        }
+        let weight = |average: &Average<Net>| floats(average.state().weight.val());
+        assert_eq!(weight(&average), weight(&resumed));
+    }
+
+    #[test]
+    fn an_average_on_a_device_of_its_own_stays_there() {
+        let device = Device::flex();
+        let model = net([1.0, 2.0], 1, true, 1.0, &autodiff());
+        let mut average = Average::new(&model, EqualWeights)
+            .unwrap()
+            .on_device(&device);
+        average.update(&model).unwrap();
+        assert_eq!(average.devices(), vec![device]);
+    }
+}

@@ -1,0 +1,98 @@
+//! What can go wrong with an average.
+
+use thiserror::Error;
+
+/// Why a model could not be averaged, or an average not be used.
+///
+/// No error changes an average: it keeps the value of its last good update.
+#[derive(Debug, Clone, PartialEq, Error)]
+#[non_exhaustive]
+pub enum AverageError {
+    /// The average was asked for before its first update.
+    #[error(
+        "nothing has been averaged yet: update the average with the model's weights at least once \
+         before asking for the averaged model"
+    )]
+    NothingAveraged,
+
+    /// The model lacks a parameter that the average holds.
+    #[error(
+        "the model has no parameter `{path}`, which the average holds: \
+         update it with the model it was made from, or make a new average of this one"
+    )]
+    MissingParameter {
+        /// The parameter's path, as in the module's record.
+        path: String,
+    },
+
+    /// The model holds a parameter that the average lacks.
+    #[error(
+        "the model's parameter `{path}` is not in the average: \
+         update it with the model it was made from, or make a new average of this one"
+    )]
+    UnknownParameter {
+        /// The parameter's path, as in the module's record.
+        path: String,
+    },
+
+    /// A parameter of the model has another shape than in the average.
+    #[error(
+        "parameter `{path}` has shape {got:?} in the model and {expected:?} in the average: \
+         update it with the model it was made from, or make a new average of this one"
+    )]
+    ShapeMismatch {
+        /// The parameter's path, as in the module's record.
+        path: String,
+        /// Its shape in the average.
+        expected: Vec<usize>,
+        /// Its shape in the model.
+        got: Vec<usize>,
+    },
+
+    /// A parameter that was to be averaged holds a NaN or an infinity.
+    #[error(
+        "parameter `{path}` holds a NaN or an infinity: it was not averaged, and the average keeps \
+         its value after {updates} updates. The training has diverged: lower its learning rate, or \
+         go back to an earlier checkpoint"
+    )]
+    NotFinite {
+        /// The first such parameter's path, as in the module's record.
+        path: String,
+        /// How many updates the average holds.
+        updates: usize,
+    },
+
+    /// A parameter carries a reparameterization such as LoRA.
+    #[error(
+        "parameter `{path}` is reparameterized (LoRA or the like), and the mean of factors is not \
+         the factors of the mean: average `model.valid().materialize()` instead"
+    )]
+    Reparameterized {
+        /// The parameter's path, as in the module's record.
+        path: String,
+    },
+
+    /// A parameter is quantised.
+    #[error(
+        "parameter `{path}` is quantised, and quantised values cannot be averaged: \
+         average the model before it is quantised, and quantise the averaged one"
+    )]
+    Quantized {
+        /// The parameter's path, as in the module's record.
+        path: String,
+    },
+
+    /// A decay that is not a share.
+    #[error("the decay of an exponential average must be in [0, 1], not {decay}: try 0.999")]
+    InvalidDecay {
+        /// The decay asked for.
+        decay: f64,
+    },
+
+    /// The device could not be read.
+    #[error("reading from the device that holds the average failed: {reason}")]
+    Device {
+        /// What the device says.
+        reason: String,
+    },
+}

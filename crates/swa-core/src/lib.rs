@@ -1,0 +1,98 @@
+//! Weight averaging for any [Burn](burn) module.
+//!
+//! Averaging the weights that SGD passes through, under a learning rate that stays high, gives a
+//! network that generalises better than SGD's last point, at almost no cost (Izmailov et al. 2018,
+//! *Averaging Weights Leads to Wider Optima and Better Generalization*). It takes three things:
+//!
+//! 1. an [`Average`] of the model, [updated](Average::update) now and then, under a rule that says how
+//!    much the newest weights count: [`EqualWeights`] for SWA, [`Exponential`] for an EMA;
+//! 2. the averaged [model](Average::model);
+//! 3. [`reestimate_batch_norm`], since averaged weights never produced the running statistics that
+//!    their BatchNorm layers carry.
+//!
+//! This crate knows nothing of training loops, data sets and networks. Those who train with Burn's
+//! `Learner` want the crate `swa-train`, which does all of this behind one wrapper.
+//!
+//! # The whole loop
+//!
+//! ```
+//! use burn::module::Module;
+//! use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig, loss::MseLoss, loss::Reduction};
+//! use burn::optim::{GradientsParams, SgdConfig};
+//! use burn::tensor::{Device, Distribution, Tensor};
+//! use swa_core::{Average, EqualWeights, reestimate_batch_norm};
+//!
+//! #[derive(Module, Debug)]
+//! struct Net {
+//!     hidden: Linear,
+//!     norm: BatchNorm,
+//!     output: Linear,
+//! }
+//!
+//! impl Net {
+//!     fn forward(&self, input: Tensor<2>) -> Tensor<2> {
+//!         let hidden = self.norm.forward(self.hidden.forward(input));
+//!         self.output.forward(burn::tensor::activation::relu(hidden))
+//!     }
+//! }
+//!
+//! let device = Device::default().autodiff();
+//! let mut model = Net {
+//!     hidden: LinearConfig::new(4, 16).init(&device),
+//!     norm: BatchNormConfig::new(16).init(&device),
+//!     output: LinearConfig::new(16, 1).init(&device),
+//! };
+//! let data: Vec<(Tensor<2>, Tensor<2>)> = (0..8)
+//!     .map(|_| {
+//!         let input = Tensor::<2>::random([32, 4], Distribution::Default, &device);
+//!         let target = input.clone().square().sum_dim(1);
+//!         (input, target)
+//!     })
+//!     .collect();
+//!
+//! let (epochs, swa_start) = (20, 15);
+//! let mut optimizer = SgdConfig::new().init();
+//! let mut average = Average::new(&model, EqualWeights)?;
+//!
+//! for epoch in 1..=epochs {
+//!     // High to the end: a rate that decays to nothing leaves nothing to average.
+//!     let learning_rate = 0.05;
+//!     for (input, target) in &data {
+//!         let output = model.forward(input.clone());
+//!         let loss = MseLoss::new().forward(output, target.clone(), Reduction::Mean);
+//!         let gradients = GradientsParams::from_grads(loss.backward(), &model);
+//!         model = optimizer.step(learning_rate, model, gradients);
+//!     }
+//!     if epoch >= swa_start {
+//!         average.update(&model)?;
+//!     }
+//! }
+//!
+//! let (averaged, report) = reestimate_batch_norm(
+//!     &average.model()?,
+//!     data.iter(),
+//!     |model, (input, _): &(Tensor<2>, Tensor<2>)| {
+//!         model.forward(input.clone());
+//!         input.dims()[0]
+//!     },
+//! )?;
+//! assert_eq!(average.updates(), 6);
+//! assert_eq!(report.samples, 256);
+//!
+//! // A plain `Net`, ready to use.
+//! let prediction = averaged.forward(Tensor::zeros([1, 4], &device.inner()));
+//! assert_eq!(prediction.dims(), [1, 1]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod average;
+mod batch_norm;
+mod error;
+mod parameter;
+mod path;
+mod rule;
+
+pub use average::Average;
+pub use batch_norm::{BatchNormError, BatchNormReport, IntoBatch, reestimate_batch_norm};
+pub use error::AverageError;
+pub use rule::{AveragingRule, EqualWeights, Exponential};

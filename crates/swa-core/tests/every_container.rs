@@ -1,0 +1,145 @@
+//! The functional test: the average *is* the mean of the weights that SGD passed through, for a
+//! module that nests every container Burn knows.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{BatchNorm, BatchNormConfig, Embedding, EmbeddingConfig, Linear, LinearConfig};
+use burn::optim::momentum::MomentumConfig;
+use burn::optim::{GradientsParams, SgdConfig};
+use burn::tensor::{Device, Distribution, Int, Tensor};
+use swa_core::{Average, EqualWeights};
+
+const CLASSES: usize = 3;
+
+#[derive(Module, Debug)]
+enum Head {
+    Linear(Linear),
+    #[expect(dead_code, reason = "the variant that this module is not")]
+    Convolution(Conv2d),
+}
+
+#[derive(Module, Debug)]
+struct Everything {
+    convolution: Conv2d,
+    norm: BatchNorm,
+    embedding: Embedding,
+    in_a_vec: Vec<Linear>,
+    in_an_array: [Linear; 2],
+    in_a_tuple: (Linear, BatchNorm),
+    there: Option<Linear>,
+    not_there: Option<Linear>,
+    nested: Vec<Option<(Linear, [Linear; 1])>>,
+    head: Head,
+    /// The same parameter as `in_a_vec[0].weight`.
+    shared: Param<Tensor<2>>,
+}
+
+impl Everything {
+    fn new(device: &Device) -> Self {
+        let linear = || LinearConfig::new(4, 4).init(device);
+        let in_a_vec = vec![linear(), linear()];
+        Self {
+            convolution: Conv2dConfig::new([1, 4], [3, 3]).init(device),
+            norm: BatchNormConfig::new(4).init(device),
+            embedding: EmbeddingConfig::new(CLASSES, 4).init(device),
+            in_an_array: [linear(), linear()],
+            in_a_tuple: (linear(), BatchNormConfig::new(4).init(device)),
+            there: Some(linear()),
+            not_there: None,
+            nested: vec![None, Some((linear(), [linear()]))],
+            head: Head::Linear(LinearConfig::new(4, CLASSES).init(device)),
+            shared: in_a_vec[0].weight.clone(),
+            in_a_vec,
+        }
+    }
+
+    fn forward(&self, images: Tensor<4>, tokens: Tensor<2, Int>) -> Tensor<2> {
+        let [batch, ..] = images.dims();
+        let features = self.norm.forward(self.convolution.forward(images));
+        let mut hidden = features
+            .reshape([batch, 4, 9])
+            .mean_dim(2)
+            .reshape([batch, 4]);
+        hidden = hidden + self.embedding.forward(tokens).reshape([batch, 4]);
+        hidden = hidden.matmul(self.shared.val());
+        let (first, norm) = &self.in_a_tuple;
+        let (second, [third]) = self.nested[1].as_ref().expect("made with one");
+        let layers = self.in_a_vec.iter().chain(&self.in_an_array);
+        for layer in layers.chain(&self.there).chain([first, second, third]) {
+            hidden = hidden.clone() + layer.forward(hidden).tanh();
+        }
+        match &self.head {
+            Head::Linear(head) => head.forward(norm.forward(hidden)),
+            Head::Convolution(_) => unreachable!("made with a linear head"),
+        }
+    }
+}
+
+/// All float parameters but running statistics, by path.
+fn weights<M: Module>(module: &M) -> BTreeMap<String, Vec<f64>> {
+    #[derive(Default)]
+    struct Weights {
+        path: Vec<String>,
+        values: BTreeMap<String, Vec<f64>>,
+    }
+    impl ModuleVisitor for Weights {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let path = self.path.join(".");
+            if !path.contains("running_") {
+                let values = param.val().into_data().iter::<f64>().collect();
+                self.values.insert(path, values);
+            }
+        }
+    }
+    let mut weights = Weights::default();
+    module.visit(&mut weights);
+    weights.values
+}
+
+#[test]
+fn the_average_is_the_mean_of_the_weights_that_sgd_passed_through() {
+    let device = Device::default().autodiff();
+    let mut model = Everything::new(&device);
+    let momentum = MomentumConfig::new().with_dampening(0.0);
+    let mut optimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
+    let mut average = Average::new(&model, EqualWeights).unwrap();
+    let mut collected = Vec::new();
+
+    for step in 0..12 {
+        let images = Tensor::<4>::random([8, 1, 5, 5], Distribution::Default, &device);
+        let tokens = Tensor::<2, Int>::from_data([[0], [1], [2], [0], [1], [2], [0], [1]], &device);
+        let loss = model.forward(images, tokens).square().mean();
+        let gradients = GradientsParams::from_grads(loss.backward(), &model);
+        model = optimizer.step(0.1, model, gradients);
+        if step >= 5 {
+            average.update(&model).unwrap();
+            collected.push(weights(&model));
+        }
+    }
+
+    assert_eq!(average.updates(), 7);
+    let averaged = weights(&average.model().unwrap());
+    assert_eq!(averaged.len(), collected[0].len());
+    // Two convolution, embedding and shared parameters, two BatchNorms and nine linear layers.
+    assert_eq!(averaged.len(), 2 + 1 + 1 + 4 + 18);
+    for (path, values) in &averaged {
+        for (index, value) in values.iter().enumerate() {
+            let sum: f64 = collected.iter().map(|weights| weights[path][index]).sum();
+            let mean = sum / collected.len() as f64;
+            assert!(
+                (value - mean).abs() < 1e-6,
+                "{path}[{index}]: {value} {mean}"
+            );
+        }
+        let moved = collected[0][path] != collected[6][path];
+        assert!(moved, "{path} did not change: nothing was tested");
+    }
+}
