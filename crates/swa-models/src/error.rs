@@ -1,0 +1,124 @@
+//! What can be wrong with a network's configuration.
+
+/// A configuration that describes no network.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// The network does not exist at this depth.
+    #[error("{network} has no depth {got}: expected {expected}. Use depth {}.", listed(.nearest))]
+    Depth {
+        /// The network's name.
+        network: &'static str,
+        /// The depth that was asked for.
+        got: usize,
+        /// Which depths exist.
+        expected: &'static str,
+        /// The closest depths that exist, in ascending order.
+        nearest: Vec<usize>,
+    },
+    /// The divisor does not divide every width of the network.
+    #[error(
+        "{network} cannot be made {got} times narrower: expected a divisor of its narrowest width, {narrowest}. \
+         Use width_divisor {}.",
+        listed(&divisors(*.narrowest))
+    )]
+    WidthDivisor {
+        /// The network's name.
+        network: &'static str,
+        /// The divisor that was asked for.
+        got: usize,
+        /// The channels of the narrowest layer, of which every other width is a multiple.
+        narrowest: usize,
+    },
+    /// A classifier of no classes.
+    #[error(
+        "{network} needs classes to tell apart: got classes = 0, expected at least 1. \
+         Use the number of labels in the data set, 10 for CIFAR-10."
+    )]
+    Classes {
+        /// The network's name.
+        network: &'static str,
+    },
+    /// The dropout probability is no probability, or drops everything.
+    #[error(
+        "{network} cannot drop activations with probability {got}: expected at least 0 and below 1. \
+         Use 0.5 as in the paper's code, or 0 for no dropout."
+    )]
+    Dropout {
+        /// The network's name.
+        network: &'static str,
+        /// The probability that was asked for.
+        got: f64,
+    },
+}
+
+pub(crate) fn check_classes(network: &'static str, classes: usize) -> Result<(), ModelError> {
+    match classes {
+        0 => Err(ModelError::Classes { network }),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn check_width_divisor(
+    network: &'static str,
+    width_divisor: usize,
+    narrowest: usize,
+) -> Result<(), ModelError> {
+    match divisors(narrowest).contains(&width_divisor) {
+        true => Ok(()),
+        false => Err(ModelError::WidthDivisor {
+            network,
+            got: width_divisor,
+            narrowest,
+        }),
+    }
+}
+
+fn divisors(number: usize) -> Vec<usize> {
+    (1..=number)
+        .filter(|divisor| number.is_multiple_of(*divisor))
+        .collect()
+}
+
+/// `[1, 2, 3]` as "1, 2 or 3".
+fn listed(numbers: &[usize]) -> String {
+    let numbers: Vec<String> = numbers.iter().map(usize::to_string).collect();
+    match numbers.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => numbers.concat(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_width_divisor_of_zero_is_an_error_that_lists_the_valid_ones() {
+        let error = check_width_divisor("PreResNet", 0, 16).unwrap_err();
+
+        assert_eq!(
+            error.to_string(),
+            "PreResNet cannot be made 0 times narrower: expected a divisor of its narrowest width, 16. \
+             Use width_divisor 1, 2, 4, 8 or 16."
+        );
+    }
+
+    #[test]
+    fn a_width_divisor_that_leaves_no_channel_or_a_fraction_of_one_is_an_error() {
+        for width_divisor in [3, 32, usize::MAX] {
+            assert!(check_width_divisor("PreResNet", width_divisor, 16).is_err());
+        }
+        assert_eq!(check_width_divisor("PreResNet", 16, 16), Ok(()));
+    }
+
+    #[test]
+    fn no_classes_is_an_error_that_says_what_to_use() {
+        assert_eq!(
+            check_classes("VGG", 0).unwrap_err().to_string(),
+            "VGG needs classes to tell apart: got classes = 0, expected at least 1. \
+             Use the number of labels in the data set, 10 for CIFAR-10."
+        );
+        assert_eq!(check_classes("VGG", 1), Ok(()));
+    }
+}
