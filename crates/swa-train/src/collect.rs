@@ -1,0 +1,265 @@
+//! When to collect weights for the average.
+
+use crate::SwaError;
+
+/// How long a run is. Everything here counts in optimizer steps; this is the one place where epochs
+/// become steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunLength {
+    epochs: usize,
+    steps_per_epoch: usize,
+}
+
+impl RunLength {
+    /// A run of `epochs` epochs of `steps_per_epoch` optimizer steps.
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::Invalid`] if either is 0.
+    pub fn new(epochs: usize, steps_per_epoch: usize) -> Result<Self, SwaError> {
+        positive("the number of epochs", epochs)?;
+        positive("the number of steps per epoch", steps_per_epoch)?;
+        Ok(Self {
+            epochs,
+            steps_per_epoch,
+        })
+    }
+
+    /// A run of `epochs` epochs over `items` training items in batches of `batch_size`, on one device:
+    /// `items / batch_size` steps an epoch, rounded up, as Burn's data loaders keep the last, smaller
+    /// batch. On `n` devices each takes an `n`th of the items: pass `items.div_ceil(n)`.
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::Invalid`] if any of them is 0.
+    pub fn of_items(epochs: usize, items: usize, batch_size: usize) -> Result<Self, SwaError> {
+        positive("the number of training items", items)?;
+        positive("the batch size", batch_size)?;
+        Self::new(epochs, items.div_ceil(batch_size))
+    }
+
+    /// The same run with the gradients of `batches` batches accumulated for every optimizer step, as
+    /// with `SupervisedTraining::grads_accumulation`.
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::Invalid`] if `batches` is 0.
+    pub fn with_gradient_accumulation(self, batches: usize) -> Result<Self, SwaError> {
+        positive("the number of batches to accumulate", batches)?;
+        Self::new(self.epochs, self.steps_per_epoch.div_ceil(batches))
+    }
+
+    /// The number of epochs.
+    pub fn epochs(&self) -> usize {
+        self.epochs
+    }
+
+    /// The number of optimizer steps in an epoch.
+    pub fn steps_per_epoch(&self) -> usize {
+        self.steps_per_epoch
+    }
+
+    /// The number of optimizer steps of the run.
+    pub fn total_steps(&self) -> usize {
+        self.epochs * self.steps_per_epoch
+    }
+}
+
+/// The optimizer steps after which weights are collected: from a first one on, and then every so many.
+///
+/// Steps and epochs are counted from 1: the weights collected "from epoch 126 on" are those at the end
+/// of epochs 126, 127, …, as in the paper's code.
+///
+/// ```
+/// use swa_train::{Collect, RunLength};
+///
+/// // 225 epochs of 391 steps; the paper's PreResNet-110 with 1.5 budgets.
+/// let run = RunLength::of_items(225, 50_000, 128)?;
+/// let collect = Collect::from_epoch(126, &run)?;
+///
+/// assert!(!collect.is_due(125 * 391));
+/// assert!(collect.is_due(126 * 391));
+/// assert!(!collect.is_due(126 * 391 + 1));
+/// assert!(collect.is_due(127 * 391));
+/// # Ok::<(), swa_train::SwaError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Collect {
+    first_step: usize,
+    every_steps: usize,
+    run: RunLength,
+}
+
+impl Collect {
+    /// At the end of epoch `epoch` and of every epoch after it.
+    ///
+    /// The paper starts at about 75% of the budget: epoch 161 of 200, or 126 of 150.
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::NeverCollects`] if the run is shorter, [`SwaError::Invalid`] if `epoch` is 0.
+    pub fn from_epoch(epoch: usize, run: &RunLength) -> Result<Self, SwaError> {
+        positive("the epoch to start collecting at", epoch)?;
+        let every_steps = run.steps_per_epoch;
+        Self::from(epoch.saturating_mul(every_steps), every_steps, run)
+    }
+
+    /// At the end of the first epoch at which `fraction` of the run is over, and of every epoch after
+    /// it: 0.75 of 200 epochs is from epoch 150 on.
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::Invalid`] unless `fraction` is in `[0, 1]`.
+    pub fn from_fraction(fraction: f64, run: &RunLength) -> Result<Self, SwaError> {
+        if !(0.0..=1.0).contains(&fraction) {
+            return Err(SwaError::Invalid {
+                name: "the fraction of the run at which to start collecting",
+                expected: "in [0, 1]",
+                got: fraction.to_string(),
+            });
+        }
+        // Rounding must not turn 0.7 of 10 epochs (7.000000000000001) into the eighth.
+        let epoch = (fraction * run.epochs as f64 - 1e-9).ceil() as usize;
+        Self::from_epoch(epoch.max(1), run)
+    }
+
+    /// After optimizer step `step` and every step after it, as an EMA is usually kept.
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::NeverCollects`] if the run is shorter, [`SwaError::Invalid`] if `step` is 0.
+    pub fn from_step(step: usize, run: &RunLength) -> Result<Self, SwaError> {
+        positive("the step to start collecting at", step)?;
+        Self::from(step, 1, run)
+    }
+
+    /// The same start, then every `epochs` epochs: the paper's `swa_c_epochs`, whose default is 1.
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::Invalid`] if `epochs` is 0.
+    pub fn every_epochs(self, epochs: usize) -> Result<Self, SwaError> {
+        positive(
+            "the number of epochs from one collection to the next",
+            epochs,
+        )?;
+        self.every_steps(epochs.saturating_mul(self.run.steps_per_epoch))
+    }
+
+    /// The same start, then every `steps` optimizer steps.
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::Invalid`] if `steps` is 0.
+    pub fn every_steps(self, steps: usize) -> Result<Self, SwaError> {
+        positive("the number of steps from one collection to the next", steps)?;
+        Self::from(self.first_step, steps, &self.run)
+    }
+
+    fn from(first_step: usize, every_steps: usize, run: &RunLength) -> Result<Self, SwaError> {
+        let total_steps = run.total_steps();
+        if first_step > total_steps {
+            return Err(SwaError::NeverCollects {
+                first_step,
+                total_steps,
+            });
+        }
+        Ok(Self {
+            first_step,
+            every_steps,
+            run: *run,
+        })
+    }
+
+    /// Whether weights are collected after optimizer step `step`.
+    pub fn is_due(&self, step: usize) -> bool {
+        step >= self.first_step && (step - self.first_step).is_multiple_of(self.every_steps)
+    }
+
+    /// The optimizer step after which weights are first collected.
+    pub fn first_step(&self) -> usize {
+        self.first_step
+    }
+
+    /// How many times weights are collected in the run.
+    pub fn collections(&self) -> usize {
+        (self.run.total_steps() - self.first_step) / self.every_steps + 1
+    }
+}
+
+pub(crate) fn positive(name: &'static str, value: usize) -> Result<(), SwaError> {
+    match value {
+        0 => Err(SwaError::Invalid {
+            name,
+            expected: "at least 1",
+            got: value.to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn due(collect: Collect, steps: usize) -> Vec<usize> {
+        (0..=steps).filter(|step| collect.is_due(*step)).collect()
+    }
+
+    #[test]
+    fn epochs_collect_at_their_end() {
+        let run = RunLength::new(6, 10).unwrap();
+        let collect = Collect::from_epoch(3, &run).unwrap();
+        assert_eq!(due(collect, 60), [30, 40, 50, 60]);
+        assert_eq!(collect.collections(), 4);
+        let collect = collect.every_epochs(2).unwrap();
+        assert_eq!(due(collect, 60), [30, 50]);
+        assert_eq!(collect.collections(), 2);
+    }
+
+    #[test]
+    fn steps_collect_at_every_step_or_every_few() {
+        let run = RunLength::new(1, 10).unwrap();
+        let collect = Collect::from_step(7, &run).unwrap();
+        assert_eq!(due(collect, 10), [7, 8, 9, 10]);
+        assert_eq!(due(collect.every_steps(3).unwrap(), 10), [7, 10]);
+    }
+
+    #[test]
+    fn a_fraction_is_of_the_run_in_whole_epochs() {
+        let first_epoch = |fraction, epochs| {
+            let run = RunLength::new(epochs, 10).unwrap();
+            Collect::from_fraction(fraction, &run).unwrap().first_step() / 10
+        };
+        assert_eq!(first_epoch(0.75, 200), 150);
+        assert_eq!(first_epoch(0.7, 10), 7);
+        assert_eq!(first_epoch(0.75, 10), 8);
+        assert_eq!(first_epoch(0.0, 10), 1);
+        assert_eq!(first_epoch(1.0, 10), 10);
+    }
+
+    #[test]
+    fn a_run_that_would_never_collect_is_refused() {
+        let run = RunLength::new(100, 10).unwrap();
+        let error = Collect::from_epoch(101, &run).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "SWA would collect for the first time after step 1010, but the run ends after 1000: \
+             start earlier (the paper starts at three quarters of the run) or train longer"
+        );
+        assert!(Collect::from_step(1001, &run).is_err());
+        assert!(Collect::from_step(0, &run).is_err());
+        assert!(Collect::from_epoch(0, &run).is_err());
+        assert!(Collect::from_fraction(1.5, &run).is_err());
+        assert!(Collect::from_fraction(f64::NAN, &run).is_err());
+    }
+
+    #[test]
+    fn the_last_batch_counts_however_small() {
+        let run = RunLength::of_items(3, 1000, 128).unwrap();
+        assert_eq!(run.steps_per_epoch(), 8);
+        assert_eq!(run.total_steps(), 24);
+        let run = run.with_gradient_accumulation(3).unwrap();
+        assert_eq!(run.steps_per_epoch(), 3);
+    }
+}

@@ -1,0 +1,162 @@
+//! The averaged model as it is validated: with its BatchNorm re-estimated.
+
+use std::sync::{Arc, Mutex};
+
+use burn::data::dataloader::DataLoader;
+use burn::tensor::Device;
+use burn::train::{InferenceStep, LearnerModel};
+use swa_core::{Average, BatchNormReport, reestimate_batch_norm};
+
+use crate::{SwaError, collect::positive, swa::lock};
+
+/// From how much data BatchNorm's running statistics are re-estimated for a validation.
+///
+/// The report of a re-estimation says how far the statistics still moved over the last tenth of it
+/// ([`Swa::batch_norm_report`](crate::Swa::batch_norm_report)), and so whether less data would do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Reestimate {
+    /// One pass over the training loader, as the paper and PyTorch's `update_bn` do.
+    #[default]
+    AllBatches,
+    /// The loader's first batches, at least one.
+    FirstBatches(usize),
+    /// No data: the averaged model keeps the latest running statistics of the training (or their
+    /// average, if they are averaged too).
+    Never,
+}
+
+impl Reestimate {
+    pub(crate) fn validate(self) -> Result<(), SwaError> {
+        match self {
+            Self::FirstBatches(batches) => positive(
+                "the number of batches to re-estimate BatchNorm from",
+                batches,
+            ),
+            Self::AllBatches | Self::Never => Ok(()),
+        }
+    }
+}
+
+type Loader<M> = Arc<dyn DataLoader<<M as InferenceStep>::Input>>;
+
+/// Prepares averaged models for inference, each once.
+pub(crate) struct Evaluation<M: LearnerModel> {
+    run: Box<Run<M>>,
+    last: Mutex<Option<Evaluated<M>>>,
+}
+
+/// The model of an average, on a device, re-estimated.
+type Run<M> = dyn Fn(M, &Device) -> Result<(M, BatchNormReport), SwaError> + Send + Sync;
+
+struct Evaluated<M> {
+    updates: usize,
+    model: M,
+    report: BatchNormReport,
+}
+
+impl<M: LearnerModel> Evaluation<M> {
+    pub(crate) fn new(loader: Loader<M>, reestimate: Reestimate) -> Self
+    where
+        <M as InferenceStep>::Input: Clone,
+    {
+        let on_device = Mutex::new(None);
+        Self {
+            run: Box::new(move |model, device| {
+                let batches = match reestimate {
+                    Reestimate::AllBatches => usize::MAX,
+                    Reestimate::FirstBatches(batches) => batches,
+                    Reestimate::Never => return Ok((model, BatchNormReport::default())),
+                };
+                let loader = on_autodiff_device(&loader, device, &on_device);
+                Ok(from_loader(&model, loader.as_ref(), batches)?)
+            }),
+            last: Mutex::new(None),
+        }
+    }
+
+    /// The model of `average`, on `device`, with its BatchNorm re-estimated: anew only if the average
+    /// was updated since the last time.
+    pub(crate) fn evaluate(&self, average: &Average<M>, device: &Device) -> Result<M, SwaError> {
+        let mut last = lock(&self.last);
+        let updates = average.updates();
+        let evaluated = match last.take().filter(|last| last.updates == updates) {
+            Some(evaluated) => evaluated,
+            None => {
+                let model = average
+                    .model()?
+                    .to_device(&device.clone().without_autodiff());
+                let (model, report) = (self.run)(model, device)?;
+                log::info!("SWA: re-estimated BatchNorm for {updates} updates: {report:?}");
+                Evaluated {
+                    updates,
+                    model,
+                    report,
+                }
+            }
+        };
+        // A copy of its own: clones share their running statistics.
+        let model = evaluated.model.valid();
+        *last = Some(evaluated);
+        Ok(model)
+    }
+
+    pub(crate) fn report(&self, updates: usize) -> Option<BatchNormReport> {
+        lock(&self.last)
+            .as_ref()
+            .filter(|last| last.updates == updates)
+            .map(|last| last.report)
+    }
+
+    /// Frees what was evaluated.
+    pub(crate) fn forget(&self) {
+        *lock(&self.last) = None;
+    }
+}
+
+/// The loader with its batches on the autodiff device, where BatchNorm trains. Made once a device: a
+/// shuffled Burn loader forks its generator each time, and a threaded one starts its threads.
+fn on_autodiff_device<O>(
+    loader: &Arc<dyn DataLoader<O>>,
+    device: &Device,
+    last: &Mutex<Option<(Device, Arc<dyn DataLoader<O>>)>>,
+) -> Arc<dyn DataLoader<O>> {
+    let mut last = lock(last);
+    match &*last {
+        Some((on, loader)) if on == device => loader.clone(),
+        _ => {
+            let loader = loader.to_device(&device.clone().autodiff());
+            *last = Some((device.clone(), loader.clone()));
+            loader
+        }
+    }
+}
+
+fn from_loader<M>(
+    model: &M,
+    loader: &dyn DataLoader<<M as InferenceStep>::Input>,
+    batches: usize,
+) -> Result<(M, BatchNormReport), swa_core::BatchNormError>
+where
+    M: LearnerModel,
+    <M as InferenceStep>::Input: Clone,
+{
+    // Not before the first batch is asked for: a model without BatchNorm asks for none.
+    let mut iterator = None;
+    let mut items = 0;
+    let batches = std::iter::from_fn(|| {
+        let iterator = iterator.get_or_insert_with(|| loader.iter());
+        let batch = iterator.next()?;
+        let items_before = std::mem::replace(&mut items, iterator.progress().items_processed);
+        Some(batch.map(|batch| (batch, items - items_before)))
+    })
+    .take(batches);
+
+    reestimate_batch_norm(
+        model,
+        batches,
+        |model, (batch, items): (<M as InferenceStep>::Input, usize)| {
+            InferenceStep::step(model, batch);
+            items
+        },
+    )
+}

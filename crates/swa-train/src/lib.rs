@@ -1,0 +1,130 @@
+//! Stochastic Weight Averaging in Burn's `Learner`: one wrapper around the model, and nothing else
+//! changes.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use burn::data::{dataloader::DataLoaderBuilder, dataloader::batcher::Batcher, dataset::InMemDataset};
+//! use burn::module::Module;
+//! use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig, loss::MseLoss, loss::Reduction};
+//! use burn::optim::SgdConfig;
+//! use burn::tensor::{Device, Tensor};
+//! use burn::train::{
+//!     InferenceStep, Learner, RegressionOutput, SupervisedTraining, TrainOutput, TrainStep,
+//!     metric::LossMetric,
+//! };
+//! use swa_train::{Collect, PaperLrScheduler, RunLength, SwaConfig};
+//!
+//! // A model, its data and its training, as ever.
+//! #[derive(Module, Debug)]
+//! struct Net {
+//!     hidden: Linear,
+//!     norm: BatchNorm,
+//!     output: Linear,
+//! }
+//!
+//! impl Net {
+//!     fn forward(&self, input: Tensor<2>) -> RegressionOutput {
+//!         let target = input.clone().square().sum_dim(1);
+//!         let hidden = self.norm.forward(self.hidden.forward(input));
+//!         let output = self.output.forward(burn::tensor::activation::relu(hidden));
+//!         let loss = MseLoss::new().forward(output.clone(), target.clone(), Reduction::Mean);
+//!         RegressionOutput::new(loss, output, target)
+//!     }
+//! }
+//!
+//! impl TrainStep for Net {
+//!     type Input = Tensor<2>;
+//!     type Output = RegressionOutput;
+//!
+//!     fn step(&self, batch: Tensor<2>) -> TrainOutput<RegressionOutput> {
+//!         let output = self.forward(batch);
+//!         TrainOutput::new(self, output.loss.backward(), output)
+//!     }
+//! }
+//!
+//! impl InferenceStep for Net {
+//!     type Input = Tensor<2>;
+//!     type Output = RegressionOutput;
+//!
+//!     fn step(&self, batch: Tensor<2>) -> RegressionOutput {
+//!         self.forward(batch)
+//!     }
+//! }
+//!
+//! #[derive(Clone)]
+//! struct Points;
+//!
+//! impl Batcher<[f32; 2], Tensor<2>> for Points {
+//!     fn batch(&self, items: Vec<[f32; 2]>, device: &Device) -> Tensor<2> {
+//!         let rows = items.iter().map(|row| Tensor::<1>::from_floats(*row, device)).collect();
+//!         Tensor::stack(rows, 0)
+//!     }
+//! }
+//!
+//! let device = Device::default().autodiff();
+//! let model = Net {
+//!     hidden: LinearConfig::new(2, 16).init(&device),
+//!     norm: BatchNormConfig::new(16).init(&device),
+//!     output: LinearConfig::new(16, 1).init(&device),
+//! };
+//! let points: Vec<_> = (0..64).map(|i| [(i % 8) as f32 / 8.0, (i / 8) as f32 / 8.0]).collect();
+//! let loader = || {
+//!     DataLoaderBuilder::new(Points).batch_size(16).build(InMemDataset::new(points.clone()))
+//! };
+//! let (train_loader, valid_loader) = (loader(), loader());
+//!
+//! // SWA: when to collect, what re-estimates BatchNorm, and a learning rate that stays high.
+//! let run = RunLength::of_items(12, 64, 16)?;
+//! let swa = SwaConfig::new(Collect::from_epoch(9, &run)?).init(model, train_loader.clone())?;
+//! let learning_rate = PaperLrScheduler::swa(0.05, 0.02, 9, &run)?;
+//!
+//! # let directory = tempfile::tempdir()?;
+//! # let directory = directory.path();
+//! let result = SupervisedTraining::new(directory, train_loader, valid_loader)
+//!     .metrics((LossMetric::new(),))
+//! #   .with_application_logger(None)
+//!     .with_default_checkpointers()
+//!     .num_epochs(12)
+//!     .launch(Learner::new(swa, SgdConfig::new().init(), learning_rate));
+//!
+//! // The average of the weights at the end of epochs 9, 10, 11 and 12, a plain `Net`.
+//! assert_eq!(result.model.updates(), 4);
+//! let averaged: Net = result.model.into_averaged()?;
+//! # let _ = averaged;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! - [`SwaConfig`] says how to average, and makes [`Swa`], the wrapper.
+//! - [`Collect`] says when, from a step, an epoch or a fraction of the run on. [`RunLength`] turns
+//!   epochs into steps.
+//! - [`PaperLrScheduler`] is the paper's learning rate, [`SwaLrScheduler`] PyTorch's `SWALR`.
+//! - [`Live`] shows the live model's metrics beside the averaged one's.
+//!
+//! # Momentum, as in PyTorch and the paper
+//!
+//! `MomentumConfig` of Burn 0.22.1 has a dampening of 0.1 by default, where PyTorch's SGD, and so the
+//! paper's, has 0: set `.with_dampening(0.0)` to train with their learning rates.
+//!
+//! # Resuming
+//!
+//! Burn's checkpoints hold the live weights, the average, and the numbers of updates and steps, and
+//! `.checkpoint(n)` resumes them all. Whether the *data* goes on in the same order is up to the loader:
+//! `DataLoaderBuilder::shuffle` of Burn 0.22.1 starts its order over in a resumed run.
+
+mod collect;
+mod error;
+mod evaluation;
+mod lr_scheduler;
+mod metric;
+mod swa;
+
+pub use collect::{Collect, RunLength};
+pub use error::SwaError;
+pub use evaluation::Reestimate;
+pub use lr_scheduler::{Annealing, PaperLrScheduler, SwaLrScheduler};
+pub use metric::{Live, LiveAndAveraged, LiveInput};
+pub use swa::{Swa, SwaConfig};
+
+/// The crate of the average itself, for its [rules](swa_core::AveragingRule) and errors.
+pub use swa_core;

@@ -1,0 +1,7 @@
+//! Learning-rate schedules for SWA, as schedulers of Burn's `Learner`.
+
+mod paper;
+mod swalr;
+
+pub use paper::PaperLrScheduler;
+pub use swalr::{Annealing, SwaLrScheduler};

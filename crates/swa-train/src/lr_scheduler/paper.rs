@@ -1,0 +1,189 @@
+//! The learning-rate schedule of the SWA paper.
+
+use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
+use burn::optim::LearningRate;
+
+use crate::{RunLength, SwaError, collect::positive};
+
+/// The schedule of the SWA paper and its code: constant, then linear, then constant.
+///
+/// With `e` the epoch, counted from 0, and `t = e / span`, the learning rate of all steps of the epoch
+/// is
+///
+/// ```text
+/// lr                                            t <= 0.5
+/// lr * (1 - (1 - ratio) * (t - 0.5) / 0.4)      0.5 < t <= 0.9
+/// lr * ratio                                    t > 0.9
+/// ```
+///
+/// For SWA the span is the epoch at which collecting starts, and `ratio = swa_lr / lr`. For plain SGD
+/// the span is the whole run, and the ratio 0.01.
+///
+/// Source: Izmailov et al. 2018, section 4.1; `schedule` in the paper's `train.py`.
+#[derive(Debug, Clone)]
+pub struct PaperLrScheduler {
+    lr: LearningRate,
+    ratio: f64,
+    span_epochs: usize,
+    steps_per_epoch: usize,
+    /// Optimizer steps taken.
+    steps: usize,
+}
+
+/// What is left of the learning rate at the end of plain SGD.
+const SGD_RATIO: f64 = 0.01;
+
+impl PaperLrScheduler {
+    /// The schedule for SWA: from `lr` down to `swa_lr` just before collecting starts at
+    /// `start_epoch`, and constant from there on.
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::Invalid`] unless both rates are positive and `start_epoch` is.
+    pub fn swa(
+        lr: LearningRate,
+        swa_lr: LearningRate,
+        start_epoch: usize,
+        run: &RunLength,
+    ) -> Result<Self, SwaError> {
+        rate("the SWA learning rate", swa_lr)?;
+        positive("the epoch to start collecting at", start_epoch)?;
+        Self::new(lr, swa_lr / lr, start_epoch, run)
+    }
+
+    /// The schedule for plain SGD: from `lr` down to a hundredth of it over the run.
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::Invalid`] unless the rate is positive.
+    pub fn sgd(lr: LearningRate, run: &RunLength) -> Result<Self, SwaError> {
+        Self::new(lr, SGD_RATIO, run.epochs(), run)
+    }
+
+    fn new(
+        lr: LearningRate,
+        ratio: f64,
+        span_epochs: usize,
+        run: &RunLength,
+    ) -> Result<Self, SwaError> {
+        rate("the learning rate", lr)?;
+        Ok(Self {
+            lr,
+            ratio,
+            span_epochs,
+            steps_per_epoch: run.steps_per_epoch(),
+            steps: 0,
+        })
+    }
+
+    /// The learning rate of epoch `epoch`, counted from 0.
+    pub fn lr(&self, epoch: usize) -> LearningRate {
+        let t = epoch as f64 / self.span_epochs as f64;
+        let factor = if t <= 0.5 {
+            1.0
+        } else if t <= 0.9 {
+            1.0 - (1.0 - self.ratio) * (t - 0.5) / 0.4
+        } else {
+            self.ratio
+        };
+        self.lr * factor
+    }
+}
+
+impl LrScheduler for PaperLrScheduler {
+    fn step(&mut self) -> LearningRate {
+        let epoch = self.steps / self.steps_per_epoch;
+        self.steps += 1;
+        self.lr(epoch)
+    }
+
+    fn to_record(&self) -> LrSchedulerRecord {
+        LrSchedulerRecord::new().with_scalar("steps", self.steps)
+    }
+
+    fn load_record(&mut self, record: LrSchedulerRecord) {
+        if let Some(steps) = record.scalar("steps") {
+            self.steps = steps;
+        }
+    }
+}
+
+pub(super) fn rate(name: &'static str, value: LearningRate) -> Result<(), SwaError> {
+    match value.is_finite() && value > 0.0 {
+        true => Ok(()),
+        false => Err(SwaError::Invalid {
+            name,
+            expected: "a positive number",
+            got: value.to_string(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assert_rates(mut scheduler: impl LrScheduler, expected: &[(usize, f64)]) {
+        for (steps, expected) in expected {
+            for _ in 0..*steps {
+                let got = scheduler.step();
+                assert!(
+                    (got - expected).abs() < 1e-12,
+                    "{got} instead of {expected}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn swa_is_constant_then_linear_to_its_rate_and_stays_there() {
+        // Collecting from epoch 10 on: t = 0, 0.1, …; lr 0.1 down to 0.02, so a ratio of 0.2.
+        // t = 0.6: 1 - 0.8 * 0.1 / 0.4 = 0.8; 0.7: 0.6; 0.8: 0.4; 0.9: 0.2; then 0.2.
+        let run = RunLength::new(15, 2).unwrap();
+        let scheduler = PaperLrScheduler::swa(0.1, 0.02, 10, &run).unwrap();
+        assert_rates(
+            scheduler,
+            &[
+                (12, 0.1),
+                (2, 0.08),
+                (2, 0.06),
+                (2, 0.04),
+                (2, 0.02),
+                (12, 0.02),
+            ],
+        );
+    }
+
+    #[test]
+    fn plain_sgd_ends_at_a_hundredth() {
+        // t = 0.75: 1 - 0.99 * 0.25 / 0.4 = 0.38125.
+        let run = RunLength::new(200, 1).unwrap();
+        let scheduler = PaperLrScheduler::sgd(0.05, &run).unwrap();
+        assert_eq!(scheduler.lr(100), 0.05);
+        assert!((scheduler.lr(150) - 0.05 * 0.38125).abs() < 1e-12);
+        assert!((scheduler.lr(199) - 0.0005).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_record_goes_on_where_it_was_taken() {
+        let run = RunLength::new(20, 3).unwrap();
+        let mut scheduler = PaperLrScheduler::swa(0.1, 0.02, 10, &run).unwrap();
+        let mut resumed = scheduler.clone();
+        for _ in 0..22 {
+            scheduler.step();
+        }
+        resumed.load_record(scheduler.to_record());
+        for _ in 0..30 {
+            assert_eq!(scheduler.step(), resumed.step());
+        }
+    }
+
+    #[test]
+    fn rates_that_are_none_are_refused() {
+        let run = RunLength::new(20, 3).unwrap();
+        for bad in [0.0, -0.1, f64::NAN, f64::INFINITY] {
+            assert!(PaperLrScheduler::sgd(bad, &run).is_err());
+            assert!(PaperLrScheduler::swa(0.1, bad, 10, &run).is_err());
+        }
+    }
+}

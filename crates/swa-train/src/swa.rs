@@ -1,0 +1,641 @@
+//! The wrapper that turns SWA on in a `Learner`.
+
+use core::fmt;
+use std::cell::OnceCell;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use burn::data::dataloader::DataLoader;
+use burn::data::dataset::DatasetError;
+use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::optim::{
+    GradientsParams, ModuleOptimizer, MultiGradientsParams,
+    lr_scheduler::module_lr_scheduler::ModuleLearningRate,
+};
+use burn::tensor::{Device, Int, Tensor};
+use burn::train::{
+    InferenceStep, Interrupter, LearnerModel, TrainOutput, TrainStep, TrainingError,
+};
+use swa_core::{Average, AverageError, AveragingRule, BatchNormReport, EqualWeights};
+
+use crate::evaluation::{Evaluation, Reestimate};
+use crate::{Collect, LiveAndAveraged, SwaError};
+
+/// How to average: when, by which rule, and what to do about BatchNorm.
+///
+/// Every choice but the first has a default from the paper.
+#[derive(Clone)]
+pub struct SwaConfig {
+    collect: Collect,
+    rule: Arc<dyn AveragingRule>,
+    reestimate: Reestimate,
+    averages_running_statistics: bool,
+    device: Option<Device>,
+    interrupter: Option<Interrupter>,
+}
+
+impl SwaConfig {
+    /// SWA that collects when `collect` says: equal weights, BatchNorm re-estimated from the whole
+    /// training set.
+    pub fn new(collect: Collect) -> Self {
+        Self {
+            collect,
+            rule: Arc::new(EqualWeights),
+            reestimate: Reestimate::default(),
+            averages_running_statistics: false,
+            device: None,
+            interrupter: None,
+        }
+    }
+
+    /// Averages by another rule, such as [`Exponential`](swa_core::Exponential).
+    pub fn with_rule(mut self, rule: impl AveragingRule + 'static) -> Self {
+        self.rule = Arc::new(rule);
+        self
+    }
+
+    /// From how much data BatchNorm's running statistics are re-estimated for a validation of the
+    /// averaged model: all of the training loader's by default.
+    pub fn with_reestimation(mut self, reestimate: Reestimate) -> Self {
+        self.reestimate = reestimate;
+        self
+    }
+
+    /// Averages BatchNorm's running statistics too, and does not re-estimate them: PyTorch's
+    /// `use_buffers`, for an EMA that must cost nothing at validation.
+    pub fn averaging_running_statistics(mut self) -> Self {
+        self.averages_running_statistics = true;
+        self.reestimate = Reestimate::Never;
+        self
+    }
+
+    /// Keeps the average on `device` rather than the model's.
+    pub fn on_device(mut self, device: &Device) -> Self {
+        self.device = Some(device.clone());
+        self
+    }
+
+    /// Stops the training through `interrupter` when averaging fails, with the reason in
+    /// `LearningResult::error`. Without one the failure is logged, the training goes on, the average
+    /// keeps its last good value, and [`Swa::into_averaged`] returns the error.
+    ///
+    /// Pass the same to `SupervisedTraining::with_interrupter`.
+    pub fn with_interrupter(mut self, interrupter: Interrupter) -> Self {
+        self.interrupter = Some(interrupter);
+        self
+    }
+
+    /// Wraps `model`, for `Learner::new` in its place.
+    ///
+    /// `train_loader` is what BatchNorm is re-estimated from: the loader that the training uses, or
+    /// another one over the same data. It is used only if the model has BatchNorm layers. Its batches
+    /// go through the model's own [`InferenceStep::step`], and count by the loader's progress in
+    /// items, as that of all of Burn's loaders is.
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::Average`] for a model that cannot be averaged, such as one with LoRA adapters.
+    pub fn init<M>(
+        self,
+        model: M,
+        train_loader: Arc<dyn DataLoader<<M as InferenceStep>::Input>>,
+    ) -> Result<Swa<M>, SwaError>
+    where
+        M: LearnerModel,
+        <M as InferenceStep>::Input: Clone,
+    {
+        self.reestimate.validate()?;
+        let mut average = Average::new(&model, SharedRule(self.rule))?;
+        if self.averages_running_statistics {
+            average = average.averaging_running_statistics();
+        }
+        if let Some(device) = &self.device {
+            average = average.on_device(device);
+        }
+        Ok(Swa {
+            model,
+            steps: 0,
+            steps_id: ParamId::new(),
+            collect: self.collect,
+            collected: Arc::new(Mutex::new(Collected {
+                average,
+                last_step: 0,
+            })),
+            evaluation: Arc::new(Evaluation::new(train_loader, self.reestimate)),
+            evaluated: OnceCell::new(),
+            failure: Arc::new(Failure {
+                error: Mutex::new(None),
+                interrupter: self.interrupter,
+            }),
+        })
+    }
+}
+
+impl fmt::Debug for SwaConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SwaConfig")
+            .field("collect", &self.collect)
+            .field("rule", &self.rule)
+            .field("reestimate", &self.reestimate)
+            .field(
+                "averages_running_statistics",
+                &self.averages_running_statistics,
+            )
+            .field("device", &self.device)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct SharedRule(Arc<dyn AveragingRule>);
+
+impl AveragingRule for SharedRule {
+    fn weight(&self, updates: usize) -> f64 {
+        self.0.weight(updates)
+    }
+}
+
+/// A model with its average, in a `Learner` in the model's place.
+///
+/// Trains the *live* model just as it would be trained alone, collects its weights after the optimizer
+/// steps that [`Collect`] names, and validates with the averaged model, its BatchNorm re-estimated
+/// (with the live one, while nothing has been averaged). Metrics, checkpoints, resuming, early
+/// stopping, gradient accumulation, several devices and the terminal UI are Burn's own, untouched:
+///
+/// - the optimizer sees the live model alone, with the parameter paths it always had;
+/// - the average, the number of updates and of steps are recorded with the live weights, under
+///   `average` and `steps` beside `model`, so that a checkpoint resumes all of them;
+/// - clones and forks, such as those that train on several devices, share one average, which is updated
+///   once a step; `valid` makes a copy that later steps leave alone.
+///
+/// Made by [`SwaConfig::init`].
+///
+/// `LIVE` is true after [`with_live_metrics`](Self::with_live_metrics).
+pub struct Swa<M: LearnerModel, const LIVE: bool = false> {
+    model: M,
+    /// Optimizer steps taken, over all resumed parts of the run.
+    steps: usize,
+    steps_id: ParamId,
+    collect: Collect,
+    /// Behind a lock and not a plain field, so that an update owns the average and can work in place:
+    /// `Learner::optimizer_step` holds a second handle on its model meanwhile (Burn 0.22.1).
+    collected: Arc<Mutex<Collected<M>>>,
+    evaluation: Arc<Evaluation<M>>,
+    /// What this value validates with, once it has.
+    evaluated: OnceCell<M>,
+    failure: Arc<Failure>,
+}
+
+struct Collected<M> {
+    average: Average<M>,
+    /// The step of the last update. Workers that train clones reach each step together and with the
+    /// same weights: the first to arrive makes the update.
+    last_step: usize,
+}
+
+struct Failure {
+    error: Mutex<Option<SwaError>>,
+    interrupter: Option<Interrupter>,
+}
+
+impl<M: LearnerModel> Swa<M>
+where
+    <M as InferenceStep>::Input: Clone,
+{
+    /// Shows the live model's validation metrics beside the averaged one's, at the price of a second
+    /// forward pass.
+    ///
+    /// Metrics of validation then take a [`LiveAndAveraged`] output: those registered as they are show
+    /// the averaged model, and those wrapped in [`Live`](crate::Live) the live one, under a name that
+    /// says so.
+    ///
+    /// ```ignore
+    /// SupervisedTraining::new(directory, train_loader, valid_loader)
+    ///     .metrics((AccuracyMetric::new(), LossMetric::new()))
+    ///     .metric_valid_numeric(Live::new(AccuracyMetric::new()))
+    ///     .launch(Learner::new(swa.with_live_metrics(), optimizer, learning_rate))
+    /// ```
+    pub fn with_live_metrics(self) -> Swa<M, true> {
+        Swa {
+            model: self.model,
+            steps: self.steps,
+            steps_id: self.steps_id,
+            collect: self.collect,
+            collected: self.collected,
+            evaluation: self.evaluation,
+            evaluated: self.evaluated,
+            failure: self.failure,
+        }
+    }
+}
+
+impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
+    /// The averaged model with its BatchNorm re-estimated: the user's own type, in validation mode,
+    /// ready for inference. If the last validation was of the same average, its statistics are used,
+    /// and there is no further pass over the data.
+    ///
+    /// # Errors
+    ///
+    /// - [`AverageError::NothingAveraged`] if the training ended before it collected anything.
+    /// - Whatever kept the average from being updated or BatchNorm from being re-estimated, even if the
+    ///   training went on after it. [`average`](Self::average) still has the last good average.
+    pub fn into_averaged(self) -> Result<M, SwaError> {
+        self.check();
+        if let Some(error) = self.failure() {
+            return Err(error);
+        }
+        match self.evaluate()? {
+            Some(averaged) => Ok(averaged),
+            None => Err(AverageError::NothingAveraged.into()),
+        }
+    }
+
+    /// The live model, as the optimizer left it.
+    pub fn live(&self) -> &M {
+        &self.model
+    }
+
+    /// The live model, as the optimizer left it.
+    pub fn into_live(self) -> M {
+        self.model
+    }
+
+    /// A copy of the average, as it stands.
+    pub fn average(&self) -> Average<M> {
+        self.collected().average.clone()
+    }
+
+    /// How many times weights were collected.
+    pub fn updates(&self) -> usize {
+        self.collected().average.updates()
+    }
+
+    /// How many optimizer steps were taken, over all resumed parts of the run.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// What the last re-estimation of BatchNorm did, if there was one for the current average.
+    pub fn batch_norm_report(&self) -> Option<BatchNormReport> {
+        self.evaluation.report(self.updates())
+    }
+
+    /// What keeps the average from being updated or evaluated, if anything does.
+    pub fn failure(&self) -> Option<SwaError> {
+        lock(&self.failure.error).clone()
+    }
+
+    fn collected(&self) -> MutexGuard<'_, Collected<M>> {
+        lock(&self.collected)
+    }
+
+    /// Counts an optimizer step, and collects the weights if it is time to.
+    fn after_step(mut self) -> Self {
+        self.steps += 1;
+        self.evaluated = OnceCell::new();
+        if self.collect.is_due(self.steps) && lock(&self.failure.error).is_none() {
+            self.collect_weights();
+        }
+        self
+    }
+
+    fn collect_weights(&self) {
+        let mut collected = self.collected();
+        if collected.last_step >= self.steps {
+            return;
+        }
+        collected.last_step = self.steps;
+        // What was evaluated shares the average's memory, and would make the update copy it.
+        self.evaluation.forget();
+        let updated = collected.average.update_non_blocking(&self.model);
+        drop(collected);
+        if let Err(error) = updated {
+            self.fail(error.into());
+        }
+    }
+
+    /// Reads whether what the device averaged was finite: where this is called, waiting for the device
+    /// costs nothing.
+    fn check(&self) {
+        let checked = self.collected().average.check();
+        if let Err(error) = checked {
+            self.fail(error.into());
+        }
+    }
+
+    fn fail(&self, error: SwaError) {
+        log::error!("SWA: {error}");
+        let mut slot = lock(&self.failure.error);
+        if slot.is_none() {
+            if let Some(interrupter) = &self.failure.interrupter {
+                interrupter.fail(training_error(&error));
+            }
+            *slot = Some(error);
+        }
+    }
+
+    /// The averaged model, ready for inference, or `None` while nothing has been averaged.
+    fn evaluate(&self) -> Result<Option<M>, SwaError> {
+        let average = {
+            let collected = self.collected();
+            if collected.average.updates() == 0 {
+                return Ok(None);
+            }
+            collected.average.clone()
+        };
+        let device = self.model.devices().into_iter().next().unwrap_or_default();
+        self.evaluation.evaluate(&average, &device).map(Some)
+    }
+
+    /// The model that validation goes by.
+    fn evaluated(&self) -> &M {
+        self.evaluated.get_or_init(|| match self.evaluate() {
+            Ok(averaged) => averaged.unwrap_or_else(|| self.model.clone()),
+            Err(error) => {
+                self.fail(error);
+                self.model.clone()
+            }
+        })
+    }
+}
+
+/// A failure of ours as one that Burn knows. None of its variants (Burn 0.22.1) is for us; this one
+/// keeps the error as its source.
+fn training_error(error: &SwaError) -> TrainingError {
+    TrainingError::Dataset(DatasetError::new(error.clone()))
+}
+
+/// A poisoned lock is as good as another: what it guards is replaced whole or not at all.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<M: LearnerModel, const LIVE: bool> TrainStep for Swa<M, LIVE> {
+    type Input = <M as TrainStep>::Input;
+    type Output = <M as TrainStep>::Output;
+
+    fn step(&self, item: Self::Input) -> TrainOutput<Self::Output> {
+        TrainStep::step(&self.model, item)
+    }
+
+    fn optimize(
+        mut self,
+        optimizer: &mut ModuleOptimizer,
+        learning_rate: ModuleLearningRate,
+        gradients: GradientsParams,
+    ) -> Self {
+        self.model = self.model.optimize(optimizer, learning_rate, gradients);
+        self.after_step()
+    }
+
+    fn optimize_multi(
+        mut self,
+        optimizer: &mut ModuleOptimizer,
+        learning_rate: ModuleLearningRate,
+        gradients: MultiGradientsParams,
+    ) -> Self {
+        self.model = self
+            .model
+            .optimize_multi(optimizer, learning_rate, gradients);
+        self.after_step()
+    }
+}
+
+impl<M: LearnerModel> InferenceStep for Swa<M, false> {
+    type Input = <M as InferenceStep>::Input;
+    type Output = <M as InferenceStep>::Output;
+
+    fn step(&self, item: Self::Input) -> Self::Output {
+        InferenceStep::step(self.evaluated(), item)
+    }
+}
+
+impl<M: LearnerModel> InferenceStep for Swa<M, true>
+where
+    <M as InferenceStep>::Input: Clone,
+{
+    type Input = <M as InferenceStep>::Input;
+    type Output = LiveAndAveraged<<M as InferenceStep>::Output>;
+
+    fn step(&self, item: Self::Input) -> Self::Output {
+        let averaged =
+            (self.updates() > 0).then(|| InferenceStep::step(self.evaluated(), item.clone()));
+        LiveAndAveraged {
+            live: InferenceStep::step(&self.model, item),
+            averaged,
+        }
+    }
+}
+
+/// The container that the fields of a `Swa` are visited in.
+const CONTAINER: &str = "Struct:Swa";
+
+impl<M: LearnerModel, const LIVE: bool> Module for Swa<M, LIVE> {
+    /// Where the live model is: the average follows it.
+    fn collect_devices(&self, devices: Devices) -> Devices {
+        self.model.collect_devices(devices)
+    }
+
+    /// Forks the live model alone. Burn forks the whole module to every device at every step of a
+    /// multi-device training, and no worker there needs the average.
+    fn fork(mut self, device: &Device) -> Self {
+        self.model = self.model.fork(device);
+        self.evaluated = OnceCell::new();
+        self
+    }
+
+    fn to_device(mut self, device: &Device) -> Self {
+        self.model = self.model.to_device(device);
+        self.with_average(|average| average.to_device(device))
+    }
+
+    fn train(mut self) -> Self {
+        self.model = self.model.train();
+        self.evaluated = OnceCell::new();
+        self
+    }
+
+    /// A copy for validation, which later steps of the training leave alone.
+    fn valid(&self) -> Self {
+        self.check();
+        Self {
+            model: self.model.valid(),
+            ..self.clone()
+        }
+        .with_average(|average| average)
+    }
+
+    fn materialize(mut self) -> Self {
+        self.model = self.model.materialize();
+        self
+    }
+
+    /// Of the live model, as if it were alone.
+    fn num_params(&self) -> usize {
+        self.model.num_params()
+    }
+
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        // The live model first: its parameters have the same ids as the average's, and whoever looks
+        // gradients up by id must meet them first.
+        visitor.enter_module("model", CONTAINER);
+        self.model.visit(visitor);
+        visitor.exit_module("model", CONTAINER);
+
+        visitor.enter_module("average", CONTAINER);
+        self.average().visit(visitor);
+        visitor.exit_module("average", CONTAINER);
+
+        visitor.enter_module("steps", CONTAINER);
+        visitor.visit_int(&self.steps_param());
+        visitor.exit_module("steps", CONTAINER);
+    }
+
+    fn map<Mapper: ModuleMapper>(mut self, mapper: &mut Mapper) -> Self {
+        mapper.enter_module("model", CONTAINER);
+        self.model = self.model.map(mapper);
+        mapper.exit_module("model", CONTAINER);
+
+        mapper.enter_module("average", CONTAINER);
+        self = self.with_average(|average| average.map(mapper));
+        mapper.exit_module("average", CONTAINER);
+
+        mapper.enter_module("steps", CONTAINER);
+        let steps = mapper.map_int(self.steps_param());
+        mapper.exit_module("steps", CONTAINER);
+        self.steps_id = steps.id;
+        self.steps = steps.val().into_scalar::<i64>().max(0) as usize;
+        self
+    }
+}
+
+impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
+    /// The same with an average of its own, changed by `change`.
+    fn with_average(mut self, change: impl FnOnce(Average<M>) -> Average<M>) -> Self {
+        let average = change(self.average());
+        self.collected = Arc::new(Mutex::new(Collected {
+            average,
+            last_step: 0,
+        }));
+        self.evaluated = OnceCell::new();
+        self
+    }
+
+    /// The number of steps as a parameter, for records.
+    fn steps_param(&self) -> Param<Tensor<1, Int>> {
+        let device = self.model.devices().into_iter().next().unwrap_or_default();
+        let steps = Tensor::from_data([self.steps as i64], &device.without_autodiff());
+        Param::initialized(self.steps_id, steps)
+    }
+}
+
+impl<M: LearnerModel, const LIVE: bool> Clone for Swa<M, LIVE> {
+    fn clone(&self) -> Self {
+        Self {
+            model: self.model.clone(),
+            steps: self.steps,
+            steps_id: self.steps_id,
+            collect: self.collect,
+            collected: self.collected.clone(),
+            evaluation: self.evaluation.clone(),
+            evaluated: OnceCell::new(),
+            failure: self.failure.clone(),
+        }
+    }
+}
+
+impl<M: LearnerModel, const LIVE: bool> fmt::Debug for Swa<M, LIVE> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Swa")
+            .field("model", &self.model)
+            .field("steps", &self.steps)
+            .field("collect", &self.collect)
+            .field("updates", &self.updates())
+            .finish_non_exhaustive()
+    }
+}
+
+/// As the model alone.
+impl<M: LearnerModel, const LIVE: bool> fmt::Display for Swa<M, LIVE> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.model, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::data::dataloader::{DataLoaderBuilder, batcher::Batcher};
+    use burn::data::dataset::InMemDataset;
+    use burn::nn::{Linear, LinearConfig};
+    use burn::train::RegressionOutput;
+
+    use super::*;
+    use crate::RunLength;
+
+    #[derive(Module, Debug)]
+    struct Net {
+        layer: Linear,
+    }
+
+    impl TrainStep for Net {
+        type Input = Tensor<2>;
+        type Output = RegressionOutput;
+
+        fn step(&self, input: Tensor<2>) -> TrainOutput<RegressionOutput> {
+            let output = InferenceStep::step(self, input);
+            TrainOutput::new(self, output.loss.backward(), output)
+        }
+    }
+
+    impl InferenceStep for Net {
+        type Input = Tensor<2>;
+        type Output = RegressionOutput;
+
+        fn step(&self, input: Tensor<2>) -> RegressionOutput {
+            let output = self.layer.forward(input);
+            RegressionOutput::new(output.clone().mean(), output.clone(), output)
+        }
+    }
+
+    struct Rows;
+
+    impl Batcher<f32, Tensor<2>> for Rows {
+        fn batch(&self, items: Vec<f32>, device: &Device) -> Tensor<2> {
+            Tensor::<1>::from_floats(items.as_slice(), device).unsqueeze_dim(1)
+        }
+    }
+
+    fn swa() -> Swa<Net> {
+        let model = Net {
+            layer: LinearConfig::new(1, 1).init(&Device::default().autodiff()),
+        };
+        let loader = DataLoaderBuilder::new(Rows).build(InMemDataset::new(vec![1.0]));
+        let run = RunLength::new(1, 10).unwrap();
+        SwaConfig::new(Collect::from_step(1, &run).unwrap())
+            .init(model, loader)
+            .unwrap()
+    }
+
+    #[test]
+    fn forks_for_workers_share_the_average_and_do_not_copy_it() {
+        let swa = swa();
+        let worker = swa.clone().fork(&Device::flex().autodiff());
+        assert!(Arc::ptr_eq(&swa.collected, &worker.collected));
+    }
+
+    #[test]
+    fn clones_that_train_together_update_the_average_once_a_step() {
+        let workers = [swa()].map(|first| [first.clone(), first]).concat();
+        let workers: Vec<_> = workers.into_iter().map(Swa::after_step).collect();
+        assert_eq!(workers[0].updates(), 1);
+        let workers: Vec<_> = workers.into_iter().map(Swa::after_step).collect();
+        assert_eq!(workers[1].updates(), 2);
+    }
+
+    #[test]
+    fn a_copy_for_validation_is_left_alone_by_later_steps() {
+        let swa = swa().after_step();
+        let valid = swa.valid();
+        let swa = swa.after_step();
+        assert_eq!((valid.updates(), swa.updates()), (1, 2));
+    }
+}

@@ -1,0 +1,371 @@
+//! `Swa` in Burn's `Learner`, under every strategy that runs here.
+
+mod net;
+mod silent;
+
+use std::sync::{Arc, Mutex};
+
+use burn::data::dataloader::DataLoader;
+use burn::module::Module;
+use burn::optim::SgdConfig;
+use burn::optim::momentum::MomentumConfig;
+use burn::store::ModuleRecord;
+use burn::tensor::Device;
+use burn::train::metric::store::{Aggregate, Direction, Split};
+use burn::train::metric::{AccuracyMetric, LossMetric};
+use burn::train::{
+    ExecutionStrategy, Interrupter, Learner, LearnerModel, LearningResult,
+    MetricEarlyStoppingStrategy, MultiDeviceOptim, StoppingCondition, SupervisedTraining,
+};
+use swa_train::swa_core::{AverageError, Exponential, reestimate_batch_norm};
+use swa_train::{Collect, Live, PaperLrScheduler, Reestimate, RunLength, Swa, SwaConfig, SwaError};
+
+use net::{BATCH, Batch, ITEMS, Net, loader, weights};
+
+const EPOCHS: usize = 6;
+
+fn run_length() -> RunLength {
+    RunLength::of_items(EPOCHS, ITEMS, BATCH).unwrap()
+}
+
+fn wrap(model: Net) -> Swa<Net> {
+    wrap_for(model, &run_length())
+}
+
+fn wrap_for(model: Net, run: &RunLength) -> Swa<Net> {
+    SwaConfig::new(Collect::from_epoch(3, run).unwrap())
+        .init(model, loader())
+        .unwrap()
+}
+
+fn learner<M: LearnerModel>(model: M) -> Learner<M> {
+    let momentum = MomentumConfig::new().with_dampening(0.0);
+    let optimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
+    let schedule = PaperLrScheduler::swa(0.1, 0.05, 3, &run_length()).unwrap();
+    Learner::new(model, optimizer, schedule)
+}
+
+type Loader = Arc<dyn DataLoader<Batch>>;
+
+fn training<M>(directory: &std::path::Path) -> SupervisedTraining<M>
+where
+    M: LearnerModel
+        + burn::train::TrainStep<Input = Batch>
+        + burn::train::InferenceStep<Input = Batch>,
+{
+    let (train, valid): (Loader, Loader) = (loader(), loader());
+    SupervisedTraining::new(directory, train, valid)
+        .renderer(Box::new(silent::Silent))
+        .with_application_logger(None)
+        .num_epochs(EPOCHS)
+}
+
+fn in_temporary_folder<T>(run: impl FnOnce(&std::path::Path) -> T) -> T {
+    let directory = tempfile::tempdir().unwrap();
+    run(directory.path())
+}
+
+/// Trains with SWA, and returns the result with the weights of the live model after every step.
+fn train_swa(
+    change: impl FnOnce(SupervisedTraining<Swa<Net>>) -> SupervisedTraining<Swa<Net>>,
+) -> (LearningResult<Swa<Net>>, Vec<Vec<f32>>) {
+    let model = Net::new();
+    let history = model.history.clone();
+    let result =
+        in_temporary_folder(|directory| change(training(directory)).launch(learner(wrap(model))));
+    let history = history.lock().unwrap().clone();
+    (result, history)
+}
+
+fn mean(of: &[&Vec<f32>]) -> Vec<f64> {
+    (0..of[0].len())
+        .map(|index| {
+            let sum: f64 = of.iter().map(|weights| f64::from(weights[index])).sum();
+            sum / of.len() as f64
+        })
+        .collect()
+}
+
+fn assert_is_mean_of(average: &Net, collected: &[&Vec<f32>]) {
+    let expected = mean(collected);
+    for (got, expected) in weights(average).iter().zip(expected) {
+        assert!(
+            (f64::from(*got) - expected).abs() < 1e-6,
+            "{got} {expected}"
+        );
+    }
+}
+
+/// The weights that `Collect::from_epoch(3)` collects.
+fn collected(history: &[Vec<f32>], steps_per_epoch: usize) -> Vec<&Vec<f32>> {
+    (3..=EPOCHS)
+        .map(|epoch| &history[epoch * steps_per_epoch - 1])
+        .collect()
+}
+
+#[test]
+fn the_live_model_trains_as_if_it_were_alone_and_the_average_is_the_mean_of_what_it_passes() {
+    let bare = in_temporary_folder(|directory| training(directory).launch(learner(Net::new())));
+    let (result, history) = train_swa(|training| training);
+
+    assert_eq!(weights(&bare.model), weights(result.model.live()));
+    assert_eq!(history.len(), run_length().total_steps());
+    assert_eq!(result.model.steps(), history.len());
+    assert_eq!(result.model.updates(), 4);
+    let averaged = result.model.into_averaged().unwrap();
+    assert_is_mean_of(
+        &averaged,
+        &collected(&history, run_length().steps_per_epoch()),
+    );
+}
+
+#[test]
+fn several_devices_give_one_average_in_both_modes_of_the_optimizer() {
+    for mode in [
+        MultiDeviceOptim::OptimMainDevice,
+        MultiDeviceOptim::OptimSharded,
+    ] {
+        // Each device takes half the items.
+        let run = RunLength::of_items(EPOCHS, ITEMS / 2, BATCH).unwrap();
+        let devices = vec![Device::flex(), Device::flex()];
+        let strategy = ExecutionStrategy::multi(devices, mode);
+        let model = Net::new();
+        let history = model.history.clone();
+        let result = in_temporary_folder(|directory| {
+            training(directory)
+                .with_training_strategy(strategy.into())
+                .launch(learner(wrap_for(model, &run)))
+        });
+
+        let history = history.lock().unwrap();
+        assert_eq!(history.len(), run.total_steps());
+        assert_eq!(result.model.updates(), 4);
+        let averaged = result.model.into_averaged().unwrap();
+        assert_is_mean_of(&averaged, &collected(&history, run.steps_per_epoch()));
+    }
+}
+
+#[test]
+fn steps_are_those_of_the_optimizer_when_gradients_are_accumulated() {
+    let (result, history) = train_swa(|training| training.grads_accumulation(2));
+    // Five batches an epoch make three steps, the last of them of one batch.
+    assert_eq!(run_length().steps_per_epoch(), 5);
+    assert_eq!(history.len(), 3 * EPOCHS);
+    assert_eq!(result.model.steps(), history.len());
+
+    let bare = in_temporary_folder(|directory| {
+        training(directory)
+            .grads_accumulation(2)
+            .launch(learner(Net::new()))
+    });
+    assert_eq!(weights(&bare.model), weights(result.model.live()));
+}
+
+#[test]
+fn a_checkpoint_resumes_weights_average_counters_and_learning_rate_to_the_bit() {
+    let (whole, _) = train_swa(|training| training);
+    let resumed = in_temporary_folder(|directory| {
+        let first = training(directory)
+            .with_default_checkpointers()
+            .num_epochs(4)
+            .launch(learner(wrap(Net::new())));
+        assert_eq!(first.model.updates(), 2);
+        training(directory)
+            .with_default_checkpointers()
+            .checkpoint(4)
+            .launch(learner(wrap(Net::new())))
+    });
+
+    assert_eq!(resumed.model.updates(), 4);
+    assert_eq!(resumed.model.steps(), run_length().total_steps());
+    assert_eq!(weights(whole.model.live()), weights(resumed.model.live()));
+    let averaged = |result: LearningResult<Swa<Net>>| {
+        let averaged = result.model.into_averaged().unwrap();
+        (weights(&averaged), averaged.running_statistics())
+    };
+    assert_eq!(averaged(whole), averaged(resumed));
+}
+
+#[test]
+fn the_averaged_model_is_validated_and_handed_over_with_its_statistics_re_estimated() {
+    let (result, _) = train_swa(|training| training);
+    let report = result.model.batch_norm_report();
+    let (expected, _) = reestimate_batch_norm(
+        &result.model.average().model().unwrap(),
+        loader()
+            .to_device(&Device::default().autodiff())
+            .iter()
+            .map(Result::unwrap),
+        |model, batch: Batch| {
+            let items = batch.targets.dims()[0];
+            model.forward(batch.input);
+            items
+        },
+    )
+    .unwrap();
+    // The last validation did it already.
+    assert_eq!(report.unwrap().samples, ITEMS);
+    let latest = result.model.live().running_statistics();
+    let averaged = result.model.into_averaged().unwrap();
+    assert_eq!(averaged.running_statistics(), expected.running_statistics());
+    assert_ne!(averaged.running_statistics(), latest);
+}
+
+#[test]
+fn fewer_batches_or_none_re_estimate_batch_norm_if_asked_to() {
+    let samples = |reestimate| {
+        let collect = Collect::from_epoch(3, &run_length()).unwrap();
+        let swa = SwaConfig::new(collect)
+            .with_reestimation(reestimate)
+            .init(Net::new(), loader())
+            .unwrap();
+        let result = in_temporary_folder(|directory| training(directory).launch(learner(swa)));
+        let report = result.model.batch_norm_report().unwrap();
+        let live = result.model.live().running_statistics();
+        let averaged = result.model.into_averaged().unwrap().running_statistics();
+        (report.samples, averaged == live)
+    };
+    assert_eq!(samples(Reestimate::FirstBatches(2)), (2 * BATCH, false));
+    assert_eq!(samples(Reestimate::Never), (0, true));
+
+    let collect = Collect::from_epoch(3, &run_length()).unwrap();
+    let config = SwaConfig::new(collect).with_reestimation(Reestimate::FirstBatches(0));
+    assert!(config.init(Net::new(), loader()).is_err());
+}
+
+#[test]
+fn an_average_at_every_step_is_an_ema() {
+    let collect = Collect::from_step(1, &run_length()).unwrap();
+    let model = Net::new();
+    let history = model.history.clone();
+    let swa = SwaConfig::new(collect)
+        .with_rule(Exponential::new(0.9).unwrap())
+        .averaging_running_statistics()
+        .init(model, loader())
+        .unwrap();
+    let result = in_temporary_folder(|directory| training(directory).launch(learner(swa)));
+
+    let history = history.lock().unwrap();
+    let mut expected: Vec<f64> = history[0].iter().map(|weight| f64::from(*weight)).collect();
+    for weights in &history[1..] {
+        for (average, weight) in expected.iter_mut().zip(weights) {
+            *average += 0.1 * (f64::from(*weight) - *average);
+        }
+    }
+    let averaged = result.model.into_averaged().unwrap();
+    for (got, expected) in weights(&averaged).iter().zip(expected) {
+        assert!((f64::from(*got) - expected).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn a_training_that_ends_before_it_collects_has_no_averaged_model_but_a_live_one() {
+    let (result, _) = train_swa(|training| training.num_epochs(2));
+    let live = weights(&result.model.clone().into_live());
+    assert_eq!(live.len(), weights(&Net::new()).len());
+    let error = result.model.into_averaged().unwrap_err();
+    assert!(
+        matches!(error, SwaError::Average(AverageError::NothingAveraged)),
+        "{error}"
+    );
+}
+
+#[test]
+fn live_metrics_stand_beside_the_averaged_ones_under_their_own_names() {
+    let metrics = Arc::new(Mutex::new(Vec::new()));
+    let recorder = silent::Recorder(metrics.clone());
+    in_temporary_folder(|directory| {
+        training(directory)
+            .renderer(Box::new(recorder))
+            .metrics((AccuracyMetric::new(), LossMetric::new()))
+            .metric_valid_numeric(Live::new(AccuracyMetric::new()))
+            .metric_valid_numeric(Live::new(LossMetric::new()))
+            .launch(learner(wrap(Net::new()).with_live_metrics()))
+    });
+
+    let metrics = metrics.lock().unwrap();
+    let values = |name: &str| -> Vec<f64> {
+        let of_name = metrics.iter().filter(|(metric, _)| metric == name);
+        of_name.map(|(_, value)| *value).collect()
+    };
+    let (averaged, live) = (values("Loss"), values("Loss (live)"));
+    assert_eq!(averaged.len(), live.len());
+    assert_eq!(values("Accuracy (live)").len(), live.len());
+    // Two epochs without an average, then four with one.
+    let third = averaged.len() / 3;
+    assert_eq!(averaged[..third], live[..third]);
+    assert_ne!(averaged[third..], live[third..]);
+}
+
+#[test]
+fn early_stopping_goes_by_the_averaged_model_and_keeps_what_was_averaged() {
+    let (result, history) = train_swa(|training| {
+        training
+            .metrics((LossMetric::new(),))
+            .early_stopping(MetricEarlyStoppingStrategy::new(
+                &LossMetric::new(),
+                Aggregate::Mean,
+                // A loss that has to grow: it stops after the second epoch of patience.
+                Direction::Highest,
+                Split::Valid,
+                StoppingCondition::NoImprovementSince { n_epochs: 3 },
+            ))
+    });
+    assert!(history.len() < run_length().total_steps());
+    assert!(result.model.updates() > 0);
+    result.model.into_averaged().unwrap();
+}
+
+#[test]
+fn weights_that_diverge_stop_the_training_and_leave_the_last_good_average() {
+    let interrupter = Interrupter::new();
+    let model = Net::new().diverging_at(18);
+    let collect = Collect::from_epoch(3, &run_length()).unwrap();
+    let swa = SwaConfig::new(collect)
+        .with_interrupter(interrupter.clone())
+        .init(model, loader())
+        .unwrap();
+    let result = in_temporary_folder(|directory| {
+        training(directory)
+            .with_interrupter(interrupter)
+            .launch(learner(swa))
+    });
+
+    let error = result.error.expect("the training fails").to_string();
+    assert!(error.contains("`input.weight` holds a NaN"), "{error}");
+    assert_eq!(result.model.updates(), 1);
+    let average = result.model.average().model().unwrap();
+    assert!(weights(&average).iter().all(|weight| weight.is_finite()));
+    assert!(result.model.into_averaged().is_err());
+}
+
+#[test]
+fn a_loader_without_data_is_an_error_that_says_so() {
+    let collect = Collect::from_epoch(3, &run_length()).unwrap();
+    let swa = SwaConfig::new(collect)
+        .init(Net::new(), net::empty_loader())
+        .unwrap();
+    let result = in_temporary_folder(|directory| training(directory).launch(learner(swa)));
+    let error = result.model.into_averaged().unwrap_err();
+    assert!(error.to_string().contains("there was no batch"), "{error}");
+}
+
+#[test]
+fn the_record_holds_the_live_weights_the_average_and_both_counters() {
+    let swa = wrap(Net::new());
+    let paths = net::paths(&swa);
+    for path in [
+        "model.input.weight",
+        "average.model.input.weight",
+        "average.model.norm.running_mean",
+        "average.updates",
+        "steps",
+    ] {
+        assert!(paths.iter().any(|it| it == path), "{path} in {paths:?}");
+    }
+    assert_eq!(swa.num_params(), Net::new().num_params());
+
+    let bytes = swa.clone().into_record().into_bytes().unwrap();
+    let record = ModuleRecord::from_bytes(bytes).unwrap();
+    wrap(Net::new()).try_load_record(record).unwrap();
+}
