@@ -3,11 +3,11 @@
 use core::fmt;
 use std::sync::Arc;
 
-use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Bool, DType, Device, FloatDType, Int, Tensor};
 
 use crate::parameter::{self, Description, Finite, Parameter, Role};
-use crate::{AverageError, AveragingRule};
+use crate::{AverageError, AveragingRule, Counter};
 
 /// The weighted average of the parameters that a module passes through.
 ///
@@ -52,8 +52,7 @@ pub struct Average<M> {
     model: Option<M>,
     parameters: Vec<Description>,
     rule: Arc<dyn AveragingRule>,
-    updates: usize,
-    updates_id: ParamId,
+    updates: Counter,
     averages_running_statistics: bool,
     device: Option<Device>,
     unread: Option<Unread>,
@@ -92,8 +91,7 @@ impl<M: Module> Average<M> {
             model: Some(model),
             parameters,
             rule: Arc::new(rule),
-            updates: 0,
-            updates_id: ParamId::new(),
+            updates: Counter::default(),
             averages_running_statistics: false,
             device: None,
             unread: None,
@@ -157,7 +155,7 @@ impl<M: Module> Average<M> {
     fn apply(&mut self, current: Vec<Parameter>, flags: Flags) -> Result<(), AverageError> {
         self.compare(&current)?;
         let accept = self.accept(&current, flags)?;
-        let weight = self.rule.weight(self.updates);
+        let weight = self.rule.weight(self.updates.value);
         let averaged = self.model.take().expect(PRESENT).map(&mut Update {
             current: current.into_iter(),
             weight,
@@ -165,7 +163,7 @@ impl<M: Module> Average<M> {
             averages_running_statistics: self.averages_running_statistics,
         });
         self.model = Some(averaged);
-        self.updates += 1;
+        self.updates.value += 1;
         Ok(())
     }
 
@@ -187,13 +185,13 @@ impl<M: Module> Average<M> {
         if flags[0] != 0.0 {
             return Ok(());
         }
-        self.updates = unread.updates_before + flags[1] as usize;
+        self.updates.value = unread.updates_before + flags[1] as usize;
         Err(self.not_finite(&flags[2..]))
     }
 
     /// How many times the average was updated.
     pub fn updates(&self) -> usize {
-        self.updates
+        self.updates.value
     }
 
     /// The averaged model: the model's own type and dtypes, in validation mode, on the average's
@@ -207,7 +205,7 @@ impl<M: Module> Average<M> {
     ///
     /// [`AverageError::NothingAveraged`] before the first update.
     pub fn model(&self) -> Result<M, AverageError> {
-        if self.updates == 0 {
+        if self.updates() == 0 {
             return Err(AverageError::NothingAveraged);
         }
         Ok(self.state().valid().map(&mut Cast {
@@ -277,10 +275,10 @@ impl<M: Module> Average<M> {
                 Finite::Known(false) => {
                     return Err(AverageError::NotFinite {
                         path: parameter.description.path.clone(),
-                        updates: self.updates,
+                        updates: self.updates(),
                     });
                 }
-                Finite::OnDevice(flag) => on_device.push(flag.clone()),
+                Finite::OnDevice(flag) => on_device.push(flag.as_ref().clone()),
             }
         }
         let Some(device) = on_device.first().map(Tensor::device) else {
@@ -310,7 +308,7 @@ impl<M: Module> Average<M> {
         let all_finite = finite.clone().min();
         let unread = match self.unread.take() {
             None => Unread {
-                updates_before: self.updates,
+                updates_before: self.updates(),
                 ok: all_finite.clone(),
                 applied: all_finite,
                 finite,
@@ -337,7 +335,7 @@ impl<M: Module> Average<M> {
         let first = weights.zip(finite).find(|(_, finite)| **finite == 0.0);
         AverageError::NotFinite {
             path: first.map_or_else(String::new, |(weight, _)| weight.path.clone()),
-            updates: self.updates,
+            updates: self.updates(),
         }
     }
 }
@@ -387,8 +385,7 @@ impl<M: Module> Average<M> {
             model: Some(model),
             parameters: self.parameters.clone(),
             rule: self.rule.clone(),
-            updates: self.updates,
-            updates_id: self.updates_id,
+            updates: self.updates.clone(),
             averages_running_statistics: self.averages_running_statistics,
             device: self.device.clone(),
             unread: self.unread.clone(),
@@ -401,9 +398,13 @@ impl<M: Module> fmt::Debug for Average<M> {
         f.debug_struct("Average")
             .field("model", &self.model)
             .field("rule", &self.rule)
-            .field("updates", &self.updates)
+            .field("updates", &self.updates())
             .finish()
     }
+}
+
+fn first_device<M: Module>(model: &M) -> Device {
+    model.devices().into_iter().next().unwrap_or_default()
 }
 
 /// The container that the fields of an average are visited in.
@@ -444,7 +445,7 @@ impl<M: Module> Module for Average<M> {
         visitor.exit_module("model", CONTAINER);
 
         visitor.enter_module("updates", CONTAINER);
-        visitor.visit_int(&self.updates_param());
+        visitor.visit_int(&self.updates.param(&first_device(self.state())));
         visitor.exit_module("updates", CONTAINER);
     }
 
@@ -454,25 +455,10 @@ impl<M: Module> Module for Average<M> {
         mapper.exit_module("model", CONTAINER);
 
         mapper.enter_module("updates", CONTAINER);
-        let updates = mapper.map_int(self.updates_param());
+        let device = first_device(self.state());
+        self.updates = self.updates.map(mapper, &device);
         mapper.exit_module("updates", CONTAINER);
-        self.updates_id = updates.id;
-        self.updates = updates.val().into_scalar::<i64>().max(0) as usize;
         self
-    }
-}
-
-impl<M: Module> Average<M> {
-    /// The number of updates as a parameter, for records.
-    fn updates_param(&self) -> Param<Tensor<1, Int>> {
-        let device = self
-            .state()
-            .devices()
-            .into_iter()
-            .next()
-            .unwrap_or_default();
-        let updates = Tensor::from_data([self.updates as i64], &device);
-        Param::initialized(self.updates_id, updates)
     }
 }
 
@@ -583,7 +569,7 @@ impl ModuleMapper for Cast {
 
 #[cfg(test)]
 mod tests {
-    use burn::module::{Lora, Quantizer};
+    use burn::module::{Lora, ParamId, Quantizer};
     use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
     use burn::tensor::quantization::{Calibration, QuantScheme};
 
@@ -760,7 +746,7 @@ mod tests {
             {
                 let flag = f32::from(u8::from(finite));
                 parameter.finite =
-                    Finite::OnDevice(Tensor::from_floats([flag], &Device::default()));
+                    Finite::OnDevice(Box::new(Tensor::from_floats([flag], &Device::default())));
             }
         }
         average.apply(current, Flags::LeaveOnDevice).unwrap();

@@ -531,10 +531,9 @@ impl ModuleMapper for SetStatistics {
             _ => return param,
         };
         let channels = param.lazy_shape().num_elements();
-        let end = self.channel + channels;
-        let value = all.clone().slice([self.channel..end]);
+        let value = all.clone().narrow(0, self.channel, channels);
         if last {
-            self.channel = end;
+            self.channel += channels;
         }
         param.map(|old| {
             let value = value.to_device(&old.device()).reshape(old.shape());

@@ -87,6 +87,7 @@
 
 mod average;
 mod batch_norm;
+mod counter;
 mod error;
 mod parameter;
 mod path;
@@ -94,5 +95,6 @@ mod rule;
 
 pub use average::Average;
 pub use batch_norm::{BatchNormError, BatchNormReport, IntoBatch, reestimate_batch_norm};
+pub use counter::Counter;
 pub use error::AverageError;
 pub use rule::{AveragingRule, EqualWeights, Exponential};

@@ -63,7 +63,7 @@ pub(crate) enum Finite {
     /// The host knows.
     Known(bool),
     /// The device will know: one element, 1 if so and 0 if not.
-    OnDevice(Tensor<1>),
+    OnDevice(Box<Tensor<1>>),
 }
 
 impl Finite {
@@ -78,7 +78,7 @@ impl Finite {
                 sum_is_finite(value.clone().sum()) || value.is_finite().all().into_scalar::<bool>(),
             );
         }
-        Self::OnDevice(value.is_finite().all().float())
+        Self::OnDevice(Box::new(value.is_finite().all().float()))
     }
 }
 

@@ -37,7 +37,8 @@ impl Reestimate {
     }
 }
 
-type Loader<M> = Arc<dyn DataLoader<<M as InferenceStep>::Input>>;
+/// A loader of batches of type `O`.
+type Loader<O> = Arc<dyn DataLoader<O>>;
 
 /// Prepares averaged models for inference, each once.
 pub(crate) struct Evaluation<M: LearnerModel> {
@@ -55,11 +56,14 @@ struct Evaluated<M> {
 }
 
 impl<M: LearnerModel> Evaluation<M> {
-    pub(crate) fn new(loader: Loader<M>, reestimate: Reestimate) -> Self
+    pub(crate) fn new(loader: Loader<<M as InferenceStep>::Input>, reestimate: Reestimate) -> Self
     where
         <M as InferenceStep>::Input: Clone,
     {
-        let on_device = Mutex::new(None);
+        let loader = OnAutodiffDevice {
+            loader,
+            last: Mutex::new(None),
+        };
         Self {
             run: Box::new(move |model, device| {
                 let batches = match reestimate {
@@ -67,8 +71,7 @@ impl<M: LearnerModel> Evaluation<M> {
                     Reestimate::FirstBatches(batches) => batches,
                     Reestimate::Never => return Ok((model, BatchNormReport::default())),
                 };
-                let loader = on_autodiff_device(&loader, device, &on_device);
-                Ok(from_loader(&model, loader.as_ref(), batches)?)
+                Ok(from_loader(&model, loader.of(device).as_ref(), batches)?)
             }),
             last: Mutex::new(None),
         }
@@ -113,20 +116,23 @@ impl<M: LearnerModel> Evaluation<M> {
     }
 }
 
-/// The loader with its batches on the autodiff device, where BatchNorm trains. Made once a device: a
+/// A loader with its batches on the autodiff device, where BatchNorm trains. Made once a device: a
 /// shuffled Burn loader forks its generator each time, and a threaded one starts its threads.
-fn on_autodiff_device<O>(
-    loader: &Arc<dyn DataLoader<O>>,
-    device: &Device,
-    last: &Mutex<Option<(Device, Arc<dyn DataLoader<O>>)>>,
-) -> Arc<dyn DataLoader<O>> {
-    let mut last = lock(last);
-    match &*last {
-        Some((on, loader)) if on == device => loader.clone(),
-        _ => {
-            let loader = loader.to_device(&device.clone().autodiff());
-            *last = Some((device.clone(), loader.clone()));
-            loader
+struct OnAutodiffDevice<O> {
+    loader: Loader<O>,
+    last: Mutex<Option<(Device, Loader<O>)>>,
+}
+
+impl<O> OnAutodiffDevice<O> {
+    fn of(&self, device: &Device) -> Loader<O> {
+        let mut last = lock(&self.last);
+        match &*last {
+            Some((on, loader)) if on == device => loader.clone(),
+            _ => {
+                let loader = self.loader.to_device(&device.clone().autodiff());
+                *last = Some((device.clone(), loader.clone()));
+                loader
+            }
         }
     }
 }

@@ -13,7 +13,7 @@
 //!     InferenceStep, Learner, RegressionOutput, SupervisedTraining, TrainOutput, TrainStep,
 //!     metric::LossMetric,
 //! };
-//! use swa_train::{Collect, PaperLrScheduler, RunLength, SwaConfig};
+//! use swa_train::{Collect, Live, PaperLrScheduler, RunLength, SwaConfig};
 //!
 //! // A model, its data and its training, as ever.
 //! #[derive(Module, Debug)]
@@ -78,11 +78,14 @@
 //! let run = RunLength::of_items(12, 64, 16)?;
 //! let swa = SwaConfig::new(Collect::from_epoch(9, &run)?).init(model, train_loader.clone())?;
 //! let learning_rate = PaperLrScheduler::swa(0.05, 0.02, 9, &run)?;
+//! // Wanted or not: the live model's loss beside the averaged one's.
+//! let swa = swa.with_live_metrics();
 //!
 //! # let directory = tempfile::tempdir()?;
 //! # let directory = directory.path();
 //! let result = SupervisedTraining::new(directory, train_loader, valid_loader)
 //!     .metrics((LossMetric::new(),))
+//!     .metric_valid_numeric(Live::new(LossMetric::new()))
 //! #   .with_application_logger(None)
 //!     .with_default_checkpointers()
 //!     .num_epochs(12)

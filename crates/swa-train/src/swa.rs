@@ -6,16 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
-use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor};
 use burn::optim::{
     GradientsParams, ModuleOptimizer, MultiGradientsParams,
     lr_scheduler::module_lr_scheduler::ModuleLearningRate,
 };
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::Device;
 use burn::train::{
     InferenceStep, Interrupter, LearnerModel, TrainOutput, TrainStep, TrainingError,
 };
-use swa_core::{Average, AverageError, AveragingRule, BatchNormReport, EqualWeights};
+use swa_core::{Average, AverageError, AveragingRule, BatchNormReport, Counter, EqualWeights};
 
 use crate::evaluation::{Evaluation, Reestimate};
 use crate::{Collect, LiveAndAveraged, SwaError};
@@ -113,8 +113,7 @@ impl SwaConfig {
         }
         Ok(Swa {
             model,
-            steps: 0,
-            steps_id: ParamId::new(),
+            steps: Counter::default(),
             collect: self.collect,
             collected: Arc::new(Mutex::new(Collected {
                 average,
@@ -173,8 +172,7 @@ impl AveragingRule for SharedRule {
 pub struct Swa<M: LearnerModel, const LIVE: bool = false> {
     model: M,
     /// Optimizer steps taken, over all resumed parts of the run.
-    steps: usize,
-    steps_id: ParamId,
+    steps: Counter,
     collect: Collect,
     /// Behind a lock and not a plain field, so that an update owns the average and can work in place:
     /// `Learner::optimizer_step` holds a second handle on its model meanwhile (Burn 0.22.1).
@@ -206,19 +204,11 @@ where
     ///
     /// Metrics of validation then take a [`LiveAndAveraged`] output: those registered as they are show
     /// the averaged model, and those wrapped in [`Live`](crate::Live) the live one, under a name that
-    /// says so.
-    ///
-    /// ```ignore
-    /// SupervisedTraining::new(directory, train_loader, valid_loader)
-    ///     .metrics((AccuracyMetric::new(), LossMetric::new()))
-    ///     .metric_valid_numeric(Live::new(AccuracyMetric::new()))
-    ///     .launch(Learner::new(swa.with_live_metrics(), optimizer, learning_rate))
-    /// ```
+    /// says so, as on the [crate's front page](crate).
     pub fn with_live_metrics(self) -> Swa<M, true> {
         Swa {
             model: self.model,
             steps: self.steps,
-            steps_id: self.steps_id,
             collect: self.collect,
             collected: self.collected,
             evaluation: self.evaluation,
@@ -271,7 +261,7 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
 
     /// How many optimizer steps were taken, over all resumed parts of the run.
     pub fn steps(&self) -> usize {
-        self.steps
+        self.steps.value
     }
 
     /// What the last re-estimation of BatchNorm did, if there was one for the current average.
@@ -290,9 +280,9 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
 
     /// Counts an optimizer step, and collects the weights if it is time to.
     fn after_step(mut self) -> Self {
-        self.steps += 1;
+        self.steps.value += 1;
         self.evaluated = OnceCell::new();
-        if self.collect.is_due(self.steps) && lock(&self.failure.error).is_none() {
+        if self.collect.is_due(self.steps()) && lock(&self.failure.error).is_none() {
             self.collect_weights();
         }
         self
@@ -300,10 +290,10 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
 
     fn collect_weights(&self) {
         let mut collected = self.collected();
-        if collected.last_step >= self.steps {
+        if collected.last_step >= self.steps() {
             return;
         }
-        collected.last_step = self.steps;
+        collected.last_step = self.steps();
         // What was evaluated shares the average's memory, and would make the update copy it.
         self.evaluation.forget();
         let updated = collected.average.update_non_blocking(&self.model);
@@ -342,8 +332,7 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
             }
             collected.average.clone()
         };
-        let device = self.model.devices().into_iter().next().unwrap_or_default();
-        self.evaluation.evaluate(&average, &device).map(Some)
+        self.evaluation.evaluate(&average, &self.device()).map(Some)
     }
 
     /// The model that validation goes by.
@@ -482,11 +471,11 @@ impl<M: LearnerModel, const LIVE: bool> Module for Swa<M, LIVE> {
         visitor.exit_module("model", CONTAINER);
 
         visitor.enter_module("average", CONTAINER);
-        self.average().visit(visitor);
+        self.collected().average.visit(visitor);
         visitor.exit_module("average", CONTAINER);
 
         visitor.enter_module("steps", CONTAINER);
-        visitor.visit_int(&self.steps_param());
+        visitor.visit_int(&self.steps.param(&self.device()));
         visitor.exit_module("steps", CONTAINER);
     }
 
@@ -500,10 +489,9 @@ impl<M: LearnerModel, const LIVE: bool> Module for Swa<M, LIVE> {
         mapper.exit_module("average", CONTAINER);
 
         mapper.enter_module("steps", CONTAINER);
-        let steps = mapper.map_int(self.steps_param());
+        let device = self.device();
+        self.steps = self.steps.map(mapper, &device);
         mapper.exit_module("steps", CONTAINER);
-        self.steps_id = steps.id;
-        self.steps = steps.val().into_scalar::<i64>().max(0) as usize;
         self
     }
 }
@@ -520,11 +508,9 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
         self
     }
 
-    /// The number of steps as a parameter, for records.
-    fn steps_param(&self) -> Param<Tensor<1, Int>> {
-        let device = self.model.devices().into_iter().next().unwrap_or_default();
-        let steps = Tensor::from_data([self.steps as i64], &device.without_autodiff());
-        Param::initialized(self.steps_id, steps)
+    /// The live model's device, or its first.
+    fn device(&self) -> Device {
+        self.model.devices().into_iter().next().unwrap_or_default()
     }
 }
 
@@ -532,8 +518,7 @@ impl<M: LearnerModel, const LIVE: bool> Clone for Swa<M, LIVE> {
     fn clone(&self) -> Self {
         Self {
             model: self.model.clone(),
-            steps: self.steps,
-            steps_id: self.steps_id,
+            steps: self.steps.clone(),
             collect: self.collect,
             collected: self.collected.clone(),
             evaluation: self.evaluation.clone(),
@@ -547,7 +532,7 @@ impl<M: LearnerModel, const LIVE: bool> fmt::Debug for Swa<M, LIVE> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Swa")
             .field("model", &self.model)
-            .field("steps", &self.steps)
+            .field("steps", &self.steps())
             .field("collect", &self.collect)
             .field("updates", &self.updates())
             .finish_non_exhaustive()
@@ -566,6 +551,7 @@ mod tests {
     use burn::data::dataloader::{DataLoaderBuilder, batcher::Batcher};
     use burn::data::dataset::InMemDataset;
     use burn::nn::{Linear, LinearConfig};
+    use burn::tensor::Tensor;
     use burn::train::RegressionOutput;
 
     use super::*;
