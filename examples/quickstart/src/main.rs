@@ -1,0 +1,67 @@
+//! Burn's usual training program, with SWA turned on: the lines that do are marked `SWA`.
+
+mod digits;
+mod lines;
+mod model;
+
+use burn::data::dataloader::DataLoaderBuilder;
+use burn::optim::momentum::MomentumConfig;
+use burn::optim::{SgdConfig, decay::WeightDecayConfig};
+use burn::tensor::Device;
+use burn::train::metric::{AccuracyMetric, LossMetric};
+use burn::train::{Learner, SupervisedTraining};
+use swa_train::{Collect, Live, PaperLrScheduler, RunLength, SwaConfig}; // SWA
+
+use digits::{DigitBatcher, digits};
+use model::Model;
+
+const EPOCHS: usize = 12;
+const SWA_START: usize = 8; // SWA: about three quarters of the run
+const BATCH_SIZE: usize = 64;
+const TRAIN_ITEMS: usize = 4096;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let device = Device::default().autodiff();
+    device.seed(42);
+
+    let train_loader = DataLoaderBuilder::new(DigitBatcher)
+        .batch_size(BATCH_SIZE)
+        .shuffle(42)
+        .build(digits(TRAIN_ITEMS, 1));
+    let valid_loader = DataLoaderBuilder::new(DigitBatcher)
+        .batch_size(BATCH_SIZE)
+        .build(digits(2000, 2));
+
+    let model = Model::new(&device);
+    let run = RunLength::of_items(EPOCHS, TRAIN_ITEMS, BATCH_SIZE)?; // SWA
+    let collect = Collect::from_epoch(SWA_START, &run)?; // SWA: when to average
+    let model = SwaConfig::new(collect).init(model, train_loader.clone())?; // SWA: the one wrapper
+    let model = model.with_live_metrics(); // SWA: show SGD's own metrics too
+
+    let momentum = MomentumConfig::new().with_dampening(0.0);
+    let optimizer = SgdConfig::new()
+        .with_momentum(Some(momentum))
+        .with_weight_decay(Some(WeightDecayConfig::new(5e-4)))
+        .init();
+    let learning_rate = PaperLrScheduler::swa(0.05, 0.02, SWA_START, &run)?; // SWA: it stays high
+
+    let directory = std::env::temp_dir().join("swa-quickstart");
+    let mut training = SupervisedTraining::new(&directory, train_loader, valid_loader)
+        .metrics((AccuracyMetric::new(), LossMetric::new()))
+        .metric_valid_numeric(Live::new(AccuracyMetric::new())) // SWA
+        .metric_valid_numeric(Live::new(LossMetric::new())) // SWA
+        .num_epochs(EPOCHS);
+    if let Some(renderer) = lines::unless_on_a_terminal() {
+        training = training.renderer(renderer);
+    }
+    let result = training.launch(Learner::new(model, optimizer, learning_rate));
+
+    let updates = result.model.updates();
+    let averaged: Model = result.model.into_averaged()?; // SWA: the averaged model, ready to use
+    let (image, label) = digits::example();
+    println!(
+        "\nThe average of {updates} epochs' weights reads a {label} as a {}.",
+        averaged.classify(image)
+    );
+    Ok(())
+}
