@@ -1,0 +1,320 @@
+//! Checkpoints that a run goes on from, at the end of an epoch or within one.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::lr_scheduler::LrSchedulerRecord;
+use burn::optim::OptimizerRecord;
+use burn::store::{ModuleRecord, RecordError, burn_pack};
+use burn::train::checkpoint::{
+    Checkpoint, Checkpointer, CheckpointerError, CheckpointingAction, CheckpointingStrategy,
+    KeepLastNCheckpoints,
+};
+use burn::train::metric::store::{Aggregate, EventStoreClient, Split};
+
+use crate::data::Position;
+
+/// The parts of a checkpoint, each a file of its own, as in Burn's own checkpointers.
+const PARTS: [&str; 3] = [MODEL, OPTIMIZER, SCHEDULER];
+const MODEL: &str = "model";
+const OPTIMIZER: &str = "optim";
+const SCHEDULER: &str = "scheduler";
+
+/// The checkpoints of a run in a folder: `model-12.bpk`, `optim-12.bpk` and `scheduler-12.bpk` after 12
+/// epochs, and `model-12+34.bpk` and so on after 34 batches of the next.
+///
+/// Burn writes each file beside its place and moves it there, so a file that is there is whole. A
+/// checkpoint is whole if its three files are there.
+#[derive(Debug, Clone)]
+pub struct Checkpoints {
+    folder: PathBuf,
+}
+
+impl Checkpoints {
+    /// Those in `folder`, which is made if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be made.
+    pub fn new(folder: PathBuf) -> std::io::Result<Self> {
+        fs::create_dir_all(&folder)?;
+        Ok(Self { folder })
+    }
+
+    /// Where the last whole checkpoint was made.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be read.
+    pub fn last(&self) -> std::io::Result<Option<Position>> {
+        Ok(self.positions()?.into_iter().max_by_key(key))
+    }
+
+    /// Deletes what a process that was killed left of a checkpoint, which is no use to anyone.
+    ///
+    /// It could do harm: parameters get new ids in every run that begins, and the optimizer's state
+    /// goes by them. A model of the process that was killed beside an optimizer of the next one would
+    /// look whole, and resume without momentum.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be read, or a file not be deleted.
+    pub fn delete_unfinished(&self) -> std::io::Result<()> {
+        let whole: HashSet<PathBuf> = self
+            .positions()?
+            .into_iter()
+            .flat_map(|position| PARTS.map(|part| self.file(part, position)))
+            .collect();
+        for entry in fs::read_dir(&self.folder)? {
+            let file = entry?.path();
+            let name = file.file_name().and_then(|name| name.to_str());
+            // Burn writes `model-12.bpk` as `model-12.bpk.PID-N.tmp`.
+            let is_of_a_checkpoint = |name: &str| {
+                let name = name.strip_suffix(".tmp").map_or(name, |name| {
+                    name.rsplit_once('.').map_or(name, |(name, _)| name)
+                });
+                PARTS.iter().any(|part| position_of(part, name).is_some())
+            };
+            if !whole.contains(&file) && name.is_some_and(is_of_a_checkpoint) {
+                fs::remove_file(&file)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the whole checkpoints were made.
+    fn positions(&self) -> std::io::Result<Vec<Position>> {
+        let mut positions = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let name = entry?.file_name();
+            let position = name.to_str().and_then(|name| position_of(MODEL, name));
+            positions.extend(position.filter(|position| {
+                PARTS
+                    .iter()
+                    .all(|part| self.file(part, *position).is_file())
+            }));
+        }
+        Ok(positions)
+    }
+
+    fn file(&self, part: &str, position: Position) -> PathBuf {
+        let Position { epoch, batches } = position;
+        self.folder.join(match batches {
+            0 => format!("{part}-{epoch}.bpk"),
+            _ => format!("{part}-{epoch}+{batches}.bpk"),
+        })
+    }
+
+    /// Burn's three checkpointers, which go on from `from`.
+    pub fn checkpointers(&self, from: Option<Position>) -> [PartCheckpointer; 3] {
+        PARTS.map(|part| PartCheckpointer {
+            checkpoints: self.clone(),
+            part,
+            from,
+        })
+    }
+
+    /// Writes a checkpoint within an epoch.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be written; earlier checkpoints stay.
+    pub fn save(
+        &self,
+        position: Position,
+        model: ModuleRecord,
+        optimizer: OptimizerRecord,
+        scheduler: LrSchedulerRecord,
+    ) -> Result<(), CheckpointerError> {
+        Checkpoint::save(model, self.file(MODEL, position))?;
+        Checkpoint::save(optimizer, self.file(OPTIMIZER, position))?;
+        Checkpoint::save(scheduler, self.file(SCHEDULER, position))
+    }
+}
+
+/// Keeps the last two checkpoints, and makes none of an epoch before the epoch is in the log.
+///
+/// Burn 0.22.1 logs in a thread of its own, and does not wait for it: a process that is killed just
+/// after a checkpoint could leave it without the epoch's metrics, which nothing would make up for.
+#[derive(Debug, Clone, Copy)]
+pub struct AfterLog;
+
+impl CheckpointingStrategy for AfterLog {
+    fn checkpointing(
+        &mut self,
+        epoch: usize,
+        store: &EventStoreClient,
+    ) -> Vec<CheckpointingAction> {
+        // The thread answers when it has done what it was told before; what it answers is no matter.
+        let _ = store.find_metric("Loss", epoch, Aggregate::Mean, &Split::Valid);
+        KeepLastNCheckpoints::new(2).checkpointing(epoch, store)
+    }
+}
+
+fn key(position: &Position) -> (usize, usize) {
+    (position.epoch, position.batches)
+}
+
+/// The position in the name of a file, such as `model-12+34.bpk`.
+fn position_of(part: &str, name: &str) -> Option<Position> {
+    let position = name.strip_prefix(part)?.strip_prefix('-')?;
+    let position = position.strip_suffix(".bpk")?;
+    let (epoch, batches) = position.split_once('+').unwrap_or((position, "0"));
+    Some(Position {
+        epoch: epoch.parse().ok()?,
+        batches: batches.parse().ok()?,
+    })
+}
+
+/// Saves and restores one part of every checkpoint.
+#[derive(Debug, Clone)]
+pub struct PartCheckpointer {
+    checkpoints: Checkpoints,
+    part: &'static str,
+    from: Option<Position>,
+}
+
+impl PartCheckpointer {
+    /// The file that the run goes on from.
+    pub fn file(&self) -> PathBuf {
+        let from = self.from.unwrap_or_default();
+        self.checkpoints.file(self.part, from)
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    ///
+    /// With what is wrong with the file.
+    pub fn read<R: Checkpoint>(&self) -> Result<R, String> {
+        R::load(self.file()).map_err(|error| match error {
+            CheckpointerError::Record(RecordError::Io(problem)) => problem,
+            error => error.to_string(),
+        })
+    }
+
+    /// The ids of the parameters that it holds something of.
+    ///
+    /// # Errors
+    ///
+    /// With what is wrong with the file.
+    pub fn parameter_ids(&self) -> Result<HashSet<u64>, String> {
+        burn_pack::Reader::from_file_exact(self.file())
+            .and_then(burn_pack::Reader::into_tensors)
+            .map(|tensors| {
+                tensors
+                    .iter()
+                    .filter_map(|tensor| tensor.param_id)
+                    .collect()
+            })
+            .map_err(|error| error.to_string())
+    }
+
+    fn at_end_of(&self, epoch: usize) -> PathBuf {
+        self.checkpoints
+            .file(self.part, Position { epoch, batches: 0 })
+    }
+
+    /// Deletes what was saved within epochs that are over.
+    fn delete_within(&self, epoch: usize) -> std::io::Result<()> {
+        for entry in fs::read_dir(&self.checkpoints.folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let position = name.to_str().and_then(|name| position_of(self.part, name));
+            if position.is_some_and(|position| position.batches > 0 && position.epoch < epoch) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<R: Checkpoint> Checkpointer<R> for PartCheckpointer {
+    fn save(&self, epoch: usize, record: R) -> Result<(), CheckpointerError> {
+        record.save(self.at_end_of(epoch))?;
+        self.delete_within(epoch)
+            .map_err(CheckpointerError::IOError)
+    }
+
+    fn delete(&self, epoch: usize) -> Result<(), CheckpointerError> {
+        delete(&self.at_end_of(epoch)).map_err(CheckpointerError::IOError)
+    }
+
+    /// The checkpoint that the run goes on from, which may be one within the epoch after `epoch`.
+    fn restore(&self, epoch: usize) -> Result<R, CheckpointerError> {
+        let from = self.from.unwrap_or(Position { epoch, batches: 0 });
+        R::load(self.checkpoints.file(self.part, from))
+    }
+}
+
+fn delete(file: &Path) -> std::io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(epoch: usize, batches: usize) -> Position {
+        Position { epoch, batches }
+    }
+
+    #[test]
+    fn the_last_checkpoint_is_the_last_whole_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(folder.path().to_owned()).unwrap();
+        let touch = |part, position| fs::write(checkpoints.file(part, position), "").unwrap();
+        assert_eq!(checkpoints.last().unwrap(), None);
+
+        for position in [at(9, 0), at(10, 0), at(10, 7)] {
+            PARTS.iter().for_each(|part| touch(part, position));
+        }
+        touch(MODEL, at(11, 0));
+        touch(OPTIMIZER, at(11, 0));
+        fs::write(folder.path().join("model-x.bpk"), "").unwrap();
+        assert_eq!(checkpoints.last().unwrap(), Some(at(10, 7)));
+
+        touch(SCHEDULER, at(11, 0));
+        assert_eq!(checkpoints.last().unwrap(), Some(at(11, 0)));
+    }
+
+    #[test]
+    fn what_is_left_of_an_unfinished_checkpoint_is_deleted_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(folder.path().to_owned()).unwrap();
+        let whole = PARTS.map(|part| checkpoints.file(part, at(10, 7)));
+        let foreign =
+            ["notes.txt", "model-best.bpk", "other.tmp"].map(|name| folder.path().join(name));
+        let unfinished = [
+            "model-11.bpk",
+            "optim-11.bpk",
+            "scheduler-10+8.bpk",
+            "scheduler-11.bpk.4711-0.tmp",
+        ]
+        .map(|name| folder.path().join(name));
+        for file in whole.iter().chain(&foreign).chain(&unfinished) {
+            fs::write(file, "").unwrap();
+        }
+        checkpoints.delete_unfinished().unwrap();
+        assert!(whole.iter().chain(&foreign).all(|file| file.exists()));
+        assert!(unfinished.iter().all(|file| !file.exists()));
+    }
+
+    #[test]
+    fn the_end_of_an_epoch_replaces_what_was_saved_within_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(folder.path().to_owned()).unwrap();
+        for position in [at(10, 7), at(11, 3)] {
+            fs::write(checkpoints.file(MODEL, position), "").unwrap();
+        }
+        let [model, ..] = checkpoints.checkpointers(None);
+        model.save(11, LrSchedulerRecord::new()).unwrap();
+        assert!(!checkpoints.file(MODEL, at(10, 7)).exists());
+        assert!(checkpoints.file(MODEL, at(11, 3)).exists());
+        assert!(checkpoints.file(MODEL, at(11, 0)).exists());
+    }
+}

@@ -1,0 +1,161 @@
+//! CIFAR-10 by download.
+//!
+//! `burn-dataset` downloads fast.ai's copy of CIFAR-10 (the original pixels, as PNG files) and
+//! unpacks it into the user's cache, where it is read as any other folder of images.
+
+use std::panic::{self, UnwindSafe};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use burn_dataset::vision::{CifarDataset, CifarType};
+
+use super::error::DataError;
+use super::image_folder::{self, one_line};
+use super::images::ImageSet;
+use super::source::LoadProgress;
+
+/// How many images CIFAR-10 has to train and to test on.
+const SIZES: (usize, usize) = (50_000, 10_000);
+
+/// Loads CIFAR-10 from the user's cache, and downloads it first if it is not there.
+///
+/// # Errors
+///
+/// Returns an error if the download fails, or if the cache holds a part of the data set only.
+pub(super) fn load(progress: LoadProgress<'_>) -> Result<ImageSet, DataError> {
+    let cache = dirs::cache_dir().ok_or_else(|| DataError::Download {
+        reason: "this user has no cache folder".into(),
+    })?;
+    // burn-dataset 0.22.1 does not tell where it unpacks to; this is where.
+    let folder = cache.join("burn-dataset").join("cifar10");
+    load_cached(&folder, SIZES, progress, || {
+        CifarDataset::new(CifarType::Cifar10);
+    })
+}
+
+/// Loads the data set of `sizes` images that `download` leaves in `folder`.
+fn load_cached(
+    folder: &Path,
+    sizes: (usize, usize),
+    progress: LoadProgress<'_>,
+    download: impl FnOnce() + UnwindSafe,
+) -> Result<ImageSet, DataError> {
+    if !folder.exists() {
+        catch_panic(download).map_err(|reason| DataError::Download { reason })?;
+    }
+
+    // A download that was cut short leaves a folder that burn-dataset 0.22.1 takes for a whole one
+    // from then on.
+    let damaged = |reason| DataError::DamagedDownload {
+        path: folder.into(),
+        reason,
+    };
+    let images =
+        image_folder::load(folder, progress).map_err(|error| damaged(error.to_string()))?;
+    let found = (images.train.len(), images.test.len());
+    if found != sizes {
+        return Err(damaged(format!(
+            "expected {} images to train and {} to test on, found {} and {}",
+            sizes.0, sizes.1, found.0, found.1
+        )));
+    }
+    Ok(images)
+}
+
+/// Runs `download`, which reports its errors as panics, and returns what it says in one line.
+fn catch_panic(download: impl FnOnce() + UnwindSafe) -> Result<(), String> {
+    /// How the panic of an `unwrap` begins.
+    const UNWRAPPED: &str = "called `Result::unwrap()` on an `Err` value: ";
+
+    /// Two calls at once could restore each other's silence.
+    static HOOK: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = HOOK.lock().unwrap_or_else(PoisonError::into_inner);
+
+    // The hook, which would print the panic and its place in burn-dataset, is the process's: a
+    // panic in another thread meanwhile goes unprinted. The data is loaded before there are other
+    // threads.
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
+    let result = panic::catch_unwind(download);
+    panic::set_hook(hook);
+    result.map_err(|payload| {
+        let message = payload
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| payload.downcast_ref::<&str>().copied());
+        let message = message.unwrap_or("burn-dataset gave no reason");
+        one_line(message.strip_prefix(UNWRAPPED).unwrap_or(message))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a download leaves: `train` and `test` images of one class.
+    fn unpack(folder: &Path, train: usize, test: usize) {
+        for (split, images) in [("train", train), ("test", test)] {
+            let folder = folder.join(split).join("frog");
+            std::fs::create_dir_all(&folder).unwrap();
+            for n in 0..images {
+                let path = folder.join(format!("{n}.png"));
+                image::RgbImage::new(32, 32).save(path).unwrap();
+            }
+        }
+    }
+
+    fn load_into(cache: &Path, download: impl FnOnce() + UnwindSafe) -> Result<ImageSet, String> {
+        load_cached(&cache.join("cifar10"), (3, 2), &|_, _| {}, download)
+            .map_err(|error| error.to_string().replace(cache.to_str().unwrap(), "CACHE"))
+    }
+
+    #[test]
+    fn what_was_downloaded_is_loaded_and_not_downloaded_again() {
+        let cache = tempfile::tempdir().unwrap();
+        let folder = cache.path().join("cifar10");
+        let images = load_into(cache.path(), || unpack(&folder, 3, 2)).unwrap();
+        assert_eq!((images.train.len(), images.test.len()), (3, 2));
+        assert_eq!(images.class_names, ["frog"]);
+        let again = load_into(cache.path(), || unreachable!("downloaded twice")).unwrap();
+        assert_eq!(again, images);
+    }
+
+    #[test]
+    fn a_failed_download_is_one_line_with_its_reason_and_a_remedy() {
+        let cache = tempfile::tempdir().unwrap();
+        let download = || panic!("called `Result::unwrap()` on an `Err` value: no route\nto host");
+        let error = load_into(cache.path(), download).unwrap_err();
+        assert_eq!(
+            error,
+            "downloading CIFAR-10 failed: no route to host; check the network, or get \
+             https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz elsewhere, unpack it, and \
+             point --data at the folder"
+        );
+    }
+
+    #[test]
+    fn a_partial_download_names_the_folder_to_delete() {
+        let cache = tempfile::tempdir().unwrap();
+        unpack(&cache.path().join("cifar10"), 2, 2);
+        let error = load_into(cache.path(), || ()).unwrap_err();
+        assert_eq!(
+            error,
+            "CACHE/cifar10: the downloaded data set is incomplete or damaged (expected 3 images to \
+             train and 2 to test on, found 2 and 2); delete this folder and run again"
+        );
+    }
+
+    #[test]
+    fn a_download_that_left_no_test_images_names_the_folder_to_delete() {
+        let cache = tempfile::tempdir().unwrap();
+        let folder = cache.path().join("cifar10");
+        std::fs::create_dir_all(folder.join("train/frog")).unwrap();
+        let error = load_into(cache.path(), || ()).unwrap_err();
+        assert!(
+            error.starts_with("CACHE/cifar10: the downloaded data set is incomplete or damaged (")
+                && error.ends_with("); delete this folder and run again")
+                && error.lines().count() == 1,
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,29 @@
+//! The images: where they come from, and how they become batches.
+//!
+//! [`DataSource`] says where the data set is and loads it, once, into memory ([`ImageSet`]).
+//! [`EpochLoader`] serves its images as normalised, augmented batches whose content depends on
+//! nothing but the seed, the epoch and the index, so that a resumed run sees the bits that an
+//! uninterrupted one would have seen.
+
+mod augmentation;
+mod batch;
+mod cifar_binary;
+mod download;
+mod error;
+mod image_folder;
+mod images;
+mod loader;
+mod normalization;
+mod prefetch;
+mod random;
+mod source;
+mod synthetic;
+
+pub use augmentation::{Augmentation, Padding, Placement};
+pub use batch::ImageBatch;
+pub use error::DataError;
+pub use images::{CHANNELS, IMAGE_BYTES, ImageSet, Images, SIDE};
+pub use loader::{EpochLoader, Position};
+pub use normalization::Normalization;
+pub use source::{DataSource, LoadProgress};
+pub use synthetic::Synthetic;

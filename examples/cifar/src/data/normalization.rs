@@ -1,0 +1,48 @@
+//! From bytes to the numbers a network is trained on.
+
+use super::images::CHANNELS;
+
+/// Channel-wise normalisation: a byte `b` of channel `c` becomes `(b / 255 - mean[c]) / std[c]`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Normalization {
+    /// What is subtracted from each channel, on a scale where white is 1.
+    pub mean: [f32; CHANNELS],
+    /// What each channel is divided by, on the same scale.
+    pub std: [f32; CHANNELS],
+}
+
+impl Normalization {
+    /// Mean and standard deviation of each channel over CIFAR-10's training pixels.
+    ///
+    /// The paper's code normalises the inputs of VGG by ImageNet's constants, and those of its
+    /// residual networks by this mean and a standard deviation of (0.2023, 0.1994, 0.2010), which
+    /// is the mean over images of each image's own. Here all networks and all data sets share the
+    /// one that gives CIFAR-10's inputs mean 0 and variance 1, which makes them smaller than the
+    /// paper's by about a tenth (VGG) or a fifth (the others).
+    pub const CIFAR10: Self = Self {
+        mean: [0.4914, 0.4822, 0.4465],
+        std: [0.2470, 0.2435, 0.2616],
+    };
+
+    /// The value of each byte in each channel: 768 divisions now instead of 3,072 for every image.
+    pub(super) fn table(&self) -> [[f32; 256]; CHANNELS] {
+        std::array::from_fn(|channel| {
+            std::array::from_fn(|byte| {
+                (byte as f32 / 255.0 - self.mean[channel]) / self.std[channel]
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn black_and_white_are_where_the_constants_put_them() {
+        let table = Normalization::CIFAR10.table();
+        // -0.4914 / 0.2470 and (1 - 0.4465) / 0.2616, by hand.
+        assert!((table[0][0] - -1.989_474).abs() < 1e-5);
+        assert!((table[2][255] - 2.115_826).abs() < 1e-5);
+    }
+}

@@ -1,0 +1,264 @@
+//! The folder that a run writes to.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::config::RunConfig;
+
+/// The folder of a run: its settings, checkpoints, metrics and models.
+#[derive(Debug, Clone)]
+pub struct RunDirectory {
+    path: PathBuf,
+}
+
+/// Why a folder cannot be a run's.
+#[derive(Debug, Error)]
+pub enum DirectoryError {
+    /// There is a run in it already.
+    #[error(
+        "{path} holds a run already: go on with it with --resume, delete it with --overwrite, or \
+         choose another folder with --out"
+    )]
+    Taken {
+        /// The folder.
+        path: PathBuf,
+    },
+
+    /// There is something else in it.
+    #[error("{path} is not empty and holds no run: choose another folder with --out")]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+    },
+
+    /// There is no run in it.
+    #[error("{path} holds no run to resume: leave --resume out to start one")]
+    NoRun {
+        /// The folder.
+        path: PathBuf,
+    },
+
+    /// The settings cannot be read.
+    #[error("{path} does not hold a run's settings ({reason}): start anew with --overwrite")]
+    Settings {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// It cannot be read or written.
+    #[error("cannot {action} {path}: {error}")]
+    Io {
+        /// What could not be done.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {
+    let path = path.to_owned();
+    move |error| DirectoryError::Io {
+        action,
+        path,
+        error,
+    }
+}
+
+impl RunDirectory {
+    /// A folder for a new run. With `overwrite`, the run that is in it is deleted.
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryError::Taken`] or [`Foreign`](DirectoryError::Foreign) if the folder is not empty,
+    /// [`Io`](DirectoryError::Io) if it cannot be written.
+    pub fn create(
+        path: &Path,
+        config: &RunConfig,
+        overwrite: bool,
+    ) -> Result<Self, DirectoryError> {
+        let directory = Self {
+            path: path.to_owned(),
+        };
+        fs::create_dir_all(path).map_err(io_error("make the folder", path))?;
+        let mut entries = fs::read_dir(path).map_err(io_error("read the folder", path))?;
+        if entries.next().is_some() {
+            let path = path.to_owned();
+            match (directory.config_file().exists(), overwrite) {
+                (false, _) => return Err(DirectoryError::Foreign { path }),
+                (true, false) => return Err(DirectoryError::Taken { path }),
+                (true, true) => directory.clear()?,
+            }
+        }
+        let config =
+            serde_json::to_vec_pretty(config).map_err(|error| DirectoryError::Settings {
+                path: directory.config_file(),
+                reason: error.to_string(),
+            })?;
+        write_whole(&directory.config_file(), &config)?;
+        Ok(directory)
+    }
+
+    /// The folder of a run that was started, and its settings.
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryError::NoRun`] or [`Settings`](DirectoryError::Settings) if there is none.
+    pub fn open(path: &Path) -> Result<(Self, RunConfig), DirectoryError> {
+        let directory = Self {
+            path: path.to_owned(),
+        };
+        let file = directory.config_file();
+        if !file.exists() {
+            return Err(DirectoryError::NoRun {
+                path: path.to_owned(),
+            });
+        }
+        let text = fs::read(&file).map_err(io_error("read", &file))?;
+        let config = serde_json::from_slice(&text).map_err(|error| DirectoryError::Settings {
+            path: file,
+            reason: error.to_string(),
+        })?;
+        Ok((directory, config))
+    }
+
+    /// Deletes what runs write, and nothing else.
+    fn clear(&self) -> Result<(), DirectoryError> {
+        for folder in [
+            self.checkpoints(),
+            self.path.join("train"),
+            self.path.join("valid"),
+        ] {
+            if folder.is_dir() {
+                fs::remove_dir_all(&folder).map_err(io_error("delete", &folder))?;
+            }
+        }
+        let files = [
+            self.metrics(),
+            self.averaged_model(),
+            self.live_model(),
+            self.path.join("experiment.log"),
+        ];
+        for file in files {
+            if file.is_file() {
+                fs::remove_file(&file).map_err(io_error("delete", &file))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The run's settings.
+    pub fn config_file(&self) -> PathBuf {
+        self.path.join("config.json")
+    }
+
+    /// The folder of its checkpoints.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoint")
+    }
+
+    /// Its metrics, a row an epoch.
+    pub fn metrics(&self) -> PathBuf {
+        self.path.join("metrics.csv")
+    }
+
+    /// The averaged model.
+    pub fn averaged_model(&self) -> PathBuf {
+        self.path.join("averaged.safetensors")
+    }
+
+    /// The live model.
+    pub fn live_model(&self) -> PathBuf {
+        self.path.join("live.safetensors")
+    }
+}
+
+/// Writes a file beside its place and moves it there, so that there is never half of it.
+///
+/// # Errors
+///
+/// [`DirectoryError::Io`]; what was there stays.
+pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), DirectoryError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let write = || -> io::Result<()> {
+        let mut builder = tempfile::Builder::new();
+        // As readable as any new file, and not by its owner alone.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut file = builder.tempfile_in(folder)?;
+        file.write_all(content)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().map_err(io_error("write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::GivenSettings;
+
+    fn config() -> RunConfig {
+        GivenSettings::default().new_run().unwrap()
+    }
+
+    #[test]
+    fn a_run_is_never_written_over_another_without_being_told_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("runs/first");
+        let directory = RunDirectory::create(&path, &config(), false).unwrap();
+        fs::write(directory.averaged_model(), "precious").unwrap();
+
+        let error = RunDirectory::create(&path, &config(), false).unwrap_err();
+        assert!(error.to_string().contains("--overwrite"), "{error}");
+        assert!(directory.averaged_model().exists());
+
+        let (_, opened) = RunDirectory::open(&path).unwrap();
+        assert_eq!(opened, config());
+
+        RunDirectory::create(&path, &config(), true).unwrap();
+        assert!(!directory.averaged_model().exists());
+    }
+
+    #[test]
+    fn a_folder_of_something_else_is_left_alone_even_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("thesis.tex");
+        fs::write(&file, "precious").unwrap();
+        let error = RunDirectory::create(folder.path(), &config(), true).unwrap_err();
+        assert!(matches!(error, DirectoryError::Foreign { .. }), "{error}");
+        assert!(file.exists());
+    }
+
+    #[test]
+    fn there_is_nothing_to_resume_where_nothing_was_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = RunDirectory::open(folder.path()).unwrap_err();
+        assert!(matches!(error, DirectoryError::NoRun { .. }), "{error}");
+
+        fs::write(folder.path().join("config.json"), "{\"epochs\": 3").unwrap();
+        let error = RunDirectory::open(folder.path()).unwrap_err();
+        assert!(matches!(error, DirectoryError::Settings { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = RunDirectory::create(&file.join("run"), &config(), false).unwrap_err();
+        assert!(error.to_string().contains("file/run"), "{error}");
+    }
+}

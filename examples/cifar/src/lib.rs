@@ -1,0 +1,22 @@
+//! SWA on CIFAR-10 from the command line: the library behind the program `cifar`.
+//!
+//! [`train`](mod@train) is the program's heart: a network, a `Learner`, and
+//! [`Swa`](swa_train::Swa) around the model. The rest is what a program needs around that.
+
+pub mod architecture;
+pub mod checkpoint;
+pub mod classifier;
+pub mod config;
+pub mod data;
+pub mod device;
+pub mod directory;
+pub mod epoch_log;
+pub mod evaluate;
+pub mod interruption;
+pub mod model_file;
+pub mod output;
+pub mod progress;
+pub mod train;
+
+/// An error to be shown in one line.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;

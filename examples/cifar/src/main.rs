@@ -1,0 +1,38 @@
+//! The program `cifar`: SWA on CIFAR-10 from the command line.
+
+use std::process::ExitCode;
+
+use cifar::output::note;
+use cifar::{Failure, evaluate, train};
+use clap::{Parser, Subcommand};
+
+/// Stochastic Weight Averaging on CIFAR-10
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Train(Box<train::TrainArgs>),
+    Evaluate(evaluate::EvaluateArgs),
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse().command) {
+        Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
+        Err(error) => {
+            note(format!("error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<i32, Failure> {
+    match command {
+        Command::Train(args) => train::run(args),
+        Command::Evaluate(args) => evaluate::run(args).map(|()| 0),
+    }
+}

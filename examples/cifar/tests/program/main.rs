@@ -1,0 +1,14 @@
+//! The program `cifar`, as a user runs it: in processes of its own, by its files and by what it prints.
+
+mod data_folder;
+mod end_state;
+mod output;
+mod process;
+mod refused_data;
+mod refused_files;
+mod refused_settings;
+mod resuming;
+mod small_run;
+mod snapshot;
+mod stopping;
+mod training;

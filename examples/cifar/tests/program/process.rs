@@ -1,0 +1,123 @@
+//! Processes of the program.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+/// The program under test.
+pub(crate) const CIFAR: &str = env!("CARGO_BIN_EXE_cifar");
+
+/// Runs the program to its end.
+pub(crate) fn cifar<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Ended {
+    Process::start(Command::new(CIFAR).args(arguments)).end()
+}
+
+/// A process that may still run. It is killed if the test ends before it.
+pub(crate) struct Process {
+    child: Child,
+    /// Holds what it prints, which can so be read while it runs, and never fills a pipe.
+    printed: TempDir,
+}
+
+impl Process {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let printed = tempfile::tempdir().unwrap();
+        let file = |name| File::create(printed.path().join(name)).unwrap();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file("output"))
+            .stderr(file("errors"))
+            .spawn()
+            .unwrap();
+        Self { child, printed }
+    }
+
+    /// Waits until `moment` has come, and returns whether the process runs on.
+    pub(crate) fn runs_until(&mut self, moment: impl Fn() -> bool) -> bool {
+        while !moment() {
+            if self.child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            sleep(Duration::from_millis(1));
+        }
+        true
+    }
+
+    /// Waits until it has printed `text`, and returns whether it runs on.
+    pub(crate) fn runs_until_it_prints(&mut self, text: &str) -> bool {
+        let files = ["output", "errors"].map(|name| self.printed.path().join(name));
+        self.runs_until(|| files.iter().any(|file| read(file).contains(text)))
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        // The shell's own `kill` is on every machine.
+        let status = Command::new("sh")
+            .args(["-c", "kill -s $0 $1", name, &self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
+    pub(crate) fn end(mut self) -> Ended {
+        let status = self.child.wait().unwrap();
+        let ended = Ended {
+            status: status.code(),
+            output: read(&self.printed.path().join("output")),
+            errors: read(&self.printed.path().join("errors")),
+        };
+        for text in [&ended.output, &ended.errors] {
+            assert!(
+                !text.contains("panicked") && !text.contains("PANIC"),
+                "{text}"
+            );
+        }
+        ended
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn read(file: &PathBuf) -> String {
+    String::from_utf8(std::fs::read(file).unwrap()).unwrap()
+}
+
+/// What a process came to.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// Its exit status, unless a signal ended it.
+    pub(crate) status: Option<i32>,
+    pub(crate) output: String,
+    pub(crate) errors: String,
+}
+
+impl Ended {
+    /// What it printed, after it has done what it was asked to without a complaint.
+    pub(crate) fn success(self) -> String {
+        assert_eq!(self.status, Some(0), "{self:?}");
+        assert_eq!(self.errors, "");
+        self.output
+    }
+
+    /// The one line that says why it did not do what it was asked to.
+    pub(crate) fn refusal(self) -> String {
+        assert!(self.status.is_some_and(|status| status != 0), "{self:?}");
+        let line = self.errors.strip_prefix("error: ");
+        let line = line.and_then(|line| line.strip_suffix('\n'));
+        let Some(line) = line else {
+            panic!("no line of an error: {self:?}");
+        };
+        assert!(!line.contains('\n'), "more than a line: {line}");
+        assert!(line.chars().count() < 400, "a long line: {line}");
+        line.to_owned()
+    }
+}

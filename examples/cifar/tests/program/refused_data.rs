@@ -1,0 +1,121 @@
+//! Data that cannot be trained on.
+
+use std::fs;
+use std::path::Path;
+
+use crate::data_folder::{BinaryFile, write_image_folder};
+use crate::small_run::train;
+
+/// What the program says to a folder of images that `damage` has been at, with `DATA` for the folder.
+fn refusal(damage: impl FnOnce(&Path)) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
+    fs::create_dir(&data).unwrap();
+    damage(&data);
+    let data = data.to_str().unwrap();
+    let refusal = train(&["--data", data], &out).end().refusal();
+    assert!(!out.exists(), "a run was begun");
+    refusal.replace(data, "DATA")
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_named_with_what_would_do() {
+    let refusal = refusal(|data| fs::remove_dir(data).unwrap());
+    assert!(refusal.starts_with("DATA: no such folder"), "{refusal}");
+    assert!(refusal.contains("`synthetic`"), "{refusal}");
+}
+
+#[test]
+fn a_folder_of_neither_layout_is_named_with_what_is_in_it() {
+    let refusal = refusal(|data| fs::write(data.join("cats.zip"), "").unwrap());
+    assert!(
+        refusal.starts_with("DATA: expected data_batch_1.bin"),
+        "{refusal}"
+    );
+    assert!(refusal.ends_with("found cats.zip"), "{refusal}");
+}
+
+#[test]
+fn a_binary_file_of_another_length_is_named_with_the_bytes_expected_and_found() {
+    for (bytes, problem) in [(30_729_999, "truncated"), (30_730_001, "too long")] {
+        let refusal = refusal(|data| {
+            let file = BinaryFile { bytes, label: None };
+            file.write_to(&data.join("data_batch_1.bin"));
+        });
+        assert!(refusal.starts_with("DATA/data_batch_1.bin: "), "{refusal}");
+        for part in ["30730000 bytes", &format!("found {bytes}"), problem] {
+            assert!(refusal.contains(part), "{refusal}");
+        }
+    }
+}
+
+#[test]
+fn a_binary_file_that_is_missing_is_named() {
+    let refusal = refusal(|data| BinaryFile::WHOLE.write_to(&data.join("data_batch_1.bin")));
+    assert!(
+        refusal.starts_with("DATA/data_batch_2.bin: no such file"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn a_label_out_of_range_is_named_with_its_record() {
+    let refusal = refusal(|data| {
+        let file = BinaryFile {
+            label: Some((9_999, 10)),
+            ..BinaryFile::WHOLE
+        };
+        file.write_to(&data.join("data_batch_1.bin"));
+    });
+    assert!(refusal.starts_with("DATA/data_batch_1.bin: "), "{refusal}");
+    assert!(
+        refusal.contains("record 9999 (counted from 0) has label 10"),
+        "{refusal}"
+    );
+    assert!(refusal.contains("expected 0 to 9"), "{refusal}");
+}
+
+#[test]
+fn a_class_without_an_image_is_named() {
+    let refusal = refusal(|data| {
+        write_image_folder(data, &["cat", "dog"], 1);
+        fs::remove_file(data.join("test/dog/0.png")).unwrap();
+    });
+    assert!(refusal.starts_with("DATA/test/dog: no images"), "{refusal}");
+}
+
+#[test]
+fn a_class_without_a_folder_to_test_on_is_named() {
+    let refusal = refusal(|data| {
+        write_image_folder(data, &["cat", "dog"], 1);
+        fs::remove_dir_all(data.join("test/dog")).unwrap();
+    });
+    assert!(
+        refusal.contains("class dog is in train/ and not in test/"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn an_image_that_cannot_be_read_is_named() {
+    let refusal = refusal(|data| {
+        write_image_folder(data, &["cat", "dog"], 2);
+        fs::write(data.join("train/cat/1.png"), "no picture at all").unwrap();
+    });
+    assert!(
+        refusal.starts_with("DATA/train/cat/1.png: not a readable image"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn more_images_than_there_are_are_refused_with_how_many_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let refusal = train(&["--train-items", "1000000"], &out).end().refusal();
+    assert!(
+        refusal.starts_with("1000000 images were asked for, but there are 4000"),
+        "{refusal}"
+    );
+    assert!(!out.exists());
+}

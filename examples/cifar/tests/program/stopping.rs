@@ -1,0 +1,146 @@
+//! Runs that are asked to stop, and resumed.
+
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::end_state::{Checkpoint, EndState, Metrics};
+use crate::process::Ended;
+use crate::small_run::{STEPS_PER_EPOCH, SmallRun, checkpoint_files, has_logged, resume, train};
+
+/// What shells have for a process that Ctrl-C ended: 128 + 2.
+const INTERRUPTED: Option<i32> = Some(130);
+
+/// The epoch and the batches after which a run was stopped, by the files that it left.
+fn stopped_at(out: &Path) -> (usize, usize) {
+    let files = checkpoint_files(out);
+    let mut positions = files.iter().filter_map(|name| {
+        let position = name.strip_prefix("model-")?.strip_suffix(".bpk")?;
+        let (epoch, batches) = position.split_once('+')?;
+        Some((epoch.parse().unwrap(), batches.parse().unwrap()))
+    });
+    let position = positions.next();
+    assert_eq!(positions.next(), None, "{files:?}");
+    position.unwrap_or_else(|| panic!("no checkpoint amid an epoch: {files:?}"))
+}
+
+/// Checks what a stopped process says and leaves, and returns the epoch that it was amid, counted from 1.
+fn check_stop(ended: &Ended, out: &Path) -> usize {
+    assert_eq!(ended.status, INTERRUPTED, "{ended:?}");
+    let (epoch, batches) = stopped_at(out);
+    let last_words = format!(
+        "Stopped in epoch {} after {batches} of {STEPS_PER_EPOCH} batches. Go on with:\n  \
+         cifar train --resume --out {}\n",
+        epoch + 1,
+        out.display()
+    );
+    assert!(ended.output.ends_with(&last_words), "{}", ended.output);
+    assert!(ended.errors.contains("Stopping after this step"));
+
+    // Model and schedule have counted the same steps as the name of the file.
+    let steps = epoch * STEPS_PER_EPOCH + batches;
+    let checkpoint = Checkpoint::read(out, &format!("{epoch}+{batches}"));
+    assert_eq!(checkpoint.integer("steps"), steps);
+    let schedule: Vec<_> = checkpoint.schedule().values().collect();
+    assert_eq!(schedule, [&format!("UInt({steps})")]);
+    epoch + 1
+}
+
+/// Stops a run twice, kills it as it goes on from the second stop, and lets it come to its end.
+fn stop_by(signal: &str, run: SmallRun) {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let mut stopped_in = Vec::new();
+
+    let mut process = run.start(&out);
+    assert!(process.runs_until(|| has_logged(&out, 1)));
+    sleep(Duration::from_millis(100));
+    process.signal(signal);
+    stopped_in.push(check_stop(&process.end(), &out));
+
+    let mut process = resume(&out);
+    assert!(process.runs_until(|| has_logged(&out, stopped_in[0])));
+    process.signal(signal);
+    stopped_in.push(check_stop(&process.end(), &out));
+    let (epoch, batches) = stopped_at(&out);
+
+    let mut process = resume(&out);
+    let going_on = format!(
+        "\nGoing on in epoch {} after {batches} of {STEPS_PER_EPOCH} batches.\n",
+        epoch + 1
+    );
+    assert!(process.runs_until_it_prints(&going_on));
+    process.signal("KILL");
+    process.end();
+
+    resume(&out).end().success();
+    assert!(
+        checkpoint_files(&out)
+            .iter()
+            .all(|name| !name.contains('+'))
+    );
+    let uninterrupted = &run.uninterrupted().end;
+    EndState::of(&out).assert_same_bits(uninterrupted, &stopped_in);
+}
+
+#[test]
+fn a_run_stopped_by_ctrl_c_and_resumed_ends_with_the_same_bits_as_one_that_is_not() {
+    stop_by("INT", SmallRun::Vgg);
+}
+
+#[test]
+fn a_run_stopped_by_sigterm_and_resumed_ends_with_the_same_bits_as_one_that_is_not() {
+    stop_by("TERM", SmallRun::PreResNet);
+}
+
+#[test]
+fn an_epoch_stopped_after_its_last_step_is_validated_when_it_is_resumed() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path();
+    // One batch an epoch: whenever it is stopped, it is after an epoch's last step.
+    let settings = "--model preresnet-8 --width-divisor 16 --train-items 20 --batch-size 20 \
+                    --epochs 4 --swa-start 2";
+    let settings: Vec<&str> = settings.split_whitespace().collect();
+    let mut process = train(&settings, out);
+    assert!(process.runs_until(|| has_logged(out, 1)));
+    process.signal("INT");
+    assert_eq!(process.end().status, INTERRUPTED);
+    let (epoch, batches) = stopped_at(out);
+    assert_eq!(batches, 1);
+
+    let output = resume(out).end().success();
+    assert!(!output.contains("NaN"), "{output}");
+    let metrics = Metrics::read(out);
+    assert_eq!(metrics.column("epoch"), ["1", "2", "3", "4"]);
+    // No step of the epoch was left to say how the training went, or under which learning rate. By hand,
+    // for a start at epoch 2: 0.1 while at most half of that is over, then 0.01 from epoch 3 on.
+    assert_eq!(metrics.column("train_loss")[epoch], "");
+    assert_eq!(
+        metrics.column("learning_rate"),
+        ["0.1", "0.1", "0.01", "0.01"]
+    );
+    assert!(
+        metrics
+            .numbers("live_test_loss")
+            .iter()
+            .all(|loss| loss.is_finite())
+    );
+}
+
+#[test]
+fn a_second_ctrl_c_ends_the_process_within_its_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path();
+    // A step of seconds.
+    let settings = "--model vgg16 --train-items 256 --batch-size 256 --epochs 2 --swa-start 2";
+    let settings: Vec<&str> = settings.split_whitespace().collect();
+    let mut process = train(&settings, out);
+    assert!(process.runs_until_it_prints("\nepoch "));
+    process.signal("INT");
+    assert!(process.runs_until_it_prints("Ctrl-C again stops at once"));
+    process.signal("INT");
+    let ended = process.end();
+    assert_eq!(ended.status, INTERRUPTED);
+    assert!(!ended.output.contains("Stopped"), "{}", ended.output);
+    assert_eq!(checkpoint_files(out), [""; 0]);
+}
