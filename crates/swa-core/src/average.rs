@@ -4,7 +4,7 @@ use core::fmt;
 use std::sync::Arc;
 
 use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Bool, DType, Device, FloatDType, Int, Tensor};
+use burn::tensor::{Bool, DType, Device, FloatDType, Int, Tensor, kind::Basic};
 
 use crate::parameter::{self, Description, Finite, Parameter, Role};
 use crate::{AverageError, AveragingRule, Counter};
@@ -83,7 +83,7 @@ impl<M: Module> Average<M> {
     /// [`AverageError::Reparameterized`] and [`AverageError::Quantized`], which name the parameter.
     pub fn new(model: &M, rule: impl AveragingRule + 'static) -> Result<Self, AverageError> {
         let model = model.valid();
-        let parameters = parameter::read(&model, None, false)?
+        let parameters = parameter::read(&model, None, |_| false)?
             .into_iter()
             .map(|parameter| parameter.description)
             .collect();
@@ -139,7 +139,8 @@ impl<M: Module> Average<M> {
 
     /// Like [`update`](Self::update), but without waiting for an accelerator, for a training that
     /// averages at every step. Weights that are not finite are left out all the same, and reported by
-    /// [`check`](Self::check).
+    /// [`check`](Self::check); call that before you save the average, whose number of updates counts
+    /// those that were left out until then.
     ///
     /// # Errors
     ///
@@ -149,7 +150,8 @@ impl<M: Module> Average<M> {
     }
 
     fn read(&self, model: &M) -> Result<Vec<Parameter>, AverageError> {
-        parameter::read(&model.valid(), self.device.as_ref(), true)
+        let averaged = |role| self.averages(role);
+        parameter::read(&model.valid(), self.device.as_ref(), averaged)
     }
 
     fn apply(&mut self, current: Vec<Parameter>, flags: Flags) -> Result<(), AverageError> {
@@ -178,10 +180,21 @@ impl<M: Module> Average<M> {
         let Some(unread) = self.unread.take() else {
             return Ok(());
         };
-        let flags = read_flags(Tensor::cat(
-            vec![unread.ok, unread.applied, unread.finite],
+        let flags = Tensor::cat(
+            vec![
+                unread.ok.clone(),
+                unread.applied.clone(),
+                unread.finite.clone(),
+            ],
             0,
-        ))?;
+        );
+        let flags = match read_flags(flags) {
+            Ok(flags) => flags,
+            Err(error) => {
+                self.unread = Some(unread);
+                return Err(error);
+            }
+        };
         if flags[0] != 0.0 {
             return Ok(());
         }
@@ -314,12 +327,15 @@ impl<M: Module> Average<M> {
                 finite,
             },
             Some(before) => {
-                let ok = before.ok.clone().mul(all_finite);
-                let stopped = before.ok.lower_elem(0.5).expand(finite.shape());
+                // The model may have moved since.
+                let device = finite.device();
+                let before_ok = before.ok.to_device(&device);
+                let ok = before_ok.clone().mul(all_finite);
+                let stopped = before_ok.lower_elem(0.5).expand(finite.shape());
                 Unread {
                     updates_before: before.updates_before,
-                    applied: before.applied.add(ok.clone()),
-                    finite: finite.mask_where(stopped, before.finite),
+                    applied: before.applied.to_device(&device).add(ok.clone()),
+                    finite: finite.mask_where(stopped, before.finite.to_device(&device)),
                     ok,
                 }
             }
@@ -331,10 +347,10 @@ impl<M: Module> Average<M> {
 
     /// The error for the first weight whose flag is 0.
     fn not_finite(&self, finite: &[f64]) -> AverageError {
-        let weights = self.parameters.iter().filter(|it| it.role == Role::Weight);
-        let first = weights.zip(finite).find(|(_, finite)| **finite == 0.0);
+        let averaged = self.parameters.iter().filter(|it| self.averages(it.role));
+        let first = averaged.zip(finite).find(|(_, finite)| **finite == 0.0);
         AverageError::NotFinite {
-            path: first.map_or_else(String::new, |(weight, _)| weight.path.clone()),
+            path: first.map_or_else(String::new, |(parameter, _)| parameter.path.clone()),
             updates: self.updates(),
         }
     }
@@ -477,7 +493,12 @@ impl Update {
             .expect("the numbers of parameters were compared before")
     }
 
-    fn accepted<const D: usize>(&self, old: Tensor<D>, new: Tensor<D>) -> Tensor<D> {
+    /// `new` where the weights are fit to be averaged, else `old`.
+    fn accepted<const D: usize, K: Basic>(
+        &self,
+        old: Tensor<D, K>,
+        new: Tensor<D, K>,
+    ) -> Tensor<D, K> {
         match &self.accept {
             None => new,
             Some(accept) => {
@@ -503,10 +524,10 @@ impl ModuleMapper for Update {
             }
             let dtype = FloatDType::from(average.dtype());
             let current = parameter::cast(current, dtype);
-            if self.weight == 1.0 && self.accept.is_none() {
-                return current;
-            }
             let average = moved(average, &current);
+            if self.weight == 1.0 {
+                return self.accepted(average, current);
+            }
             // The only handle on the average is gone with the last line, so that a backend which can
             // adds in place.
             let step = current.sub(average.clone()).mul_scalar(self.weight);
@@ -519,7 +540,7 @@ impl ModuleMapper for Update {
 
     fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
         let current = self.next().into_value();
-        param.map(|_| current)
+        param.map(|latest| self.accepted(moved(latest, &current), current))
     }
 
     fn map_bool<const D: usize>(
@@ -527,12 +548,12 @@ impl ModuleMapper for Update {
         param: Param<Tensor<D, Bool>>,
     ) -> Param<Tensor<D, Bool>> {
         let current = self.next().into_value();
-        param.map(|_| current)
+        param.map(|latest| self.accepted(moved(latest, &current), current))
     }
 }
 
 /// `average` on the device of `current`, which it follows.
-fn moved<const D: usize>(average: Tensor<D>, current: &Tensor<D>) -> Tensor<D> {
+fn moved<const D: usize, K: Basic>(average: Tensor<D, K>, current: &Tensor<D, K>) -> Tensor<D, K> {
     let device = current.device();
     match average.device() == device {
         true => average,
@@ -641,6 +662,9 @@ mod tests {
         // As in the rule's test: 8, 7, 5.5.
         let averaged = average.model().unwrap();
         assert_eq!(floats(averaged.norm.running_mean.value()), [5.5]);
+
+        let error = average.update(&model(f32::NAN)).unwrap_err();
+        assert!(error.to_string().contains("`norm.running_mean`"), "{error}");
     }
 
     #[test]
@@ -739,7 +763,8 @@ mod tests {
 
     /// What an accelerator does: the flags stay on the device until somebody asks.
     fn update_unread(average: &mut Average<Net>, model: &Net) {
-        let mut current = parameter::read(&model.valid(), None, true).unwrap();
+        let checked = |role| role == Role::Weight;
+        let mut current = parameter::read(&model.valid(), None, checked).unwrap();
         for parameter in &mut current {
             if let Finite::Known(finite) = parameter.finite
                 && parameter.description.role == Role::Weight
@@ -771,6 +796,7 @@ mod tests {
         assert_eq!(average.updates(), 2);
         let averaged = average.model().unwrap();
         assert_eq!(floats(averaged.weight.val()), [2.0, 3.0]);
+        assert_eq!(averaged.steps.val().into_scalar::<i64>(), 2);
         assert_eq!(floats(averaged.norm.running_mean.value()), [2.0]);
 
         // From there it goes on.

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use burn::module::{Flag, Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{FloatDType, Tensor, TensorData};
+use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 use thiserror::Error;
 
 use crate::path::Path;
@@ -71,6 +71,7 @@ use crate::path::Path;
 /// - [`BatchNormError::NotUpdated`]: a layer's statistics did not change in the forward pass, since
 ///   its momentum is 0, or the pass does not reach it.
 /// - [`BatchNormError::NotFinite`]: a layer's statistics are not numbers.
+/// - [`BatchNormError::TooNarrow`]: a layer keeps its statistics in 16 bits.
 /// - [`BatchNormError::Batch`]: a batch could not be had.
 pub fn reestimate_batch_norm<M, I, B>(
     model: &M,
@@ -87,6 +88,7 @@ where
     if layers.is_empty() {
         return Ok((model.valid(), BatchNormReport::default()));
     }
+    layers.check_dtypes()?;
 
     let mut running = training_mode(model);
     let mut momentum = None;
@@ -165,6 +167,20 @@ pub enum BatchNormError {
         layer: String,
     },
 
+    /// A layer keeps its running statistics in 16 bits, in which `1 - momentum` is rounded so far that
+    /// a batch's statistics could be recovered to some per cent only.
+    #[error(
+        "BatchNorm layer `{layer}` keeps its running statistics in {dtype:?}, which is too narrow to \
+         re-estimate them: keep the layer in F32, or average the running statistics instead \
+         (`averaging_running_statistics`)"
+    )]
+    TooNarrow {
+        /// The layer's path, as in the module's record.
+        layer: String,
+        /// What its statistics are kept in.
+        dtype: DType,
+    },
+
     /// A batch could not be had.
     #[error("a batch to re-estimate BatchNorm from could not be loaded: {0}")]
     Batch(#[source] Box<dyn Error + Send + Sync>),
@@ -199,15 +215,22 @@ impl<B, E: Into<Box<dyn Error + Send + Sync>>> IntoBatch<B> for Result<B, E> {
     }
 }
 
-/// The BatchNorm layers of a model: their paths and numbers of channels, in order.
-struct Layers(Vec<(String, usize)>);
+/// The BatchNorm layers of a model, in order.
+struct Layers(Vec<Layer>);
+
+struct Layer {
+    path: String,
+    channels: usize,
+    /// Of the running statistics.
+    dtype: DType,
+}
 
 impl Layers {
     fn of<M: Module>(model: &M) -> Self {
         #[derive(Default)]
         struct Finder {
             path: Path,
-            layers: Vec<(String, usize)>,
+            layers: Vec<Layer>,
         }
         impl ModuleVisitor for Finder {
             fn enter_module(&mut self, name: &str, container: &str) {
@@ -218,8 +241,11 @@ impl Layers {
             }
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
                 if self.path.batch_norm_field() == Some("running_mean") {
-                    let channels = param.lazy_shape().num_elements();
-                    self.layers.push((self.path.dotted_parent(), channels));
+                    self.layers.push(Layer {
+                        path: self.path.dotted_parent(),
+                        channels: param.lazy_shape().num_elements(),
+                        dtype: param.val().dtype(),
+                    });
                 }
             }
         }
@@ -232,14 +258,25 @@ impl Layers {
         self.0.is_empty()
     }
 
+    fn check_dtypes(&self) -> Result<(), BatchNormError> {
+        let wide = |dtype| matches!(dtype, DType::F32 | DType::F64 | DType::Flex32);
+        match self.0.iter().find(|layer| !wide(layer.dtype)) {
+            None => Ok(()),
+            Some(Layer { path, dtype, .. }) => Err(BatchNormError::TooNarrow {
+                layer: path.clone(),
+                dtype: *dtype,
+            }),
+        }
+    }
+
     /// The layer that channel `index` of all belongs to.
     fn at_channel(&self, index: usize) -> &str {
         let mut end = 0;
-        let layer = self.0.iter().find(|(_, channels)| {
-            end += channels;
+        let layer = self.0.iter().find(|layer| {
+            end += layer.channels;
             index < end
         });
-        layer.map_or("", |(path, _)| path)
+        layer.map_or("", |layer| &layer.path)
     }
 }
 
@@ -708,6 +745,19 @@ mod tests {
         )
         .unwrap_err();
         assert!(error.to_string().contains("disk on fire"), "{error}");
+    }
+
+    #[test]
+    fn statistics_in_16_bits_are_refused_with_a_way_out() {
+        for dtype in [FloatDType::BF16, FloatDType::F16] {
+            let mut model = Net::new([0.1, 0.1]);
+            let device = Device::default().autodiff();
+            let mean = Tensor::<1>::zeros([2], &device).cast(dtype);
+            model.second.running_mean = RunningState::new(mean);
+            let error = reestimate_batch_norm(&model, [batch(&[[1.0, 2.0]])], run).unwrap_err();
+            assert!(error.to_string().contains("`second`"), "{error}");
+            assert!(error.to_string().contains("F32"), "{error}");
+        }
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(crate) struct Description {
 /// knows.
 pub(crate) struct Parameter {
     pub(crate) description: Description,
-    /// Whether a [`Role::Weight`] is free of NaN and infinities.
+    /// Whether it is free of NaN and infinities, as far as that was to be checked.
     pub(crate) finite: Finite,
     value: Box<dyn Any + Send>,
 }
@@ -78,7 +78,9 @@ impl Finite {
                 sum_is_finite(value.clone().sum()) || value.is_finite().all().into_scalar::<bool>(),
             );
         }
-        Self::OnDevice(Box::new(value.is_finite().all().float()))
+        // Not in the device's default dtype: flags are counted up, and bf16 ends at 256.
+        let flag = value.is_finite().all().float().cast(FloatDType::F32);
+        Self::OnDevice(Box::new(flag))
     }
 }
 
@@ -94,7 +96,7 @@ fn in_host_memory(device: &Device) -> bool {
 }
 
 /// Reads the parameters of a module on a plain device (see [`Module::valid`]), each moved to
-/// `device` if there is one. With `check`, weights are checked for NaN and infinities.
+/// `device` if there is one. Floats of the roles that are `checked` are, for NaN and infinities.
 ///
 /// # Errors
 ///
@@ -103,11 +105,11 @@ fn in_host_memory(device: &Device) -> bool {
 pub(crate) fn read<M: Module>(
     model: &M,
     device: Option<&Device>,
-    check: bool,
+    checked: impl Fn(Role) -> bool,
 ) -> Result<Vec<Parameter>, AverageError> {
     let mut reader = Reader {
         device,
-        check,
+        checked: &checked,
         path: Path::default(),
         parameters: Vec::new(),
         error: None,
@@ -138,7 +140,7 @@ pub(crate) fn cast<const D: usize>(tensor: Tensor<D>, dtype: FloatDType) -> Tens
 
 struct Reader<'a> {
     device: Option<&'a Device>,
-    check: bool,
+    checked: &'a dyn Fn(Role) -> bool,
     path: Path,
     parameters: Vec<Parameter>,
     error: Option<AverageError>,
@@ -195,14 +197,15 @@ impl ModuleVisitor for Reader<'_> {
             return self.fail(AverageError::Quantized { path });
         }
         let value = self.place(value);
-        if self.path.is_running_statistic() {
-            return self.push(value, Role::RunningStatistic, Finite::Known(true));
-        }
-        let finite = match self.check {
+        let role = match self.path.is_running_statistic() {
+            true => Role::RunningStatistic,
+            false => Role::Weight,
+        };
+        let finite = match (self.checked)(role) {
             true => Finite::of(&value),
             false => Finite::Known(true),
         };
-        self.push(value, Role::Weight, finite);
+        self.push(value, role, finite);
     }
 
     fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {

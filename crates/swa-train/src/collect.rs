@@ -27,7 +27,8 @@ impl RunLength {
 
     /// A run of `epochs` epochs over `items` training items in batches of `batch_size`, on one device:
     /// `items / batch_size` steps an epoch, rounded up, as Burn's data loaders keep the last, smaller
-    /// batch. On `n` devices each takes an `n`th of the items: pass `items.div_ceil(n)`.
+    /// batch. On `n` devices Burn gives each `items / n` of them, rounded down, and the last one what is
+    /// left: pass `items - items / n * (n - 1)`.
     ///
     /// # Errors
     ///
@@ -93,7 +94,8 @@ pub struct Collect {
 impl Collect {
     /// At the end of epoch `epoch` and of every epoch after it.
     ///
-    /// The paper starts at about 75% of the budget: epoch 161 of 200, or 126 of 150.
+    /// The paper starts at 75% of the budget, its code's commands at epoch 161 of 200 (VGG16) and 126 of
+    /// 150 (PreResNet-110).
     ///
     /// # Errors
     ///

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use burn::tensor::TensorReadError;
 use burn::train::ItemLazy;
 use burn::train::metric::{
-    AccuracyInput, Adaptor, ConfusionStatsInput, HammingScoreInput, LossInput, Metric,
-    MetricAttributes, MetricMetadata, MetricName, Numeric, NumericEntry, PerplexityInput,
-    SerializedEntry, TopKAccuracyInput,
+    AccuracyInput, Adaptor, BleuInput, CerInput, ConfusionStatsInput, HammingScoreInput, LossInput,
+    Metric, MetricAttributes, MetricMetadata, MetricName, Numeric, NumericEntry, PerplexityInput,
+    RougeLInput, SerializedEntry, TopKAccuracyInput, WerInput,
 };
 
 /// What both models make of a validation item: the output of
 /// [`Swa::with_live_metrics`](crate::Swa::with_live_metrics).
 ///
-/// Burn's classification metrics take the averaged model's output (the live one's, while nothing has
+/// Burn's metrics of classification and text take the averaged model's output (the live one's, while nothing has
 /// been averaged), and [`Live`] metrics the live one's. For a metric input of your own, implement
 /// `Adaptor<YourInput> for LiveAndAveraged<YourOutput>` by adapting [`evaluated`](Self::evaluated).
 #[derive(Debug)]
@@ -63,11 +63,15 @@ macro_rules! adapt_evaluated {
 
 adapt_evaluated!(
     AccuracyInput,
+    BleuInput,
+    CerInput,
     ConfusionStatsInput,
     HammingScoreInput,
     LossInput,
     PerplexityInput,
+    RougeLInput,
     TopKAccuracyInput,
+    WerInput,
 );
 
 /// The metric `Me` of the live model, under its name with " (live)" behind it.

@@ -74,9 +74,10 @@ impl SwaConfig {
         self
     }
 
-    /// Stops the training through `interrupter` when averaging fails, with the reason in
-    /// `LearningResult::error`. Without one the failure is logged, the training goes on, the average
-    /// keeps its last good value, and [`Swa::into_averaged`] returns the error.
+    /// Stops the training through `interrupter` when averaging or re-estimating BatchNorm fails, with
+    /// the reason in `LearningResult::error`. Without one the failure is logged and the training goes
+    /// on, validated by the live model; an average that could not be updated keeps its last good value,
+    /// and [`Swa::into_averaged`] returns the error.
     ///
     /// Pass the same to `SupervisedTraining::with_interrupter`.
     pub fn with_interrupter(mut self, interrupter: Interrupter) -> Self {
@@ -166,6 +167,10 @@ impl AveragingRule for SharedRule {
 /// - clones and forks, such as those that train on several devices, share one average, which is updated
 ///   once a step; `valid` makes a copy that later steps leave alone.
 ///
+/// `ExecutionStrategy::multi` trains on several devices, in both modes of its optimizer. Do not use
+/// `ExecutionStrategy::ddp` yet: Burn 0.22.1 marks every float of the module as distributed there,
+/// which panics for tensors without a graph, as the average's are.
+///
 /// Made by [`SwaConfig::init`].
 ///
 /// `LIVE` is true after [`with_live_metrics`](Self::with_live_metrics).
@@ -178,8 +183,8 @@ pub struct Swa<M: LearnerModel, const LIVE: bool = false> {
     /// `Learner::optimizer_step` holds a second handle on its model meanwhile (Burn 0.22.1).
     collected: Arc<Mutex<Collected<M>>>,
     evaluation: Arc<Evaluation<M>>,
-    /// What this value validates with, once it has.
-    evaluated: OnceCell<M>,
+    /// The averaged model that this value validates with, if there is one, once it has validated.
+    evaluated: OnceCell<Option<M>>,
     failure: Arc<Failure>,
 }
 
@@ -226,11 +231,12 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
     /// # Errors
     ///
     /// - [`AverageError::NothingAveraged`] if the training ended before it collected anything.
-    /// - Whatever kept the average from being updated or BatchNorm from being re-estimated, even if the
-    ///   training went on after it. [`average`](Self::average) still has the last good average.
+    /// - What kept the average from being updated, even if the training went on after it.
+    ///   [`average`](Self::average) still has the last good average.
+    /// - What keeps BatchNorm from being re-estimated now.
     pub fn into_averaged(self) -> Result<M, SwaError> {
         self.check();
-        if let Some(error) = self.failure() {
+        if let Some(error @ SwaError::Average(_)) = self.failure() {
             return Err(error);
         }
         match self.evaluate()? {
@@ -269,7 +275,7 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
         self.evaluation.report(self.updates())
     }
 
-    /// What keeps the average from being updated or evaluated, if anything does.
+    /// What kept the average from being updated, or else from being evaluated, if anything did.
     pub fn failure(&self) -> Option<SwaError> {
         lock(&self.failure.error).clone()
     }
@@ -282,7 +288,8 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
     fn after_step(mut self) -> Self {
         self.steps.value += 1;
         self.evaluated = OnceCell::new();
-        if self.collect.is_due(self.steps()) && lock(&self.failure.error).is_none() {
+        let stopped = matches!(*lock(&self.failure.error), Some(SwaError::Average(_)));
+        if self.collect.is_due(self.steps()) && !stopped {
             self.collect_weights();
         }
         self
@@ -315,7 +322,7 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
     fn fail(&self, error: SwaError) {
         log::error!("SWA: {error}");
         let mut slot = lock(&self.failure.error);
-        if slot.is_none() {
+        if !matches!(*slot, Some(SwaError::Average(_))) {
             if let Some(interrupter) = &self.failure.interrupter {
                 interrupter.fail(training_error(&error));
             }
@@ -335,15 +342,15 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
         self.evaluation.evaluate(&average, &self.device()).map(Some)
     }
 
-    /// The model that validation goes by.
-    fn evaluated(&self) -> &M {
-        self.evaluated.get_or_init(|| match self.evaluate() {
-            Ok(averaged) => averaged.unwrap_or_else(|| self.model.clone()),
-            Err(error) => {
+    /// The averaged model that validation goes by, if there is one.
+    fn evaluated(&self) -> Option<&M> {
+        let evaluated = self.evaluated.get_or_init(|| {
+            self.evaluate().unwrap_or_else(|error| {
                 self.fail(error);
-                self.model.clone()
-            }
-        })
+                None
+            })
+        });
+        evaluated.as_ref()
     }
 }
 
@@ -353,7 +360,8 @@ fn training_error(error: &SwaError) -> TrainingError {
     TrainingError::Dataset(DatasetError::new(error.clone()))
 }
 
-/// A poisoned lock is as good as another: what it guards is replaced whole or not at all.
+/// A poisoned lock is as good as another: a panic is on its way to whoever trains, and this must not
+/// hide it behind another.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -394,7 +402,7 @@ impl<M: LearnerModel> InferenceStep for Swa<M, false> {
     type Output = <M as InferenceStep>::Output;
 
     fn step(&self, item: Self::Input) -> Self::Output {
-        InferenceStep::step(self.evaluated(), item)
+        InferenceStep::step(self.evaluated().unwrap_or(&self.model), item)
     }
 }
 
@@ -406,11 +414,11 @@ where
     type Output = LiveAndAveraged<<M as InferenceStep>::Output>;
 
     fn step(&self, item: Self::Input) -> Self::Output {
-        let averaged =
-            (self.updates() > 0).then(|| InferenceStep::step(self.evaluated(), item.clone()));
         LiveAndAveraged {
+            averaged: self
+                .evaluated()
+                .map(|averaged| InferenceStep::step(averaged, item.clone())),
             live: InferenceStep::step(&self.model, item),
-            averaged,
         }
     }
 }

@@ -3,6 +3,7 @@
 mod net;
 mod silent;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use burn::data::dataloader::DataLoader;
@@ -20,7 +21,7 @@ use burn::train::{
 use swa_train::swa_core::{AverageError, Exponential, reestimate_batch_norm};
 use swa_train::{Collect, Live, PaperLrScheduler, Reestimate, RunLength, Swa, SwaConfig, SwaError};
 
-use net::{BATCH, Batch, ITEMS, Net, loader, weights};
+use net::{BATCH, Batch, ITEMS, Net, Watched, loader, weights};
 
 const EPOCHS: usize = 6;
 
@@ -150,7 +151,9 @@ fn steps_are_those_of_the_optimizer_when_gradients_are_accumulated() {
     let (result, history) = train_swa(|training| training.grads_accumulation(2));
     // Five batches an epoch make three steps, the last of them of one batch.
     assert_eq!(run_length().steps_per_epoch(), 5);
-    assert_eq!(history.len(), 3 * EPOCHS);
+    let run = run_length().with_gradient_accumulation(2).unwrap();
+    assert_eq!(run.steps_per_epoch(), 3);
+    assert_eq!(history.len(), run.total_steps());
     assert_eq!(result.model.steps(), history.len());
 
     let bare = in_temporary_folder(|directory| {
@@ -209,6 +212,30 @@ fn the_averaged_model_is_validated_and_handed_over_with_its_statistics_re_estima
     let averaged = result.model.into_averaged().unwrap();
     assert_eq!(averaged.running_statistics(), expected.running_statistics());
     assert_ne!(averaged.running_statistics(), latest);
+}
+
+#[test]
+fn batch_norm_is_re_estimated_once_a_validation_and_not_again_for_the_result() {
+    let loader = Watched::failing_in(0);
+    let passes = loader.passes.clone();
+    let collect = Collect::from_epoch(3, &run_length()).unwrap();
+    let swa = SwaConfig::new(collect).init(Net::new(), Arc::new(loader));
+    let result = in_temporary_folder(|directory| training(directory).launch(learner(swa.unwrap())));
+    result.model.into_averaged().unwrap();
+    // After epochs 3, 4, 5 and 6, each validated in several batches.
+    assert_eq!(passes.load(Ordering::SeqCst), 4);
+}
+
+#[test]
+fn a_re_estimation_that_fails_is_told_and_does_not_stop_the_average() {
+    let loader = Watched::failing_in(1);
+    let collect = Collect::from_epoch(3, &run_length()).unwrap();
+    let swa = SwaConfig::new(collect).init(Net::new(), Arc::new(loader));
+    let result = in_temporary_folder(|directory| training(directory).launch(learner(swa.unwrap())));
+    let failure = result.model.failure().unwrap().to_string();
+    assert!(failure.contains("disk on fire"), "{failure}");
+    assert_eq!(result.model.updates(), 4);
+    result.model.into_averaged().unwrap();
 }
 
 #[test]
@@ -298,7 +325,7 @@ fn live_metrics_stand_beside_the_averaged_ones_under_their_own_names() {
 }
 
 #[test]
-fn early_stopping_goes_by_the_averaged_model_and_keeps_what_was_averaged() {
+fn early_stopping_keeps_what_was_averaged() {
     let (result, history) = train_swa(|training| {
         training
             .metrics((LossMetric::new(),))

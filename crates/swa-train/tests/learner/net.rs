@@ -1,9 +1,13 @@
 //! A small classifier that remembers the weights it passes through, and its data.
 
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use burn::data::dataloader::{DataLoader, DataLoaderBuilder, batcher::Batcher};
-use burn::data::dataset::InMemDataset;
+use burn::data::dataloader::{
+    DataLoader, DataLoaderBuilder, DataLoaderIterator, Progress, batcher::Batcher,
+};
+use burn::data::dataset::{DatasetError, InMemDataset};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
@@ -203,6 +207,68 @@ pub(crate) fn loader() -> Arc<dyn DataLoader<Batch>> {
         ([t.cos() + target as f32, t.sin() * 3.0], target)
     };
     build((0..ITEMS).map(item).collect())
+}
+
+/// A loader that counts how often it is passed over, and fails in one of these passes, counted from 1.
+#[derive(Clone)]
+pub(crate) struct Watched {
+    pub(crate) passes: Arc<AtomicUsize>,
+    fails_in: usize,
+    loader: Arc<dyn DataLoader<Batch>>,
+}
+
+impl Watched {
+    /// One that fails in pass `fails_in`, or never if that is 0.
+    pub(crate) fn failing_in(fails_in: usize) -> Self {
+        Self {
+            passes: Arc::default(),
+            fails_in,
+            loader: loader(),
+        }
+    }
+}
+
+impl DataLoader<Batch> for Watched {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Batch> + 'a> {
+        match self.passes.fetch_add(1, Ordering::SeqCst) + 1 == self.fails_in {
+            true => Box::new(Unreadable),
+            false => self.loader.iter(),
+        }
+    }
+
+    fn num_items(&self) -> usize {
+        self.loader.num_items()
+    }
+
+    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<Batch>> {
+        Arc::new(Self {
+            loader: self.loader.to_device(device),
+            ..self.clone()
+        })
+    }
+
+    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<Batch>> {
+        Arc::new(Self {
+            loader: self.loader.slice(start, end),
+            ..self.clone()
+        })
+    }
+}
+
+struct Unreadable;
+
+impl Iterator for Unreadable {
+    type Item = Result<Batch, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(Err(DatasetError::new(io::Error::other("disk on fire"))))
+    }
+}
+
+impl DataLoaderIterator<Batch> for Unreadable {
+    fn progress(&self) -> Progress {
+        Progress::new(0, ITEMS, None)
+    }
 }
 
 pub(crate) fn empty_loader() -> Arc<dyn DataLoader<Batch>> {
