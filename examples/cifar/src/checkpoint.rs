@@ -14,6 +14,7 @@ use burn::train::checkpoint::{
 use burn::train::metric::store::{Aggregate, EventStoreClient, Split};
 
 use crate::data::Position;
+use crate::directory::{DirectoryError, io_error};
 
 /// The parts of a checkpoint, each a file of its own, as in Burn's own checkpointers.
 const PARTS: [&str; 3] = [MODEL, OPTIMIZER, SCHEDULER];
@@ -37,8 +38,8 @@ impl Checkpoints {
     /// # Errors
     ///
     /// If it cannot be made.
-    pub fn new(folder: PathBuf) -> std::io::Result<Self> {
-        fs::create_dir_all(&folder)?;
+    pub fn new(folder: PathBuf) -> Result<Self, DirectoryError> {
+        fs::create_dir_all(&folder).map_err(io_error("make the folder", &folder))?;
         Ok(Self { folder })
     }
 
@@ -47,7 +48,7 @@ impl Checkpoints {
     /// # Errors
     ///
     /// If the folder cannot be read.
-    pub fn last(&self) -> std::io::Result<Option<Position>> {
+    pub fn last(&self) -> Result<Option<Position>, DirectoryError> {
         Ok(self.positions()?.into_iter().max_by_key(key))
     }
 
@@ -60,14 +61,13 @@ impl Checkpoints {
     /// # Errors
     ///
     /// If the folder cannot be read, or a file not be deleted.
-    pub fn delete_unfinished(&self) -> std::io::Result<()> {
+    pub fn delete_unfinished(&self) -> Result<(), DirectoryError> {
         let whole: HashSet<PathBuf> = self
             .positions()?
             .into_iter()
             .flat_map(|position| PARTS.map(|part| self.file(part, position)))
             .collect();
-        for entry in fs::read_dir(&self.folder)? {
-            let file = entry?.path();
+        for file in self.files()? {
             let name = file.file_name().and_then(|name| name.to_str());
             // Burn writes `model-12.bpk` as `model-12.bpk.PID-N.tmp`.
             let is_of_a_checkpoint = |name: &str| {
@@ -77,25 +77,47 @@ impl Checkpoints {
                 PARTS.iter().any(|part| position_of(part, name).is_some())
             };
             if !whole.contains(&file) && name.is_some_and(is_of_a_checkpoint) {
-                fs::remove_file(&file)?;
+                fs::remove_file(&file).map_err(io_error("delete", &file))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what was saved within epochs that are over by `epoch`, once a whole checkpoint of its end
+    /// is there.
+    fn delete_within(&self, epoch: usize) -> Result<(), DirectoryError> {
+        if !self.is_whole(Position { epoch, batches: 0 }) {
+            return Ok(());
+        }
+        for file in self.files()? {
+            let name = file.file_name().and_then(|name| name.to_str());
+            let position =
+                name.and_then(|name| PARTS.iter().find_map(|part| position_of(part, name)));
+            if position.is_some_and(|position| position.batches > 0 && position.epoch < epoch) {
+                delete(&file)?;
             }
         }
         Ok(())
     }
 
     /// Where the whole checkpoints were made.
-    fn positions(&self) -> std::io::Result<Vec<Position>> {
-        let mut positions = Vec::new();
-        for entry in fs::read_dir(&self.folder)? {
-            let name = entry?.file_name();
-            let position = name.to_str().and_then(|name| position_of(MODEL, name));
-            positions.extend(position.filter(|position| {
-                PARTS
-                    .iter()
-                    .all(|part| self.file(part, *position).is_file())
-            }));
-        }
-        Ok(positions)
+    fn positions(&self) -> Result<Vec<Position>, DirectoryError> {
+        let files = self.files()?;
+        let models = files.iter().filter_map(|file| {
+            let name = file.file_name()?.to_str()?;
+            position_of(MODEL, name)
+        });
+        Ok(models.filter(|position| self.is_whole(*position)).collect())
+    }
+
+    fn is_whole(&self, position: Position) -> bool {
+        PARTS.iter().all(|part| self.file(part, position).is_file())
+    }
+
+    fn files(&self) -> Result<Vec<PathBuf>, DirectoryError> {
+        fs::read_dir(&self.folder)
+            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
+            .map_err(io_error("read the folder", &self.folder))
     }
 
     fn file(&self, part: &str, position: Position) -> PathBuf {
@@ -215,30 +237,18 @@ impl PartCheckpointer {
         self.checkpoints
             .file(self.part, Position { epoch, batches: 0 })
     }
-
-    /// Deletes what was saved within epochs that are over.
-    fn delete_within(&self, epoch: usize) -> std::io::Result<()> {
-        for entry in fs::read_dir(&self.checkpoints.folder)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let position = name.to_str().and_then(|name| position_of(self.part, name));
-            if position.is_some_and(|position| position.batches > 0 && position.epoch < epoch) {
-                fs::remove_file(entry.path())?;
-            }
-        }
-        Ok(())
-    }
 }
 
 impl<R: Checkpoint> Checkpointer<R> for PartCheckpointer {
     fn save(&self, epoch: usize, record: R) -> Result<(), CheckpointerError> {
         record.save(self.at_end_of(epoch))?;
-        self.delete_within(epoch)
-            .map_err(CheckpointerError::IOError)
+        let deleted = self.checkpoints.delete_within(epoch);
+        deleted.map_err(|error| CheckpointerError::IOError(std::io::Error::other(error)))
     }
 
     fn delete(&self, epoch: usize) -> Result<(), CheckpointerError> {
-        delete(&self.at_end_of(epoch)).map_err(CheckpointerError::IOError)
+        let deleted = delete(&self.at_end_of(epoch));
+        deleted.map_err(|error| CheckpointerError::IOError(std::io::Error::other(error)))
     }
 
     /// The checkpoint that the run goes on from, which may be one within the epoch after `epoch`.
@@ -248,9 +258,12 @@ impl<R: Checkpoint> Checkpointer<R> for PartCheckpointer {
     }
 }
 
-fn delete(file: &Path) -> std::io::Result<()> {
+/// Deletes a file, if another part's checkpointer has not been faster.
+fn delete(file: &Path) -> Result<(), DirectoryError> {
     match fs::remove_file(file) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(io_error("delete", file)(error))
+        }
         _ => Ok(()),
     }
 }
@@ -311,10 +324,14 @@ mod tests {
         for position in [at(10, 7), at(11, 3)] {
             fs::write(checkpoints.file(MODEL, position), "").unwrap();
         }
-        let [model, ..] = checkpoints.checkpointers(None);
-        model.save(11, LrSchedulerRecord::new()).unwrap();
-        assert!(!checkpoints.file(MODEL, at(10, 7)).exists());
-        assert!(checkpoints.file(MODEL, at(11, 3)).exists());
-        assert!(checkpoints.file(MODEL, at(11, 0)).exists());
+        let exist = |position| checkpoints.file(MODEL, position).exists();
+        let [model, optimizer, scheduler] = checkpoints.checkpointers(None);
+        for part in [model, scheduler] {
+            part.save(11, LrSchedulerRecord::new()).unwrap();
+            assert!(exist(at(10, 7)), "the end of the epoch is not whole yet");
+        }
+        optimizer.save(11, LrSchedulerRecord::new()).unwrap();
+        assert!(!exist(at(10, 7)));
+        assert!(exist(at(11, 3)) && exist(at(11, 0)));
     }
 }

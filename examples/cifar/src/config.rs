@@ -1,9 +1,12 @@
 //! What a run is: everything that its result depends on.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::architecture::Architecture;
+use crate::data::DataSource;
 
 /// The settings of a run, as `config.json` holds them.
 ///
@@ -12,7 +15,8 @@ use crate::architecture::Architecture;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
-    /// Where the images come from: see [`DataSource`](crate::data::DataSource).
+    /// Where the images come from: see [`DataSource`](crate::data::DataSource). A folder's path is
+    /// absolute, so that the run can be resumed from elsewhere.
     pub data: String,
     /// How many training images are used, if not all.
     pub train_items: Option<usize>,
@@ -98,15 +102,15 @@ pub struct GivenSettings {
     pub batch_size: Option<usize>,
 
     /// The learning rate that training starts with [default: 0.05 for VGG, 0.1 for PreResNet]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub lr: Option<f64>,
 
     /// The momentum of SGD [default: 0.9]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub momentum: Option<f64>,
 
     /// The weight decay of SGD [default: 5e-4 for VGG, 3e-4 for PreResNet]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub weight_decay: Option<f64>,
 
     /// Plain SGD: no averaging, and the learning rate down to a hundredth
@@ -123,7 +127,7 @@ pub struct GivenSettings {
     pub swa_every: Option<usize>,
 
     /// The learning rate under which weights are collected [default: 0.01]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub swa_lr: Option<f64>,
 
     /// Re-estimate BatchNorm from this many batches of training images [default: all]
@@ -189,7 +193,7 @@ impl GivenSettings {
             false => (epochs * 3).div_ceil(4).max(1),
         };
         let config = RunConfig {
-            data: self.data.clone().unwrap_or_else(|| "synthetic".to_owned()),
+            data: located(self.data.as_deref().unwrap_or("synthetic")),
             train_items: self.train_items,
             padding: self.padding.unwrap_or(PaddingChoice::Zero),
             model: model.to_string(),
@@ -232,7 +236,11 @@ impl GivenSettings {
         let padding = |value: PaddingChoice| format!("{value:?}").to_lowercase();
         let swa = run.swa.as_ref();
 
-        compare("--data", self.data.clone(), Some(run.data.clone()));
+        compare(
+            "--data",
+            self.data.as_deref().map(located),
+            Some(run.data.clone()),
+        );
         compare(
             "--train-items",
             text(self.train_items),
@@ -284,6 +292,20 @@ impl GivenSettings {
             true => Ok(()),
             false => Err(ConfigError::Differs(differences)),
         }
+    }
+}
+
+/// A source of images with a folder's path made absolute.
+fn located(data: &str) -> String {
+    let Ok(source) = data.parse();
+    match source {
+        DataSource::Folder(path) => {
+            let path = std::path::absolute(&path).unwrap_or(path);
+            // Without a separator at its end.
+            let path: PathBuf = path.components().collect();
+            DataSource::Folder(path).to_string()
+        }
+        source => source.to_string(),
     }
 }
 
@@ -353,6 +375,16 @@ mod tests {
         assert_eq!((run.batch_size, run.momentum), (128, 0.9));
         let swa = run.swa.unwrap();
         assert_eq!((swa.start, swa.lr, swa.every), (161, 0.01, 1));
+    }
+
+    #[test]
+    fn a_run_finds_its_data_from_any_folder() {
+        assert_eq!(located("synthetic"), "synthetic");
+        let here = std::env::current_dir().unwrap();
+        let expected = here.join("data/cifar10");
+        for data in ["data/cifar10", "./data/cifar10/"] {
+            assert_eq!(located(data), expected.to_str().unwrap());
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use thiserror::Error;
 
-/// A name of no device, or of one that this program was built without.
+/// Why there is no device of a name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DeviceError {
     /// No such device.
@@ -22,6 +22,18 @@ pub enum DeviceError {
         /// The device, which is the name of the feature as well.
         name: &'static str,
     },
+
+    /// No such hardware, or no driver for it.
+    #[error(
+        "this machine has {found} devices for `{name}`: take an index below that, install the driver, \
+         or take another device"
+    )]
+    NotThere {
+        /// The device.
+        name: &'static str,
+        /// How many there are.
+        found: usize,
+    },
 }
 
 /// The device that `--device` names: `flex`, or `wgpu`, `vulkan`, `metal`, `cuda` or `rocm` with or
@@ -29,7 +41,8 @@ pub enum DeviceError {
 ///
 /// # Errors
 ///
-/// [`DeviceError`] for a name of no device, or of one that this program was built without.
+/// [`DeviceError`] for a name of no device, of one that this program was built without, or of one that
+/// this machine does not have.
 pub fn parse(text: &str) -> Result<Device, DeviceError> {
     let unknown = || DeviceError::Unknown(text.to_owned());
     let (name, index) = match text.split_once(':') {
@@ -41,26 +54,10 @@ pub fn parse(text: &str) -> Result<Device, DeviceError> {
         ("wgpu", index) => wgpu(index),
         ("vulkan", index) => vulkan(index),
         ("metal", index) => metal(index),
-        ("cuda", index) => cuda(index.unwrap_or(0)),
-        ("rocm", index) => rocm(index.unwrap_or(0)),
+        ("cuda", index) => cuda(index),
+        ("rocm", index) => rocm(index),
         _ => Err(unknown()),
     }
-}
-
-/// A device that is there if its feature is.
-macro_rules! device {
-    ($function:ident, $feature:literal, $argument:ty, $make:expr) => {
-        #[cfg(feature = $feature)]
-        fn $function(argument: $argument) -> Result<Device, DeviceError> {
-            let make: fn($argument) -> Device = $make;
-            Ok(make(argument))
-        }
-
-        #[cfg(not(feature = $feature))]
-        fn $function(_argument: $argument) -> Result<Device, DeviceError> {
-            Err(DeviceError::NotBuilt { name: $feature })
-        }
-    };
 }
 
 #[cfg(feature = "flex")]
@@ -73,26 +70,35 @@ fn flex() -> Result<Device, DeviceError> {
     Err(DeviceError::NotBuilt { name: "flex" })
 }
 
-device!(wgpu, "wgpu", Option<usize>, |index| Device::wgpu(kind(
-    index
-)));
-device!(vulkan, "vulkan", Option<usize>, |index| Device::vulkan(
-    kind(index)
-));
-device!(metal, "metal", Option<usize>, |index| Device::metal(kind(
-    index
-)));
-device!(cuda, "cuda", usize, |index| Device::cuda(index));
-device!(rocm, "rocm", usize, |index| Device::rocm(index));
+/// A device that is there if its feature and the hardware are; without an index, the one that Burn takes.
+macro_rules! accelerator {
+    ($function:ident, $feature:literal, $type:ident, $default:expr) => {
+        #[cfg(feature = $feature)]
+        fn $function(index: Option<usize>) -> Result<Device, DeviceError> {
+            let found = Device::enumerate(burn::tensor::DeviceType::$type).into_vec();
+            let count = found.len();
+            let device = match index {
+                Some(index) => found.into_iter().nth(index),
+                None => (count > 0).then(|| $default),
+            };
+            device.ok_or(DeviceError::NotThere {
+                name: $feature,
+                found: count,
+            })
+        }
 
-/// The graphics card that wgpu picks, or one of several.
-#[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal"))]
-fn kind(index: Option<usize>) -> burn::tensor::DeviceKind {
-    match index {
-        None => burn::tensor::DeviceKind::default(),
-        Some(index) => burn::tensor::DeviceKind::DiscreteGpu(index),
-    }
+        #[cfg(not(feature = $feature))]
+        fn $function(_index: Option<usize>) -> Result<Device, DeviceError> {
+            Err(DeviceError::NotBuilt { name: $feature })
+        }
+    };
 }
+
+accelerator!(wgpu, "wgpu", Wgpu, Device::wgpu(Default::default()));
+accelerator!(vulkan, "vulkan", Vulkan, Device::vulkan(Default::default()));
+accelerator!(metal, "metal", Metal, Device::metal(Default::default()));
+accelerator!(cuda, "cuda", Cuda, Device::cuda(0));
+accelerator!(rocm, "rocm", Rocm, Device::rocm(0));
 
 #[cfg(test)]
 mod tests {

@@ -62,7 +62,10 @@ pub enum DirectoryError {
     },
 }
 
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {
+pub(crate) fn io_error(
+    action: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> DirectoryError {
     let path = path.to_owned();
     move |error| DirectoryError::Io {
         action,
@@ -143,7 +146,7 @@ impl RunDirectory {
             self.metrics(),
             self.averaged_model(),
             self.live_model(),
-            self.path.join("experiment.log"),
+            self.log(),
         ];
         for file in files {
             if file.is_file() {
@@ -151,6 +154,19 @@ impl RunDirectory {
             }
         }
         Ok(())
+    }
+
+    /// Makes sure that the log can be written: Burn's logger (0.22.1) panics if it cannot.
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryError::Io`].
+    pub fn check_log(&self) -> Result<(), DirectoryError> {
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log());
+        file.map(drop).map_err(io_error("write", &self.log()))
     }
 
     /// The folder itself.
@@ -171,6 +187,11 @@ impl RunDirectory {
     /// Its metrics, a row an epoch.
     pub fn metrics(&self) -> PathBuf {
         self.path.join("metrics.csv")
+    }
+
+    /// Where Burn logs to.
+    pub fn log(&self) -> PathBuf {
+        self.path.join("experiment.log")
     }
 
     /// The averaged model.

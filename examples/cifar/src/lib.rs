@@ -16,6 +16,7 @@ pub mod interruption;
 pub mod model_file;
 pub mod output;
 pub mod progress;
+pub mod terminal;
 pub mod train;
 
 /// An error to be shown in one line.

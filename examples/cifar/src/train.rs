@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use burn::data::dataloader::DataLoader;
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
 use burn::module::Module;
@@ -15,8 +16,8 @@ use burn::train::metric::{
     AccuracyInput, AccuracyMetric, Adaptor, LearningRateMetric, LossInput, LossMetric,
 };
 use burn::train::{
-    ClassificationOutput, InferenceStep, Learner, LearnerModel, SupervisedTraining, TrainStep,
-    TrainingError,
+    ClassificationOutput, InferenceStep, Learner, LearnerModel, LearningResult, SupervisedTraining,
+    TrainStep, TrainingError,
 };
 use swa_train::{Collect, Live, PaperLrScheduler, Reestimate, RunLength, SwaConfig};
 
@@ -33,7 +34,7 @@ use crate::evaluate::BATCH_SIZE;
 use crate::interruption::Interruption;
 use crate::model_file::{self, Description};
 use crate::output::say;
-use crate::progress::{PlainRenderer, Progress};
+use crate::progress::{PlainRenderer, Progress, ShownLoader};
 
 /// The exit status of a run that was asked to stop: 128 + SIGINT, as shells have it.
 pub const INTERRUPTED: i32 = 130;
@@ -173,9 +174,11 @@ impl WithNetwork for Training<'_> {
             length,
             from,
             interruption: Arc::default(),
+            progress: Progress::of_images(),
         };
         session.announce(self.args);
-        session.interruption.on_ctrl_c()?;
+        session.directory.check_log()?;
+        session.interruption.on_signals()?;
         match self.config.swa {
             Some(swa) => session.train_swa(network, swa),
             None => session.train_sgd(network),
@@ -197,6 +200,7 @@ struct Session<'a> {
     /// Where the run goes on, if it does not begin.
     from: Option<Position>,
     interruption: Arc<Interruption>,
+    progress: Progress,
 }
 
 impl Session<'_> {
@@ -246,10 +250,18 @@ impl Session<'_> {
             self.config.seed,
             self.device,
         )?;
+        let train_images: Arc<dyn DataLoader<ImageBatch>> = match self.plain {
+            false => Arc::new(train_images),
+            true => Arc::new(ShownLoader::new(
+                Arc::new(train_images),
+                "re-estimating BatchNorm",
+                self.progress.clone(),
+            )),
+        };
         let model = SwaConfig::new(collect)
             .with_reestimation(reestimate)
             .with_interrupter(self.interruption.interrupter())
-            .init(self.classifier(network), Arc::new(train_images))?
+            .init(self.classifier(network), train_images)?
             .with_live_metrics();
         let schedule = PaperLrScheduler::swa(self.config.lr, swa.lr, swa.start, &self.length)?;
 
@@ -346,12 +358,17 @@ impl Session<'_> {
         if let Some(from) = self.from {
             training = training.checkpoint(from.epoch);
         }
-        let progress = Progress::of_images();
-        training = training.with_metric_logger(self.epoch_log(&schedule, &progress)?);
-        if self.plain {
-            EpochRow::HEADINGS.into_iter().for_each(say);
-            training = training.renderer(Box::new(PlainRenderer::new(progress)));
-        }
+        training = training.with_metric_logger(self.epoch_log(&schedule)?);
+        training = training.renderer(match self.plain {
+            true => {
+                EpochRow::HEADINGS.into_iter().for_each(say);
+                Box::new(PlainRenderer::new(self.progress.clone()))
+            }
+            false => {
+                let checkpoint = self.from.map(|from| from.epoch);
+                self.interruption.terminal_ui(checkpoint)
+            }
+        });
 
         let optimizer = SgdConfig::new()
             // Dampening 0, as in PyTorch's SGD and so in the paper; Burn's default is 0.1.
@@ -363,9 +380,16 @@ impl Session<'_> {
             .with_weight_decay(Some(WeightDecayConfig::new(config.weight_decay as f32)))
             .init();
         let learner = Learner::new(model, optimizer, schedule.clone());
-        let result = more_metrics(training).launch(learner);
+        let LearningResult {
+            model,
+            renderer,
+            interrupted,
+            error,
+        } = more_metrics(training).launch(learner);
+        // Gives the terminal back: what is printed before is lost with the UI's screen.
+        drop(renderer);
 
-        if let Some(error) = result.error {
+        if let Some(error) = error {
             return Err(match &*error {
                 // What stops SWA goes by this name too: Burn has none for it.
                 TrainingError::Dataset(error) => error.to_string(),
@@ -373,10 +397,10 @@ impl Session<'_> {
             }
             .into());
         }
-        if result.interrupted.is_none() {
-            return Ok(Some(result.model));
+        if interrupted.is_none() {
+            return Ok(Some(model));
         }
-        self.leave_checkpoint(result.model, schedule)?;
+        self.leave_checkpoint(model, schedule)?;
         Ok(None)
     }
 
@@ -459,15 +483,11 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn epoch_log(
-        &self,
-        schedule: &PaperLrScheduler,
-        progress: &Progress,
-    ) -> Result<EpochLog, Failure> {
+    fn epoch_log(&self, schedule: &PaperLrScheduler) -> Result<EpochLog, Failure> {
         let done = self.from.map_or(0, |from| from.epoch);
         let mut rows = read_rows(&self.directory.metrics())?;
         rows.retain(|row| row.epoch <= done);
-        let (plain, epochs, progress) = (self.plain, self.config.epochs, progress.clone());
+        let (plain, epochs, progress) = (self.plain, self.config.epochs, self.progress.clone());
         Ok(EpochLog::new(
             self.directory.metrics(),
             rows,

@@ -2,6 +2,8 @@
 
 mod data_folder;
 mod end_state;
+#[cfg(target_os = "linux")]
+mod on_a_terminal;
 mod output;
 mod process;
 mod refused_data;

@@ -24,12 +24,38 @@ pub(crate) struct Process {
     printed: TempDir,
 }
 
+/// A process on a terminal of its own.
+#[cfg(target_os = "linux")]
+pub(crate) struct Terminal {
+    pub(crate) process: Process,
+    pub(crate) keyboard: std::process::ChildStdin,
+}
+
+#[cfg(target_os = "linux")]
+impl Terminal {
+    /// Runs a command of the shell on a terminal of an ordinary size.
+    pub(crate) fn start(command: &str) -> Self {
+        let command = format!("stty rows 40 cols 120 && exec {command}");
+        // From bsdutils, which every Debian has.
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--return", "--flush", "--command", &command]);
+        script.arg("/dev/null").env("TERM", "xterm-256color");
+        let mut process = Process::start_with(&mut script, Stdio::piped());
+        let keyboard = process.child.stdin.take().unwrap();
+        Self { process, keyboard }
+    }
+}
+
 impl Process {
     pub(crate) fn start(command: &mut Command) -> Self {
+        Self::start_with(command, Stdio::null())
+    }
+
+    fn start_with(command: &mut Command, input: Stdio) -> Self {
         let printed = tempfile::tempdir().unwrap();
         let file = |name| File::create(printed.path().join(name)).unwrap();
         let child = command
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(file("output"))
             .stderr(file("errors"))
             .spawn()

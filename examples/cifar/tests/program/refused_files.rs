@@ -106,6 +106,19 @@ fn damaged_settings_are_refused() {
 }
 
 #[test]
+fn a_log_that_cannot_be_written_is_named() {
+    let run = complete_run();
+    let log = run.path().join("experiment.log");
+    fs::remove_file(&log).unwrap();
+    fs::create_dir(&log).unwrap();
+    let refusal = resume(run.path()).end().refusal();
+    assert!(
+        refusal.starts_with(&format!("cannot write {}", log.display())),
+        "{refusal}"
+    );
+}
+
+#[test]
 fn metrics_that_lost_the_last_epoch_are_not_replaced_by_those_of_another() {
     let run = complete_run();
     let file = run.path().join("metrics.csv");
@@ -198,7 +211,11 @@ fn a_safetensors_file_of_something_else_is_named() {
 fn a_model_file_whose_tensors_do_not_fit_is_named_with_the_first_that_does_not() {
     let cases = [
         // Says that it is another network than it is, in as many letters.
-        (r#""width_divisor\":16"#, r#""width_divisor\":08"#, ""),
+        (
+            r#""width_divisor\":16"#,
+            r#""width_divisor\": 8"#,
+            "has shape",
+        ),
         ("preresnet-8", "preresnet-9", "PreResNet has no depth 9"),
         (
             "preresnet-8",

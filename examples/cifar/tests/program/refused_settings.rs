@@ -92,6 +92,7 @@ fn numbers_that_cannot_be_used_are_refused_by_their_flags() {
         ("--batch-size", "0"),
         ("--train-items", "0"),
         ("--lr", "nan"),
+        ("--lr", "-0.1"),
         ("--momentum", "1"),
         ("--swa-lr", "0"),
         ("--swa-every", "0"),
