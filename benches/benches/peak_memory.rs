@@ -1,0 +1,141 @@
+//! How much memory averaging takes.
+//!
+//! Three epochs of VGG16 with BatchNorm through Burn's `Learner` on flex: the bare model, and the model
+//! in `Swa`, which collects after every epoch, and is validated with its BatchNorm re-estimated. Each
+//! run is a process of its own, whose peak is that of its resident memory (`VmHWM`), which is what there
+//! must be room for. **Limit: 1.1 f32 copies of the parameters more than the bare run.**
+//!
+//! With batches of 8 images the peak is made of parameters, with the paper's 128 of activations.
+//!
+//! With Burn's checkpoints, a second copy is there for as long as a checkpoint is written: Burn 0.22.1
+//! copies all that a checkpoint will hold, and it holds the average beside the live model. Small
+//! batches show it; with large ones there is less in memory then than in a step.
+
+use std::process::Command;
+use std::sync::Arc;
+
+use burn::module::Module;
+use burn::tensor::Device;
+use burn::train::metric::{Adaptor, LossInput, LossMetric};
+use burn::train::{
+    ClassificationOutput, InferenceStep, LearnerModel, SupervisedTraining, TrainStep,
+};
+use burn_swa_benches::{Spread, by_turns, images, learner, rounds, swa};
+use cifar::classifier::Classifier;
+use cifar::data::{Augmentation, EpochLoader, ImageBatch, Images};
+use cifar::progress::{PlainRenderer, Progress};
+use swa_models::{Vgg, VggConfig};
+use swa_train::{Collect, RunLength, SwaConfig};
+
+const ROUNDS: usize = 3;
+const EPOCHS: usize = 3;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [model, checkpoints, batch_size] = arguments.as_slice() {
+        let batch_size = batch_size.parse().expect("a number");
+        train(model == "swa", checkpoints == "with", batch_size);
+        println!("{}", peak_kilobytes());
+        return;
+    }
+
+    let copy = (size_of::<f32>() * network().num_params()) as f64 / 1e6;
+    for (batch_size, checkpoints) in [("8", "without"), ("8", "with"), ("128", "with")] {
+        let [bare, swa] = by_turns(
+            rounds(ROUNDS),
+            [
+                &mut || peak_megabytes(["bare", checkpoints, batch_size]),
+                &mut || peak_megabytes(["swa", checkpoints, batch_size]),
+            ],
+        );
+        let more = bare.iter().zip(&swa).map(|(bare, swa)| (swa - bare) / copy);
+        println!(
+            "batches of {batch_size}, {checkpoints} checkpoints: SWA {:.0} MB, bare {:.0} MB: \
+             {:.2} copies of the parameters ({copy:.0} MB) more, limit 1.1",
+            Spread::of(swa.iter().copied()).median,
+            Spread::of(bare.iter().copied()).median,
+            Spread::of(more),
+        );
+    }
+}
+
+/// The peak of a run in a process of its own.
+fn peak_megabytes(arguments: [&str; 3]) -> f64 {
+    let program = std::env::current_exe().expect("the path of this program");
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .expect("a run");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let output = String::from_utf8_lossy(&output.stdout).into_owned();
+    let kilobytes = output
+        .lines()
+        .last()
+        .and_then(|line| line.parse::<f64>().ok());
+    kilobytes.expect("a peak") * 1024.0 / 1e6
+}
+
+/// The most memory that this process has ever had.
+fn peak_kilobytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    peak.expect("a peak in kB")
+}
+
+fn network() -> Vgg {
+    let device = Device::flex().autodiff();
+    let config = VggConfig::new(16).with_batch_norm(true);
+    config.init(&device).expect("a network of the paper")
+}
+
+fn train(with_swa: bool, with_checkpoints: bool, batch_size: usize) {
+    let images = images(batch_size.max(32));
+    if with_swa {
+        let run = RunLength::of_items(EPOCHS, images.len(), batch_size).expect("a run");
+        let collect = Collect::from_epoch(1, &run).expect("within the run");
+        let model = swa(network(), SwaConfig::new(collect), &images, batch_size);
+        let model = launch(model, &images, with_checkpoints, batch_size);
+        assert_eq!(
+            (model.updates(), model.failure().is_some()),
+            (EPOCHS, false)
+        );
+        assert!(model.batch_norm_report().is_some(), "validated");
+    } else {
+        let model = Classifier::new(network(), Arc::default());
+        launch(model, &images, with_checkpoints, batch_size);
+    }
+}
+
+/// Trains, validates and returns the model.
+fn launch<M>(model: M, images: &Arc<Images>, with_checkpoints: bool, batch_size: usize) -> M
+where
+    M: LearnerModel
+        + TrainStep<Input = ImageBatch, Output = ClassificationOutput>
+        + InferenceStep<Input = ImageBatch>,
+    <M as InferenceStep>::Output: Adaptor<LossInput>,
+{
+    let directory = tempfile::tempdir().expect("a directory");
+    let device = Device::flex();
+    let train = EpochLoader::training(images.clone(), batch_size, Augmentation::None, 0, &device);
+    let valid = EpochLoader::evaluation(images.clone(), batch_size, &device);
+    let mut training = SupervisedTraining::new(
+        directory.path(),
+        Arc::new(train.expect("images")),
+        Arc::new(valid.expect("images")),
+    )
+    .metrics((LossMetric::new(),))
+    .renderer(Box::new(PlainRenderer::new(Progress::of_images())))
+    .with_application_logger(None)
+    .num_epochs(EPOCHS);
+    if with_checkpoints {
+        training = training.with_default_checkpointers();
+    }
+    let result = training.launch(learner(model));
+    assert!(result.error.is_none());
+    result.model
+}
