@@ -15,7 +15,7 @@ use crate::data::DataSource;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
-    /// Where the images come from: see [`DataSource`](crate::data::DataSource). A folder's path is
+    /// Where the images come from: see [`DataSource`]. A folder's path is
     /// absolute, so that the run can be resumed from elsewhere.
     pub data: String,
     /// How many training images are used, if not all.
