@@ -50,7 +50,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .metrics((AccuracyMetric::new(), LossMetric::new()))
         .metric_valid_numeric(Live::new(AccuracyMetric::new())) // SWA
         .metric_valid_numeric(Live::new(LossMetric::new())) // SWA
-        .num_epochs(EPOCHS);
+        .num_epochs(EPOCHS)
+        .summary();
     if let Some(renderer) = lines::unless_on_a_terminal() {
         training = training.renderer(renderer);
     }
