@@ -30,6 +30,14 @@ pub enum ModelError {
         /// The channels of the narrowest layer, of which every other width is a multiple.
         narrowest: usize,
     },
+    /// A network of no channels.
+    #[error(
+        "{network} needs channels: got widen_factor = 0, expected at least 1. Use 10 as in the paper."
+    )]
+    WidenFactor {
+        /// The network's name.
+        network: &'static str,
+    },
     /// A classifier of no classes.
     #[error(
         "{network} needs classes to tell apart: got classes = 0, expected at least 1. \
@@ -50,6 +58,13 @@ pub enum ModelError {
         /// The probability that was asked for.
         got: f64,
     },
+}
+
+/// The closest depths below and above `depth` of which a network `exists`, in ascending order.
+pub(crate) fn nearest_depths(depth: usize, exists: impl Fn(usize) -> bool) -> Vec<usize> {
+    let below = (0..depth).rev().find(|depth| exists(*depth));
+    let above = (depth..=usize::MAX).find(|depth| exists(*depth));
+    below.into_iter().chain(above).collect()
 }
 
 pub(crate) fn check_classes(network: &'static str, classes: usize) -> Result<(), ModelError> {

@@ -6,8 +6,12 @@ mod initialization;
 #[cfg(test)]
 mod named_tensors;
 mod preresnet;
+mod state_dict;
 mod vgg;
+mod wide_resnet;
 
 pub use error::ModelError;
 pub use preresnet::{PreResNet, PreResNetConfig};
+pub use state_dict::{StateDict, StateDictError};
 pub use vgg::{Vgg, VggConfig};
+pub use wide_resnet::{WideResNet, WideResNetConfig};

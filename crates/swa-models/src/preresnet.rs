@@ -28,7 +28,7 @@ use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
 use crate::ModelError;
-use crate::error::{check_classes, check_width_divisor};
+use crate::error::{check_classes, check_width_divisor, nearest_depths};
 use crate::initialization::{Bias, convolution};
 
 const NETWORK: &str = "PreResNet";
@@ -98,14 +98,11 @@ impl PreResNetConfig {
     }
 
     fn depth_error(&self) -> ModelError {
-        let exists = |depth: &usize| blocks_per_stage(*depth).is_some();
-        let below = (0..self.depth).rev().find(exists);
-        let above = (self.depth..=usize::MAX).find(exists);
         ModelError::Depth {
             network: NETWORK,
             got: self.depth,
             expected: "6n+2 (basic blocks, below 44) or 9n+2 (bottleneck blocks, from 44)",
-            nearest: below.into_iter().chain(above).collect(),
+            nearest: nearest_depths(self.depth, |depth| blocks_per_stage(depth).is_some()),
         }
     }
 }

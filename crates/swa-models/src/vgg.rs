@@ -7,12 +7,13 @@
 //! |----------------------|----|-----|-----|-----|-----|
 //! | channels             | 64 | 128 | 256 | 512 | 512 |
 //! | convolutions, VGG16  | 2  | 2   | 3   | 3   | 3   |
+//! | convolutions, VGG19  | 2  | 2   | 4   | 4   | 4   |
 //! | height and width in  | 32 | 16  | 8   | 4   | 2   |
 //!
 //! The head is `dropout, linear 512, ReLU, dropout, linear 512, ReLU, linear classes`.
 //!
-//! Simonyan and Zisserman, [arXiv:1409.1556](https://arxiv.org/abs/1409.1556), configuration D, with the head and the
-//! initialisation of the SWA paper's code
+//! Simonyan and Zisserman, [arXiv:1409.1556](https://arxiv.org/abs/1409.1556), configurations D and E, with the head and
+//! the initialisation of the SWA paper's code
 //! ([`models/vgg.py`](https://github.com/timgaripov/swa/blob/master/models/vgg.py)).
 
 use burn::config::Config;
@@ -32,12 +33,12 @@ const NETWORK: &str = "VGG";
 const WIDTHS: [usize; 5] = [64, 128, 256, 512, 512];
 
 /// Convolutions in each stage, by depth. The depth counts them and the head's three linear layers.
-const CONVOLUTIONS: [(usize, [usize; 5]); 1] = [(16, [2, 2, 3, 3, 3])];
+const CONVOLUTIONS: [(usize, [usize; 5]); 2] = [(16, [2, 2, 3, 3, 3]), (19, [2, 2, 4, 4, 4])];
 
 /// Configuration of a [`Vgg`], made by [`init`](Self::init).
 #[derive(Config, Debug, PartialEq)]
 pub struct VggConfig {
-    /// Convolutional and linear layers: 16.
+    /// Convolutional and linear layers: 16 or 19.
     pub depth: usize,
     /// Whether a BatchNorm follows each convolution.
     #[config(default = false)]
@@ -188,11 +189,38 @@ mod tests {
     }
 
     #[test]
+    fn vgg19_has_one_more_convolution_in_each_of_the_last_three_stages() {
+        // 9 * (256*256 + 2*512*512) weights, 256 + 2*512 biases more than VGG16; 2 * 5,504 scales and shifts.
+        let device = Device::flex();
+        let model = VggConfig::new(19).init(&device).unwrap();
+        assert_parameter_count(&model, "VGG19", "VggConfig::new(19)", 20_554_826);
+        let model = VggConfig::new(19).with_batch_norm(true).init(&device);
+        assert_parameter_count(
+            &model.unwrap(),
+            "VGG19 with BatchNorm",
+            "VggConfig::new(19).with_batch_norm(true)",
+            20_565_834,
+        );
+    }
+
+    #[test]
     fn layers_are_numbered_as_in_pytorch() {
-        // Written down from torchvision's vgg16 and vgg16_bn: position of each convolution, each followed by its
-        // BatchNorm, if any.
-        let convolutions = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28];
-        let convolutions_batch_norm = [0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40];
+        // Written down from torchvision's vgg16, vgg16_bn, vgg19 and vgg19_bn: position of each convolution, each
+        // followed by its BatchNorm, if any.
+        let convolutions: [(usize, bool, &[usize]); 4] = [
+            (16, false, &[0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]),
+            (16, true, &[0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40]),
+            (
+                19,
+                false,
+                &[0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34],
+            ),
+            (
+                19,
+                true,
+                &[0, 3, 7, 10, 14, 17, 20, 23, 27, 30, 33, 36, 40, 43, 46, 49],
+            ),
+        ];
         let classifier = [1, 4, 6].map(|layer| {
             [
                 format!("classifier.{layer}.weight"),
@@ -200,7 +228,7 @@ mod tests {
             ]
         });
 
-        for (batch_norm, positions) in [(false, convolutions), (true, convolutions_batch_norm)] {
+        for (depth, batch_norm, positions) in convolutions {
             let mut expected = Vec::new();
             for position in positions {
                 for name in ["weight", "bias"] {
@@ -214,7 +242,7 @@ mod tests {
             }
             expected.extend(classifier.clone().into_iter().flatten());
 
-            let config = VggConfig::new(16).with_batch_norm(batch_norm);
+            let config = VggConfig::new(depth).with_batch_norm(batch_norm);
             let shapes = named_shapes(&config.init(&Device::flex()).unwrap());
             let names: Vec<_> = shapes.into_iter().map(|(name, _)| name).collect();
             assert_eq!(names, expected);
@@ -278,7 +306,7 @@ mod tests {
         let error = VggConfig::new(17).init(&Device::flex()).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "VGG has no depth 17: expected one of its published configurations. Use depth 16."
+            "VGG has no depth 17: expected one of its published configurations. Use depth 16 or 19."
         );
     }
 

@@ -1,0 +1,82 @@
+//! What can be wrong with a state dict.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// Why a state dict could not be read, loaded or written.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StateDictError {
+    /// The file cannot be opened or read.
+    #[error("cannot read {}: {error}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+
+    /// The file is no state dict, or not a whole one.
+    #[error(
+        "{} is damaged, or no state dict: {reason}. Expected a SafeTensors file, or what `torch.save` wrote",
+        .path.display()
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+
+    /// The network is in the file several times.
+    #[error("{} has the network several times: name one of the keys {}", .path.display(), listed(.keys))]
+    Ambiguous {
+        /// The file.
+        path: PathBuf,
+        /// Under which keys.
+        keys: Vec<String>,
+    },
+
+    /// The file holds other tensors than the network has.
+    #[error(
+        "{} does not fit the network of {tensors} tensors{}{}{}",
+        .path.display(),
+        part("missing", .missing),
+        part("unknown", .unknown),
+        part("of another shape", .misshapen)
+    )]
+    Misfit {
+        /// The file.
+        path: PathBuf,
+        /// How many tensors the network has.
+        tensors: usize,
+        /// Tensors of the network that are not in the file, by PyTorch's names.
+        missing: Vec<String>,
+        /// Tensors of the file that the network does not have.
+        unknown: Vec<String>,
+        /// Tensors of another shape or kind: name, shape found and shape expected, in PyTorch's layout.
+        misshapen: Vec<String>,
+    },
+
+    /// The file cannot be written. What was there stays.
+    #[error("cannot write {}: {reason}", .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+fn listed(keys: &[String]) -> String {
+    let keys: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
+    keys.join(", ")
+}
+
+fn part(what: &str, names: &[String]) -> String {
+    match names.len() {
+        0 => String::new(),
+        count => format!("; {count} {what}: {}", names.join(", ")),
+    }
+}

@@ -1,0 +1,469 @@
+//! PyTorch state dicts: the tensors of a network by PyTorch's names, in files that both sides read.
+
+mod error;
+mod read;
+mod write;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use burn::module::Module;
+use burn::store::burn_pack::Tensor as Entry;
+use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, PyTorchToBurnAdapter, bridge};
+use burn::tensor::{DType, Shape, TensorData};
+
+pub use error::StateDictError;
+
+/// The tensors of a network by PyTorch's names and in PyTorch's layout: what `model.state_dict()` is there.
+///
+/// It goes both ways, for any module whose fields are named as in PyTorch, as all of this crate's are:
+///
+/// ```
+/// use burn::tensor::Device;
+/// use swa_models::{PreResNetConfig, StateDict};
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let file = folder.path().join("weights.safetensors");
+/// let device = Device::flex();
+/// let model = PreResNetConfig::new(20).init(&device)?;
+///
+/// // For `model.load_state_dict(safetensors.torch.load_file("weights.safetensors"))`.
+/// StateDict::of(&model).write(&file)?;
+///
+/// // From that, or from what `torch.save` wrote.
+/// let model = PreResNetConfig::new(20).init(&device)?;
+/// let model = StateDict::read(&file)?.load(model)?;
+/// # let _ = model;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # What is translated
+///
+/// A linear layer's weight is `[out, in]` in PyTorch and `[in, out]` in Burn; BatchNorm's `weight` and `bias` are Burn's
+/// `gamma` and `beta` ([`PyTorchToBurnAdapter`]). Floats take on the dtype of the module that they are loaded into.
+///
+/// `num_batches_tracked`, PyTorch's count of the batches that a BatchNorm layer has seen, is not read, since Burn keeps
+/// none; it is written as 0, since `load_state_dict` asks for it. It matters to layers with `momentum=None` alone.
+///
+/// # The running variance
+///
+/// Running statistics move as they are, so that inference is the same. While it *trains*, PyTorch updates the running
+/// variance with a batch's unbiased variance (`n - 1`) and Burn with the biased one (`n`), both normalise the batch by the
+/// biased one: a difference of `1 / n`, for `n` = batch x height x width values of a channel.
+#[derive(Debug, Clone)]
+pub struct StateDict {
+    /// The file it is from.
+    path: PathBuf,
+    /// Where in the file to look.
+    key: Option<String>,
+    /// All of the file's tensors, by their names in it, those in nested dictionaries with dots between the keys.
+    entries: BTreeMap<String, Entry>,
+    metadata: BTreeMap<String, String>,
+}
+
+/// The name under which PyTorch's `AveragedModel` keeps the network that it averages.
+const AVERAGED_MODEL: &str = "module.";
+
+/// The name under which PyTorch's `AveragedModel` keeps the number of updates.
+const UPDATES: &str = "n_averaged";
+
+/// The last part of the name under which a BatchNorm layer counts batches.
+const BATCHES_TRACKED: &str = "num_batches_tracked";
+
+impl StateDict {
+    /// The state dict of `model`.
+    pub fn of<M: Module>(model: &M) -> Self {
+        let mut entries = BTreeMap::new();
+        for entry in expected(model) {
+            if let Some(layer) = entry.name.strip_suffix(".running_mean") {
+                let count = scalar(format!("{layer}.{BATCHES_TRACKED}"), 0);
+                entries.insert(count.name.clone(), count);
+            }
+            entries.insert(entry.name.clone(), entry);
+        }
+        Self {
+            path: PathBuf::new(),
+            key: None,
+            entries,
+            metadata: BTreeMap::new(),
+        }
+    }
+
+    /// The same as PyTorch's `torch.optim.swa_utils.AveragedModel` has it: every name under `module.`, and the number of
+    /// `updates` that the average is of as `n_averaged`.
+    pub fn averaged(self, updates: usize) -> Self {
+        let mut entries: BTreeMap<_, _> = self
+            .entries
+            .into_values()
+            .map(|mut entry| {
+                entry.name = format!("{AVERAGED_MODEL}{}", entry.name);
+                (entry.name.clone(), entry)
+            })
+            .collect();
+        let updates = i64::try_from(updates).unwrap_or(i64::MAX);
+        entries.insert(UPDATES.to_owned(), scalar(UPDATES.to_owned(), updates));
+        Self { entries, ..self }
+    }
+
+    /// Takes what the file has under `key`, such as the `swa_state_dict` of a checkpoint of the SWA paper's code, which has
+    /// a `state_dict` too.
+    ///
+    /// A key is asked for only if the file has several that fit. A `module.` between the key and the names is found too.
+    pub fn under(self, key: &str) -> Self {
+        Self {
+            key: Some(key.to_owned()),
+            ..self
+        }
+    }
+
+    /// With an entry in the file's metadata, which PyTorch leaves alone. Files of one entry are the same, byte for byte, for
+    /// the same tensors.
+    pub fn with_metadata(mut self, key: &str, value: &str) -> Self {
+        self.metadata.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// An entry of the file's metadata: SafeTensors files have some.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
+    }
+
+    /// The number of updates that an `AveragedModel`'s state dict says it is of, to continue the average with.
+    ///
+    /// # Errors
+    ///
+    /// [`StateDictError::Corrupt`] if it cannot be read, or is no such number.
+    pub fn updates(&self) -> Result<Option<usize>, StateDictError> {
+        let name = match &self.key {
+            None => UPDATES.to_owned(),
+            Some(key) => format!("{key}.{UPDATES}"),
+        };
+        let Some(entry) = self.entries.get(&name) else {
+            return Ok(None);
+        };
+        let corrupt = |reason: String| StateDictError::Corrupt {
+            path: self.path.clone(),
+            reason,
+        };
+        let data = bridge::to_data(entry)
+            .map_err(|error| corrupt(format!("`{name}` cannot be read: {error}")))?;
+        let count = match (data.dtype(), data.num_elements()) {
+            (DType::I64 | DType::I32, 1) => data.iter::<i64>().next(),
+            _ => None,
+        };
+        let count = count.and_then(|count| usize::try_from(count).ok());
+        match count {
+            Some(count) => Ok(Some(count)),
+            None => Err(corrupt(format!(
+                "`{name}` is no number of updates: expected one integer of at least 0, got {:?} {:?}",
+                data.dtype(),
+                data.shape().to_vec()
+            ))),
+        }
+    }
+
+    /// `model` with the parameters and running statistics of this, on the device that it is on.
+    ///
+    /// The state dict may be the whole file or under a key in it, such as `state_dict`, and its names under a `module.`, as
+    /// those of `AveragedModel` and `DataParallel` are: the prefix is taken that gives most of the model's names.
+    ///
+    /// # Errors
+    ///
+    /// [`StateDictError::Ambiguous`] if all of the model's names are there under several keys, [`StateDictError::Misfit`] if
+    /// there are missing, unknown or wrongly shaped tensors, which it lists all, [`StateDictError::Corrupt`] if a tensor
+    /// cannot be read.
+    pub fn load<M: Module>(&self, mut model: M) -> Result<M, StateDictError> {
+        let expected = expected(&model);
+        let prefix = self.prefix(&expected)?;
+        self.compare(&prefix, &expected)?;
+
+        let corrupt = |name: &str, reason: String| StateDictError::Corrupt {
+            path: self.path.clone(),
+            reason: format!("`{name}` cannot be read: {reason}"),
+        };
+        let mut tensors = Vec::with_capacity(expected.len());
+        for expected in &expected {
+            let name = format!("{prefix}{}", expected.name);
+            let data = bridge::to_data(&self.entries[&name])
+                .map_err(|error| corrupt(&name, error.to_string()))?;
+            // The applier below would give the parameter the file's dtype.
+            let data = match data.dtype() == expected.dtype {
+                true => data,
+                false => data.convert_dtype(expected.dtype),
+            };
+            tensors.push(bridge::from_data(data, expected.name.clone(), None));
+        }
+        let result = model.apply(tensors, None, Some(Box::new(PyTorchToBurnAdapter)), true);
+        match result.errors.first() {
+            None => Ok(model),
+            Some(error) => Err(corrupt(&prefix, error.to_string())),
+        }
+    }
+
+    /// What stands before the model's names in the file: of all that stand before the name of one of its tensors, that
+    /// under which most of them are.
+    fn prefix(&self, expected: &[Entry]) -> Result<String, StateDictError> {
+        let below = self
+            .key
+            .as_ref()
+            .map_or_else(String::new, |key| format!("{key}."));
+        let prefixes: BTreeSet<&str> = self
+            .entries
+            .keys()
+            .filter(|name| name.starts_with(&below))
+            .flat_map(|name| {
+                let before = expected.iter().map(|entry| name.strip_suffix(&entry.name));
+                let whole_parts = |before: &&str| before.is_empty() || before.ends_with('.');
+                before.flatten().filter(whole_parts)
+            })
+            .filter(|prefix| prefix.starts_with(&below))
+            .collect();
+        let names_under = |prefix: &str| {
+            let names = expected
+                .iter()
+                .map(|entry| format!("{prefix}{}", entry.name));
+            names.filter(|name| self.entries.contains_key(name)).count()
+        };
+        let complete: Vec<&str> = prefixes
+            .iter()
+            .copied()
+            .filter(|prefix| names_under(prefix) == expected.len())
+            .collect();
+        match complete.as_slice() {
+            [only] => Ok((*only).to_owned()),
+            [] => {
+                // The shortest of those that are equally good.
+                let best = prefixes
+                    .into_iter()
+                    .max_by_key(|prefix| (names_under(prefix), usize::MAX - prefix.len()));
+                Ok(best.unwrap_or(&below).to_owned())
+            }
+            several => Err(StateDictError::Ambiguous {
+                path: self.path.clone(),
+                keys: several.iter().map(|prefix| key_of(prefix)).collect(),
+            }),
+        }
+    }
+
+    /// Whether the tensors under `prefix` are those of the model, by name and by shape.
+    fn compare(&self, prefix: &str, expected: &[Entry]) -> Result<(), StateDictError> {
+        let mut missing = Vec::new();
+        let mut misshapen = Vec::new();
+        for expected in expected {
+            match self.entries.get(&format!("{prefix}{}", expected.name)) {
+                None => missing.push(expected.name.clone()),
+                Some(entry) if entry.shape != expected.shape || !entry.dtype.is_float() => {
+                    misshapen.push(format!(
+                        "{} is {}, expected {}",
+                        expected.name,
+                        described(entry.dtype, &entry.shape),
+                        described(expected.dtype, &expected.shape),
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        let known: BTreeSet<&str> = expected.iter().map(|entry| entry.name.as_str()).collect();
+        let unknown: Vec<String> = self
+            .entries
+            .keys()
+            .filter_map(|name| name.strip_prefix(prefix))
+            .filter(|name| !known.contains(name) && !is_a_count(name))
+            .map(str::to_owned)
+            .collect();
+        if missing.is_empty() && unknown.is_empty() && misshapen.is_empty() {
+            return Ok(());
+        }
+        Err(StateDictError::Misfit {
+            path: self.path.clone(),
+            tensors: expected.len(),
+            missing,
+            unknown,
+            misshapen,
+        })
+    }
+}
+
+/// The tensors of a module as PyTorch names and lays them out. Their data is read when it is asked for.
+fn expected<M: Module>(model: &M) -> Vec<Entry> {
+    let entries = model.collect(None, Some(Box::new(BurnToPyTorchAdapter)), true);
+    // Burn's flags and counters, such as a layer's `training`, are no part of a state dict.
+    entries
+        .into_iter()
+        .filter(|entry| entry.dtype.is_float())
+        .collect()
+}
+
+/// Whether an entry is one of PyTorch's counts, which no module here has a place for.
+fn is_a_count(name: &str) -> bool {
+    name == UPDATES || name.rsplit('.').next() == Some(BATCHES_TRACKED)
+}
+
+/// The key that a user names to choose a prefix.
+fn key_of(prefix: &str) -> String {
+    match prefix.strip_suffix('.') {
+        None => String::new(),
+        Some(key) => key.to_owned(),
+    }
+}
+
+fn described(dtype: DType, shape: &Shape) -> String {
+    match dtype.is_float() {
+        true => format!("{:?}", shape.to_vec()),
+        false => format!("{:?} of {dtype:?}", shape.to_vec()),
+    }
+}
+
+/// A count as PyTorch keeps it: a tensor without dimensions.
+fn scalar(name: String, value: i64) -> Entry {
+    bridge::from_data(TensorData::new(vec![value], Shape::new([])), name, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::{Param, ParamId};
+    use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
+    use burn::tensor::{Device, FloatDType, Tensor};
+
+    use super::*;
+    use crate::{VggConfig, WideResNetConfig};
+
+    #[derive(Module, Debug)]
+    struct Net {
+        norm: BatchNorm,
+        fc: Linear,
+    }
+
+    /// `fc` maps 2 to 3 features, its weight counting up from `first` in Burn's layout.
+    fn net(first: f32) -> Net {
+        let device = Device::flex().autodiff();
+        let weight = Tensor::<1>::from_floats([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], &device);
+        let weight = weight.add_scalar(first).reshape([2, 3]);
+        let mut fc = LinearConfig::new(2, 3).init(&device);
+        fc.weight = Param::initialized(ParamId::new(), weight.require_grad());
+        Net {
+            norm: BatchNormConfig::new(2).init(&device),
+            fc,
+        }
+    }
+
+    fn values(entry: &Entry) -> Vec<f32> {
+        bridge::to_data(entry).unwrap().iter::<f32>().collect()
+    }
+
+    /// The state dict again, from a file.
+    fn through_a_file(state_dict: &StateDict) -> StateDict {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("weights.safetensors");
+        state_dict.write(&file).unwrap();
+        StateDict::read(&file).unwrap()
+    }
+
+    #[test]
+    fn names_and_layouts_are_those_of_pytorch() {
+        let state_dict = through_a_file(&StateDict::of(&net(0.0)));
+        let names: Vec<&str> = state_dict.entries.keys().map(String::as_str).collect();
+        assert_eq!(
+            names,
+            [
+                "fc.bias",
+                "fc.weight",
+                "norm.bias",
+                "norm.num_batches_tracked",
+                "norm.running_mean",
+                "norm.running_var",
+                "norm.weight",
+            ]
+        );
+        // [[0, 1, 2], [3, 4, 5]], transposed.
+        let weight = &state_dict.entries["fc.weight"];
+        assert_eq!(weight.shape.to_vec(), [3, 2]);
+        assert_eq!(values(weight), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+        let count = &state_dict.entries["norm.num_batches_tracked"];
+        assert_eq!((count.dtype, count.shape.to_vec()), (DType::I64, vec![]));
+    }
+
+    #[test]
+    fn what_was_loaded_trains_on() {
+        let state_dict = through_a_file(&StateDict::of(&net(7.0)));
+        let loaded = state_dict.load(net(0.0)).unwrap();
+        assert_eq!(
+            loaded.fc.weight.val().into_data(),
+            net(7.0).fc.weight.val().into_data()
+        );
+        assert!(loaded.fc.weight.is_require_grad());
+        assert!(loaded.fc.weight.val().is_autodiff());
+    }
+
+    #[test]
+    fn floats_take_on_the_dtype_of_the_module() {
+        let state_dict = StateDict::of(&net(1.0));
+        let mut half = net(0.0);
+        half.fc.weight = half.fc.weight.map(|weight| weight.cast(FloatDType::BF16));
+        let loaded = state_dict.load(half).unwrap();
+        assert_eq!(loaded.fc.weight.val().dtype(), DType::BF16);
+        let bf16 = through_a_file(&StateDict::of(&loaded));
+        assert_eq!(bf16.entries["fc.weight"].dtype, DType::BF16);
+        let loaded = bf16.load(net(0.0)).unwrap();
+        assert_eq!(
+            loaded.fc.weight.val().into_data(),
+            net(1.0).fc.weight.val().into_data()
+        );
+    }
+
+    #[test]
+    fn the_number_of_updates_goes_along() {
+        let state_dict = StateDict::of(&net(0.0));
+        assert_eq!(state_dict.updates().unwrap(), None);
+        let averaged = through_a_file(&state_dict.averaged(12));
+        assert_eq!(averaged.updates().unwrap(), Some(12));
+        assert!(averaged.entries.contains_key("module.fc.weight"));
+
+        let mut broken = averaged;
+        broken
+            .entries
+            .insert(UPDATES.to_owned(), scalar(UPDATES.to_owned(), -1));
+        let error = broken.updates().unwrap_err().to_string();
+        assert!(
+            error.contains("expected one integer of at least 0"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn metadata_goes_along() {
+        let state_dict = StateDict::of(&net(0.0)).with_metadata("by", "burn");
+        let read = through_a_file(&state_dict);
+        assert_eq!(read.metadata("by"), Some("burn"));
+        assert_eq!(read.metadata("for"), None);
+    }
+
+    #[test]
+    fn a_failed_write_leaves_what_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("weights.safetensors");
+        std::fs::write(&file, "precious").unwrap();
+        let mut state_dict = StateDict::of(&net(0.0));
+        let int = bridge::from_data(TensorData::new(vec![1i32], [1]), "int".to_owned(), None);
+        state_dict.entries.insert("int".to_owned(), int);
+        let error = state_dict.write(&file).unwrap_err().to_string();
+        assert!(error.contains("`int` is of I32"), "{error}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn every_network_goes_both_ways() {
+        let device = Device::flex();
+        let vgg = VggConfig::new(19)
+            .with_batch_norm(true)
+            .with_width_divisor(64);
+        let vgg = || vgg.init(&device).unwrap();
+        through_a_file(&StateDict::of(&vgg())).load(vgg()).unwrap();
+        let wide = WideResNetConfig::new(10, 2).with_width_divisor(16);
+        let wide = || wide.init(&device).unwrap();
+        through_a_file(&StateDict::of(&wide()))
+            .load(wide())
+            .unwrap();
+    }
+}

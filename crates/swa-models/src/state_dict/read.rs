@@ -1,0 +1,88 @@
+//! Reading a state dict, whichever of PyTorch's two kinds of files it is in.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+use burn::store::{ModuleStore, PytorchStore, SafetensorsStore};
+use safetensors::SafeTensors;
+
+use super::{StateDict, StateDictError};
+
+impl StateDict {
+    /// Reads a state dict from a SafeTensors file, or from what `torch.save` wrote (`.pt`, `.pth`). What the file is shows in
+    /// its first bytes; its name is no matter.
+    ///
+    /// Nothing in the file is run: of a pickle, tensors, dictionaries, lists and plain values are taken, and calls of
+    /// anything else are left as they are. The tensors of a `torch.save` file are read when they are loaded.
+    ///
+    /// # Errors
+    ///
+    /// [`StateDictError::Read`] and [`StateDictError::Corrupt`].
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, StateDictError> {
+        let path = path.as_ref();
+        match is_safetensors(path).map_err(|error| unreadable(path, error))? {
+            true => Self::read_safetensors(path),
+            false => Self::read_pytorch(path),
+        }
+    }
+
+    fn read_safetensors(path: &Path) -> Result<Self, StateDictError> {
+        let bytes = fs::read(path).map_err(|error| unreadable(path, error))?;
+        let metadata = SafeTensors::read_metadata(&bytes)
+            .map_err(|error| corrupt(path, error))?
+            .1;
+        let metadata = metadata.metadata().iter().flatten();
+        let metadata = metadata.map(|(key, value)| (key.clone(), value.clone()));
+        let metadata = metadata.collect();
+        let mut store = SafetensorsStore::from_bytes(Some(bytes));
+        let entries = store
+            .get_all_tensors()
+            .map_err(|error| corrupt(path, error))?
+            .clone();
+        Ok(Self {
+            path: path.to_owned(),
+            key: None,
+            entries,
+            metadata,
+        })
+    }
+
+    fn read_pytorch(path: &Path) -> Result<Self, StateDictError> {
+        // Burn's default renumbers the layers of a `Sequential` without gaps.
+        let mut store = PytorchStore::from_file(path).map_indices_contiguous(false);
+        let entries = store
+            .get_all_tensors()
+            .map_err(|error| corrupt(path, error))?
+            .clone();
+        Ok(Self {
+            path: path.to_owned(),
+            key: None,
+            entries,
+            metadata: BTreeMap::new(),
+        })
+    }
+}
+
+/// Whether a file begins as a SafeTensors file does: with the length of a JSON object in eight bytes, and its brace. What
+/// `torch.save` writes begins as an archive or a pickle, neither of which has a brace there.
+fn is_safetensors(path: &Path) -> std::io::Result<bool> {
+    let mut start = Vec::new();
+    File::open(path)?.take(9).read_to_end(&mut start)?;
+    Ok(start.get(8) == Some(&b'{'))
+}
+
+fn unreadable(path: &Path, error: std::io::Error) -> StateDictError {
+    StateDictError::Read {
+        path: path.to_owned(),
+        error,
+    }
+}
+
+fn corrupt(path: &Path, error: impl ToString) -> StateDictError {
+    StateDictError::Corrupt {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    }
+}
