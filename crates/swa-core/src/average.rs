@@ -117,6 +117,21 @@ impl<M: Module> Average<M> {
         self
     }
 
+    /// Goes on from `averaged`, the average of `updates` earlier updates, such as that of a PyTorch
+    /// `AveragedModel` with its `n_averaged`: the next update is number `updates`, counted from 0.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`update`](Self::update).
+    pub fn continuing(mut self, averaged: &M, updates: usize) -> Result<Self, AverageError> {
+        self.unread = None;
+        self.updates.value = 0;
+        // The first update copies.
+        self.update(averaged)?;
+        self.updates.value = updates;
+        Ok(self)
+    }
+
     /// Averages the model's current parameters into this.
     ///
     /// Neither the model's weights nor its graph nor its running statistics change.
@@ -876,6 +891,28 @@ mod tests {
         }
         let weight = |average: &Average<Net>| floats(average.state().weight.val());
         assert_eq!(weight(&average), weight(&resumed));
+    }
+
+    #[test]
+    fn an_average_goes_on_from_another() {
+        let device = autodiff();
+        let model = |weight, mean| net(weight, 1, true, mean, &device);
+        let average = Average::new(&model([9.0, 9.0], 9.0), EqualWeights).unwrap();
+        let mut average = average.continuing(&model([2.0, 4.0], 5.0), 3).unwrap();
+        assert_eq!(average.updates(), 3);
+        let averaged = average.model().unwrap();
+        assert_eq!(floats(averaged.weight.val()), [2.0, 4.0]);
+        assert_eq!(floats(averaged.norm.running_mean.value()), [5.0]);
+
+        // (3 * 2 + 6) / 4 and (3 * 4 + 0) / 4
+        average.update(&model([6.0, 0.0], 6.0)).unwrap();
+        assert_eq!(floats(average.model().unwrap().weight.val()), [3.0, 3.0]);
+
+        // An average of nothing begins.
+        let mut average = average.continuing(&model([7.0, 7.0], 7.0), 0).unwrap();
+        assert_eq!(average.model().unwrap_err(), AverageError::NothingAveraged);
+        average.update(&model([1.0, 2.0], 1.0)).unwrap();
+        assert_eq!(floats(average.model().unwrap().weight.val()), [1.0, 2.0]);
     }
 
     #[test]

@@ -22,8 +22,10 @@ use crate::path::Path;
 ///
 /// These are the statistics of the data set, whatever its split into batches, as far as a layer's
 /// input does not depend on it: each batch is normalised by its own statistics on its way through.
-/// The variance is the biased one, as Burn's is. Dropout stays off; no graph is built; running
-/// statistics of layers frozen with [`Module::freeze`] are re-estimated too.
+/// The variance is the biased one, as Burn's running variance is, and as that is by which layers
+/// normalise while they train, in PyTorch too, whose running variance is the unbiased one: larger by
+/// `n / (n - 1)` for `n` values of a channel. Dropout stays off; no graph is built; running statistics
+/// of layers frozen with [`Module::freeze`] are re-estimated too.
 ///
 /// - `batches` is any iterator of batches, or of results of them such as Burn's
 ///   `DataLoader::iter()` gives (name the batch's type in the closure then). For the first `n`
@@ -35,8 +37,7 @@ use crate::path::Path;
 ///
 /// A model without BatchNorm comes back as it is, without a pass over the data.
 ///
-/// Peers: `torch.optim.swa_utils.update_bn` weights batches equally, leaves the variance between
-/// batches out, and turns dropout on; the SWA paper's code weights batches by their size.
+/// Peers pool otherwise: [`reestimate_batch_norm_with`] does as they do. They turn dropout on, too.
 ///
 /// # Example
 ///
@@ -76,6 +77,26 @@ use crate::path::Path;
 pub fn reestimate_batch_norm<M, I, B>(
     model: &M,
     batches: I,
+    forward: impl FnMut(&M, B) -> usize,
+) -> Result<(M, BatchNormReport), BatchNormError>
+where
+    M: Module,
+    I: IntoIterator,
+    I::Item: IntoBatch<B>,
+    B: Clone,
+{
+    reestimate_batch_norm_with(Pooling::default(), model, batches, forward)
+}
+
+/// [`reestimate_batch_norm`] with a choice of how the statistics of batches are pooled.
+///
+/// # Errors
+///
+/// Those of [`reestimate_batch_norm`].
+pub fn reestimate_batch_norm_with<M, I, B>(
+    pooling: Pooling,
+    model: &M,
+    batches: I,
     mut forward: impl FnMut(&M, B) -> usize,
 ) -> Result<(M, BatchNormReport), BatchNormError>
 where
@@ -92,7 +113,7 @@ where
 
     let mut running = training_mode(model);
     let mut momentum = None;
-    let mut pooled = Pooled::default();
+    let mut pooled = Pooled::new(pooling);
     for batch in batches {
         let batch = batch.into_batch()?;
         let momentum = match &momentum {
@@ -115,6 +136,23 @@ where
     let (statistics, report) = pooled.finish(&layers)?;
     let model = model.valid().map(&mut SetStatistics::new(statistics));
     Ok((model, report))
+}
+
+/// How the statistics of batches `b`, each of `n_b` samples, make those of them all.
+///
+/// With batches of one size and many samples the three differ little. The last batch of an epoch is
+/// often small, though, and a small batch's variance too low by what its mean is off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Pooling {
+    /// The statistics of all samples together, the variance between the batches' means included.
+    #[default]
+    Exact,
+    /// The mean of the batches' means and variances, weighted by `n_b`: the SWA paper's code
+    /// (`bn_update` in its `utils.py`).
+    WeightedBySize,
+    /// Their mean, a small last batch counting as much as a full one:
+    /// `torch.optim.swa_utils.update_bn`.
+    Equal,
 }
 
 /// What a re-estimation did.
@@ -430,8 +468,8 @@ const SMALLEST_MOMENTUM: f64 = 1e-6;
 
 /// Statistics pooled over batches, by the update of Chan et al. 1983, *Algorithms for Computing the
 /// Sample Variance*: exact in whatever order and however large the mean.
-#[derive(Default)]
 struct Pooled {
+    pooling: Pooling,
     batches: usize,
     samples: usize,
     statistics: Option<Statistics>,
@@ -445,18 +483,36 @@ struct Pooled {
 const HISTORY: usize = 64;
 
 impl Pooled {
+    fn new(pooling: Pooling) -> Self {
+        Self {
+            pooling,
+            batches: 0,
+            samples: 0,
+            statistics: None,
+            history: Vec::new(),
+            stride: 1,
+        }
+    }
+
     fn add(&mut self, samples: usize, batch: Statistics) {
         let total = self.samples + samples;
-        let share = samples as f64 / total as f64;
+        let share = match self.pooling {
+            Pooling::Exact | Pooling::WeightedBySize => samples as f64 / total as f64,
+            Pooling::Equal => 1.0 / (self.batches + 1) as f64,
+        };
         let statistics = match self.statistics.take() {
             None => batch,
             Some(before) => {
                 let delta = batch.mean.sub(before.mean.clone());
-                let between = delta.clone().square().mul_scalar(share * (1.0 - share));
                 let within = batch.variance.sub(before.variance.clone());
+                let variance = before.variance.add(within.mul_scalar(share));
+                let between = delta.clone().square().mul_scalar(share * (1.0 - share));
                 Statistics {
                     mean: before.mean.add(delta.mul_scalar(share)),
-                    variance: before.variance.add(within.mul_scalar(share)).add(between),
+                    variance: match self.pooling {
+                        Pooling::Exact => variance.add(between),
+                        Pooling::WeightedBySize | Pooling::Equal => variance,
+                    },
                 }
             }
         };
@@ -467,7 +523,6 @@ impl Pooled {
     }
 
     fn remember(&mut self, statistics: &Statistics) {
-        self.stride = self.stride.max(1);
         if self.history.len() == HISTORY {
             let mut keep = false;
             self.history.retain(|_| {
@@ -663,6 +718,24 @@ mod tests {
             // Three times, plus one: had dropout been on, these would be others.
             assert_close(&statistics_of(&model.second), &[16.0, 13.0, 126.0, 54.0]);
             assert_eq!((report.layers, report.batches, report.samples), (2, 2, 4));
+        }
+    }
+
+    #[test]
+    fn peers_average_the_statistics_of_batches_instead() {
+        // Columns 1, 3, 5 (mean 3, variance 8/3) and 2, 2, 4 (8/3, 8/9), then 11 and 8 alone (variance 0).
+        let batches = [
+            batch(&[[1.0, 2.0], [3.0, 2.0], [5.0, 4.0]]),
+            batch(&[[11.0, 8.0]]),
+        ];
+        for (pooling, expected) in [
+            (Pooling::WeightedBySize, [5.0, 4.0, 2.0, 2.0 / 3.0]),
+            (Pooling::Equal, [7.0, 16.0 / 3.0, 4.0 / 3.0, 4.0 / 9.0]),
+        ] {
+            let model = Net::new([0.1, 0.9]);
+            let (model, _) =
+                reestimate_batch_norm_with(pooling, &model, batches.clone(), run).unwrap();
+            assert_close(&statistics_of(&model.first), &expected);
         }
     }
 

@@ -94,7 +94,10 @@ mod path;
 mod rule;
 
 pub use average::Average;
-pub use batch_norm::{BatchNormError, BatchNormReport, IntoBatch, reestimate_batch_norm};
+pub use batch_norm::{
+    BatchNormError, BatchNormReport, IntoBatch, Pooling, reestimate_batch_norm,
+    reestimate_batch_norm_with,
+};
 pub use counter::Counter;
 pub use error::AverageError;
 pub use rule::{AveragingRule, EqualWeights, Exponential};

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
 use burn::train::{InferenceStep, LearnerModel};
-use swa_core::{Average, BatchNormReport, reestimate_batch_norm};
+use swa_core::{Average, BatchNormReport, Pooling, reestimate_batch_norm_with};
 
 use crate::{SwaError, collect::positive, swa::lock};
 
@@ -56,7 +56,11 @@ struct Evaluated<M> {
 }
 
 impl<M: LearnerModel> Evaluation<M> {
-    pub(crate) fn new(loader: Loader<<M as InferenceStep>::Input>, reestimate: Reestimate) -> Self
+    pub(crate) fn new(
+        loader: Loader<<M as InferenceStep>::Input>,
+        reestimate: Reestimate,
+        pooling: Pooling,
+    ) -> Self
     where
         <M as InferenceStep>::Input: Clone,
     {
@@ -71,7 +75,8 @@ impl<M: LearnerModel> Evaluation<M> {
                     Reestimate::FirstBatches(batches) => batches,
                     Reestimate::Never => return Ok((model, BatchNormReport::default())),
                 };
-                Ok(from_loader(&model, loader.of(device).as_ref(), batches)?)
+                let loader = loader.of(device);
+                Ok(from_loader(pooling, &model, loader.as_ref(), batches)?)
             }),
             last: Mutex::new(None),
         }
@@ -138,6 +143,7 @@ impl<O> OnAutodiffDevice<O> {
 }
 
 fn from_loader<M>(
+    pooling: Pooling,
     model: &M,
     loader: &dyn DataLoader<<M as InferenceStep>::Input>,
     batches: usize,
@@ -157,7 +163,8 @@ where
     })
     .take(batches);
 
-    reestimate_batch_norm(
+    reestimate_batch_norm_with(
+        pooling,
         model,
         batches,
         |model, (batch, items): (<M as InferenceStep>::Input, usize)| {

@@ -15,7 +15,9 @@ use burn::tensor::Device;
 use burn::train::{
     InferenceStep, Interrupter, LearnerModel, TrainOutput, TrainStep, TrainingError,
 };
-use swa_core::{Average, AverageError, AveragingRule, BatchNormReport, Counter, EqualWeights};
+use swa_core::{
+    Average, AverageError, AveragingRule, BatchNormReport, Counter, EqualWeights, Pooling,
+};
 
 use crate::evaluation::{Evaluation, Reestimate};
 use crate::{Collect, LiveAndAveraged, SwaError};
@@ -28,6 +30,7 @@ pub struct SwaConfig {
     collect: Collect,
     rule: Arc<dyn AveragingRule>,
     reestimate: Reestimate,
+    pooling: Pooling,
     averages_running_statistics: bool,
     device: Option<Device>,
     interrupter: Option<Interrupter>,
@@ -41,6 +44,7 @@ impl SwaConfig {
             collect,
             rule: Arc::new(EqualWeights),
             reestimate: Reestimate::default(),
+            pooling: Pooling::default(),
             averages_running_statistics: false,
             device: None,
             interrupter: None,
@@ -57,6 +61,12 @@ impl SwaConfig {
     /// averaged model: all of the training loader's by default.
     pub fn with_reestimation(mut self, reestimate: Reestimate) -> Self {
         self.reestimate = reestimate;
+        self
+    }
+
+    /// How the re-estimation pools the statistics of batches: exactly by default, or as a peer does.
+    pub fn with_pooling(mut self, pooling: Pooling) -> Self {
+        self.pooling = pooling;
         self
     }
 
@@ -120,7 +130,7 @@ impl SwaConfig {
                 average,
                 last_step: 0,
             })),
-            evaluation: Arc::new(Evaluation::new(train_loader, self.reestimate)),
+            evaluation: Arc::new(Evaluation::new(train_loader, self.reestimate, self.pooling)),
             evaluated: OnceCell::new(),
             failure: Arc::new(Failure {
                 error: Mutex::new(None),
@@ -136,6 +146,7 @@ impl fmt::Debug for SwaConfig {
             .field("collect", &self.collect)
             .field("rule", &self.rule)
             .field("reestimate", &self.reestimate)
+            .field("pooling", &self.pooling)
             .field(
                 "averages_running_statistics",
                 &self.averages_running_statistics,
@@ -224,6 +235,17 @@ where
 }
 
 impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
+    /// Goes on from `averaged`, the average of `updates` earlier updates, such as that of a PyTorch
+    /// `AveragedModel` with its `n_averaged`. The steps of this run are counted from its beginning.
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::Average`] if `averaged` is another model than the live one, or not finite.
+    pub fn continuing(self, averaged: &M, updates: usize) -> Result<Self, SwaError> {
+        let average = self.average().continuing(averaged, updates)?;
+        Ok(self.with_average(|_| average))
+    }
+
     /// The averaged model with its BatchNorm re-estimated: the user's own type, in validation mode,
     /// ready for inference. If the last validation was of the same average, its statistics are used,
     /// and there is no further pass over the data.
