@@ -1,6 +1,14 @@
 //! What the tests that cross the crates share: PyTorch's reference vectors, and comparing with them.
 
+pub mod batch_norm;
+pub mod classifier;
 pub mod comparison;
 pub mod generator;
-pub mod state_dict;
+pub mod named_tensors;
+pub mod network;
 pub mod vectors;
+
+/// The page for people who come from PyTorch, whose code is run.
+#[doc = include_str!("../../docs/coming-from-pytorch.md")]
+#[cfg(doctest)]
+pub struct ComingFromPytorch;

@@ -9,15 +9,23 @@ use serde::Deserialize;
 
 use crate::generator::uniform;
 
-/// The folder that holds the reference vectors.
+/// The folder that holds the reference vectors: `SWA_PARITY_DIR` if it is set, else this project's.
+///
+/// Others, that `make_parity.py` wrote from another seed or of other networks, need no change to the code.
 pub fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors")
+    match std::env::var_os("SWA_PARITY_DIR") {
+        Some(folder) => PathBuf::from(folder),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors"),
+    }
 }
 
-/// The vectors files whose names start with `prefix`, such as `model_`, in alphabetical order.
+/// The vectors files whose names start with `prefix`, such as `model_`, in alphabetical order: at least one.
 pub fn files(prefix: &str) -> Result<Vec<PathBuf>, Box<dyn Error>> {
     let mut files = Vec::new();
-    for file in std::fs::read_dir(folder())? {
+    let folder = folder();
+    let entries = std::fs::read_dir(&folder)
+        .map_err(|error| format!("cannot read the vectors in {}: {error}", folder.display()))?;
+    for file in entries {
         let path = file?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with(prefix) && name.ends_with(".safetensors") {
@@ -25,7 +33,10 @@ pub fn files(prefix: &str) -> Result<Vec<PathBuf>, Box<dyn Error>> {
         }
     }
     files.sort();
-    Ok(files)
+    match files.is_empty() {
+        true => Err(format!("{} has no {prefix}*.safetensors", folder.display()).into()),
+        false => Ok(files),
+    }
 }
 
 /// One file.
@@ -47,6 +58,28 @@ pub struct Description {
     pub entries: Vec<Entry>,
     /// Names of the trainable entries, in the order of every list of norms.
     pub parameters: Vec<String>,
+    /// How the network was trained, in a file of training vectors.
+    #[serde(flatten)]
+    pub training: Option<Training>,
+}
+
+/// SGD steps, averages of the weights, and a re-estimation of BatchNorm.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Training {
+    /// The learning rate.
+    pub lr: f64,
+    /// The momentum, without dampening.
+    pub momentum: f64,
+    /// The weight decay, of every parameter.
+    pub weight_decay: f64,
+    /// The number of images of every step.
+    pub step_sizes: Vec<usize>,
+    /// The step, counted from 1, after which the averages are first updated.
+    pub averaged_from_step: usize,
+    /// The decay of the exponential average.
+    pub ema_decay: f64,
+    /// The number of images of every batch that BatchNorm is re-estimated from.
+    pub bn_batch_sizes: Vec<usize>,
 }
 
 /// One entry of the network's PyTorch state dict.
@@ -72,6 +105,17 @@ enum Rule {
 }
 
 impl Description {
+    /// How many classes the network tells apart: as many as its last bias has elements.
+    pub fn classes(&self) -> Result<usize, Box<dyn Error>> {
+        let last = self
+            .entries
+            .iter()
+            .rev()
+            .find(|entry| entry.name.ends_with(".bias"));
+        let classes = last.and_then(|entry| entry.shape.first().copied());
+        classes.ok_or_else(|| "the network has no bias".into())
+    }
+
     /// The entry of this name.
     pub fn entry(&self, name: &str) -> Result<&Entry, Box<dyn Error>> {
         let entry = self.entries.iter().find(|entry| entry.name == name);

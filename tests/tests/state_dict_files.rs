@@ -1,0 +1,295 @@
+//! Files of PyTorch's load into the networks and compute what they compute there; files of ours load into PyTorch.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use burn::module::Module;
+use burn::tensor::Device;
+use burn_swa_tests::comparison::relative_l2;
+use burn_swa_tests::generator::images;
+use burn_swa_tests::named_tensors::values;
+use burn_swa_tests::network::Network;
+use swa_models::{
+    PreResNet, PreResNetConfig, StateDict, StateDictError, VggConfig, WideResNetConfig,
+};
+use swa_train::swa_core::{Average, EqualWeights};
+
+/// The images that `checkpoints/*.py` take.
+const STREAM: u64 = 7 * 4096 + 4000;
+
+fn checkpoint(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints");
+    folder.join(name)
+}
+
+/// The network that the checkpoints are of, with other weights.
+fn network() -> PreResNet {
+    let config = PreResNetConfig::new(8).with_width_divisor(16);
+    config.init(&Device::flex()).unwrap()
+}
+
+fn read(name: &str) -> StateDict {
+    StateDict::read(checkpoint(name)).unwrap()
+}
+
+fn logits<N: Network>(network: &N) -> Vec<f64> {
+    values(network.valid().logits(images(STREAM, 2, &Device::flex())))
+}
+
+#[track_caller]
+fn assert_agrees(network: &PreResNet, expected: &str, allowed: f64) {
+    let file = fs::read(checkpoint("expected_logits.json")).unwrap();
+    let all: BTreeMap<String, Vec<f64>> = serde_json::from_slice(&file).unwrap();
+    let deviation = relative_l2(&logits(network), &all[expected]);
+    assert!(deviation <= allowed, "{expected} deviates by {deviation:e}");
+}
+
+#[test]
+fn a_state_dict_is_found_bare_and_under_a_key_and_behind_a_prefix() {
+    for (file, expected, allowed) in [
+        ("bare.pt", "live", 1e-5),
+        ("model_state.pth", "live", 1e-5),
+        ("averaged_model.pt", "averaged_3", 1e-5),
+        ("averaged_model.safetensors", "averaged_3", 1e-5),
+        // Eleven bits of precision.
+        ("data_parallel_half.pt", "live", 5e-3),
+    ] {
+        let loaded = read(file).load(network()).unwrap();
+        assert_agrees(&loaded, expected, allowed);
+    }
+}
+
+#[test]
+fn a_checkpoint_of_the_papers_code_has_two_networks_of_which_one_is_named() {
+    let error = read("paper.pt").load(network()).unwrap_err().to_string();
+    let keys = "has the network several times: name one of the keys `state_dict`, `swa_state_dict`";
+    assert!(error.ends_with(keys), "{error}");
+
+    for (key, expected) in [("state_dict", "live"), ("swa_state_dict", "averaged_3")] {
+        let loaded = read("paper.pt").under(key).load(network()).unwrap();
+        assert_agrees(&loaded, expected, 1e-5);
+    }
+
+    let error = read("paper.pt").under("ema").load(network()).unwrap_err();
+    let StateDictError::Misfit {
+        missing, tensors, ..
+    } = &error
+    else {
+        panic!("{error}");
+    };
+    assert_eq!(missing.len(), *tensors);
+}
+
+#[test]
+fn an_averaged_model_goes_on_here_and_back_there() -> Result<(), Box<dyn Error>> {
+    let theirs = read("averaged_model.pt");
+    let updates = theirs.updates()?.expect("an AveragedModel counts");
+    assert_eq!(updates, 3);
+    let average = Average::new(&network(), EqualWeights)?;
+    let mut average = average.continuing(&theirs.load(network())?, updates)?;
+    assert_agrees(&average.model()?, "averaged_3", 1e-5);
+
+    average.update(&read("bare_after_4.pt").load(network())?)?;
+    assert_agrees(&average.model()?, "averaged_4", 1e-5);
+
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("averaged.safetensors");
+    let ours = StateDict::of(&average.model()?).averaged(average.updates());
+    ours.write(&file)?;
+    let back = StateDict::read(&file)?;
+    assert_eq!(back.updates()?, Some(4));
+    assert_agrees(&back.load(network())?, "averaged_4", 1e-5);
+    Ok(())
+}
+
+#[test]
+fn a_file_of_ours_has_the_names_and_shapes_that_pytorch_gives() -> Result<(), Box<dyn Error>> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("ours.safetensors");
+    StateDict::of(&network()).averaged(3).write(&file)?;
+
+    let describe = |file: &Path| -> Result<BTreeMap<String, String>, Box<dyn Error>> {
+        let bytes = fs::read(file)?;
+        let tensors = safetensors::SafeTensors::deserialize(&bytes)?;
+        let tensors = tensors.iter();
+        let described = tensors.map(|(name, tensor)| {
+            let description = format!("{:?} {:?}", tensor.dtype(), tensor.shape());
+            (name.to_owned(), description)
+        });
+        Ok(described.collect())
+    };
+    assert_eq!(
+        describe(&file)?,
+        describe(&checkpoint("averaged_model.safetensors"))?
+    );
+    Ok(())
+}
+
+#[test]
+fn everything_that_does_not_fit_is_in_one_message() {
+    let wider = PreResNetConfig::new(8).with_width_divisor(8);
+    let wider = wider.init(&Device::flex()).unwrap();
+    let error = read("bare.pt").load(wider).unwrap_err();
+    let StateDictError::Misfit {
+        tensors,
+        missing,
+        unknown,
+        misshapen,
+        ..
+    } = &error
+    else {
+        panic!("{error}");
+    };
+    // All but the last bias, which is of the classes.
+    assert_eq!(
+        (missing.len(), unknown.len(), misshapen.len()),
+        (0, 0, tensors - 1)
+    );
+    let message = error.to_string();
+    for part in [
+        "conv1.weight is [1, 3, 3, 3], expected [2, 3, 3, 3]",
+        // In PyTorch's layout.
+        "fc.weight is [10, 4], expected [10, 8]",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+
+    let deeper = PreResNetConfig::new(14).with_width_divisor(16);
+    let deeper = deeper.init(&Device::flex()).unwrap();
+    let error = read("bare.pt").load(deeper).unwrap_err().to_string();
+    assert!(
+        error.contains("; 30 missing: layer1.1.bn1.weight, "),
+        "{error}"
+    );
+
+    let deeper = PreResNetConfig::new(14).with_width_divisor(16);
+    let deeper = StateDict::of(&deeper.init(&Device::flex()).unwrap());
+    let error = deeper.load(network()).unwrap_err().to_string();
+    assert!(
+        error.contains("; 30 unknown: layer1.1.bn1.bias, "),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_hostile_pickle_is_an_error_and_runs_nothing() {
+    let error = read("hostile.pt").load(network()).unwrap_err();
+    assert!(error.to_string().contains("does not fit"), "{error}");
+    assert!(!Path::new("hostile-pickle-was-run").exists());
+}
+
+#[test]
+fn a_damaged_file_is_an_error_wherever_it_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["bare.pt", "averaged_model.safetensors", "model_state.pth"] {
+        let whole = fs::read(checkpoint(name)).unwrap();
+        let file = folder.path().join(name);
+        let load = || StateDict::read(&file).and_then(|it| it.load(network()));
+        fs::write(&file, &whole).unwrap();
+        load().unwrap();
+        let ends = (0..whole.len()).step_by(97).chain([whole.len() - 1]);
+        for end in ends {
+            fs::write(&file, &whole[..end]).unwrap();
+            let error = load().expect_err("half a file").to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_header_that_claims_more_than_the_file_has_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("claims.safetensors");
+    let header = r#"{"conv1.weight":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}"#;
+    for length in [header.len() as u64, u64::MAX, 1 << 40] {
+        let mut bytes = length.to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        fs::write(&file, &bytes).unwrap();
+        let error = StateDict::read(&file).unwrap_err();
+        assert!(matches!(error, StateDictError::Corrupt { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_or_cannot_be_written_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("nowhere").join("weights.safetensors");
+    for error in [
+        StateDict::read(&file).unwrap_err(),
+        StateDict::of(&network()).write(&file).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("nowhere"), "{error}");
+    }
+}
+
+/// The Python that has PyTorch: `SWA_PYTHON`, or `python3`. `None`, said aloud, if it has none.
+fn python_with_torch() -> Option<String> {
+    let python = std::env::var("SWA_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let check = "import torch, safetensors.torch, numpy";
+    let found = Command::new(&python).args(["-c", check]).output();
+    if found.is_ok_and(|output| output.status.success()) {
+        return Some(python);
+    }
+    eprintln!(
+        "skipped: {python} cannot `{check}`. To run this test: \
+         pip install torch==2.9.1 numpy safetensors, and name that python in SWA_PYTHON"
+    );
+    None
+}
+
+#[test]
+fn pytorch_loads_our_files_strictly_and_computes_the_same() -> Result<(), Box<dyn Error>> {
+    let Some(python) = python_with_torch() else {
+        return Ok(());
+    };
+    let device = Device::flex();
+    device.seed(7);
+    let vgg = VggConfig::new(16).with_batch_norm(true);
+    check_in_pytorch(&python, "vgg16_bn", &vgg.init(&device)?)?;
+    check_in_pytorch(
+        &python,
+        "preresnet20",
+        &PreResNetConfig::new(20).init(&device)?,
+    )?;
+    check_in_pytorch(
+        &python,
+        "wrn16_2",
+        &WideResNetConfig::new(16, 2).init(&device)?,
+    )
+}
+
+fn check_in_pytorch<N: Network>(
+    python: &str,
+    name: &str,
+    network: &N,
+) -> Result<(), Box<dyn Error>> {
+    let ours = logits(network);
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("weights.safetensors");
+    for averaged in [None, Some(5)] {
+        let state_dict = StateDict::of(network);
+        let mut command = Command::new(python);
+        command
+            .arg(checkpoint("load_in_pytorch.py"))
+            .arg(name)
+            .arg(&file);
+        match averaged {
+            None => state_dict.write(&file)?,
+            Some(updates) => {
+                state_dict.averaged(updates).write(&file)?;
+                command.args(["--averaged", &updates.to_string()]);
+            }
+        }
+        let output = command.output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        let theirs: Vec<f64> = serde_json::from_slice(&output.stdout)?;
+        let deviation = relative_l2(&ours, &theirs);
+        println!("{name}, averaged {averaged:?}: PyTorch's logits differ by {deviation:.1e}");
+        assert!(deviation <= 1e-5, "{name}: {deviation:e}");
+    }
+    Ok(())
+}

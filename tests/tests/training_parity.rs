@@ -1,0 +1,270 @@
+//! Training with SWA in Burn's `Learner` computes what PyTorch computes: the losses of ten SGD steps, the weights of the
+//! live model, of their mean and of their exponential average, and BatchNorm's statistics, re-estimated in three ways.
+//!
+//! `cargo test --release --test training_parity -- --nocapture` prints the deviations.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::lr_scheduler::constant::ConstantLr;
+use burn::optim::decay::WeightDecayConfig;
+use burn::optim::{SgdConfig, momentum::MomentumConfig};
+use burn::tensor::Device;
+use burn::train::{Learner, SupervisedTraining};
+use burn_swa_tests::batch_norm::{correction, values_per_image};
+use burn_swa_tests::classifier::{Batches, Classifier};
+use burn_swa_tests::comparison::{Comparisons, relative_l2};
+use burn_swa_tests::generator::images;
+use burn_swa_tests::named_tensors::{tensors, values, with_scaled_variances};
+use burn_swa_tests::network::{Network, WithNetwork, with_network};
+use burn_swa_tests::vectors::{self, Description, Training, Vectors};
+use cifar::progress::{PlainRenderer, Progress};
+use swa_train::swa_core::{AveragingRule, EqualWeights, Exponential, Pooling};
+use swa_train::{Collect, RunLength, Swa, SwaConfig};
+
+/// Float32 itself deviates by at most 1.2e-4 from float64 here.
+const ALLOWED: f64 = 10.0 * 1.2e-4;
+
+#[test]
+fn training_with_swa_agrees_with_pytorch() {
+    let files = vectors::files("training_").expect("there are vectors");
+    let mut failures = Vec::new();
+    for file in &files {
+        if let Err(error) = compare_file(file) {
+            failures.push(format!("{}: {error}", file.display()));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+fn compare_file(file: &Path) -> Result<(), Box<dyn Error>> {
+    let vectors = Vectors::read(file)?;
+    let mut comparisons = Comparisons::default();
+    for pooling in [Pooling::Equal, Pooling::WeightedBySize, Pooling::Exact] {
+        let trained = train(&vectors.description, EqualWeights, pooling)?;
+        if pooling == Pooling::Exact {
+            compare_weights(&mut comparisons, &vectors, "live", &trained.live)?;
+            compare_weights(&mut comparisons, &vectors, "swa", &trained.averaged)?;
+            let deviation = relative_l2(&trained.losses, vectors.tensor("losses")?);
+            comparisons.note("losses", deviation, ALLOWED);
+        }
+        compare_batch_norm(&mut comparisons, &vectors, pooling, &trained)?;
+    }
+    let decay = training_of(&vectors.description)?.ema_decay;
+    let ema = train(
+        &vectors.description,
+        Exponential::new(decay)?,
+        Pooling::Exact,
+    )?;
+    compare_weights(&mut comparisons, &vectors, "ema", &ema.averaged)?;
+
+    println!("{}: {}", vectors.description.model, comparisons.summary());
+    comparisons.finish()
+}
+
+fn training_of(description: &Description) -> Result<&Training, Box<dyn Error>> {
+    let training = description.training.as_ref();
+    training.ok_or_else(|| "the file does not say how the network was trained".into())
+}
+
+/// What came of a training: tensors by PyTorch's names, and logits of the averaged model, its variances unbiased.
+struct Trained {
+    losses: Vec<f64>,
+    live: BTreeMap<String, Vec<f64>>,
+    averaged: BTreeMap<String, Vec<f64>>,
+    logits: Vec<f64>,
+}
+
+fn train(
+    description: &Description,
+    rule: impl AveragingRule + 'static,
+    pooling: Pooling,
+) -> Result<Trained, Box<dyn Error>> {
+    let device = Device::flex().autodiff();
+    let train = Train {
+        description,
+        rule,
+        pooling,
+    };
+    with_network(description, &device, train)
+}
+
+struct Train<'a, R> {
+    description: &'a Description,
+    rule: R,
+    pooling: Pooling,
+}
+
+impl<R: AveragingRule + 'static> WithNetwork for Train<'_, R> {
+    type Output = Trained;
+
+    fn with<N: Network>(self, network: N) -> Result<Trained, Box<dyn Error>> {
+        let description = self.description;
+        let training = training_of(description)?;
+        let batches = |index: u64, sizes: &[usize]| -> Result<_, Box<dyn Error>> {
+            Ok(Arc::new(Batches {
+                stream: description.seed * 4096 + 4010 + 2 * index,
+                sizes: sizes.to_vec(),
+                classes: description.classes()?,
+                device: Device::flex(),
+            }))
+        };
+        let run = RunLength::new(1, training.step_sizes.len())?;
+        let collect = Collect::from_step(training.averaged_from_step, &run)?;
+        let swa = SwaConfig::new(collect)
+            .with_rule(self.rule)
+            .with_pooling(self.pooling)
+            .init(
+                Classifier::new(network),
+                batches(100, &training.bn_batch_sizes)?,
+            )?;
+        let optimizer = SgdConfig::new()
+            .with_momentum(Some(
+                MomentumConfig::new()
+                    .with_momentum(training.momentum)
+                    .with_dampening(0.0),
+            ))
+            .with_weight_decay(Some(WeightDecayConfig::new(training.weight_decay as f32)))
+            .init();
+
+        let folder = tempfile::tempdir()?;
+        let result = SupervisedTraining::new(
+            folder.path(),
+            batches(0, &training.step_sizes)?,
+            batches(200, &[4])?,
+        )
+        .renderer(Box::new(PlainRenderer::new(Progress::of_images())))
+        .with_application_logger(None)
+        .num_epochs(1)
+        .launch(Learner::new(swa, optimizer, ConstantLr::new(training.lr)));
+        if let Some(error) = result.error {
+            return Err(error.to_string().into());
+        }
+        let swa: Swa<Classifier<N>> = result.model;
+
+        let (losses, live) = (swa.live().losses(), tensors(&swa.live().network));
+        let averaged = swa.into_averaged()?.network;
+        let statistics = tensors(&averaged);
+        let counts = counts(description)?;
+        let unbiased = with_scaled_variances(averaged, |layer| {
+            variance_correction(self.pooling, &counts[layer])
+        });
+        let stream = description.seed * 4096 + 4010 + 2 * 200;
+        Ok(Trained {
+            losses,
+            live,
+            averaged: statistics,
+            logits: values(unbiased.logits(images(stream, 4, &Device::flex()))),
+        })
+    }
+}
+
+/// For every BatchNorm layer, how many values a channel has in each of the batches that it is re-estimated from.
+fn counts(description: &Description) -> Result<BTreeMap<String, Vec<usize>>, Box<dyn Error>> {
+    let sizes = &training_of(description)?.bn_batch_sizes;
+    let layers = description.entries.iter();
+    let layers = layers.filter_map(|entry| entry.name.strip_suffix(".running_var"));
+    let counts = layers.map(|layer| {
+        let per_image = values_per_image(description, layer)?;
+        let counts = sizes.iter().map(|size| size * per_image);
+        Ok((layer.to_owned(), counts.collect()))
+    });
+    counts.collect()
+}
+
+/// What turns the biased variance of all batches into the unbiased one, which PyTorch has.
+///
+/// Its two ways pool the unbiased variances of batches. The factors of these are pooled here, which comes to the same
+/// but for the product of two small numbers: what the factors differ by, and what the variances do.
+fn variance_correction(pooling: Pooling, counts: &[usize]) -> f64 {
+    let total: usize = counts.iter().sum();
+    let factors = counts.iter().map(|count| correction(*count));
+    match pooling {
+        Pooling::Exact => correction(total),
+        Pooling::Equal => factors.sum::<f64>() / counts.len() as f64,
+        Pooling::WeightedBySize => {
+            let weighted = factors
+                .zip(counts)
+                .map(|(factor, count)| factor * *count as f64);
+            weighted.sum::<f64>() / total as f64
+        }
+    }
+}
+
+fn compare_weights(
+    comparisons: &mut Comparisons,
+    vectors: &Vectors,
+    which: &str,
+    ours: &BTreeMap<String, Vec<f64>>,
+) -> Result<(), Box<dyn Error>> {
+    let names = &vectors.description.parameters;
+    let theirs = vectors.tensor(&format!("{which}.param_norms"))?;
+    let mut norms = Vec::new();
+    for name in names {
+        let values = ours.get(name).ok_or(format!("no parameter {name}"))?;
+        norms.push(values.iter().map(|value| value * value).sum::<f64>().sqrt());
+    }
+    let deviation = relative_l2(&norms, theirs);
+    comparisons.note(format!("{which}_norms"), deviation, ALLOWED);
+    for ((name, ours), theirs) in names.iter().zip(&norms).zip(theirs) {
+        let what = format!("{which}_norm of {name}");
+        comparisons.note(what, relative_l2(&[*ours], &[*theirs]), ALLOWED);
+    }
+    let theirs = vectors.tensor(&format!("{which}.first_param"))?;
+    let what = format!("{which}_first of {}", names[0]);
+    comparisons.note(what, relative_l2(&ours[&names[0]], theirs), ALLOWED);
+    Ok(())
+}
+
+fn compare_batch_norm(
+    comparisons: &mut Comparisons,
+    vectors: &Vectors,
+    pooling: Pooling,
+    trained: &Trained,
+) -> Result<(), Box<dyn Error>> {
+    let prefix = match pooling {
+        Pooling::Exact => "bn_pooled",
+        Pooling::WeightedBySize => "bn_paper",
+        Pooling::Equal => "bn_torch",
+    };
+    let counts = match pooling != Pooling::Exact && statistics_are_lost(vectors) {
+        true => BTreeMap::new(),
+        false => counts(&vectors.description)?,
+    };
+    for (layer, counts) in &counts {
+        for (statistic, factor) in [
+            ("running_mean", 1.0),
+            ("running_var", variance_correction(pooling, counts)),
+        ] {
+            let name = format!("{layer}.{statistic}");
+            let ours = trained.averaged.get(&name).ok_or(format!("no {name}"))?;
+            let ours: Vec<f64> = ours.iter().map(|value| value * factor).collect();
+            let theirs = vectors.tensor(&format!("{prefix}.{name}"))?;
+            let what = format!("{prefix} {name}");
+            comparisons.note(what, relative_l2(&ours, theirs), ALLOWED);
+        }
+    }
+    let theirs = vectors.tensor(&format!("{prefix}.logits"))?;
+    let what = format!("{prefix}_logits");
+    comparisons.note(what, relative_l2(&trained.logits, theirs), ALLOWED);
+    Ok(())
+}
+
+/// Whether the file has the pooled statistics three times: a first version of `make_parity.py` kept the tensors that the
+/// layers went on to change, and not copies. Its logits are right.
+fn statistics_are_lost(vectors: &Vectors) -> bool {
+    let of = |prefix: &str| -> Vec<_> {
+        let statistics = vectors.tensors_under(prefix);
+        statistics.filter(|(name, _)| *name != "logits").collect()
+    };
+    let lost = of("bn_torch.") == of("bn_pooled.");
+    if lost {
+        println!(
+            "{}: compared by its logits alone where statistics are lost",
+            vectors.description.model
+        );
+    }
+    lost
+}
