@@ -5,7 +5,9 @@ use std::str::FromStr;
 
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::{Device, Tensor};
-use swa_models::{ModelError, PreResNet, PreResNetConfig, Vgg, VggConfig};
+use swa_models::{
+    ModelError, PreResNet, PreResNetConfig, Vgg, VggConfig, WideResNet, WideResNetConfig,
+};
 use thiserror::Error;
 
 /// A network that classifies images.
@@ -26,6 +28,12 @@ impl Network for PreResNet {
     }
 }
 
+impl Network for WideResNet {
+    fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        WideResNet::forward(self, images)
+    }
+}
+
 /// What is done with a network once its type is known.
 pub trait WithNetwork {
     /// What comes of it.
@@ -38,7 +46,7 @@ pub trait WithNetwork {
 /// A network by name: what `--model` says, and displayed as the same text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
-    /// `vgg16`, `vgg16-bn`.
+    /// `vgg16`, `vgg19`, `vgg16-bn`, `vgg19-bn`.
     Vgg {
         /// The number of layers with weights.
         depth: usize,
@@ -49,6 +57,13 @@ pub enum Architecture {
     PreResNet {
         /// The number of layers with weights.
         depth: usize,
+    },
+    /// `wrn-DEPTH-WIDENING`, such as `wrn-28-10`.
+    WideResNet {
+        /// The number of layers with weights.
+        depth: usize,
+        /// How many times wider it is than a PreResNet.
+        widen_factor: usize,
     },
 }
 
@@ -86,6 +101,13 @@ impl Architecture {
                 swa_lr: 0.01,
                 weight_decay: 3e-4,
             },
+            Self::WideResNet { .. } => PaperTraining {
+                epochs: 200,
+                swa_start: 161,
+                lr: 0.1,
+                swa_lr: 0.05,
+                weight_decay: 5e-4,
+            },
         }
     }
 
@@ -116,31 +138,51 @@ impl Architecture {
                     .with_width_divisor(width_divisor)
                     .init(device)?,
             ),
+            Self::WideResNet {
+                depth,
+                widen_factor,
+            } => with.with(
+                WideResNetConfig::new(depth, widen_factor)
+                    .with_classes(classes)
+                    .with_width_divisor(width_divisor)
+                    .init(device)?,
+            ),
         })
     }
 }
 
 /// A name of no network.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("there is no model `{0}`: take vgg16, vgg16-bn or preresnet-DEPTH, such as preresnet-110")]
+#[error(
+    "there is no model `{0}`: take vgg16, vgg19, either with -bn, preresnet-DEPTH, such as preresnet-110, \
+     or wrn-DEPTH-WIDENING, such as wrn-28-10"
+)]
 pub struct UnknownModel(String);
 
 impl FromStr for Architecture {
     type Err = UnknownModel;
 
     fn from_str(name: &str) -> Result<Self, UnknownModel> {
-        let (name, batch_norm) = match name.strip_suffix("-bn") {
-            Some(vgg) => (vgg, true),
-            None => (name, false),
-        };
-        let depth = |text: &str| text.parse().ok();
-        let architecture = match (name.strip_prefix("vgg"), name.strip_prefix("preresnet-")) {
-            (Some(text), _) => depth(text).map(|depth| Self::Vgg { depth, batch_norm }),
-            (_, Some(text)) if !batch_norm => depth(text).map(|depth| Self::PreResNet { depth }),
-            _ => None,
-        };
-        let suffix = if batch_norm { "-bn" } else { "" };
-        architecture.ok_or_else(|| UnknownModel(format!("{name}{suffix}")))
+        let unknown = || UnknownModel(name.to_owned());
+        let number = |text: &str| text.parse().map_err(|_| unknown());
+        if let Some(vgg) = name.strip_prefix("vgg") {
+            let depth = vgg.strip_suffix("-bn");
+            Ok(Self::Vgg {
+                depth: number(depth.unwrap_or(vgg))?,
+                batch_norm: depth.is_some(),
+            })
+        } else if let Some(depth) = name.strip_prefix("preresnet-") {
+            let depth = number(depth)?;
+            Ok(Self::PreResNet { depth })
+        } else if let Some(sizes) = name.strip_prefix("wrn-") {
+            let (depth, widen_factor) = sizes.split_once('-').ok_or_else(unknown)?;
+            Ok(Self::WideResNet {
+                depth: number(depth)?,
+                widen_factor: number(widen_factor)?,
+            })
+        } else {
+            Err(unknown())
+        }
     }
 }
 
@@ -152,6 +194,10 @@ impl fmt::Display for Architecture {
                 write!(f, "vgg{depth}{suffix}")
             }
             Self::PreResNet { depth } => write!(f, "preresnet-{depth}"),
+            Self::WideResNet {
+                depth,
+                widen_factor,
+            } => write!(f, "wrn-{depth}-{widen_factor}"),
         }
     }
 }
@@ -162,14 +208,29 @@ mod tests {
 
     #[test]
     fn names_are_read_and_written() {
-        for name in ["vgg16", "vgg16-bn", "preresnet-20", "preresnet-110"] {
+        for name in [
+            "vgg16",
+            "vgg16-bn",
+            "vgg19-bn",
+            "preresnet-20",
+            "preresnet-110",
+            "wrn-28-10",
+        ] {
             assert_eq!(name.parse::<Architecture>().unwrap().to_string(), name);
         }
     }
 
     #[test]
     fn a_name_of_no_network_is_an_error_that_lists_them() {
-        for name in ["vgg", "resnet-18", "preresnet-20-bn", "preresnet", ""] {
+        for name in [
+            "vgg",
+            "resnet-18",
+            "preresnet-20-bn",
+            "preresnet",
+            "wrn-28",
+            "wrn-28-x",
+            "",
+        ] {
             let error = name.parse::<Architecture>().unwrap_err().to_string();
             assert!(error.contains(&format!("`{name}`")), "{error}");
             assert!(error.contains("preresnet-110"), "{error}");

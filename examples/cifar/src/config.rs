@@ -1,11 +1,12 @@
 //! What a run is: everything that its result depends on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use swa_models::{StateDict, StateDictError};
 use thiserror::Error;
 
-use crate::architecture::Architecture;
+use crate::architecture::{Architecture, Network};
 use crate::data::DataSource;
 
 /// The settings of a run, as `config.json` holds them.
@@ -26,6 +27,8 @@ pub struct RunConfig {
     pub model: String,
     /// What the network's widths are divided by.
     pub width_divisor: usize,
+    /// What it starts from, if not from weights drawn from the seed.
+    pub init: Option<InitialWeights>,
     /// How many epochs to train.
     pub epochs: usize,
     /// The number of images in a batch.
@@ -40,6 +43,31 @@ pub struct RunConfig {
     pub swa: Option<SwaSettings>,
     /// What initial weights, order and augmentation of the images, and dropout are drawn from.
     pub seed: u64,
+}
+
+/// A file of weights that training starts from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InitialWeights {
+    /// The file: its path is absolute.
+    pub file: PathBuf,
+    /// Where in the file the network is, if that has to be said: see [`StateDict::under`].
+    pub key: Option<String>,
+}
+
+impl InitialWeights {
+    /// `network` with the weights of the file.
+    ///
+    /// # Errors
+    ///
+    /// [`StateDictError`] if the file cannot be read, or holds another network.
+    pub fn load<N: Network>(&self, network: N) -> Result<N, StateDictError> {
+        let state_dict = StateDict::read(&self.file)?;
+        match &self.key {
+            None => state_dict.load(network),
+            Some(key) => state_dict.under(key).load(network),
+        }
+    }
 }
 
 /// The settings of SWA.
@@ -85,7 +113,8 @@ pub struct GivenSettings {
     #[arg(long, value_enum)]
     pub padding: Option<PaddingChoice>,
 
-    /// vgg16, vgg16-bn, or preresnet-DEPTH, such as preresnet-110 [default: preresnet-20]
+    /// vgg16, vgg19, either with -bn, preresnet-DEPTH, such as preresnet-110, or wrn-DEPTH-WIDENING,
+    /// such as wrn-28-10 [default: preresnet-20]
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
 
@@ -93,7 +122,16 @@ pub struct GivenSettings {
     #[arg(long, value_name = "N")]
     pub width_divisor: Option<usize>,
 
-    /// How many epochs to train [default: the paper's budget, 200 for VGG, 150 for PreResNet]
+    /// Start from the weights in this file: of another run, or of PyTorch (.safetensors, or .pt and
+    /// .pth of torch.save) [default: weights drawn from the seed]
+    #[arg(long, value_name = "FILE")]
+    pub init: Option<PathBuf>,
+
+    /// Where in that file the network is, if it is there several times: state_dict, swa_state_dict
+    #[arg(long, value_name = "KEY", requires = "init")]
+    pub init_key: Option<String>,
+
+    /// How many epochs to train [default: the paper's budget, 150 for PreResNet, else 200]
     #[arg(long, value_name = "N")]
     pub epochs: Option<usize>,
 
@@ -101,7 +139,7 @@ pub struct GivenSettings {
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
 
-    /// The learning rate that training starts with [default: 0.05 for VGG, 0.1 for PreResNet]
+    /// The learning rate that training starts with [default: 0.05 for VGG, else 0.1]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub lr: Option<f64>,
 
@@ -109,7 +147,8 @@ pub struct GivenSettings {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub momentum: Option<f64>,
 
-    /// The weight decay of SGD [default: 5e-4 for VGG, 3e-4 for PreResNet]
+    /// The weight decay of SGD [default: 3e-4 for PreResNet, else
+    /// 5e-4]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub weight_decay: Option<f64>,
 
@@ -117,8 +156,8 @@ pub struct GivenSettings {
     #[arg(long, conflicts_with_all = ["swa_start", "swa_every", "swa_lr", "bn_batches"])]
     pub no_swa: bool,
 
-    /// Average from the end of this epoch on [default: 161 of VGG's 200, 126 of PreResNet's 150, else
-    /// three quarters of the epochs]
+    /// Average from the end of this epoch on [default: 126 of PreResNet's 150, 161 of the others' 200,
+    /// three quarters of any other number]
     #[arg(long, value_name = "E")]
     pub swa_start: Option<usize>,
 
@@ -126,7 +165,7 @@ pub struct GivenSettings {
     #[arg(long, value_name = "N")]
     pub swa_every: Option<usize>,
 
-    /// The learning rate under which weights are collected [default: 0.01]
+    /// The learning rate under which weights are collected [default: 0.05 for WideResNet, else 0.01]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub swa_lr: Option<f64>,
 
@@ -198,6 +237,10 @@ impl GivenSettings {
             padding: self.padding.unwrap_or(PaddingChoice::Zero),
             model: model.to_string(),
             width_divisor: self.width_divisor.unwrap_or(1),
+            init: self.init.as_deref().map(|file| InitialWeights {
+                file: absolute(file),
+                key: self.init_key.clone(),
+            }),
             epochs,
             batch_size: self.batch_size.unwrap_or(128),
             lr: self.lr.unwrap_or(paper.lr),
@@ -257,6 +300,18 @@ impl GivenSettings {
             text(self.width_divisor),
             text(Some(run.width_divisor)),
         );
+        let path = |file: &Path| absolute(file).display().to_string();
+        let init = run.init.as_ref();
+        compare(
+            "--init",
+            self.init.as_deref().map(path),
+            init.map(|init| path(&init.file)),
+        );
+        compare(
+            "--init-key",
+            self.init_key.clone(),
+            init.and_then(|init| init.key.clone()),
+        );
         compare("--epochs", text(self.epochs), text(Some(run.epochs)));
         compare(
             "--batch-size",
@@ -299,14 +354,15 @@ impl GivenSettings {
 fn located(data: &str) -> String {
     let Ok(source) = data.parse();
     match source {
-        DataSource::Folder(path) => {
-            let path = std::path::absolute(&path).unwrap_or(path);
-            // Without a separator at its end.
-            let path: PathBuf = path.components().collect();
-            DataSource::Folder(path).to_string()
-        }
+        DataSource::Folder(path) => DataSource::Folder(absolute(&path)).to_string(),
         source => source.to_string(),
     }
+}
+
+/// An absolute path, without a separator at its end.
+fn absolute(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    path.components().collect()
 }
 
 impl RunConfig {

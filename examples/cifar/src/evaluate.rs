@@ -12,16 +12,20 @@ use crate::classifier::cross_entropy;
 use crate::data::{EpochLoader, ImageSet, Images};
 use crate::device;
 use crate::epoch_log::Score;
-use crate::model_file::ModelFile;
+use crate::model_file::{FileArgs, ModelFile};
 use crate::output::say;
 use crate::progress::Progress;
 
 /// Evaluates a model on the test images.
 #[derive(Debug, Clone, clap::Args)]
 pub struct EvaluateArgs {
-    /// The model, such as averaged.safetensors in the folder of a run
+    /// The model, such as averaged.safetensors in the folder of a run, or a file of PyTorch's
+    /// (.safetensors, or .pt and .pth of torch.save)
     #[arg(long, value_name = "FILE")]
     pub model_file: PathBuf,
+
+    #[command(flatten)]
+    file: FileArgs,
 
     /// The images: `synthetic`, `download`, or a folder, as in `cifar train`
     #[arg(long, value_name = "WHERE", default_value = "synthetic")]
@@ -102,24 +106,27 @@ pub fn evaluate<N: Network>(
 /// If the model or the images cannot be loaded, or do not fit each other.
 pub fn run(args: &EvaluateArgs) -> Result<(), Failure> {
     let device = device::parse(&args.device)?;
-    let file = ModelFile::read(&args.model_file)?;
+    let file = ModelFile::read(&args.model_file, &args.file)?;
     let mut progress = Progress::of_images();
     let images = crate::train::load_images(&args.data, &mut progress)?;
-    if images.class_names != file.description.class_names {
+    if let Some(class_names) = &file.class_names
+        && *class_names != images.class_names
+    {
         return Err(format!(
             "the model in {} tells {} apart, and the classes of {} are {}: evaluate it on the data it \
              was trained on with --data",
             args.model_file.display(),
-            listed(&file.description.class_names),
+            listed(class_names),
             args.data,
             listed(&images.class_names),
         )
         .into());
     }
 
-    let model = file.description.model.clone();
+    let model = file.architecture();
     progress.begin("testing", images.test.len());
     let evaluation = file.with_network(
+        images.class_names.len(),
         &device,
         Run {
             images: &images,

@@ -1,76 +1,76 @@
 //! Models in files.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use burn::store::{
-    ApplyError, ApplyResult, BurnToPyTorchAdapter, ModuleSnapshot, PyTorchToBurnAdapter,
-    SafetensorsStore,
-};
 use burn::tensor::Device;
-use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
+use swa_models::StateDict;
 use thiserror::Error;
 
 use crate::Failure;
-use crate::architecture::{Network, WithNetwork};
-use crate::directory::write_whole;
+use crate::architecture::{Architecture, Network, WithNetwork};
 
 /// What a file says of the network in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
-    /// The network: see [`Architecture`](crate::architecture::Architecture).
+    /// The network: see [`Architecture`].
     pub model: String,
     /// What its widths are divided by.
     pub width_divisor: usize,
     /// The classes it tells apart, in the order of its logits.
     pub class_names: Vec<String>,
+    /// How many weights it is the average of, if it is one.
+    pub averaged: Option<usize>,
 }
 
 /// The key of the description in a file's metadata.
 const DESCRIPTION: &str = "cifar";
 
-/// Why a model could not be saved or loaded.
+/// What is said of a file that may be from elsewhere.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct FileArgs {
+    /// The network in a file that does not say so, as one from PyTorch does not: a name as in
+    /// `cifar train --model`
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+
+    /// What the widths of that network are divided by [default: 1]
+    #[arg(long, value_name = "N", requires = "model")]
+    width_divisor: Option<usize>,
+
+    /// Where in the file the network is, if it is there several times: state_dict, swa_state_dict
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+}
+
+/// Why a model could not be loaded.
 #[derive(Debug, Error)]
 pub enum ModelFileError {
-    /// The file cannot be read.
-    #[error("cannot read {path}: {error}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        error: std::io::Error,
-    },
-
-    /// It is no safetensors file.
-    #[error("{path} is not a whole safetensors file: {reason}")]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-
     /// It does not say which network it holds.
-    #[error("{path} does not say which network it holds: it was not written by `cifar train`")]
+    #[error(
+        "{} does not say which network it holds, as files of `cifar train` do: name it with --model",
+        .path.display()
+    )]
     NoDescription {
         /// The file.
         path: PathBuf,
     },
 
-    /// It holds another network.
-    #[error("{path} does not hold a {model}: {reason}")]
+    /// It holds another network than is said.
+    #[error("{} says that it holds a {there}, not a {given}: leave {flag} out", .path.display())]
     OtherNetwork {
         /// The file.
         path: PathBuf,
-        /// The network that was expected.
-        model: String,
-        /// What is wrong.
-        reason: String,
+        /// The flag.
+        flag: &'static str,
+        /// What the flag says.
+        given: String,
+        /// What the file says.
+        there: String,
     },
 }
 
-/// Writes a network to a safetensors file, under PyTorch's names and in PyTorch's layout.
+/// Writes a network to a SafeTensors file, under PyTorch's names and in PyTorch's layout.
 ///
 /// # Errors
 ///
@@ -80,141 +80,103 @@ pub fn save<N: Network>(
     description: &Description,
     path: &Path,
 ) -> Result<(), Failure> {
-    // No entry but ours: several would be written in another order by every process, and the same run
-    // should leave the same file.
-    let mut store = SafetensorsStore::from_bytes(None)
-        .with_to_adapter(BurnToPyTorchAdapter)
-        .clear_metadata()
-        .metadata(DESCRIPTION, serde_json::to_string(description)?);
-    network.save_into(&mut store)?;
-    Ok(write_whole(path, &store.get_bytes()?)?)
+    let description = serde_json::to_string(description)?;
+    let state_dict = StateDict::of(network).with_metadata(DESCRIPTION, &description);
+    Ok(state_dict.write(path)?)
 }
 
-/// A model file that was read: its bytes, and the network it says it holds.
+/// A model file that was read, from `cifar train` or from PyTorch.
 pub struct ModelFile {
-    path: PathBuf,
-    bytes: Vec<u8>,
-    /// The network in it.
-    pub description: Description,
+    state_dict: StateDict,
+    architecture: Architecture,
+    width_divisor: usize,
+    /// The classes that the network tells apart, if the file says so.
+    pub class_names: Option<Vec<String>>,
+    /// How many weights the network is the average of, if the file says so.
+    pub averaged: Option<usize>,
 }
 
 impl ModelFile {
-    /// Reads the file.
+    /// Reads a SafeTensors file, or what `torch.save` wrote.
     ///
     /// # Errors
     ///
-    /// [`ModelFileError`] if it is no whole safetensors file, or does not say which network it holds.
-    pub fn read(path: &Path) -> Result<Self, ModelFileError> {
-        let path = path.to_owned();
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) => return Err(ModelFileError::Read { path, error }),
+    /// If the file cannot be read, or neither it nor `args` says which network it holds.
+    pub fn read(path: &Path, args: &FileArgs) -> Result<Self, Failure> {
+        let mut state_dict = StateDict::read(path)?;
+        if let Some(key) = &args.key {
+            state_dict = state_dict.under(key);
+        }
+        let description = state_dict.metadata(DESCRIPTION);
+        let description: Option<Description> =
+            description.and_then(|text| serde_json::from_str(text).ok());
+        let other = |flag, given: &str, there: &str| ModelFileError::OtherNetwork {
+            path: path.to_owned(),
+            flag,
+            given: given.to_owned(),
+            there: there.to_owned(),
         };
-        let metadata = SafeTensors::deserialize(&bytes)
-            .and_then(|_| SafeTensors::read_metadata(&bytes))
-            .map(|(_, metadata)| metadata.metadata().clone());
-        let description = match metadata {
-            Ok(metadata) => metadata.and_then(|metadata| metadata.get(DESCRIPTION).cloned()),
-            Err(error) => {
-                let reason = error.to_string();
-                return Err(ModelFileError::Format { path, reason });
+        match (description, &args.model) {
+            (Some(description), Some(model)) if *model != description.model => {
+                Err(other("--model", model, &description.model).into())
             }
-        };
-        let description = description.and_then(|text| serde_json::from_str(&text).ok());
-        match description {
-            None => Err(ModelFileError::NoDescription { path }),
-            Some(description) => Ok(Self {
-                path,
-                bytes,
-                description,
+            (Some(description), _) => Ok(Self {
+                state_dict,
+                architecture: description.model.parse()?,
+                width_divisor: description.width_divisor,
+                class_names: Some(description.class_names),
+                averaged: description.averaged,
             }),
+            (None, Some(model)) => Ok(Self {
+                averaged: state_dict.updates()?,
+                state_dict,
+                architecture: model.parse()?,
+                width_divisor: args.width_divisor.unwrap_or(1),
+                class_names: None,
+            }),
+            (None, None) => Err(ModelFileError::NoDescription {
+                path: path.to_owned(),
+            }
+            .into()),
         }
     }
 
-    /// Makes the network in the file on `device`, and does something with it.
+    /// The network in the file.
+    pub fn architecture(&self) -> Architecture {
+        self.architecture
+    }
+
+    /// Makes the network in the file, which tells `classes` apart, on `device`, and does something with it.
     ///
     /// # Errors
     ///
     /// If there is no such network, or the file's tensors are not its parameters.
     pub fn with_network<W: WithNetwork>(
         self,
+        classes: usize,
         device: &Device,
         with: W,
     ) -> Result<W::Output, Failure> {
-        let Description {
-            model,
+        let Self {
+            state_dict,
+            architecture,
             width_divisor,
-            class_names,
-        } = self.description.clone();
-        let architecture: crate::architecture::Architecture = model.parse()?;
-        architecture.with_network(
-            class_names.len(),
-            width_divisor,
-            device,
-            LoadThen { file: self, with },
-        )?
+            ..
+        } = self;
+        let load = LoadThen { state_dict, with };
+        architecture.with_network(classes, width_divisor, device, load)?
     }
 }
 
 struct LoadThen<W> {
-    file: ModelFile,
+    state_dict: StateDict,
     with: W,
 }
 
 impl<W: WithNetwork> WithNetwork for LoadThen<W> {
     type Output = Result<W::Output, Failure>;
 
-    fn with<N: Network>(self, mut network: N) -> Self::Output {
-        // Burn's own verdict (0.22.1) is a page long, and passes over tensors that are left over.
-        let mut store = SafetensorsStore::from_bytes(Some(self.file.bytes))
-            .with_from_adapter(PyTorchToBurnAdapter)
-            .allow_partial(true)
-            .validate(false);
-        let reason = match network.load_from(&mut store) {
-            Ok(result) => misfit(&result),
-            Err(error) => Some(error.to_string()),
-        };
-        match reason {
-            None => Ok(self.with.with(network)),
-            Some(reason) => Err(ModelFileError::OtherNetwork {
-                path: self.file.path,
-                model: self.file.description.model,
-                reason,
-            }
-            .into()),
-        }
-    }
-}
-
-/// Why the tensors of a file are not a network's: the first that is not, and how many.
-fn misfit(result: &ApplyResult) -> Option<String> {
-    let mut misfits: Vec<String> = Vec::new();
-    for error in &result.errors {
-        misfits.push(match error {
-            ApplyError::ShapeMismatch {
-                path,
-                expected,
-                found,
-            } => format!(
-                "`{path}` has shape {:?}, expected {:?}",
-                found.to_vec(),
-                expected.to_vec()
-            ),
-            error => error.to_string(),
-        });
-    }
-    let missing = result.missing.iter();
-    misfits.extend(missing.map(|(path, _)| format!("`{path}` is not there")));
-    let unused = result.unused.iter();
-    misfits.extend(unused.map(|path| format!("`{path}` is no parameter of it")));
-
-    match misfits.as_slice() {
-        [] => None,
-        [only] => Some(only.clone()),
-        all => Some(format!(
-            "{} tensors do not fit, the first: {}",
-            all.len(),
-            all[0]
-        )),
+    fn with<N: Network>(self, network: N) -> Self::Output {
+        Ok(self.with.with(self.state_dict.load(network)?))
     }
 }

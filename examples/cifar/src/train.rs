@@ -145,6 +145,14 @@ impl WithNetwork for Training<'_> {
         // Burn draws initial weights when they are first used. Here that is now, in order.
         self.device.seed(self.config.seed);
         let _ = network.valid();
+        let has_checkpoint = match &self.directory {
+            None => false,
+            Some(directory) => Checkpoints::new(directory.checkpoints())?.last()?.is_some(),
+        };
+        let network = match &self.config.init {
+            Some(init) if !has_checkpoint => init.load(network)?,
+            _ => network,
+        };
 
         let directory = match &self.directory {
             Some(directory) => directory.clone(),
@@ -275,9 +283,9 @@ impl Session<'_> {
         };
         let updates = model.updates();
         let live = model.live().clone().into_network();
-        self.save(&live, self.directory.live_model())?;
+        self.save(&live, self.directory.live_model(), None)?;
         let averaged = model.into_averaged()?.into_network();
-        self.save(&averaged, self.directory.averaged_model())?;
+        self.save(&averaged, self.directory.averaged_model(), Some(updates))?;
 
         let last = self.last_row()?;
         let averages = format!("SWA, {updates} averaged");
@@ -295,7 +303,7 @@ impl Session<'_> {
         let Some(model) = self.fit(model, schedule, |training| training)? else {
             return Ok(INTERRUPTED);
         };
-        self.save(&model.into_network(), self.directory.live_model())?;
+        self.save(&model.into_network(), self.directory.live_model(), None)?;
         let score = self.last_row()?.live();
         print_scores(&[("SGD", score, self.directory.live_model())]);
         Ok(0)
@@ -516,11 +524,17 @@ impl Session<'_> {
         })
     }
 
-    fn save<N: Network>(&self, network: &N, file: PathBuf) -> Result<(), Failure> {
+    fn save<N: Network>(
+        &self,
+        network: &N,
+        file: PathBuf,
+        averaged: Option<usize>,
+    ) -> Result<(), Failure> {
         let description = Description {
             model: self.config.model.clone(),
             width_divisor: self.config.width_divisor,
             class_names: self.images.class_names.clone(),
+            averaged,
         };
         model_file::save(network, &description, &file)
     }

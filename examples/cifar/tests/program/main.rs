@@ -6,6 +6,7 @@ mod end_state;
 mod on_a_terminal;
 mod output;
 mod process;
+mod pytorch_files;
 mod refused_data;
 mod refused_files;
 mod refused_settings;

@@ -134,8 +134,15 @@ impl Ended {
         self.output
     }
 
-    /// The one line that says why it did not do what it was asked to.
+    /// The one line, not long, that says why it did not do what it was asked to.
     pub(crate) fn refusal(self) -> String {
+        let line = self.refusal_with_a_list();
+        assert!(line.chars().count() < 400, "a long line: {line}");
+        line
+    }
+
+    /// The line that says so, and may list every tensor that does not fit.
+    pub(crate) fn refusal_with_a_list(self) -> String {
         assert!(self.status.is_some_and(|status| status != 0), "{self:?}");
         let line = self.errors.strip_prefix("error: ");
         let line = line.and_then(|line| line.strip_suffix('\n'));
@@ -143,7 +150,6 @@ impl Ended {
             panic!("no line of an error: {self:?}");
         };
         assert!(!line.contains('\n'), "more than a line: {line}");
-        assert!(line.chars().count() < 400, "a long line: {line}");
         line.to_owned()
     }
 }

@@ -21,7 +21,7 @@ fn refusal(settings: &str) -> String {
 fn a_model_that_there_is_not_is_named_with_those_that_there_are() {
     let refusal = refusal("--model resnet-18");
     assert!(refusal.contains("`resnet-18`"), "{refusal}");
-    for model in ["vgg16", "vgg16-bn", "preresnet-110"] {
+    for model in ["vgg16", "vgg19", "-bn", "preresnet-110", "wrn-28-10"] {
         assert!(refusal.contains(model), "{refusal}");
     }
 }
@@ -39,11 +39,13 @@ fn a_depth_that_there_is_not_is_named_with_those_nearby() {
         bottleneck.ends_with("Use depth 110 or 119."),
         "{bottleneck}"
     );
-    let vgg = refusal("--model vgg19");
+    let vgg = refusal("--model vgg17");
     assert!(
-        vgg.contains("no depth 19") && vgg.ends_with("Use depth 16."),
+        vgg.contains("no depth 17") && vgg.ends_with("Use depth 16 or 19."),
         "{vgg}"
     );
+    let wide = refusal("--model wrn-30-10");
+    assert!(wide.ends_with("Use depth 28 or 34."), "{wide}");
 }
 
 #[test]

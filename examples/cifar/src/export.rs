@@ -1,0 +1,86 @@
+//! `cifar export`: a model for PyTorch.
+
+use std::path::PathBuf;
+
+use swa_models::StateDict;
+
+use crate::Failure;
+use crate::architecture::{Network, WithNetwork};
+use crate::device;
+use crate::model_file::{FileArgs, ModelFile};
+use crate::output::say;
+
+/// Writes a model as a SafeTensors file that PyTorch loads.
+///
+/// model.load_state_dict(safetensors.torch.load_file("OUT.safetensors"), strict=True)
+#[derive(Debug, Clone, clap::Args)]
+pub struct ExportArgs {
+    /// The model: a file of `cifar train`, or of PyTorch (.safetensors, or .pt and .pth of torch.save)
+    model_file: PathBuf,
+
+    /// The file to write
+    #[arg(value_name = "OUT.safetensors")]
+    out: PathBuf,
+
+    #[command(flatten)]
+    file: FileArgs,
+
+    /// How many classes the network of a file from elsewhere tells apart
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    classes: usize,
+
+    /// Write it as torch.optim.swa_utils.AveragedModel has it: `module.` before every name, and
+    /// n_averaged
+    #[arg(long)]
+    averaged_model: bool,
+}
+
+/// Runs `cifar export`.
+///
+/// # Errors
+///
+/// If the model cannot be loaded, or the file not be written.
+pub fn run(args: &ExportArgs) -> Result<(), Failure> {
+    let file = ModelFile::read(&args.model_file, &args.file)?;
+    let architecture = file.architecture();
+    let classes = file.class_names.as_ref().map_or(args.classes, Vec::len);
+    let averaged = match (args.averaged_model, file.averaged) {
+        (false, _) => None,
+        (true, Some(averaged)) => Some(averaged),
+        (true, None) => {
+            return Err(format!(
+                "{} does not say how many weights it is the average of: export an averaged model with \
+                 --averaged-model, such as a run's averaged.safetensors",
+                args.model_file.display()
+            )
+            .into());
+        }
+    };
+    // Nothing is computed: the processor will do.
+    let device = device::parse("flex")?;
+    file.with_network(classes, &device, Export { args, averaged })??;
+    let names = match averaged {
+        None => String::new(),
+        Some(averaged) => format!(", as an AveragedModel of {averaged} updates"),
+    };
+    say(format!("{architecture} in {}{names}", args.out.display()));
+    Ok(())
+}
+
+struct Export<'a> {
+    args: &'a ExportArgs,
+    averaged: Option<usize>,
+}
+
+impl WithNetwork for Export<'_> {
+    type Output = Result<(), Failure>;
+
+    fn with<N: Network>(self, network: N) -> Self::Output {
+        let state_dict = StateDict::of(&network);
+        let state_dict = match self.averaged {
+            None => state_dict,
+            Some(updates) => state_dict.averaged(updates),
+        };
+        Ok(state_dict.write(&self.args.out)?)
+    }
+}

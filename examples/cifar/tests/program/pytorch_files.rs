@@ -1,0 +1,159 @@
+//! Weights that come from PyTorch and go back there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+
+use crate::process::cifar;
+use crate::small_run::{SmallRun, resume, train};
+
+/// A file of PyTorch's, of a PreResNet-8 a sixteenth as wide.
+fn checkpoint(name: &str) -> String {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/checkpoints");
+    format!("{folder}/{name}")
+}
+
+const NETWORK: [&str; 4] = ["--model", "preresnet-8", "--width-divisor", "16"];
+
+/// A command with paths among its words.
+fn run(words: &[&str], file: &str, more: &[&str]) -> crate::process::Ended {
+    cifar(words.iter().chain(&[file]).chain(more))
+}
+
+/// The score on all images that `cifar evaluate` ends with.
+fn score(file: &str, more: &[&str]) -> String {
+    let output = run(&["evaluate", "--model-file"], file, more).success();
+    let all = output.lines().find(|line| line.starts_with("all "));
+    all.unwrap_or_else(|| panic!("{output}")).to_owned()
+}
+
+/// The folder of a run, with what it left.
+fn small_run() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    SmallRun::PreResNet
+        .uninterrupted()
+        .folder
+        .write_to(folder.path());
+    let averaged = folder.path().join("averaged.safetensors");
+    (folder, averaged)
+}
+
+#[test]
+fn files_of_pytorchs_are_evaluated() {
+    let bare = score(&checkpoint("bare.pt"), &NETWORK);
+    assert_eq!(score(&checkpoint("model_state.pth"), &NETWORK), bare);
+    let averaged = score(&checkpoint("averaged_model.pt"), &NETWORK);
+    assert_ne!(averaged, bare);
+
+    let paper = checkpoint("paper.pt");
+    let with_key = |key| [NETWORK.as_slice(), &["--key", key]].concat();
+    assert_eq!(score(&paper, &with_key("state_dict")), bare);
+    assert_eq!(score(&paper, &with_key("swa_state_dict")), averaged);
+    let refusal = run(&["evaluate", "--model-file"], &paper, &NETWORK).refusal();
+    assert!(
+        refusal.ends_with("name one of the keys `state_dict`, `swa_state_dict`"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn a_file_of_pytorchs_needs_its_network_named() {
+    let file = checkpoint("bare.pt");
+    let refusal = run(&["evaluate", "--model-file"], &file, &[]).refusal();
+    assert!(refusal.ends_with("name it with --model"), "{refusal}");
+
+    let (_folder, ours) = small_run();
+    let ours = ours.to_str().unwrap();
+    let refusal = run(&["evaluate", "--model-file"], ours, &["--model", "vgg16"]).refusal();
+    let expected = "says that it holds a preresnet-8, not a vgg16: leave --model out";
+    assert!(refusal.ends_with(expected), "{refusal}");
+}
+
+#[test]
+fn a_hostile_file_is_refused_and_runs_nothing() {
+    let file = checkpoint("hostile.pt");
+    let refusal = run(&["evaluate", "--model-file"], &file, &NETWORK).refusal_with_a_list();
+    assert!(refusal.contains("does not fit"), "{refusal}");
+    assert!(!Path::new("hostile-pickle-was-run").exists());
+}
+
+#[test]
+fn an_exported_model_is_the_same_model() {
+    let (folder, averaged) = small_run();
+    let averaged = averaged.to_str().unwrap();
+    let out = folder.path().join("exported.safetensors");
+    let out = out.to_str().unwrap();
+
+    run(&["export"], averaged, &[out]).success();
+    assert_eq!(score(out, &NETWORK), score(averaged, &[]));
+    let names = |file: &str| -> Vec<String> {
+        let bytes = fs::read(file).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let mut names: Vec<String> = tensors.names().into_iter().map(str::to_owned).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(
+        names(out),
+        names(&{
+            let bare = folder.path().join("bare.safetensors");
+            let bare = bare.to_str().unwrap().to_owned();
+            let more = [[bare.as_str()].as_slice(), &NETWORK].concat();
+            run(&["export"], &checkpoint("bare.pt"), &more).success();
+            bare
+        })
+    );
+
+    // Epochs 3 to 6.
+    let said = run(&["export", "--averaged-model"], averaged, &[out]).success();
+    assert!(said.contains("as an AveragedModel of 4 updates"), "{said}");
+    assert_eq!(names(out), names(&checkpoint("averaged_model.safetensors")));
+    assert_eq!(score(out, &NETWORK), score(averaged, &[]));
+
+    let live = folder.path().join("live.safetensors");
+    let live = live.to_str().unwrap();
+    let refusal = run(&["export", "--averaged-model"], live, &[out]).refusal();
+    assert!(
+        refusal.contains("how many weights it is the average of"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn training_begins_with_the_weights_of_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let settings =
+        "--train-items 200 --batch-size 32 --epochs 2 --no-swa --weight-decay 0 --lr 1e-9";
+    let settings: Vec<&str> = settings.split(' ').chain(NETWORK).collect();
+    let init = checkpoint("paper.pt");
+    let start = [
+        &settings,
+        ["--init", &init, "--init-key", "swa_state_dict"].as_slice(),
+    ]
+    .concat();
+    train(&start, &out).end().success();
+
+    // At a rate of next to nothing, they stay.
+    let weights = |file: &Path| -> Vec<f32> {
+        let bytes = fs::read(file).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let prefixed = tensors.tensor("module.layer3.0.conv2.weight");
+        let tensor = prefixed.or_else(|_| tensors.tensor("layer3.0.conv2.weight"));
+        let (values, _) = tensor.unwrap().data().as_chunks::<4>();
+        values
+            .iter()
+            .map(|bytes| f32::from_le_bytes(*bytes))
+            .collect()
+    };
+    let averaged = weights(Path::new(&checkpoint("averaged_model.safetensors")));
+    for (trained, begun) in weights(&out.join("live.safetensors")).iter().zip(&averaged) {
+        assert!((trained - begun).abs() < 1e-6, "{trained} {begun}");
+    }
+
+    let other = train(&["--resume", "--init", &checkpoint("bare.pt")], &out);
+    let refusal = other.end().refusal();
+    assert!(refusal.contains("--init is "), "{refusal}");
+    resume(&out).end().success();
+}
