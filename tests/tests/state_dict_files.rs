@@ -3,19 +3,26 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
-use burn::module::Module;
+use burn::lr_scheduler::constant::ConstantLr;
+use burn::optim::SgdConfig;
 use burn::tensor::Device;
+use burn::train::{Learner, SupervisedTraining};
+use burn_swa_tests::classifier::{Batches, Classifier};
 use burn_swa_tests::comparison::relative_l2;
 use burn_swa_tests::generator::images;
 use burn_swa_tests::named_tensors::values;
 use burn_swa_tests::network::Network;
+use cifar::progress::{PlainRenderer, Progress};
 use swa_models::{
     PreResNet, PreResNetConfig, StateDict, StateDictError, VggConfig, WideResNetConfig,
 };
 use swa_train::swa_core::{Average, EqualWeights};
+use swa_train::{Collect, RunLength, SwaConfig};
 
 /// The images that `checkpoints/*.py` take.
 const STREAM: u64 = 7 * 4096 + 4000;
@@ -74,13 +81,12 @@ fn a_checkpoint_of_the_papers_code_has_two_networks_of_which_one_is_named() {
     }
 
     let error = read("paper.pt").under("ema").load(network()).unwrap_err();
-    let StateDictError::Misfit {
-        missing, tensors, ..
-    } = &error
-    else {
-        panic!("{error}");
-    };
-    assert_eq!(missing.len(), *tensors);
+    assert!(
+        error
+            .to_string()
+            .contains("has nothing under `ema`: name one of the keys `optimizer`, `state_dict`"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -177,7 +183,7 @@ fn everything_that_does_not_fit_is_in_one_message() {
 #[test]
 fn a_hostile_pickle_is_an_error_and_runs_nothing() {
     let error = read("hostile.pt").load(network()).unwrap_err();
-    assert!(error.to_string().contains("does not fit"), "{error}");
+    assert!(error.to_string().contains("it holds no tensor"), "{error}");
     assert!(!Path::new("hostile-pickle-was-run").exists());
 }
 
@@ -233,63 +239,99 @@ fn python_with_torch() -> Option<String> {
     if found.is_ok_and(|output| output.status.success()) {
         return Some(python);
     }
-    eprintln!(
-        "skipped: {python} cannot `{check}`. To run this test: \
-         pip install torch==2.9.1 numpy safetensors, and name that python in SWA_PYTHON"
+    // Not by a macro, whose output a test that passes keeps to itself.
+    let _ = writeln!(
+        std::io::stderr(),
+        "skipped a test: {python} cannot `{check}`. To run it: pip install torch==2.9.1 numpy safetensors, \
+         and name that python in SWA_PYTHON"
     );
     None
 }
 
 #[test]
-fn pytorch_loads_our_files_strictly_and_computes_the_same() -> Result<(), Box<dyn Error>> {
+fn what_pytorch_saves_trains_on_here_and_goes_back_there() -> Result<(), Box<dyn Error>> {
     let Some(python) = python_with_torch() else {
         return Ok(());
     };
-    let device = Device::flex();
-    device.seed(7);
-    let vgg = VggConfig::new(16).with_batch_norm(true);
-    check_in_pytorch(&python, "vgg16_bn", &vgg.init(&device)?)?;
-    check_in_pytorch(
+    let device = Device::flex().autodiff();
+    let vgg = VggConfig::new(16).with_batch_norm(true).with_dropout(0.0);
+    there_and_back(&python, "vgg16_bn", vgg.init(&device)?)?;
+    there_and_back(
         &python,
         "preresnet20",
-        &PreResNetConfig::new(20).init(&device)?,
+        PreResNetConfig::new(20).init(&device)?,
     )?;
-    check_in_pytorch(
+    there_and_back(
         &python,
         "wrn16_2",
-        &WideResNetConfig::new(16, 2).init(&device)?,
+        WideResNetConfig::new(16, 2).init(&device)?,
     )
 }
 
-fn check_in_pytorch<N: Network>(
-    python: &str,
-    name: &str,
-    network: &N,
-) -> Result<(), Box<dyn Error>> {
-    let ours = logits(network);
+fn there_and_back<N: Network>(python: &str, name: &str, network: N) -> Result<(), Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
-    let file = folder.path().join("weights.safetensors");
-    for averaged in [None, Some(5)] {
-        let state_dict = StateDict::of(network);
-        let mut command = Command::new(python);
-        command
-            .arg(checkpoint("load_in_pytorch.py"))
-            .arg(name)
-            .arg(&file);
-        match averaged {
-            None => state_dict.write(&file)?,
-            Some(updates) => {
-                state_dict.averaged(updates).write(&file)?;
-                command.args(["--averaged", &updates.to_string()]);
-            }
-        }
-        let output = command.output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
-        let theirs: Vec<f64> = serde_json::from_slice(&output.stdout)?;
-        let deviation = relative_l2(&ours, &theirs);
-        println!("{name}, averaged {averaged:?}: PyTorch's logits differ by {deviation:.1e}");
-        assert!(deviation <= 1e-5, "{name}: {deviation:e}");
-    }
+    let in_pytorch =
+        |command: &str, file: &Path, more: &[&str]| -> Result<Vec<f64>, Box<dyn Error>> {
+            let script = checkpoint("in_pytorch.py");
+            let mut process = Command::new(python);
+            let output = process
+                .arg(script)
+                .args([command, name])
+                .arg(file)
+                .args(more)
+                .output()?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{said}");
+            Ok(serde_json::from_slice(&output.stdout)?)
+        };
+    let agrees = |what: &str, ours: &[f64], theirs: &[f64]| {
+        let deviation = relative_l2(ours, theirs);
+        println!("{name}, {what}: PyTorch's logits differ by {deviation:.1e}");
+        assert!(deviation <= 1e-5, "{name}, {what}: {deviation:e}");
+    };
+
+    let saved = folder.path().join("saved.pt");
+    let theirs = in_pytorch("save", &saved, &[])?;
+    let network = StateDict::read(&saved)?.load(network)?;
+    agrees("as saved there", &logits(&network), &theirs);
+
+    let batches = |sizes: &[usize]| {
+        Arc::new(Batches {
+            stream: STREAM + 10,
+            sizes: sizes.to_vec(),
+            classes: 10,
+            device: Device::flex(),
+        })
+    };
+    let run = RunLength::new(1, 3)?;
+    let swa = SwaConfig::new(Collect::from_step(2, &run)?)
+        .init(Classifier::new(network), batches(&[8, 8]))?;
+    let results = SupervisedTraining::new(folder.path(), batches(&[8, 8, 8]), batches(&[4]))
+        .renderer(Box::new(PlainRenderer::new(Progress::of_images())))
+        .with_application_logger(None)
+        .num_epochs(1)
+        .launch(Learner::new(
+            swa,
+            SgdConfig::new().init(),
+            ConstantLr::new(0.01),
+        ));
+    let (live, updates) = (
+        results.model.live().network.valid(),
+        results.model.updates(),
+    );
+    let averaged = results.model.into_averaged()?.network;
+    assert_eq!(updates, 2);
+    let (trained, averaged_logits) = (logits(&live), logits(&averaged));
+    assert!(
+        relative_l2(&trained, &theirs) > 1e-3,
+        "training changed nothing"
+    );
+
+    let file = folder.path().join("back.safetensors");
+    StateDict::of(&live).write(&file)?;
+    agrees("trained here", &trained, &in_pytorch("logits", &file, &[])?);
+    StateDict::of(&averaged).averaged(updates).write(&file)?;
+    let theirs = in_pytorch("logits", &file, &["--averaged", "2"])?;
+    agrees("averaged here", &averaged_logits, &theirs);
     Ok(())
 }

@@ -27,6 +27,17 @@ use swa_train::{Collect, RunLength, Swa, SwaConfig};
 /// Float32 itself deviates by at most 1.2e-4 from float64 here.
 const ALLOWED: f64 = 10.0 * 1.2e-4;
 
+/// The largest relative deviation of one parameter's norm; the vectors' tolerance is for all norms as one vector. With
+/// another seed and twice the steps, PyTorch's own float32 rounding moves one by 1.3e-3.
+const SINGLE_NORM: f64 = 1e-2;
+
+/// The ways to pool BatchNorm's statistics, by their names in the files.
+const WAYS: [(Pooling, &str); 3] = [
+    (Pooling::Equal, "bn_torch"),
+    (Pooling::WeightedBySize, "bn_paper"),
+    (Pooling::Exact, "bn_pooled"),
+];
+
 #[test]
 fn training_with_swa_agrees_with_pytorch() {
     let files = vectors::files("training_").expect("there are vectors");
@@ -42,7 +53,7 @@ fn training_with_swa_agrees_with_pytorch() {
 fn compare_file(file: &Path) -> Result<(), Box<dyn Error>> {
     let vectors = Vectors::read(file)?;
     let mut comparisons = Comparisons::default();
-    for pooling in [Pooling::Equal, Pooling::WeightedBySize, Pooling::Exact] {
+    for (pooling, way) in WAYS {
         let trained = train(&vectors.description, EqualWeights, pooling)?;
         if pooling == Pooling::Exact {
             compare_weights(&mut comparisons, &vectors, "live", &trained.live)?;
@@ -50,7 +61,7 @@ fn compare_file(file: &Path) -> Result<(), Box<dyn Error>> {
             let deviation = relative_l2(&trained.losses, vectors.tensor("losses")?);
             comparisons.note("losses", deviation, ALLOWED);
         }
-        compare_batch_norm(&mut comparisons, &vectors, pooling, &trained)?;
+        compare_batch_norm(&mut comparisons, &vectors, pooling, way, &trained)?;
     }
     let decay = training_of(&vectors.description)?.ema_decay;
     let ema = train(
@@ -60,7 +71,15 @@ fn compare_file(file: &Path) -> Result<(), Box<dyn Error>> {
     )?;
     compare_weights(&mut comparisons, &vectors, "ema", &ema.averaged)?;
 
-    println!("{}: {}", vectors.description.model, comparisons.summary());
+    let lost = match statistics_are_lost(&vectors) {
+        true => ", the peers' statistics lost in the file and compared by their logits",
+        false => "",
+    };
+    println!(
+        "{}{lost}: {}",
+        vectors.description.model,
+        comparisons.summary()
+    );
     comparisons.finish()
 }
 
@@ -210,7 +229,7 @@ fn compare_weights(
     comparisons.note(format!("{which}_norms"), deviation, ALLOWED);
     for ((name, ours), theirs) in names.iter().zip(&norms).zip(theirs) {
         let what = format!("{which}_norm of {name}");
-        comparisons.note(what, relative_l2(&[*ours], &[*theirs]), ALLOWED);
+        comparisons.note(what, relative_l2(&[*ours], &[*theirs]), SINGLE_NORM);
     }
     let theirs = vectors.tensor(&format!("{which}.first_param"))?;
     let what = format!("{which}_first of {}", names[0]);
@@ -222,49 +241,54 @@ fn compare_batch_norm(
     comparisons: &mut Comparisons,
     vectors: &Vectors,
     pooling: Pooling,
+    way: &str,
     trained: &Trained,
 ) -> Result<(), Box<dyn Error>> {
-    let prefix = match pooling {
-        Pooling::Exact => "bn_pooled",
-        Pooling::WeightedBySize => "bn_paper",
-        Pooling::Equal => "bn_torch",
-    };
-    let counts = match pooling != Pooling::Exact && statistics_are_lost(vectors) {
-        true => BTreeMap::new(),
-        false => counts(&vectors.description)?,
-    };
-    for (layer, counts) in &counts {
-        for (statistic, factor) in [
-            ("running_mean", 1.0),
-            ("running_var", variance_correction(pooling, counts)),
-        ] {
+    let theirs = vectors.tensor(&format!("{way}.logits"))?;
+    let deviation = relative_l2(&trained.logits, theirs);
+    comparisons.note(format!("{way}_logits"), deviation, ALLOWED);
+    if pooling != Pooling::Exact && statistics_are_lost(vectors) {
+        return Ok(());
+    }
+
+    // By their names in the files: variances unbiased.
+    let mut statistics = BTreeMap::new();
+    for (layer, counts) in counts(&vectors.description)? {
+        let correction = variance_correction(pooling, &counts);
+        for (statistic, factor) in [("running_mean", 1.0), ("running_var", correction)] {
             let name = format!("{layer}.{statistic}");
             let ours = trained.averaged.get(&name).ok_or(format!("no {name}"))?;
             let ours: Vec<f64> = ours.iter().map(|value| value * factor).collect();
-            let theirs = vectors.tensor(&format!("{prefix}.{name}"))?;
-            let what = format!("{prefix} {name}");
-            comparisons.note(what, relative_l2(&ours, theirs), ALLOWED);
+            let theirs = vectors.tensor(&format!("{way}.{name}"))?;
+            comparisons.note(format!("{way} {name}"), relative_l2(&ours, theirs), ALLOWED);
+            statistics.insert(name, ours);
         }
     }
-    let theirs = vectors.tensor(&format!("{prefix}.logits"))?;
-    let what = format!("{prefix}_logits");
-    comparisons.note(what, relative_l2(&trained.logits, theirs), ALLOWED);
+    // The ways differ by less than what is allowed in places: over all, each has to be clearly closest to its own.
+    let far_from = |way: &str| -> Result<f64, Box<dyn Error>> {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for (name, values) in &statistics {
+            ours.extend(values);
+            theirs.extend(vectors.tensor(&format!("{way}.{name}"))?);
+        }
+        Ok(relative_l2(&ours, &theirs))
+    };
+    for (other, name) in WAYS {
+        if other != pooling && !statistics_are_lost(vectors) && !statistics.is_empty() {
+            let ratio = far_from(way)? / far_from(name)?;
+            comparisons.note(format!("{way}_rather_than_{name}"), ratio, 0.5);
+        }
+    }
     Ok(())
 }
 
 /// Whether the file has the pooled statistics three times: a first version of `make_parity.py` kept the tensors that the
 /// layers went on to change, and not copies. Its logits are right.
 fn statistics_are_lost(vectors: &Vectors) -> bool {
-    let of = |prefix: &str| -> Vec<_> {
-        let statistics = vectors.tensors_under(prefix);
+    let of = |way: &str| -> Vec<_> {
+        let statistics = vectors.tensors_under(way);
         statistics.filter(|(name, _)| *name != "logits").collect()
     };
-    let lost = of("bn_torch.") == of("bn_pooled.");
-    if lost {
-        println!(
-            "{}: compared by its logits alone where statistics are lost",
-            vectors.description.model
-        );
-    }
-    lost
+    let pooled = of("bn_pooled.");
+    !pooled.is_empty() && of("bn_torch.") == pooled
 }

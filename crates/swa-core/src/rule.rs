@@ -15,7 +15,8 @@ use crate::AverageError;
 /// The weight `w(n)` of the new value in `average += w(n) * (current - average)`.
 ///
 /// A rule is a pure function: two calls with the same `n` give the same weight, which is what lets
-/// a resumed run go on as if it had never stopped. `w(0)` is 1, so that the first update copies.
+/// a resumed run go on as if it had never stopped. An [`Average`](crate::Average) does not ask for
+/// `w(0)`: its first update copies, as PyTorch's does.
 ///
 /// # Example: a rule of your own
 ///
@@ -38,7 +39,7 @@ use crate::AverageError;
 /// assert_eq!(Recent { window: 4 }.weight(100), 0.25);
 /// ```
 pub trait AveragingRule: Debug + Send + Sync {
-    /// The weight of the next update, in `[0, 1]`, after `updates` earlier ones.
+    /// The weight of the next update, in `[0, 1]`, after `updates` earlier ones, 1 or more.
     fn weight(&self, updates: usize) -> f64;
 }
 

@@ -30,13 +30,16 @@ pub enum ModelError {
         /// The channels of the narrowest layer, of which every other width is a multiple.
         narrowest: usize,
     },
-    /// A network of no channels.
+    /// A network of no channels, or of more than can be counted.
     #[error(
-        "{network} needs channels: got widen_factor = 0, expected at least 1. Use 10 as in the paper."
+        "{network} cannot be {got} times wider: expected a widen_factor of at least 1 whose weights can be counted. \
+         Use 10 as in the paper."
     )]
     WidenFactor {
         /// The network's name.
         network: &'static str,
+        /// The factor that was asked for.
+        got: usize,
     },
     /// A classifier of no classes.
     #[error(

@@ -63,7 +63,7 @@ impl WideResNetConfig {
     ///
     /// # Errors
     ///
-    /// If the depth is not 6n+4 with an n of at least 1, the widening factor is 0, the width divisor does not divide 16,
+    /// If the depth is not 6n+4 with an n of at least 1, the widening factor is 0 or beyond all counting, the width divisor does not divide 16,
     /// or there are no classes.
     pub fn init(&self, device: &Device) -> Result<WideResNet, ModelError> {
         let blocks = blocks_per_stage(self.depth).ok_or_else(|| ModelError::Depth {
@@ -72,8 +72,11 @@ impl WideResNetConfig {
             expected: "6n+4",
             nearest: nearest_depths(self.depth, |depth| blocks_per_stage(depth).is_some()),
         })?;
-        if self.widen_factor == 0 {
-            return Err(ModelError::WidenFactor { network: NETWORK });
+        if self.widen_factor == 0 || largest_weight(self.widen_factor).is_none() {
+            return Err(ModelError::WidenFactor {
+                network: NETWORK,
+                got: self.widen_factor,
+            });
         }
         check_classes(NETWORK, self.classes)?;
         check_width_divisor(NETWORK, self.width_divisor, PLANES[0])?;
@@ -115,6 +118,12 @@ impl WideResNetConfig {
 fn blocks_per_stage(depth: usize) -> Option<usize> {
     let in_stages = depth.checked_sub(4).filter(|layers| *layers > 0)?;
     in_stages.is_multiple_of(6).then_some(in_stages / 6)
+}
+
+/// The number of elements of a 3x3 convolution of the last stage, if it can be counted.
+fn largest_weight(widen_factor: usize) -> Option<usize> {
+    let channels = PLANES[2].checked_mul(widen_factor)?;
+    channels.checked_mul(channels)?.checked_mul(9)
 }
 
 /// A convolution with a bias, initialised as PyTorch does, padded so that at stride 1 it keeps height and width.
@@ -306,8 +315,10 @@ mod tests {
         );
         assert_eq!(
             message(28, 0),
-            "WideResNet needs channels: got widen_factor = 0, expected at least 1. Use 10 as in the paper."
+            "WideResNet cannot be 0 times wider: expected a widen_factor of at least 1 whose weights can be counted. \
+             Use 10 as in the paper."
         );
+        assert!(message(10, usize::MAX / 64).contains("times wider"));
         let classes = WideResNetConfig::new(28, 10)
             .with_classes(0)
             .init(&Device::flex());

@@ -243,6 +243,8 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
     /// [`SwaError::Average`] if `averaged` is another model than the live one, or not finite.
     pub fn continuing(self, averaged: &M, updates: usize) -> Result<Self, SwaError> {
         let average = self.average().continuing(averaged, updates)?;
+        // It may hold another average of as many updates.
+        self.evaluation.forget();
         Ok(self.with_average(|_| average))
     }
 

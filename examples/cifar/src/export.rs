@@ -1,6 +1,6 @@
 //! `cifar export`: a model for PyTorch.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use swa_models::StateDict;
 
@@ -58,7 +58,12 @@ pub fn run(args: &ExportArgs) -> Result<(), Failure> {
     };
     // Nothing is computed: the processor will do.
     let device = device::parse("flex")?;
-    file.with_network(classes, &device, Export { args, averaged })??;
+    let export = Export {
+        file: &file,
+        out: &args.out,
+        averaged,
+    };
+    file.with_network(classes, &device, export)??;
     let names = match averaged {
         None => String::new(),
         Some(averaged) => format!(", as an AveragedModel of {averaged} updates"),
@@ -68,7 +73,8 @@ pub fn run(args: &ExportArgs) -> Result<(), Failure> {
 }
 
 struct Export<'a> {
-    args: &'a ExportArgs,
+    file: &'a ModelFile,
+    out: &'a Path,
     averaged: Option<usize>,
 }
 
@@ -76,11 +82,11 @@ impl WithNetwork for Export<'_> {
     type Output = Result<(), Failure>;
 
     fn with<N: Network>(self, network: N) -> Self::Output {
-        let state_dict = StateDict::of(&network);
+        let state_dict = self.file.describe(StateDict::of(&network));
         let state_dict = match self.averaged {
             None => state_dict,
             Some(updates) => state_dict.averaged(updates),
         };
-        Ok(state_dict.write(&self.args.out)?)
+        Ok(state_dict.write(self.out)?)
     }
 }

@@ -57,16 +57,17 @@ pub enum ModelFileError {
     },
 
     /// It holds another network than is said.
-    #[error("{} says that it holds a {there}, not a {given}: leave {flag} out", .path.display())]
+    #[error(
+        "{} says that it holds a {}, its widths divided by {}: leave --model and --width-divisor out",
+        .path.display(),
+        .there.model,
+        .there.width_divisor
+    )]
     OtherNetwork {
         /// The file.
         path: PathBuf,
-        /// The flag.
-        flag: &'static str,
-        /// What the flag says.
-        given: String,
         /// What the file says.
-        there: String,
+        there: Description,
     },
 }
 
@@ -110,15 +111,15 @@ impl ModelFile {
         let description = state_dict.metadata(DESCRIPTION);
         let description: Option<Description> =
             description.and_then(|text| serde_json::from_str(text).ok());
-        let other = |flag, given: &str, there: &str| ModelFileError::OtherNetwork {
-            path: path.to_owned(),
-            flag,
-            given: given.to_owned(),
-            there: there.to_owned(),
-        };
         match (description, &args.model) {
-            (Some(description), Some(model)) if *model != description.model => {
-                Err(other("--model", model, &description.model).into())
+            (Some(there), Some(model))
+                if *model != there.model
+                    || args
+                        .width_divisor
+                        .is_some_and(|it| it != there.width_divisor) =>
+            {
+                let path = path.to_owned();
+                Err(ModelFileError::OtherNetwork { path, there }.into())
             }
             (Some(description), _) => Ok(Self {
                 state_dict,
@@ -141,6 +142,14 @@ impl ModelFile {
         }
     }
 
+    /// `state_dict` with what this file says of its network, if it does.
+    pub fn describe(&self, state_dict: StateDict) -> StateDict {
+        match self.state_dict.metadata(DESCRIPTION) {
+            None => state_dict,
+            Some(description) => state_dict.with_metadata(DESCRIPTION, description),
+        }
+    }
+
     /// The network in the file.
     pub fn architecture(&self) -> Architecture {
         self.architecture
@@ -152,28 +161,26 @@ impl ModelFile {
     ///
     /// If there is no such network, or the file's tensors are not its parameters.
     pub fn with_network<W: WithNetwork>(
-        self,
+        &self,
         classes: usize,
         device: &Device,
         with: W,
     ) -> Result<W::Output, Failure> {
-        let Self {
-            state_dict,
-            architecture,
-            width_divisor,
-            ..
-        } = self;
-        let load = LoadThen { state_dict, with };
-        architecture.with_network(classes, width_divisor, device, load)?
+        let load = LoadThen {
+            state_dict: &self.state_dict,
+            with,
+        };
+        self.architecture
+            .with_network(classes, self.width_divisor, device, load)?
     }
 }
 
-struct LoadThen<W> {
-    state_dict: StateDict,
+struct LoadThen<'a, W> {
+    state_dict: &'a StateDict,
     with: W,
 }
 
-impl<W: WithNetwork> WithNetwork for LoadThen<W> {
+impl<W: WithNetwork> WithNetwork for LoadThen<'_, W> {
     type Output = Result<W::Output, Failure>;
 
     fn with<N: Network>(self, network: N) -> Self::Output {

@@ -38,13 +38,28 @@ pub enum StateDictError {
         keys: Vec<String>,
     },
 
+    /// There is nothing under the key that was named.
+    #[error(
+        "{} has nothing under `{key}`: name one of the keys {}",
+        .path.display(),
+        listed(.keys)
+    )]
+    NoSuchKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What the names in the file begin with.
+        keys: Vec<String>,
+    },
+
     /// The file holds other tensors than the network has.
     #[error(
-        "{} does not fit the network of {tensors} tensors{}{}{}",
+        "{} does not fit the network of {tensors} tensors{}{}{}. Load it into the network that it was saved from",
         .path.display(),
         part("missing", .missing),
         part("unknown", .unknown),
-        part("of another shape", .misshapen)
+        part("of another shape or kind", .misshapen)
     )]
     Misfit {
         /// The file.

@@ -71,10 +71,11 @@ const UPDATES: &str = "n_averaged";
 const BATCHES_TRACKED: &str = "num_batches_tracked";
 
 impl StateDict {
-    /// The state dict of `model`.
+    /// The state dict of `model`, the running statistics of its last step included.
     pub fn of<M: Module>(model: &M) -> Self {
         let mut entries = BTreeMap::new();
-        for entry in expected(model) {
+        // A step leaves its update of the running statistics pending, and `valid()` is what applies it (Burn 0.22.1).
+        for entry in tensors(&model.valid()) {
             if let Some(layer) = entry.name.strip_suffix(".running_mean") {
                 let count = scalar(format!("{layer}.{BATCHES_TRACKED}"), 0);
                 entries.insert(count.name.clone(), count);
@@ -82,7 +83,7 @@ impl StateDict {
             entries.insert(entry.name.clone(), entry);
         }
         Self {
-            path: PathBuf::new(),
+            path: PathBuf::from("a state dict in memory"),
             key: None,
             entries,
             metadata: BTreeMap::new(),
@@ -132,33 +133,45 @@ impl StateDict {
     ///
     /// # Errors
     ///
-    /// [`StateDictError::Corrupt`] if it cannot be read, or is no such number.
+    /// [`StateDictError::Ambiguous`] if there are several under several keys, [`StateDictError::Corrupt`] if it cannot be
+    /// read, or is no such number.
     pub fn updates(&self) -> Result<Option<usize>, StateDictError> {
-        let name = match &self.key {
-            None => UPDATES.to_owned(),
-            Some(key) => format!("{key}.{UPDATES}"),
+        // The count stands beside the `module` that the network is in.
+        let key = self.key.as_ref().map(|key| format!("{key}."));
+        let below = match key.as_deref() {
+            None | Some(AVERAGED_MODEL) => "",
+            Some(key) => match key.strip_suffix(AVERAGED_MODEL) {
+                Some(before) if before.ends_with('.') => before,
+                _ => key,
+            },
         };
-        let Some(entry) = self.entries.get(&name) else {
-            return Ok(None);
+        let counts: Vec<&Entry> = self
+            .entries
+            .values()
+            .filter(|entry| entry.name.starts_with(below))
+            .filter(|entry| entry.name.rsplit('.').next() == Some(UPDATES))
+            .collect();
+        let count = match counts.as_slice() {
+            [] => return Ok(None),
+            [only] => only,
+            several => {
+                let prefixes = several
+                    .iter()
+                    .filter_map(|entry| entry.name.strip_suffix(UPDATES));
+                return Err(self.ambiguous(prefixes));
+            }
         };
-        let corrupt = |reason: String| StateDictError::Corrupt {
-            path: self.path.clone(),
-            reason,
-        };
-        let data = bridge::to_data(entry)
-            .map_err(|error| corrupt(format!("`{name}` cannot be read: {error}")))?;
-        let count = match (data.dtype(), data.num_elements()) {
-            (DType::I64 | DType::I32, 1) => data.iter::<i64>().next(),
-            _ => None,
-        };
-        let count = count.and_then(|count| usize::try_from(count).ok());
-        match count {
-            Some(count) => Ok(Some(count)),
-            None => Err(corrupt(format!(
-                "`{name}` is no number of updates: expected one integer of at least 0, got {:?} {:?}",
-                data.dtype(),
-                data.shape().to_vec()
-            ))),
+        let corrupt = |reason: String| self.corrupt(&count.name, reason);
+        let is_one_integer = count.shape.num_elements() == 1 && count.dtype.is_int();
+        if !is_one_integer {
+            let got = described(count.dtype, &count.shape);
+            return Err(corrupt(format!("expected one integer, got {got}")));
+        }
+        let data = bridge::to_data(count).map_err(|error| corrupt(error.to_string()))?;
+        let value = data.iter::<i64>().next().unwrap_or_default();
+        match usize::try_from(value) {
+            Ok(updates) => Ok(Some(updates)),
+            Err(_) => Err(corrupt(format!("expected at least 0, got {value}"))),
         }
     }
 
@@ -167,25 +180,25 @@ impl StateDict {
     /// The state dict may be the whole file or under a key in it, such as `state_dict`, and its names under a `module.`, as
     /// those of `AveragedModel` and `DataParallel` are: the prefix is taken that gives most of the model's names.
     ///
+    /// The running statistics of a clone are the model's own in Burn: load into the model itself, not into a clone of one
+    /// that trains on.
+    ///
     /// # Errors
     ///
-    /// [`StateDictError::Ambiguous`] if all of the model's names are there under several keys, [`StateDictError::Misfit`] if
-    /// there are missing, unknown or wrongly shaped tensors, which it lists all, [`StateDictError::Corrupt`] if a tensor
-    /// cannot be read.
+    /// [`StateDictError::NoSuchKey`] if there is nothing under the key, [`StateDictError::Ambiguous`] if all of the model's
+    /// names are there under several, [`StateDictError::Misfit`] if there are missing, unknown or wrongly shaped tensors,
+    /// which it lists all, [`StateDictError::Corrupt`] if there are no tensors at all, or one cannot be read.
     pub fn load<M: Module>(&self, mut model: M) -> Result<M, StateDictError> {
-        let expected = expected(&model);
+        // Applies what a training step may have left pending, which would replace what is loaded later (Burn 0.22.1).
+        let expected = tensors(&model.valid());
         let prefix = self.prefix(&expected)?;
         self.compare(&prefix, &expected)?;
 
-        let corrupt = |name: &str, reason: String| StateDictError::Corrupt {
-            path: self.path.clone(),
-            reason: format!("`{name}` cannot be read: {reason}"),
-        };
         let mut tensors = Vec::with_capacity(expected.len());
         for expected in &expected {
             let name = format!("{prefix}{}", expected.name);
             let data = bridge::to_data(&self.entries[&name])
-                .map_err(|error| corrupt(&name, error.to_string()))?;
+                .map_err(|error| self.corrupt(&name, error.to_string()))?;
             // The applier below would give the parameter the file's dtype.
             let data = match data.dtype() == expected.dtype {
                 true => data,
@@ -196,7 +209,7 @@ impl StateDict {
         let result = model.apply(tensors, None, Some(Box::new(PyTorchToBurnAdapter)), true);
         match result.errors.first() {
             None => Ok(model),
-            Some(error) => Err(corrupt(&prefix, error.to_string())),
+            Some(error) => Err(self.corrupt(&prefix, error.to_string())),
         }
     }
 
@@ -207,10 +220,13 @@ impl StateDict {
             .key
             .as_ref()
             .map_or_else(String::new, |key| format!("{key}."));
-        let prefixes: BTreeSet<&str> = self
-            .entries
-            .keys()
-            .filter(|name| name.starts_with(&below))
+        let names = self.entries.keys().filter(|name| name.starts_with(&below));
+        let names: Vec<&str> = names.map(String::as_str).collect();
+        if names.is_empty() {
+            return Err(self.nothing_there());
+        }
+        let prefixes: BTreeSet<&str> = names
+            .iter()
             .flat_map(|name| {
                 let before = expected.iter().map(|entry| name.strip_suffix(&entry.name));
                 let whole_parts = |before: &&str| before.is_empty() || before.ends_with('.');
@@ -224,13 +240,15 @@ impl StateDict {
                 .map(|entry| format!("{prefix}{}", entry.name));
             names.filter(|name| self.entries.contains_key(name)).count()
         };
-        let complete: Vec<&str> = prefixes
+        let complete = prefixes
             .iter()
             .copied()
-            .filter(|prefix| names_under(prefix) == expected.len())
-            .collect();
+            .filter(|prefix| names_under(prefix) == expected.len());
+        let complete: Vec<&str> = complete.collect();
         match complete.as_slice() {
             [only] => Ok((*only).to_owned()),
+            // What is right under the key, or right in the file, needs no further name.
+            [first, ..] if *first == below => Ok(below),
             [] => {
                 // The shortest of those that are equally good.
                 let best = prefixes
@@ -238,10 +256,41 @@ impl StateDict {
                     .max_by_key(|prefix| (names_under(prefix), usize::MAX - prefix.len()));
                 Ok(best.unwrap_or(&below).to_owned())
             }
-            several => Err(StateDictError::Ambiguous {
+            several => Err(self.ambiguous(several.iter().copied())),
+        }
+    }
+
+    fn nothing_there(&self) -> StateDictError {
+        let first_parts = self.entries.keys().map(|name| match name.split_once('.') {
+            None => name.clone(),
+            Some((first, _)) => first.to_owned(),
+        });
+        let keys: BTreeSet<String> = first_parts.collect();
+        match &self.key {
+            Some(key) if !keys.is_empty() => StateDictError::NoSuchKey {
                 path: self.path.clone(),
-                keys: several.iter().map(|prefix| key_of(prefix)).collect(),
-            }),
+                key: key.clone(),
+                keys: keys.into_iter().collect(),
+            },
+            _ => StateDictError::Corrupt {
+                path: self.path.clone(),
+                reason: "it holds no tensor".to_owned(),
+            },
+        }
+    }
+
+    fn ambiguous<'a>(&self, prefixes: impl Iterator<Item = &'a str>) -> StateDictError {
+        let keys = prefixes.map(|prefix| prefix.trim_end_matches('.').to_owned());
+        StateDictError::Ambiguous {
+            path: self.path.clone(),
+            keys: keys.collect(),
+        }
+    }
+
+    fn corrupt(&self, name: &str, reason: String) -> StateDictError {
+        StateDictError::Corrupt {
+            path: self.path.clone(),
+            reason: format!("`{name}` cannot be read: {reason}"),
         }
     }
 
@@ -252,7 +301,11 @@ impl StateDict {
         for expected in expected {
             match self.entries.get(&format!("{prefix}{}", expected.name)) {
                 None => missing.push(expected.name.clone()),
-                Some(entry) if entry.shape != expected.shape || !entry.dtype.is_float() => {
+                Some(entry)
+                    if entry.shape != expected.shape
+                        || !entry.dtype.is_float()
+                        || !expected.dtype.is_float() =>
+                {
                     misshapen.push(format!(
                         "{} is {}, expected {}",
                         expected.name,
@@ -284,27 +337,20 @@ impl StateDict {
     }
 }
 
-/// The tensors of a module as PyTorch names and lays them out. Their data is read when it is asked for.
-fn expected<M: Module>(model: &M) -> Vec<Entry> {
+/// The float tensors of a module as PyTorch names and lays them out. Their data is read when it is asked for.
+fn tensors<M: Module>(model: &M) -> Vec<Entry> {
     let entries = model.collect(None, Some(Box::new(BurnToPyTorchAdapter)), true);
     // Burn's flags and counters, such as a layer's `training`, are no part of a state dict.
+    let is_count_or_flag = |dtype: DType| dtype.is_int() || dtype.is_uint() || dtype.is_bool();
     entries
         .into_iter()
-        .filter(|entry| entry.dtype.is_float())
+        .filter(|entry| !is_count_or_flag(entry.dtype))
         .collect()
 }
 
 /// Whether an entry is one of PyTorch's counts, which no module here has a place for.
 fn is_a_count(name: &str) -> bool {
     name == UPDATES || name.rsplit('.').next() == Some(BATCHES_TRACKED)
-}
-
-/// The key that a user names to choose a prefix.
-fn key_of(prefix: &str) -> String {
-    match prefix.strip_suffix('.') {
-        None => String::new(),
-        Some(key) => key.to_owned(),
-    }
 }
 
 fn described(dtype: DType, shape: &Shape) -> String {
@@ -424,10 +470,130 @@ mod tests {
             .entries
             .insert(UPDATES.to_owned(), scalar(UPDATES.to_owned(), -1));
         let error = broken.updates().unwrap_err().to_string();
+        assert!(error.contains("expected at least 0, got -1"), "{error}");
+        let float = bridge::from_data(TensorData::new(vec![1.0f32; 2], [2]), UPDATES.into(), None);
+        broken.entries.insert(UPDATES.to_owned(), float);
+        let error = broken.updates().unwrap_err().to_string();
+        assert!(error.contains("expected one integer, got [2]"), "{error}");
+    }
+
+    /// The state dict as it is under `key` in a file that holds more.
+    fn nested(key: &str, state_dict: StateDict) -> BTreeMap<String, Entry> {
+        let entries = state_dict.entries.into_values().map(|mut entry| {
+            entry.name = format!("{key}.{}", entry.name);
+            (entry.name.clone(), entry)
+        });
+        entries.collect()
+    }
+
+    #[test]
+    fn the_number_of_updates_is_found_where_the_network_is() {
+        let mut file = StateDict::of(&net(0.0));
+        file.entries = nested("swa", StateDict::of(&net(1.0)).averaged(3));
+        assert_eq!(file.updates().unwrap(), Some(3));
+        file.load(net(0.0)).unwrap();
+
+        file.entries
+            .extend(nested("ema", StateDict::of(&net(2.0)).averaged(5)));
+        let expected = "has the network several times: name one of the keys ";
+        let error = file.load(net(0.0)).unwrap_err().to_string();
         assert!(
-            error.contains("expected one integer of at least 0"),
+            error.ends_with(&format!("{expected}`ema.module`, `swa.module`")),
             "{error}"
         );
+        let error = file.updates().unwrap_err().to_string();
+        assert!(
+            error.ends_with(&format!("{expected}`ema`, `swa`")),
+            "{error}"
+        );
+        for key in ["ema", "ema.module"] {
+            let ema = file.clone().under(key);
+            assert_eq!(ema.updates().unwrap(), Some(5));
+            let loaded = ema.load(net(0.0)).unwrap();
+            assert_eq!(
+                loaded.fc.weight.val().into_data(),
+                net(2.0).fc.weight.val().into_data()
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_right_in_the_file_or_under_the_key_is_taken_and_the_rest_is_unknown() {
+        let mut file = StateDict::of(&net(1.0));
+        file.entries.extend(nested("ema", StateDict::of(&net(2.0))));
+        file.entries
+            .extend(nested("ema.old", StateDict::of(&net(3.0))));
+        let old = file.clone().under("ema.old").load(net(0.0)).unwrap();
+        let expected = net(3.0).fc.weight.val().into_data();
+        assert_eq!(old.fc.weight.val().into_data(), expected);
+
+        let error = file.load(net(0.0)).unwrap_err().to_string();
+        assert!(error.contains("; 12 unknown: ema.fc.bias, "), "{error}");
+        let error = file.under("ema").load(net(0.0)).unwrap_err().to_string();
+        assert!(error.contains("; 6 unknown: old.fc.bias, "), "{error}");
+    }
+
+    #[test]
+    fn a_key_that_there_is_not_is_named_with_those_that_there_are() {
+        let mut file = StateDict::of(&net(0.0));
+        file.entries = nested("swa", StateDict::of(&net(1.0)));
+        let error = file.clone().under("ema").load(net(0.0)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "a state dict in memory has nothing under `ema`: name one of the keys `swa`"
+        );
+        file.entries.clear();
+        let error = file.load(net(0.0)).unwrap_err().to_string();
+        assert!(error.contains("it holds no tensor"), "{error}");
+    }
+
+    #[test]
+    fn the_running_statistics_of_the_last_step_go_along_and_do_not_come_back() {
+        let stepped = net(0.0);
+        let input =
+            Tensor::<2>::from_floats([[0.0, 10.0], [2.0, 30.0]], &Device::flex().autodiff());
+        stepped.norm.forward(input.clone());
+        // A tenth of the means 1 and 20.
+        let state_dict = StateDict::of(&stepped);
+        for (mean, expected) in values(&state_dict.entries["norm.running_mean"])
+            .iter()
+            .zip([0.1, 2.0])
+        {
+            assert!((mean - expected).abs() < 1e-6, "{mean}");
+        }
+
+        let fresh = StateDict::of(&net(0.0));
+        let stepped = net(0.0);
+        stepped.norm.forward(input);
+        let loaded = fresh.load(stepped).unwrap().valid();
+        assert_eq!(
+            loaded
+                .norm
+                .running_mean
+                .value()
+                .into_data()
+                .iter::<f32>()
+                .collect::<Vec<_>>(),
+            [0.0, 0.0]
+        );
+    }
+
+    #[test]
+    fn a_quantised_network_is_refused_and_not_written_without_its_weights() {
+        use burn::module::Quantizer;
+        use burn::tensor::quantization::{Calibration, QuantScheme};
+
+        let mut quantizer = Quantizer::new(Calibration::MinMax, QuantScheme::default());
+        let linear: Linear = LinearConfig::new(32, 32).init(&Device::flex());
+        let quantised = linear.clone().quantize_weights(&mut quantizer);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("weights.safetensors");
+        let error = StateDict::of(&quantised)
+            .write(&file)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("before it is quantised"), "{error}");
+        assert!(StateDict::of(&linear).load(quantised).is_err());
     }
 
     #[test]
@@ -452,6 +618,20 @@ mod tests {
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
     }
 
+    /// Asserts that another network has all of a network's tensors once it has been through a file.
+    fn check<M: Module>(network: &M, other: M) {
+        let state_dict = StateDict::of(network);
+        let loaded = StateDict::of(&through_a_file(&state_dict).load(other).unwrap());
+        for (name, entry) in &state_dict.entries {
+            let values = bridge::to_data(entry).unwrap();
+            assert_eq!(
+                bridge::to_data(&loaded.entries[name]).unwrap(),
+                values,
+                "{name}"
+            );
+        }
+    }
+
     #[test]
     fn every_network_goes_both_ways() {
         let device = Device::flex();
@@ -459,7 +639,7 @@ mod tests {
             .with_batch_norm(true)
             .with_width_divisor(64);
         let vgg = || vgg.init(&device).unwrap();
-        through_a_file(&StateDict::of(&vgg())).load(vgg()).unwrap();
+        check(&vgg(), vgg());
         let wide = WideResNetConfig::new(10, 2).with_width_divisor(16);
         let wide = || wide.init(&device).unwrap();
         through_a_file(&StateDict::of(&wide()))

@@ -66,15 +66,18 @@ fn a_file_of_pytorchs_needs_its_network_named() {
     let (_folder, ours) = small_run();
     let ours = ours.to_str().unwrap();
     let refusal = run(&["evaluate", "--model-file"], ours, &["--model", "vgg16"]).refusal();
-    let expected = "says that it holds a preresnet-8, not a vgg16: leave --model out";
-    assert!(refusal.ends_with(expected), "{refusal}");
+    let expected = "says that it holds a preresnet-8, its widths divided by 16: leave --model and";
+    assert!(refusal.contains(expected), "{refusal}");
+    let narrower = ["--model", "preresnet-8", "--width-divisor", "8"];
+    let refusal = run(&["evaluate", "--model-file"], ours, &narrower).refusal();
+    assert!(refusal.contains(expected), "{refusal}");
 }
 
 #[test]
 fn a_hostile_file_is_refused_and_runs_nothing() {
     let file = checkpoint("hostile.pt");
-    let refusal = run(&["evaluate", "--model-file"], &file, &NETWORK).refusal_with_a_list();
-    assert!(refusal.contains("does not fit"), "{refusal}");
+    let refusal = run(&["evaluate", "--model-file"], &file, &NETWORK).refusal();
+    assert!(refusal.contains("it holds no tensor"), "{refusal}");
     assert!(!Path::new("hostile-pickle-was-run").exists());
 }
 
@@ -86,7 +89,7 @@ fn an_exported_model_is_the_same_model() {
     let out = out.to_str().unwrap();
 
     run(&["export"], averaged, &[out]).success();
-    assert_eq!(score(out, &NETWORK), score(averaged, &[]));
+    assert_eq!(score(out, &[]), score(averaged, &[]));
     let names = |file: &str| -> Vec<String> {
         let bytes = fs::read(file).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();

@@ -1,6 +1,7 @@
-"""Loads a state dict into PyTorch's network, strictly, and prints the logits of two images as JSON.
+"""A network in PyTorch, and the logits of two images, as JSON.
 
-    python load_in_pytorch.py NETWORK FILE.safetensors [--averaged UPDATES]
+    python in_pytorch.py save NETWORK FILE.pt                                    saves its state dict, filled with numbers
+    python in_pytorch.py logits NETWORK FILE.safetensors [--averaged UPDATES]    loads one, strictly
 """
 
 import argparse
@@ -14,16 +15,20 @@ from torch.optim.swa_utils import AveragedModel
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).parent.parent / "vectors"))
-from make_parity import MODELS, uniform  # noqa: E402
+from make_parity import MODELS, fill, uniform  # noqa: E402
 
-parser = argparse.ArgumentParser(description=__doc__)
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("command", choices=["save", "logits"])
 parser.add_argument("network", choices=MODELS)
 parser.add_argument("file", type=Path)
 parser.add_argument("--averaged", type=int)
 arguments = parser.parse_args()
 
 model = MODELS[arguments.network]()
-if arguments.averaged is None:
+if arguments.command == "save":
+    fill(model, 7)
+    torch.save(model.state_dict(), arguments.file)
+elif arguments.averaged is None:
     model.load_state_dict(load_file(arguments.file), strict=True)
 else:
     average = AveragedModel(model)
