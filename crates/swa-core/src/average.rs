@@ -6,6 +6,8 @@ use std::sync::Arc;
 use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Bool, DType, Device, FloatDType, Int, Tensor, kind::Basic};
 
+#[cfg(feature = "flex")]
+use crate::flex;
 use crate::parameter::{self, Description, Finite, Parameter, Role};
 use crate::{AverageError, AveragingRule, Counter};
 
@@ -18,7 +20,7 @@ use crate::{AverageError, AveragingRule, Counter};
 /// average += w(n) * (current - average)
 /// ```
 ///
-/// where `w` is the [rule](AveragingRule)'s weight. Averaged in f32 (f64 where the model is f64),
+/// where `w` is the [rule](AveragingRule)'s weight, and `w(0) = 1`: the first update copies. Averaged in f32 (f64 where the model is f64),
 /// whatever the model's dtype. Int and bool parameters take the latest value, as do the running
 /// mean and variance of BatchNorm layers, which averaged weights never produced: re-estimate them
 /// with [`reestimate_batch_norm`](crate::reestimate_batch_norm), or average them too with
@@ -172,7 +174,10 @@ impl<M: Module> Average<M> {
     fn apply(&mut self, current: Vec<Parameter>, flags: Flags) -> Result<(), AverageError> {
         self.compare(&current)?;
         let accept = self.accept(&current, flags)?;
-        let weight = self.rule.weight(self.updates.value);
+        let weight = match self.updates.value {
+            0 => 1.0,
+            updates => self.rule.weight(updates),
+        };
         let averaged = self.model.take().expect(PRESENT).map(&mut Update {
             current: current.into_iter(),
             weight,
@@ -543,6 +548,10 @@ impl ModuleMapper for Update {
             if self.weight == 1.0 {
                 return self.accepted(average, current);
             }
+            #[cfg(feature = "flex")]
+            if self.accept.is_none() && flex::is_plain(&average) && flex::is_plain(&current) {
+                return flex::average(average, current, self.weight);
+            }
             // The only handle on the average is gone with the last line, so that a backend which can
             // adds in place.
             let step = current.sub(average.clone()).mul_scalar(self.weight);
@@ -907,6 +916,24 @@ mod tests {
         // (3 * 2 + 6) / 4 and (3 * 4 + 0) / 4
         average.update(&model([6.0, 0.0], 6.0)).unwrap();
         assert_eq!(floats(average.model().unwrap().weight.val()), [3.0, 3.0]);
+
+        // Under a rule that would not copy, too.
+        #[derive(Debug)]
+        struct Tenth;
+        impl AveragingRule for Tenth {
+            fn weight(&self, _updates: usize) -> f64 {
+                0.1
+            }
+        }
+        let tenth = Average::new(&model([9.0, 9.0], 9.0), Tenth).unwrap();
+        let mut tenth = tenth.continuing(&model([2.0, 4.0], 5.0), 3).unwrap();
+        tenth.update(&model([12.0, 14.0], 6.0)).unwrap();
+        for (got, expected) in floats(tenth.model().unwrap().weight.val())
+            .iter()
+            .zip([3.0, 5.0])
+        {
+            assert!((got - expected).abs() < 1e-6, "{got}");
+        }
 
         // An average of nothing begins.
         let mut average = average.continuing(&model([7.0, 7.0], 7.0), 0).unwrap();

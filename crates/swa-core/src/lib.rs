@@ -89,6 +89,8 @@ mod average;
 mod batch_norm;
 mod counter;
 mod error;
+#[cfg(feature = "flex")]
+mod flex;
 mod parameter;
 mod path;
 mod rule;

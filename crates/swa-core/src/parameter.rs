@@ -70,29 +70,14 @@ impl Finite {
     /// Checks a tensor in one reading pass over it, without waiting for a device.
     fn of<const D: usize>(value: &Tensor<D>) -> Self {
         let value = cast(value.clone(), accumulator_dtype(value.dtype()));
-        if in_host_memory(&value.device()) {
-            // A sum is the cheapest pass there is. It is finite if every element is, unless it
-            // overflows: then, and only then, look closer.
-            let sum_is_finite = |sum: Tensor<1>| sum.into_scalar::<f64>().is_finite();
-            return Self::Known(
-                sum_is_finite(value.clone().sum()) || value.is_finite().all().into_scalar::<bool>(),
-            );
+        #[cfg(feature = "flex")]
+        if crate::flex::is_plain(&value) {
+            return Self::Known(crate::flex::all_finite(value));
         }
         // Not in the device's default dtype: flags are counted up, and bf16 ends at 256.
         let flag = value.is_finite().all().float().cast(FloatDType::F32);
         Self::OnDevice(Box::new(flag))
     }
-}
-
-/// Whether reading a tensor of `device` is a copy within memory rather than a round trip to an
-/// accelerator, which would stall its queue.
-fn in_host_memory(device: &Device) -> bool {
-    #[cfg(feature = "flex")]
-    if *device == Device::flex() {
-        return true;
-    }
-    let _ = device;
-    false
 }
 
 /// Reads the parameters of a module on a plain device (see [`Module::valid`]), each moved to
