@@ -121,6 +121,33 @@ fn the_live_model_trains_as_if_it_were_alone_and_the_average_is_the_mean_of_what
 }
 
 #[test]
+fn an_average_from_elsewhere_goes_on_and_is_resumed() {
+    in_temporary_folder(|directory| {
+        let elsewhere = Net::new();
+        let start = || wrap(Net::new()).continuing(&elsewhere.valid(), 3).unwrap();
+        let swa = start();
+        let history = swa.live().history.clone();
+        let checkpointed = || training(directory).with_default_checkpointers();
+        let result = checkpointed().num_epochs(4).launch(learner(swa));
+        assert_eq!(result.model.updates(), 5);
+        let swa = start();
+        let resumed = swa.live().history.clone();
+        let result = checkpointed().checkpoint(4).launch(learner(swa));
+        assert_eq!(result.model.updates(), 7);
+
+        let history = [
+            history.lock().unwrap().clone(),
+            resumed.lock().unwrap().clone(),
+        ]
+        .concat();
+        let elsewhere = weights(&elsewhere);
+        let mut all = vec![&elsewhere; 3];
+        all.extend(collected(&history, run_length().steps_per_epoch()));
+        assert_is_mean_of(&result.model.into_averaged().unwrap(), &all);
+    });
+}
+
+#[test]
 fn several_devices_give_one_average_in_both_modes_of_the_optimizer() {
     for mode in [
         MultiDeviceOptim::OptimMainDevice,

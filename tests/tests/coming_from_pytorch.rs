@@ -1,0 +1,110 @@
+//! The lines in the table of `docs/coming-from-pytorch.md` are lines of this file, which compiles.
+
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::data::dataloader::DataLoader;
+use burn::lr_scheduler::LrScheduler;
+use burn::module::Module;
+use burn::tensor::Device;
+use burn::train::{InferenceStep, LearnerModel};
+use swa_models::StateDict;
+use swa_train::swa_core::{
+    Average, AveragingRule, EqualWeights, Exponential, Pooling, reestimate_batch_norm,
+};
+use swa_train::{Annealing, Collect, Reestimate, RunLength, Swa, SwaConfig, SwaLrScheduler};
+
+#[derive(Debug)]
+struct Recent;
+
+impl AveragingRule for Recent {
+    fn weight(&self, updates: usize) -> f64 {
+        1.0 / updates.clamp(1, 10) as f64
+    }
+}
+
+#[allow(dead_code, reason = "that it compiles is the test")]
+fn of_a_loop<M: Module>(
+    model: M,
+    file: &Path,
+    updates: usize,
+    batches: Vec<M>,
+    forward: impl FnMut(&M, M) -> usize,
+) -> Result<M, Box<dyn Error>> {
+    let _ = Average::new(&model, Recent)?.averaging_running_statistics();
+    let _ = Average::new(&model, Exponential::new(0.999)?)?.on_device(&Device::flex());
+    let mut average = Average::new(&model, EqualWeights)?;
+    average.update(&model)?;
+    average = average.continuing(&StateDict::read(file)?.load(model)?, updates)?;
+    assert!(average.updates() > 0);
+    let model = average.model()?;
+    StateDict::of(&average.model()?)
+        .averaged(average.updates())
+        .write(file)?;
+    let (model, _report) = reestimate_batch_norm(&model, batches, forward)?;
+    Ok(model)
+}
+
+#[allow(dead_code, reason = "that it compiles is the test")]
+fn of_a_learner<M>(
+    model: M,
+    train_loader: Arc<dyn DataLoader<<M as InferenceStep>::Input>>,
+    run: RunLength,
+    (averaged, updates): (M, usize),
+) -> Result<M, Box<dyn Error>>
+where
+    M: LearnerModel,
+    <M as InferenceStep>::Input: Clone,
+{
+    let (epoch, n) = (161, 2);
+    let collect = Collect::from_epoch(epoch, &run)?.every_epochs(n)?;
+    let _ = Collect::from_step(epoch, &run)?.every_steps(n)?;
+    let _ = SwaConfig::new(Collect::from_fraction(0.8, &run)?);
+    let _ = SwaConfig::new(Collect::from_epoch(epoch, &run)?);
+    let _ = SwaConfig::new(Collect::from_epoch(5, &run)?);
+    let _ = SwaConfig::new(Collect::from_step(1, &run)?)
+        .with_rule(Exponential::new(0.999)?)
+        .averaging_running_statistics();
+    let _ = SwaConfig::new(collect)
+        .with_reestimation(Reestimate::Never)
+        .with_pooling(Pooling::Equal);
+    let swa: Swa<M> = SwaConfig::new(collect).init(model, train_loader)?;
+    let swa = swa.continuing(&averaged, updates)?;
+    Ok(swa.into_averaged()?)
+}
+
+#[allow(dead_code, reason = "that it compiles is the test")]
+fn of_a_schedule(
+    before: impl LrScheduler + Clone + 'static,
+    start_step: usize,
+    steps_per_epoch: usize,
+) -> Result<impl LrScheduler, Box<dyn Error>> {
+    let schedule = SwaLrScheduler::new(before, start_step, 0.05, 10 * steps_per_epoch)?;
+    Ok(schedule.with_annealing(Annealing::Linear))
+}
+
+#[test]
+fn every_line_of_the_table_is_a_line_of_this_file() {
+    let page = include_str!("../../docs/coming-from-pytorch.md");
+    let table = page
+        .split("\n## ")
+        .find(|part| part.starts_with("Line by line"));
+    let rows = table.unwrap().lines().filter(|line| line.starts_with("| "));
+    // However rustfmt breaks them.
+    let joined = |text: &str| -> String {
+        let text: String = text.chars().filter(|char| !char.is_whitespace()).collect();
+        text.replace(",)", ")")
+    };
+    let here = joined(include_str!("coming_from_pytorch.rs"));
+    let mut checked = 0;
+    for row in rows {
+        let ours = row.split(" | ").nth(1).unwrap();
+        // Between backticks is every second part.
+        for code in ours.split('`').skip(1).step_by(2) {
+            assert!(here.contains(&joined(code)), "`{code}` is not in this file");
+            checked += 1;
+        }
+    }
+    assert!(checked > 20, "only {checked} lines found in the table");
+}
