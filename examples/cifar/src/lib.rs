@@ -12,6 +12,7 @@ pub mod device;
 pub mod directory;
 pub mod epoch_log;
 pub mod evaluate;
+pub mod experiment;
 pub mod interruption;
 pub mod model_file;
 pub mod output;
