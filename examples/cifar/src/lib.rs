@@ -17,6 +17,7 @@ pub mod interruption;
 pub mod model_file;
 pub mod output;
 pub mod progress;
+pub mod report;
 pub mod terminal;
 pub mod train;
 

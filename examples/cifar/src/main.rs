@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use cifar::output::note;
-use cifar::{Failure, evaluate, train};
+use cifar::{Failure, evaluate, report, train};
 use clap::{Parser, Subcommand};
 
 /// Stochastic Weight Averaging on CIFAR-10
@@ -18,6 +18,7 @@ struct Arguments {
 enum Command {
     Train(Box<train::TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
+    Report(report::ReportArgs),
 }
 
 fn main() -> ExitCode {
@@ -34,5 +35,6 @@ fn run(command: &Command) -> Result<i32, Failure> {
     match command {
         Command::Train(args) => train::run(args),
         Command::Evaluate(args) => evaluate::run(args).map(|()| 0),
+        Command::Report(args) => report::run(args).map(|()| 0),
     }
 }

@@ -9,6 +9,7 @@ mod process;
 mod refused_data;
 mod refused_files;
 mod refused_settings;
+mod report;
 mod resuming;
 mod small_run;
 mod snapshot;
