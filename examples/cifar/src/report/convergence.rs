@@ -16,7 +16,7 @@ use plotters::style::{BLACK, Color, RGBColor, ShapeStyle, TRANSPARENT, WHITE};
 
 use super::comparison::Comparison;
 use super::curve::{Point, curve};
-use super::picture::{Canvas, Drawing, Drawn, px, text};
+use super::picture::{Canvas, Drawing, Drawn, SIZE, px, text};
 use super::table::epoch_of;
 use crate::experiment::record::EvaluationRecord;
 
@@ -61,10 +61,12 @@ const MARGIN: f64 = 10.0;
 /// From the edge to the panels.
 const LEFT: f64 = 76.0;
 const RIGHT: f64 = 28.0;
-const LEGEND_HEIGHT: f64 = 36.0;
+const LEGEND_HEIGHT: f64 = 34.0;
 /// The height of the upper panel, with the labels over it.
-const ERROR_HEIGHT: f64 = 372.0;
-const MARK_LABEL_HEIGHT: f64 = 26.0;
+const ERROR_HEIGHT: f64 = 384.0;
+const MARK_LABEL_HEIGHT: f64 = 40.0;
+/// How much higher a label stands that would run into the next one.
+const RAISED: f64 = 17.0;
 
 /// The convergence plot of a comparison.
 #[derive(Debug)]
@@ -110,17 +112,21 @@ impl Convergence {
                 in_table.extend(at(&errors[0], SGD));
             }
         }
+        let mut marks: Vec<(usize, String)> = Vec::new();
         let start = run.swa_start.map(|start| (start, "SWA starts"));
-        let marks = start.into_iter().chain(budgets);
-        let marks = marks.filter(|(epoch, _)| *epoch <= last);
+        for (epoch, name) in start.into_iter().chain(budgets) {
+            match marks.last_mut() {
+                Some((last, names)) if *last == epoch => *names += &format!(", {name}"),
+                _ => marks.push((epoch, name.to_owned())),
+            }
+        }
+        marks.retain(|(epoch, _)| *epoch <= last);
         Some(Self {
             shown: shown(&errors, run.budget),
             learning_rates: [&comparison.sgd, &comparison.swa]
                 .map(|runs| curve(runs, |epoch| Some(epoch.learning_rate))),
             in_table,
-            marks: marks
-                .map(|(epoch, name)| (epoch, name.to_owned()))
-                .collect(),
+            marks,
             // A point in an epoch of its own must have a width to be in.
             epochs: 1.0..(last.max(2) as f64),
             errors,
@@ -183,7 +189,7 @@ impl Convergence {
             .margin_right(px(RIGHT))
             .y_label_area_size(px(LEFT - MARGIN))
             .build_cartesian_2d(self.epochs.clone(), self.shown.clone())?;
-        draw_mesh(&mut chart, "test error (%)", 8, &|error| format!("{error}"))?;
+        draw_mesh(&mut chart, "test error (%)", 8)?;
         self.draw_marks(&mut chart, &self.shown)?;
         for (points, style) in self.errors.iter().zip([SGD, SWA, LIVE]) {
             draw_band(&mut chart, points, style, self.shown.end)?;
@@ -244,14 +250,7 @@ impl Convergence {
         B: DrawingBackend,
         Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
     {
-        draw_mesh(&mut chart, "learning rate", 4, &|rate| {
-            // Plotters' steps are binary fractions: 0.30000000000000004.
-            let rounded = format!("{rate:.6}");
-            rounded
-                .trim_end_matches('0')
-                .trim_end_matches('.')
-                .to_owned()
-        })?;
+        draw_mesh(&mut chart, "learning rate", 4)?;
         self.draw_marks(&mut chart, range)?;
         for (points, style) in self.learning_rates.iter().zip([SGD, LIVE]) {
             let points = points.iter().map(|point| (point.epoch as f64, point.mean));
@@ -285,21 +284,26 @@ impl Convergence {
         canvas: &Canvas<B>,
     ) -> Drawn<B> {
         let (canvas_left, canvas_top) = canvas.get_base_pixel();
-        for (index, (epoch, name)) in self.marks.iter().enumerate() {
+        let mut next = i32::MAX;
+        for (epoch, name) in self.marks.iter().rev() {
             let (x, y) = chart.backend_coord(&(*epoch as f64, self.shown.end));
             let (x, y) = (x - canvas_left, y - canvas_top);
-            // Before its line where there is a next one to the right of it, which may be near.
-            let is_start = index == 0 && self.marks.len() > 1 && name.starts_with("SWA");
-            let room = x > px(LEFT + 90.0);
-            let (anchor, x) = match (is_start, index + 1 == self.marks.len()) {
-                (true, _) if room => (HPos::Right, x + px(4.0)),
-                (_, true) => (HPos::Right, x + px(RIGHT - 2.0)),
-                _ => (HPos::Center, x),
+            let style = text(LABEL_SIZE - 1.0).color(&GREY);
+            let (width, _) = canvas.estimate_text_size(name, &style)?;
+            // Over its line, and within the picture.
+            let edge = px(SIZE.0.into()) - px(2.0) - width as i32;
+            let left = (x - width as i32 / 2).clamp(px(MARGIN), edge.max(px(MARGIN)));
+            let raised = match left + width as i32 + px(6.0) > next {
+                true => px(RAISED),
+                false => 0,
             };
-            let style = text(LABEL_SIZE - 1.0)
-                .color(&GREY)
-                .pos(Pos::new(anchor, VPos::Bottom));
-            canvas.draw(&Text::new(name.as_str(), (x, y - px(5.0)), style))?;
+            let style = style.pos(Pos::new(HPos::Left, VPos::Bottom));
+            canvas.draw(&Text::new(
+                name.as_str(),
+                (left, y - px(5.0) - raised),
+                style,
+            ))?;
+            next = left;
         }
         Ok(())
     }
@@ -372,7 +376,6 @@ fn draw_mesh<B, Y>(
     chart: &mut ChartContext<'_, B, Cartesian2d<RangedCoordf64, Y>>,
     title: &str,
     labels: usize,
-    format: &dyn Fn(&f64) -> String,
 ) -> Drawn<B>
 where
     B: DrawingBackend,
@@ -388,8 +391,16 @@ where
         .y_desc(title)
         .x_labels(12)
         .y_labels(labels)
-        .x_label_formatter(&|epoch| format!("{epoch}"))
-        .y_label_formatter(&format)
+        .x_label_formatter(&|epoch| match epoch.fract() == 0.0 {
+            true => format!("{epoch}"),
+            false => String::new(),
+        })
+        .y_label_formatter(&|value| {
+            // Steps of plotters are sums of fractions: 0.30000000000000004.
+            let rounded = format!("{value:.6}");
+            let digits = rounded.trim_end_matches('0');
+            digits.trim_end_matches('.').to_owned()
+        })
         .label_style(text(LABEL_SIZE - 1.0).color(&GREY))
         .axis_desc_style(text(LABEL_SIZE))
         .set_all_tick_mark_size(px(4.0))
@@ -473,6 +484,18 @@ mod tests {
         // Errors from 20 to 50, and 6 % of these 30 around them.
         assert_eq!(plot.shown, 18.2..51.8);
         assert!(plot.is_cut());
+    }
+
+    #[test]
+    fn what_happens_at_the_same_epoch_has_one_mark() {
+        // A budget of 4, at whose end SWA starts; the runs end before 1.5 budgets.
+        let mut run = swa_run(1, &[40.0; 3]);
+        run.record.swa_start = Some(4);
+        let runs = [run];
+        let plot = Convergence::of(&Comparison::all(&runs)[0]).unwrap();
+        let mark = |epoch, name: &str| (epoch, name.to_owned());
+        let expected = [mark(4, "SWA starts, 1 budget"), mark(5, "1.25 budgets")];
+        assert_eq!(plot.marks, expected);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::results::FinishedRun;
 use super::statistics::Sample;
 use crate::experiment::record::EvaluationRecord;
 
-/// What the runs of a comparison cost. Of each run the median over epochs counts, which an epoch in which
+/// What the runs of a comparison cost: of each run the median over epochs counts, which an epoch in which
 /// the machine did something else does not move; over runs, mean and standard deviation.
 #[derive(Debug, Serialize)]
 pub(crate) struct Cost {
@@ -18,9 +18,9 @@ pub(crate) struct Cost {
     /// The share of such an epoch that re-estimating BatchNorm took, in per cent.
     pub(crate) reestimation_share: Option<Sample>,
     /// The most memory that a process of SGD had, in mebibytes.
-    pub(crate) sgd_memory: Option<Sample>,
+    pub(crate) sgd_memory_mib: Option<Sample>,
     /// The most memory that a process of SWA had, in mebibytes.
-    pub(crate) swa_memory: Option<Sample>,
+    pub(crate) swa_memory_mib: Option<Sample>,
 }
 
 impl Cost {
@@ -42,8 +42,8 @@ impl Cost {
                     Some(100.0 * seconds / evaluation.seconds)
                 })
             }),
-            sgd_memory: over_runs(sgd, memory),
-            swa_memory: over_runs(swa, memory),
+            sgd_memory_mib: over_runs(sgd, memory),
+            swa_memory_mib: over_runs(swa, memory),
         }
     }
 
@@ -55,7 +55,7 @@ impl Cost {
 
     /// How much more memory SWA takes, in per cent.
     pub(crate) fn larger(&self) -> Option<f64> {
-        let (sgd, swa) = (self.sgd_memory?, self.swa_memory?);
+        let (sgd, swa) = (self.sgd_memory_mib?, self.swa_memory_mib?);
         Some(100.0 * (swa.mean / sgd.mean - 1.0))
     }
 }
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(cost.swa_seconds.unwrap().mean, 3.0);
         assert_eq!(cost.reestimation_share.unwrap().mean, 25.0);
         assert_eq!(cost.slower(), Some(50.0));
-        assert_eq!(cost.sgd_memory.unwrap().mean, 1024.0);
+        assert_eq!(cost.sgd_memory_mib.unwrap().mean, 1024.0);
         assert_eq!(cost.larger(), Some(0.0));
     }
 

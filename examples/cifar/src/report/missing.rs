@@ -1,6 +1,6 @@
 //! What a whole experiment would have besides, said in sentences.
 
-use super::comparison::Comparison;
+use super::comparison::{Comparison, data_set_name};
 use super::results::{FinishedRun, Results};
 use super::table::Table;
 use crate::experiment::record::Method;
@@ -13,7 +13,7 @@ pub(crate) fn sentences(
 ) -> Vec<String> {
     let mut sentences: Vec<String> = results.finished.iter().filter_map(lost_epochs).collect();
     for (comparison, row) in comparisons.iter().zip(&table.rows) {
-        let about = format!("{} on {}", row.network, row.data_set);
+        let about = format!("{} on {}", row.network, data_set_name(&row.data_set));
         for (runs, others, method) in [
             (&comparison.sgd, &comparison.swa, Method::Sgd),
             (&comparison.swa, &comparison.sgd, Method::Swa),
@@ -37,12 +37,13 @@ pub(crate) fn sentences(
                 ));
             }
             for column in row.columns.iter().filter(|column| column.method == method) {
-                if column.seeds.len() < runs.len() {
+                let long_enough = |run: &&&FinishedRun| run.record.epochs >= column.epoch;
+                let expected = runs.iter().filter(long_enough).count();
+                if column.seeds.len() < expected {
                     sentences.push(format!(
-                        "{about}: {} has a number from {} of {} finished runs.",
+                        "{about}: {} has a number from {} of {expected} finished runs.",
                         column.heading(),
                         column.seeds.len(),
-                        runs.len()
                     ));
                 }
             }
@@ -99,7 +100,7 @@ mod tests {
         ];
         assert_eq!(
             missing(runs),
-            ["vgg16-bn, widths divided by 8 on cifar10: no finished run of SWA with seed 1."]
+            ["vgg16-bn, widths divided by 8 on CIFAR-10: no finished run of SWA with seed 1."]
         );
     }
 

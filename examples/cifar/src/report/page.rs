@@ -2,7 +2,6 @@
 
 use super::comparison::{Comparison, data_set_name};
 use super::convergence::{Convergence, NAMES};
-use super::cost::Cost;
 use super::published::{CODE, PAPER};
 use super::results::{FinishedRun, Results};
 use super::statistics::Sample;
@@ -26,6 +25,9 @@ pub(crate) struct Figure {
     pub(crate) plot: Convergence,
 }
 
+/// What is looked up in the record of a run.
+type Fact = fn(&RunRecord) -> &str;
+
 impl Page<'_> {
     /// The page, as HTML. The same results make the same bytes.
     pub(crate) fn html(&self) -> String {
@@ -46,8 +48,8 @@ impl Page<'_> {
              <h1>Stochastic Weight Averaging against SGD</h1>\n{}{}\
              <footer class=\"note\"><p>Izmailov, Podoprikhin, Garipov, Vetrov, Wilson: \
              <a href=\"{PAPER}\">Averaging Weights Leads to Wider Optima and Better Generalization</a>, \
-             UAI 2018. Published numbers: Table 1, as the <a href=\"{CODE}\">authors’ code</a> gives it. \
-             Report by cifar {}.</p></footer>\n</main>\n</body>\n</html>\n",
+             UAI 2018. Published numbers: the results in the README of the \
+             <a href=\"{CODE}\">authors’ code</a>. Report by cifar {}.</p></footer>\n</main>\n</body>\n</html>\n",
             include_str!("page.css"),
             self.summary(),
             sections.concat(),
@@ -90,8 +92,8 @@ impl Page<'_> {
             html += &accuracy_table(rows);
         }
         html + "<p class=\"note\">Mean ± sample standard deviation over seeds, of which there are n. \
-            SGD is its last model, SWA its average, with BatchNorm re-estimated, after so many budgets \
-            (whole epochs) of one run. <b>SWA − SGD</b> is in percentage points, and in standard errors \
+            SGD is its last model, SWA its average, with BatchNorm re-estimated, after so many budgets, to \
+            the nearest epoch, of one run. <b>SWA − SGD</b> is in percentage points, and in standard errors \
             (s.e.): (m₁ − m₂) / √(s₁²/n₁ + s₂²/n₂), Welch’s t, because the question is whether the means \
             differ. <b>Better</b> or <b>worse</b> is what chance alone would bring about less than once in \
             twenty times (Student’s t, two-sided, at Welch’s degrees of freedom); all else is within the \
@@ -136,8 +138,8 @@ impl Page<'_> {
             Some(value) => format!("{} %", signed(value, 1)),
         };
         let mut rows = String::new();
-        for comparison in self.comparisons {
-            let cost = Cost::of(comparison);
+        for row in &self.table.rows {
+            let cost = &row.cost;
             let short = cost.sgd_seconds.is_some_and(|seconds| seconds.mean < 10.0);
             let decimals = if short { 2 } else { 1 };
             let cells = [
@@ -145,14 +147,14 @@ impl Page<'_> {
                 number(cost.swa_seconds, decimals),
                 percent(cost.slower()),
                 number(cost.reestimation_share, 1),
-                number(cost.sgd_memory, 0),
-                number(cost.swa_memory, 0),
+                number(cost.sgd_memory_mib, 0),
+                number(cost.swa_memory_mib, 0),
                 percent(cost.larger()),
             ];
             rows += &format!(
                 "<tr><th scope=\"rowgroup\">{}<br><small>{}</small></th>{}</tr>\n",
-                escaped(&comparison.network()),
-                escaped(data_set_name(&comparison.record().data_set)),
+                escaped(&row.network),
+                escaped(data_set_name(&row.data_set)),
                 cells
                     .map(|cell| format!("<td class=\"number\">{cell}</td>"))
                     .concat(),
@@ -181,7 +183,7 @@ impl Page<'_> {
             settings += &settings_row(comparison);
         }
         let runs: String = self.results.finished.iter().map(run_row).collect();
-        let facts: [(&str, fn(&RunRecord) -> &str); 5] = [
+        let facts: [(&str, Fact); 5] = [
             ("Command", |run| &run.command),
             ("Version of cifar", |run| &run.version),
             ("Version of Burn", |run| &run.burn_version),
@@ -208,7 +210,7 @@ impl Page<'_> {
     }
 
     /// A fact about runs: once if it is the same of all.
-    fn fact(&self, name: &str, value: fn(&RunRecord) -> &str) -> String {
+    fn fact(&self, name: &str, value: Fact) -> String {
         let records = || self.results.finished.iter().map(|run| &run.record);
         let mut values: Vec<&str> = records().map(value).collect();
         values.sort_unstable();

@@ -14,7 +14,7 @@ use plotters::style::{FontStyle, TextStyle, WHITE, register_font};
 use crate::Failure;
 
 /// A picture's width and height in pixels of the page.
-pub(crate) const SIZE: (u32, u32) = (880, 560);
+pub(crate) const SIZE: (u32, u32) = (880, 590);
 
 /// The units in a pixel of the page. Plotters (0.3.7) draws at whole units, between which a smooth curve
 /// would go in steps if they were pixels.
@@ -118,7 +118,7 @@ mod tests {
 
     impl Drawing for Quarter {
         fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Drawn<B> {
-            let corners = [(0, 0), (px(440.0), px(280.0))];
+            let corners = [(0, 0), (px(440.0), px(295.0))];
             canvas.draw(&plotters::prelude::Rectangle::new(
                 corners,
                 plotters::style::Color::filled(&plotters::style::BLACK),
@@ -129,17 +129,17 @@ mod tests {
     #[test]
     fn a_drawing_shows_the_same_in_both_formats() {
         let picture = Picture::of(&Quarter).unwrap();
-        let begin = r#"<svg width="880" height="560" viewBox="0 0 5280 3360""#;
+        let begin = r#"<svg width="880" height="590" viewBox="0 0 5280 3540""#;
         assert!(picture.svg.starts_with(begin), "{}", picture.svg);
         assert!(
-            picture.svg.contains(r#"width="2640" height="1680""#),
+            picture.svg.contains(r#"width="2640" height="1770""#),
             "{}",
             picture.svg
         );
 
         let image = image::load_from_memory(&picture.png).unwrap().to_rgb8();
-        assert_eq!(image.dimensions(), (1760, 1120));
-        for (x, y, brightness) in [(0, 0, 0), (870, 550, 0), (890, 550, 255), (870, 570, 255)] {
+        assert_eq!(image.dimensions(), (1760, 1180));
+        for (x, y, brightness) in [(0, 0, 0), (870, 580, 0), (890, 580, 255), (870, 600, 255)] {
             assert_eq!(image.get_pixel(x, y).0, [brightness; 3], "at {x}, {y}");
         }
     }

@@ -1,8 +1,8 @@
 //! The numbers that the paper's authors published, to hold ours against.
 //!
 //! Izmailov, Podoprikhin, Garipov, Vetrov, Wilson: *Averaging Weights Leads to Wider Optima and Better
-//! Generalization*, UAI 2018, Table 1, as the authors' code gives it with PreResNet-110 besides. Its VGG16
-//! is the one without BatchNorm (`--model=VGG16`). How many runs a number is of is not said there.
+//! Generalization*, UAI 2018; the numbers are those in the README of the authors' code. Their VGG16 is the
+//! one without BatchNorm (`--model=VGG16`). How many runs a number is of is not said there.
 
 use serde::Serialize;
 
@@ -94,12 +94,12 @@ const TABLE: [Row; 8] = [
 pub(crate) fn of(run: &RunRecord) -> Result<&'static [Published; 4], String> {
     let mut rows = TABLE.iter().filter(|row| row.data_set == run.data_set);
     if rows.clone().next().is_none() {
-        return Err(format!("the paper does not train on {}", run.data_set));
+        return Err(format!("nothing was published for {}", run.data_set));
     }
     let Some(row) = rows.find(|row| row.model == run.model) else {
         return Err(match run.model.as_str() {
-            "vgg16-bn" => "the paper's VGG16 has no BatchNorm".to_owned(),
-            model => format!("the paper's table has no {model}"),
+            "vgg16-bn" => "the published VGG16 has no BatchNorm".to_owned(),
+            model => format!("the published table has no {model}"),
         });
     };
     let mut differs = Vec::new();
@@ -166,9 +166,9 @@ mod tests {
         let normalised = papers_run("cifar10", "vgg16-bn", 200);
         assert!(reason(normalised).contains("no BatchNorm"));
         let shallow = papers_run("cifar10", "preresnet-20", 150);
-        assert_eq!(reason(shallow), "the paper's table has no preresnet-20");
+        assert_eq!(reason(shallow), "the published table has no preresnet-20");
         let synthetic = papers_run("synthetic", "vgg16", 200);
-        assert_eq!(reason(synthetic), "the paper does not train on synthetic");
+        assert_eq!(reason(synthetic), "nothing was published for synthetic");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use super::comparison::Comparison;
+use super::cost::Cost;
 use super::published::{self, Distance, Published};
 use super::results::FinishedRun;
 use super::statistics::{Difference, Sample};
@@ -31,6 +32,7 @@ pub(crate) struct Row {
     pub(crate) averaging: Option<String>,
     /// SGD after a budget, SWA after 1, 1.25 and 1.5 of them.
     pub(crate) columns: [Column; 4],
+    pub(crate) cost: Cost,
     /// Why there are no published numbers to compare with, if there are none.
     pub(crate) unpublished: Option<String>,
 }
@@ -40,7 +42,7 @@ pub(crate) struct Row {
 pub(crate) struct Column {
     pub(crate) method: Method,
     pub(crate) budgets: f64,
-    /// The epoch that its accuracies are of: as many whole epochs as the budgets hold.
+    /// The epoch that its accuracies are of.
     pub(crate) epoch: usize,
     /// The seeds of the runs that came so far.
     pub(crate) seeds: Vec<u64>,
@@ -71,9 +73,10 @@ const COLUMNS: [(Method, usize); 4] = [
     (Method::Swa, 6),
 ];
 
-/// The last epoch within some quarters of a budget.
+/// The epoch at whose end some quarters of a budget are over: the nearest, and of two the later, so that
+/// 1.25 of 150 are 188.
 pub(crate) fn epoch_of(budget: usize, quarters: usize) -> usize {
-    budget * quarters / 4
+    (budget * quarters + 2) / 4
 }
 
 impl Table {
@@ -122,6 +125,7 @@ impl Row {
             budget: run.budget,
             averaging: comparison.averaging(),
             columns,
+            cost: Cost::of(comparison),
             unpublished: published.err(),
         }
     }
@@ -225,15 +229,12 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_that_does_not_divide_by_four_gives_whole_epochs_only() {
-        assert_eq!(
-            [4, 5, 6].map(|quarters| epoch_of(25, quarters)),
-            [25, 31, 37]
-        );
-        assert_eq!(
-            [4, 5, 6].map(|quarters| epoch_of(200, quarters)),
-            [200, 250, 300]
-        );
+    fn quarters_of_a_budget_end_with_the_nearest_epoch_and_of_two_with_the_later() {
+        // 31.25 and 37.5; 187.5 and 225; 250 and 300.
+        let epochs = |budget| [4, 5, 6].map(|quarters| epoch_of(budget, quarters));
+        assert_eq!(epochs(25), [25, 31, 38]);
+        assert_eq!(epochs(150), [150, 188, 225]);
+        assert_eq!(epochs(200), [200, 250, 300]);
     }
 
     #[test]
