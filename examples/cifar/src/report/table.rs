@@ -210,6 +210,7 @@ mod tests {
         assert_eq!(less_sgd.difference.points, 3.0);
         let errors = less_sgd.difference.standard_errors.unwrap();
         assert!((errors - 3.0 / 2f64.sqrt()).abs() < 1e-12);
+        assert_eq!((less_sgd.better_seeds, less_sgd.common_seeds), (2, 2));
         // At a budget seed 1 loses by a point (59 against 60), seed 2 wins by one (59 against 58).
         let at_a_budget = columns[1].less_sgd.as_ref().unwrap();
         assert_eq!((at_a_budget.better_seeds, at_a_budget.common_seeds), (1, 2));
