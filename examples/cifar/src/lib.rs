@@ -12,11 +12,13 @@ pub mod device;
 pub mod directory;
 pub mod epoch_log;
 pub mod evaluate;
+pub mod experiment;
 pub mod export;
 pub mod interruption;
 pub mod model_file;
 pub mod output;
 pub mod progress;
+pub mod report;
 pub mod terminal;
 pub mod train;
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use cifar::output::note;
-use cifar::{Failure, evaluate, export, train};
+use cifar::{Failure, evaluate, export, report, train};
 use clap::{Parser, Subcommand};
 
 /// Stochastic Weight Averaging on CIFAR-10
@@ -19,6 +19,7 @@ enum Command {
     Train(Box<train::TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
     Export(export::ExportArgs),
+    Report(report::ReportArgs),
 }
 
 fn main() -> ExitCode {
@@ -36,5 +37,6 @@ fn run(command: &Command) -> Result<i32, Failure> {
         Command::Train(args) => train::run(args),
         Command::Evaluate(args) => evaluate::run(args).map(|()| 0),
         Command::Export(args) => export::run(args).map(|()| 0),
+        Command::Report(args) => report::run(args).map(|()| 0),
     }
 }

@@ -10,6 +10,7 @@ mod pytorch_files;
 mod refused_data;
 mod refused_files;
 mod refused_settings;
+mod report;
 mod resuming;
 mod small_run;
 mod snapshot;

@@ -169,10 +169,9 @@ fn nobody_has_to_listen_to_the_end() {
 fn every_command_explains_itself() {
     let help = |arguments: &[&str]| cifar(arguments).success();
     let program = help(&["--help"]);
-    assert!(
-        program.contains("train") && program.contains("evaluate"),
-        "{program}"
-    );
+    for command in ["train", "evaluate", "report"] {
+        assert!(program.contains(command), "{program}");
+    }
     let train = help(&["train", "--help"]);
     let flags = "--data --train-items --padding --model --width-divisor --epochs --batch-size --lr \
                  --momentum --weight-decay --no-swa --swa-start --swa-every --swa-lr --bn-batches --seed \
@@ -184,6 +183,8 @@ fn every_command_explains_itself() {
     for flag in ["--model-file", "--data", "--device"] {
         assert!(evaluate.contains(flag), "{flag}");
     }
+    let report = help(&["report", "--help"]);
+    assert!(report.contains("results.jsonl"), "{report}");
     let version = help(&["--version"]);
     assert_eq!(version, format!("cifar {}\n", env!("CARGO_PKG_VERSION")));
 }

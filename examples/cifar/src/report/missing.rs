@@ -1,0 +1,119 @@
+//! What a whole experiment would have besides, said in sentences.
+
+use super::comparison::{Comparison, data_set_name};
+use super::results::{FinishedRun, Results};
+use super::table::Table;
+use crate::experiment::record::Method;
+
+/// What is missing, a sentence each. Runs that are under way are not among it.
+pub(crate) fn sentences(
+    results: &Results,
+    comparisons: &[Comparison<'_>],
+    table: &Table,
+) -> Vec<String> {
+    let mut sentences: Vec<String> = results.finished.iter().filter_map(lost_epochs).collect();
+    for (comparison, row) in comparisons.iter().zip(&table.rows) {
+        let about = format!("{} on {}", row.network, data_set_name(&row.data_set));
+        for (runs, others, method) in [
+            (&comparison.sgd, &comparison.swa, Method::Sgd),
+            (&comparison.swa, &comparison.sgd, Method::Swa),
+        ] {
+            let name = match method {
+                Method::Sgd => "SGD",
+                Method::Swa => "SWA",
+            };
+            let seeds: Vec<u64> = others.iter().map(|run| run.record.seed).collect();
+            let lacks = |seed: &u64| !runs.iter().any(|run| run.record.seed == *seed);
+            let lacking: Vec<String> = seeds
+                .into_iter()
+                .filter(lacks)
+                .map(|seed| seed.to_string())
+                .collect();
+            if !lacking.is_empty() {
+                let plural = if lacking.len() == 1 { "" } else { "s" };
+                sentences.push(format!(
+                    "{about}: no finished run of {name} with seed{plural} {}.",
+                    lacking.join(", ")
+                ));
+            }
+            for column in row.columns.iter().filter(|column| column.method == method) {
+                let long_enough = |run: &&&FinishedRun| run.record.epochs >= column.epoch;
+                let expected = runs.iter().filter(long_enough).count();
+                if column.seeds.len() < expected {
+                    sentences.push(format!(
+                        "{about}: {} has a number from {} of {expected} finished runs.",
+                        column.heading(),
+                        column.seeds.len(),
+                    ));
+                }
+            }
+        }
+        if comparison.sgd.len().max(comparison.swa.len()) < 2 {
+            sentences.push(format!(
+                "{about}: one seed, so no standard deviation, and no telling a difference from noise."
+            ));
+        }
+    }
+    sentences
+}
+
+/// The epochs of a finished run of which there is no record.
+fn lost_epochs(run: &FinishedRun) -> Option<String> {
+    let lost = (1..=run.record.epochs).filter(|epoch| !run.epochs.contains_key(epoch));
+    let lost: Vec<usize> = lost.collect();
+    let (first, last) = (lost.first()?, lost.last()?);
+    Some(match lost.len() {
+        1 => format!("{}: no record of epoch {first}.", run.record.run),
+        count => format!(
+            "{}: no record of {count} epochs from {first} to {last}.",
+            run.record.run
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::fixture::{sgd_run, swa_run};
+
+    fn missing(finished: Vec<FinishedRun>) -> Vec<String> {
+        let results = Results {
+            finished,
+            unfinished: Vec::new(),
+        };
+        let comparisons = Comparison::all(&results.finished);
+        sentences(&results, &comparisons, &Table::of(&comparisons))
+    }
+
+    #[test]
+    fn nothing_is_missing_of_a_whole_experiment() {
+        let runs = [1, 2].map(|seed| [sgd_run(seed, &[40.0; 4]), swa_run(seed, &[30.0; 4])]);
+        assert_eq!(missing(runs.into_iter().flatten().collect()), [""; 0]);
+    }
+
+    #[test]
+    fn seeds_of_one_method_alone_are_named() {
+        let runs = vec![
+            sgd_run(1, &[40.0; 4]),
+            sgd_run(2, &[40.0; 4]),
+            swa_run(2, &[30.0; 4]),
+        ];
+        assert_eq!(
+            missing(runs),
+            ["vgg16-bn, widths divided by 8 on CIFAR-10: no finished run of SWA with seed 1."]
+        );
+    }
+
+    #[test]
+    fn epochs_without_a_record_and_the_numbers_that_lack_them_are_named() {
+        let mut run = swa_run(1, &[30.0; 4]);
+        run.epochs.remove(&5);
+        let sentences = missing(vec![sgd_run(1, &[40.0; 4]), run]);
+        assert_eq!(sentences[0], "swa-seed1: no record of epoch 5.");
+        assert!(
+            sentences[1].ends_with("SWA, 1.25 budgets has a number from 0 of 1 finished runs."),
+            "{sentences:?}"
+        );
+        assert!(sentences[2].contains("one seed"), "{sentences:?}");
+    }
+}

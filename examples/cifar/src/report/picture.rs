@@ -1,0 +1,146 @@
+//! A drawing as SVG and as PNG.
+
+use std::error::Error;
+
+use image::codecs::png::PngEncoder;
+use image::imageops::{FilterType, resize};
+use image::{ExtendedColorType, ImageEncoder, RgbImage};
+use plotters::coord::Shift;
+use plotters::prelude::{
+    BitMapBackend, DrawingArea, DrawingAreaErrorKind, DrawingBackend, SVGBackend,
+};
+use plotters::style::{FontStyle, TextStyle, WHITE, register_font};
+
+use crate::Failure;
+
+/// A picture's width and height in pixels of the page.
+pub(crate) const SIZE: (u32, u32) = (880, 590);
+
+/// The units in a pixel of the page. Plotters (0.3.7) draws at whole units, between which a smooth curve
+/// would go in steps if they were pixels.
+const UNITS: u32 = 6;
+
+/// The pixels of a PNG file in a pixel of the page, for print and for fine screens.
+const PNG_SCALE: u32 = 2;
+
+/// The font of all text: whatever the reader's browser has, in SVG.
+const FONT: &str = "sans-serif";
+
+/// What plotters draws on.
+pub(crate) type Canvas<B> = DrawingArea<B, Shift>;
+
+/// What comes of drawing on it.
+pub(crate) type Drawn<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
+
+/// Something that can be drawn.
+pub(crate) trait Drawing {
+    /// Draws it on a white canvas of [`SIZE`].
+    fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Drawn<B>;
+}
+
+/// Pixels of the page, in the units that are drawn at.
+pub(crate) fn px(pixels: f64) -> i32 {
+    (pixels * f64::from(UNITS)).round() as i32
+}
+
+/// Text of a size in pixels.
+pub(crate) fn text(size: f64) -> TextStyle<'static> {
+    (FONT, px(size)).into()
+}
+
+/// A picture in both formats, which show the same.
+#[derive(Debug)]
+pub(crate) struct Picture {
+    pub(crate) svg: String,
+    pub(crate) png: Vec<u8>,
+}
+
+impl Picture {
+    /// Draws it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the drawing library, which draws in memory and is not known to have any here.
+    pub(crate) fn of(drawing: &impl Drawing) -> Result<Self, Failure> {
+        // So that PNG files look alike on every machine, whatever fonts it has or has not.
+        let font = include_bytes!("font/Roboto-Regular.ttf");
+        register_font(FONT, FontStyle::Normal, font)
+            .map_err(|_| "the font for PNG files cannot be read")?;
+        Ok(Self {
+            svg: svg(drawing)?,
+            png: png(drawing)?,
+        })
+    }
+}
+
+/// The canvas in units.
+const CANVAS: (u32, u32) = (SIZE.0 * UNITS, SIZE.1 * UNITS);
+
+fn svg(drawing: &impl Drawing) -> Result<String, Failure> {
+    let mut svg = String::new();
+    draw_on(SVGBackend::with_string(&mut svg, CANVAS), drawing)?;
+    // What is drawn in units is shown in pixels: the view box stays as it is.
+    let size = |(width, height): (u32, u32)| format!(r#"width="{width}" height="{height}""#);
+    Ok(svg.replacen(&size(CANVAS), &size(SIZE), 1))
+}
+
+fn png(drawing: &impl Drawing) -> Result<Vec<u8>, Failure> {
+    let (width, height) = CANVAS;
+    let mut pixels = vec![0; 3 * width as usize * height as usize];
+    draw_on(BitMapBackend::with_buffer(&mut pixels, CANVAS), drawing)?;
+    let image = RgbImage::from_raw(width, height, pixels).ok_or("a picture of another size")?;
+    // Plotters (0.3.7) draws thick lines without smoothing their edges, so that is done here.
+    let (width, height) = (SIZE.0 * PNG_SCALE, SIZE.1 * PNG_SCALE);
+    let image = resize(&image, width, height, FilterType::Triangle);
+    let mut png = Vec::new();
+    PngEncoder::new(&mut png).write_image(&image, width, height, ExtendedColorType::Rgb8)?;
+    Ok(png)
+}
+
+fn draw_on<B>(backend: B, drawing: &impl Drawing) -> Result<(), Failure>
+where
+    B: DrawingBackend,
+    B::ErrorType: Error + Send + Sync + 'static,
+{
+    let canvas = plotters::drawing::IntoDrawingArea::into_drawing_area(backend);
+    canvas.fill(&WHITE)?;
+    drawing.draw(&canvas)?;
+    canvas.present()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A black upper left quarter.
+    struct Quarter;
+
+    impl Drawing for Quarter {
+        fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Drawn<B> {
+            let corners = [(0, 0), (px(440.0), px(295.0))];
+            canvas.draw(&plotters::prelude::Rectangle::new(
+                corners,
+                plotters::style::Color::filled(&plotters::style::BLACK),
+            ))
+        }
+    }
+
+    #[test]
+    fn a_drawing_shows_the_same_in_both_formats() {
+        let picture = Picture::of(&Quarter).unwrap();
+        let begin = r#"<svg width="880" height="590" viewBox="0 0 5280 3540""#;
+        assert!(picture.svg.starts_with(begin), "{}", picture.svg);
+        assert!(
+            picture.svg.contains(r#"width="2640" height="1770""#),
+            "{}",
+            picture.svg
+        );
+
+        let image = image::load_from_memory(&picture.png).unwrap().to_rgb8();
+        assert_eq!(image.dimensions(), (1760, 1180));
+        for (x, y, brightness) in [(0, 0, 0), (870, 580, 0), (890, 580, 255), (870, 600, 255)] {
+            assert_eq!(image.get_pixel(x, y).0, [brightness; 3], "at {x}, {y}");
+        }
+    }
+}

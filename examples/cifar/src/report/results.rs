@@ -1,0 +1,251 @@
+//! What `results.jsonl` holds, by runs.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::experiment::record::{EvaluationRecord, Record, RunRecord};
+
+/// The file in the folder of an experiment.
+const FILE: &str = "results.jsonl";
+
+/// The evaluations of a run, by epoch.
+pub(crate) type Epochs = BTreeMap<usize, EvaluationRecord>;
+
+/// The results of an experiment.
+#[derive(Debug, Default)]
+pub(crate) struct Results {
+    /// The runs that are finished, in the order in which they were begun.
+    pub(crate) finished: Vec<FinishedRun>,
+    /// The others, which are not known by more than their name and epochs.
+    pub(crate) unfinished: Vec<(String, Epochs)>,
+}
+
+/// A run that is finished.
+#[derive(Debug)]
+pub(crate) struct FinishedRun {
+    pub(crate) record: RunRecord,
+    pub(crate) epochs: Epochs,
+}
+
+/// Why there are no results to be read.
+#[derive(Debug, Error)]
+pub(crate) enum ResultsError {
+    /// The folder does not exist.
+    #[error("{path}: no such folder; give the one that an experiment wrote its results to")]
+    NoSuchFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+
+    /// It is a file.
+    #[error("{path}: is a file; give the folder that {FILE} is in")]
+    NotAFolder {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// No experiment has written to it.
+    #[error(
+        "{path}: expected {FILE} in it, found none; an experiment writes it after its first epoch"
+    )]
+    NoResults {
+        /// The folder.
+        path: PathBuf,
+    },
+
+    /// There is not a line in the file.
+    #[error("{path}: is empty; an experiment writes its first line after its first epoch")]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// The operating system refused to read it.
+    #[error("{path}: cannot be read: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+
+    /// A line is not a record.
+    #[error(
+        "{path}, line {line}: expected a record of a run or an evaluation in JSON, found {found} ({reason}); \
+         {remedy}"
+    )]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// How it begins.
+        found: String,
+        /// What is wrong with it.
+        reason: String,
+        /// What can be done.
+        remedy: &'static str,
+    },
+}
+
+impl Results {
+    /// Reads the results in the folder of an experiment.
+    ///
+    /// A record that is there twice, as one may be that was written just before its run was stopped,
+    /// counts once: the last does.
+    ///
+    /// # Errors
+    ///
+    /// [`ResultsError`].
+    pub(crate) fn read(folder: &Path) -> Result<Self, ResultsError> {
+        let path = folder.to_owned();
+        if !folder.exists() {
+            return Err(ResultsError::NoSuchFolder { path });
+        }
+        if !folder.is_dir() {
+            return Err(ResultsError::NotAFolder { path });
+        }
+        let file = folder.join(FILE);
+        if !file.exists() {
+            return Err(ResultsError::NoResults { path });
+        }
+        match std::fs::read(&file) {
+            Ok(bytes) => Self::parse(&file, &bytes),
+            Err(source) => Err(ResultsError::Unreadable { path: file, source }),
+        }
+    }
+
+    fn parse(file: &Path, bytes: &[u8]) -> Result<Self, ResultsError> {
+        let text = String::from_utf8_lossy(bytes);
+        let mut order: Vec<String> = Vec::new();
+        let mut records: BTreeMap<String, RunRecord> = BTreeMap::new();
+        let mut epochs: BTreeMap<String, Epochs> = BTreeMap::new();
+        for (index, line) in text.lines().enumerate() {
+            let record = serde_json::from_str(line).map_err(|error| ResultsError::Line {
+                path: file.to_owned(),
+                line: index + 1,
+                found: beginning(line),
+                reason: error.to_string(),
+                // Lines are written whole, so only a last one that does not end can be torn.
+                remedy: match index + 1 == text.lines().count() && !text.ends_with('\n') {
+                    true => "the line was not written to its end: go on with the experiment, or delete it",
+                    false => "restore the line or delete it",
+                },
+            })?;
+            let name = match &record {
+                Record::Run(run) => run.run.clone(),
+                Record::Evaluation(evaluation) => evaluation.run.clone(),
+            };
+            if !order.contains(&name) {
+                order.push(name.clone());
+            }
+            match record {
+                Record::Run(run) => drop(records.insert(name, run)),
+                Record::Evaluation(evaluation) => {
+                    let epochs = epochs.entry(name).or_default();
+                    epochs.insert(evaluation.epoch, evaluation);
+                }
+            }
+        }
+        if order.is_empty() {
+            let path = file.to_owned();
+            return Err(ResultsError::Empty { path });
+        }
+
+        let mut results = Self::default();
+        for name in order {
+            let epochs = epochs.remove(&name).unwrap_or_default();
+            match records.remove(&name) {
+                Some(record) => results.finished.push(FinishedRun { record, epochs }),
+                None => results.unfinished.push((name, epochs)),
+            }
+        }
+        Ok(results)
+    }
+}
+
+/// The first characters of a line.
+fn beginning(line: &str) -> String {
+    const SHOWN: usize = 60;
+
+    match line.chars().count() {
+        0 => "an empty line".to_owned(),
+        length if length <= SHOWN => format!("`{line}`"),
+        _ => format!("`{}…`", line.chars().take(SHOWN).collect::<String>()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::fixture::{evaluation_record, line, run_record};
+
+    fn parsed(lines: &str) -> Result<Results, String> {
+        let results = Results::parse(Path::new("results.jsonl"), lines.as_bytes());
+        results.map_err(|error| error.to_string())
+    }
+
+    fn evaluation(run: &str, epoch: usize, error: f64) -> String {
+        line(&Record::Evaluation(EvaluationRecord {
+            live_test_error: error,
+            ..evaluation_record(run, epoch)
+        }))
+    }
+
+    #[test]
+    fn evaluations_go_to_their_run_which_is_unfinished_without_a_record_of_its_own() {
+        let results = parsed(
+            &[
+                evaluation("b", 1, 50.0),
+                evaluation("a", 1, 40.0),
+                evaluation("b", 2, 30.0),
+                line(&Record::Run(run_record("b"))),
+            ]
+            .concat(),
+        )
+        .unwrap();
+        assert_eq!(results.finished.len(), 1);
+        let finished = &results.finished[0];
+        assert_eq!(finished.record.run, "b");
+        let errors = finished.epochs.values().map(|epoch| epoch.live_test_error);
+        assert_eq!(errors.collect::<Vec<_>>(), [50.0, 30.0]);
+        assert_eq!(results.unfinished.len(), 1);
+        assert_eq!(results.unfinished[0].0, "a");
+        assert_eq!(results.unfinished[0].1.len(), 1);
+    }
+
+    #[test]
+    fn of_two_records_of_an_epoch_the_last_counts() {
+        let lines = evaluation("a", 1, 50.0) + &evaluation("a", 1, 40.0);
+        let results = parsed(&lines).unwrap();
+        assert_eq!(results.unfinished[0].1[&1].live_test_error, 40.0);
+    }
+
+    #[test]
+    fn a_torn_line_is_named_with_what_it_begins_with() {
+        let whole = evaluation("a", 1, 50.0);
+        let error = parsed(&(whole.clone() + &whole[..40])).unwrap_err();
+        assert!(error.starts_with("results.jsonl, line 2: "), "{error}");
+        assert!(error.contains(&format!("`{}`", &whole[..40])), "{error}");
+        assert!(error.contains("not written to its end"), "{error}");
+    }
+
+    #[test]
+    fn a_line_of_something_else_is_named_with_what_is_wrong() {
+        let error = parsed("{\"record\":\"picture\"}\n").unwrap_err();
+        assert!(error.starts_with("results.jsonl, line 1: "), "{error}");
+        assert!(error.contains("unknown variant `picture`"), "{error}");
+
+        let error = parsed("\n").unwrap_err();
+        assert!(error.contains("found an empty line"), "{error}");
+    }
+
+    #[test]
+    fn a_file_without_a_line_has_no_results() {
+        let error = parsed("").unwrap_err();
+        assert!(error.starts_with("results.jsonl: is empty"), "{error}");
+    }
+}

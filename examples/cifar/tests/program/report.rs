@@ -1,0 +1,232 @@
+//! Reports on the results of an experiment.
+//!
+//! The results are made up here, of numbers that are easy to work with by hand; no network had them.
+
+use std::fs;
+use std::path::Path;
+
+use cifar::experiment::record::{EvaluationRecord, Method, Record, RunRecord};
+use serde_json::Value;
+
+use crate::process::{Ended, cifar};
+use crate::snapshot::Snapshot;
+
+/// The epochs of a budget.
+const BUDGET: usize = 4;
+
+/// The lines of a run whose live model has a test error of 40 % from the first epoch on, its average one
+/// of 38, 37, … % from the third on, and both `more` besides.
+fn run(method: Method, seed: u64, more: f64) -> Vec<Record> {
+    let (name, epochs) = match method {
+        Method::Sgd => (format!("sgd-seed{seed}"), BUDGET),
+        Method::Swa => (format!("swa-seed{seed}"), BUDGET * 3 / 2),
+    };
+    let is_swa = method == Method::Swa;
+    let evaluation = |epoch: usize| {
+        let average = (is_swa && epoch >= 3).then_some(41.0 - epoch as f64 + more);
+        Record::Evaluation(EvaluationRecord {
+            run: name.clone(),
+            epoch,
+            learning_rate: 0.05 / epoch as f64,
+            train_loss: None,
+            train_error: None,
+            live_test_loss: 1.0,
+            live_test_error: 40.0 + more,
+            swa_test_loss: average.map(|_| 1.0),
+            swa_test_error: average,
+            averaged: if is_swa { epoch.saturating_sub(2) } else { 0 },
+            seconds: 1.0,
+            reestimation_seconds: average.map(|_| 0.25),
+        })
+    };
+    let mut records: Vec<Record> = (1..=epochs).map(evaluation).collect();
+    records.push(Record::Run(RunRecord {
+        run: name.clone(),
+        data_set: "synthetic".to_owned(),
+        model: "vgg16-bn".to_owned(),
+        width_divisor: 8,
+        method,
+        budget: BUDGET,
+        epochs,
+        swa_start: is_swa.then_some(3),
+        batch_size: 32,
+        lr: 0.05,
+        swa_lr: is_swa.then_some(0.01),
+        momentum: 0.9,
+        weight_decay: 5e-4,
+        seed,
+        train_images: 200,
+        test_images: 100,
+        shared_epochs: 0,
+        device: "flex".to_owned(),
+        machine: "<made up> & of no make".to_owned(),
+        command: "cifar experiment nothing".to_owned(),
+        version: "0.1.0".to_owned(),
+        burn_version: "0.22.1".to_owned(),
+        started: "2026-01-01T00:00:00Z".to_owned(),
+        finished: "2026-01-01T00:01:00Z".to_owned(),
+        peak_memory_bytes: None,
+    }));
+    records
+}
+
+/// Two seeds of SGD and SWA, and a third of which SWA is under way.
+fn results() -> Vec<Record> {
+    let mut records = Vec::new();
+    for (seed, more) in [(1, 0.0), (2, 2.0)] {
+        records.extend(run(Method::Sgd, seed, more));
+        records.extend(run(Method::Swa, seed, more));
+    }
+    records.extend(run(Method::Swa, 3, 0.0).into_iter().take(2));
+    records
+}
+
+fn write(records: &[Record], folder: &Path) {
+    let lines = records
+        .iter()
+        .map(|record| serde_json::to_string(record).unwrap() + "\n");
+    fs::write(folder.join("results.jsonl"), lines.collect::<String>()).unwrap();
+}
+
+fn report(folder: &Path) -> Ended {
+    cifar([Path::new("report"), folder])
+}
+
+fn column(table: &Value, index: usize) -> &Value {
+    &table["rows"][0]["columns"][index]
+}
+
+#[test]
+fn a_report_is_a_page_that_loads_nothing_with_its_pictures_and_a_table_that_agree() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&results(), folder.path());
+    let output = report(folder.path()).success();
+
+    let files = Snapshot::of(folder.path());
+    let expected = [
+        "convergence-synthetic-vgg16-bn.png",
+        "convergence-synthetic-vgg16-bn.svg",
+        "report.html",
+        "results.jsonl",
+        "table.json",
+    ];
+    assert_eq!(files.names(), expected);
+    for name in expected.iter().filter(|name| **name != "results.jsonl") {
+        let path = folder.path().join(name);
+        let line = format!("written: {}\n", path.display());
+        assert!(output.contains(&line), "{output}");
+    }
+    let png = fs::read(folder.path().join(expected[0])).unwrap();
+    let picture = image::load_from_memory(&png).unwrap().to_rgb8();
+    // White where nothing is drawn, and the colour of the average somewhere.
+    assert_eq!(picture.get_pixel(2, 2).0, [255; 3]);
+    assert!(picture.pixels().any(|pixel| pixel.0 == [213, 94, 0]));
+    let svg = fs::read_to_string(folder.path().join(expected[1])).unwrap();
+    for word in [
+        "SGD",
+        "SWA average",
+        "live models that SWA averages",
+        "epoch",
+        "learning rate",
+    ] {
+        assert!(svg.contains(&format!("\n{word}\n")), "{word}: {svg}");
+    }
+
+    // Errors of 40 and 42 for SGD, so accuracies of 60 and 58; for the average 37 and 39 after four
+    // epochs, 36 and 38 after five, 35 and 37 after six.
+    let table: Value = serde_json::from_slice(&files.files[Path::new("table.json")]).unwrap();
+    let html = fs::read_to_string(folder.path().join("report.html")).unwrap();
+    for (index, mean) in [59.0, 62.0, 63.0, 64.0].into_iter().enumerate() {
+        let accuracy = &column(&table, index)["accuracy"];
+        assert_eq!(accuracy["mean"], mean);
+        assert_eq!(accuracy["n"], 2);
+        let deviation = accuracy["deviation"].as_f64().unwrap();
+        assert!((deviation - 2f64.sqrt()).abs() < 1e-9, "{deviation}");
+        let written = format!("{mean:.2} ± 1.41");
+        assert!(html.contains(&written), "{written}: {html}");
+        assert!(output.contains(&written), "{written}: {output}");
+    }
+    // 64 - 59 = 5 points, in standard errors of sqrt(2/2 + 2/2).
+    let less = &column(&table, 3)["less_sgd"];
+    let errors = less["standard_errors"].as_f64().unwrap();
+    assert!((errors - 5.0 / 2f64.sqrt()).abs() < 1e-9, "{errors}");
+    assert_eq!(
+        (&less["better_seeds"], &less["common_seeds"]),
+        (&2.into(), &2.into())
+    );
+    // 3.5 standard errors, where two degrees of freedom ask for 4.3.
+    assert_eq!(less["beyond_noise"], false);
+    for text in [&html, &output] {
+        assert!(text.contains("+5.00, 3.5 s.e."), "{text}");
+        assert!(text.contains("within the noise"), "{text}");
+        assert!(
+            text.contains("nothing was published for synthetic"),
+            "{text}"
+        );
+        assert!(text.contains("swa-seed3"), "{text}");
+    }
+
+    // Nothing but two links to follow leads out of the page.
+    for loads in [
+        "src=", "url(", "@import", "<link", "<script", "<iframe", "<image",
+    ] {
+        assert!(!html.contains(loads), "{loads}");
+    }
+    let links = html.matches("<a href=\"https://").count();
+    assert_eq!((links, html.matches("://").count()), (2, 2));
+    assert!(html.contains("&lt;made up&gt; &amp; of no make"), "{html}");
+}
+
+#[test]
+fn the_same_results_make_the_same_report() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&results(), folder.path());
+    report(folder.path()).success();
+    let first = Snapshot::of(folder.path());
+    report(folder.path()).success();
+    assert!(first == Snapshot::of(folder.path()));
+}
+
+#[test]
+fn an_experiment_without_a_finished_run_is_reported_as_far_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&run(Method::Sgd, 1, 0.0)[..2], folder.path());
+    let output = report(folder.path()).success();
+    assert!(output.contains("sgd-seed1: 2 epochs so far"), "{output}");
+    let html = fs::read_to_string(folder.path().join("report.html")).unwrap();
+    assert!(html.contains("<td>sgd-seed1</td>"), "{html}");
+}
+
+#[test]
+fn what_cannot_be_reported_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let refusal = || {
+        let refusal = report(folder.path()).refusal();
+        refusal.replace(folder.path().to_str().unwrap(), "DIR")
+    };
+    assert!(refusal().starts_with("DIR: expected results.jsonl in it, found none"));
+
+    write(&results(), folder.path());
+    let file = folder.path().join("results.jsonl");
+    let whole = fs::read(&file).unwrap();
+    fs::write(&file, &whole[..whole.len() - 20]).unwrap();
+    let torn = refusal();
+    let line = results().len();
+    assert!(
+        torn.starts_with(&format!("DIR/results.jsonl, line {line}: ")),
+        "{torn}"
+    );
+    assert!(torn.contains("not written to its end"), "{torn}");
+    assert!(!folder.path().join("report.html").exists());
+
+    fs::write(&file, "").unwrap();
+    assert!(refusal().starts_with("DIR/results.jsonl: is empty"));
+
+    let missing = report(&folder.path().join("nowhere")).refusal();
+    assert!(missing.contains("nowhere: no such folder"), "{missing}");
+    let not_a_folder = report(&file).refusal();
+    assert!(
+        not_a_folder.contains("results.jsonl: is a file"),
+        "{not_a_folder}"
+    );
+}
