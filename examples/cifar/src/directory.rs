@@ -131,6 +131,13 @@ impl RunDirectory {
         Ok((directory, config))
     }
 
+    /// The folder `path`, whatever is in it.
+    pub(crate) fn at(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+        }
+    }
+
     /// Deletes what runs write, and nothing else.
     fn clear(&self) -> Result<(), DirectoryError> {
         for folder in [

@@ -106,6 +106,20 @@ pub fn read_rows(file: &Path) -> Result<Vec<EpochRow>, Failure> {
     rows.map_err(|error| format!("cannot read {}: {error}", file.display()).into())
 }
 
+/// Writes `metrics.csv`.
+///
+/// # Errors
+///
+/// If it cannot be written; what was there stays.
+pub(crate) fn write_rows(file: &Path, rows: &[EpochRow]) -> Result<(), Failure> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for row in rows {
+        writer.serialize(row)?;
+    }
+    let content = writer.into_inner().map_err(|error| error.to_string())?;
+    Ok(write_whole(file, &content)?)
+}
+
 /// What Burn calls it.
 const LEARNING_RATE: &str = "Learning Rate";
 
@@ -178,15 +192,6 @@ impl EpochLog {
             reestimation_seconds: self.reestimation.take(),
         }
     }
-
-    fn write(&self) -> Result<(), Failure> {
-        let mut writer = csv::Writer::from_writer(Vec::new());
-        for row in &self.rows {
-            writer.serialize(row)?;
-        }
-        let content = writer.into_inner().map_err(|error| error.to_string())?;
-        Ok(write_whole(&self.file, &content)?)
-    }
 }
 
 impl MetricLogger for EpochLog {
@@ -222,7 +227,7 @@ impl MetricLogger for EpochLog {
         let row = self.row(summary.epoch_number);
         self.rows.retain(|before| before.epoch < row.epoch);
         self.rows.push(row.clone());
-        if let Err(error) = self.write() {
+        if let Err(error) = write_rows(&self.file, &self.rows) {
             note(format!("warning: {error}"));
         }
         (self.report)(&row);

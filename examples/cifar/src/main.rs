@@ -1,12 +1,12 @@
-//! The program `cifar`: SWA on CIFAR-10 from the command line.
+//! The program `cifar`: SWA on CIFAR-10 and CIFAR-100 from the command line.
 
 use std::process::ExitCode;
 
 use cifar::output::note;
-use cifar::{Failure, evaluate, train};
+use cifar::{Failure, evaluate, experiment, train};
 use clap::{Parser, Subcommand};
 
-/// Stochastic Weight Averaging on CIFAR-10
+/// Stochastic Weight Averaging on CIFAR-10 and CIFAR-100
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -18,6 +18,7 @@ struct Arguments {
 enum Command {
     Train(Box<train::TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
+    Experiment(Box<experiment::ExperimentArgs>),
 }
 
 fn main() -> ExitCode {
@@ -34,5 +35,6 @@ fn run(command: &Command) -> Result<i32, Failure> {
     match command {
         Command::Train(args) => train::run(args),
         Command::Evaluate(args) => evaluate::run(args).map(|()| 0),
+        Command::Experiment(args) => experiment::run(args),
     }
 }

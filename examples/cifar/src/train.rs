@@ -22,7 +22,7 @@ use crate::session::{End, Session, Show};
 pub const INTERRUPTED: i32 = 130;
 
 /// What `--device` is if it is not given.
-const DEFAULT_DEVICE: &str = "flex";
+pub(crate) const DEFAULT_DEVICE: &str = "flex";
 
 /// Trains a network with SWA, or with plain SGD.
 ///
