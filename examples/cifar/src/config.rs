@@ -163,7 +163,8 @@ pub struct GivenSettings {
     #[arg(long, value_name = "N")]
     pub swa_every: Option<usize>,
 
-    /// The learning rate under which weights are collected [default: 0.01]
+    /// The learning rate under which weights are collected [default: 0.01; 0.05 for PreResNet on a
+    /// hundred classes]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub swa_lr: Option<f64>,
 
@@ -259,6 +260,19 @@ impl GivenSettings {
         };
         config.validate()?;
         Ok(config)
+    }
+
+    /// The settings of a new run, `config`, once it is known how many classes its data has: the paper's
+    /// learning rate of SWA may be another then.
+    pub fn for_classes(&self, mut config: RunConfig, classes: usize) -> RunConfig {
+        let paper = config
+            .model
+            .parse()
+            .map(|model: Architecture| model.paper_for(classes));
+        if let (Some(swa), Ok(paper), None) = (&mut config.swa, paper, self.swa_lr) {
+            swa.lr = paper.swa_lr;
+        }
+        config
     }
 
     /// Compares what is given with the settings of a run that is to be resumed.
@@ -457,6 +471,23 @@ mod tests {
         assert_eq!((run.batch_size, run.momentum), (128, 0.9));
         let swa = run.swa.unwrap();
         assert_eq!((swa.start, swa.lr, swa.every), (161, 0.01, 1));
+    }
+
+    #[test]
+    fn on_a_hundred_classes_preresnet_averages_at_the_papers_rate_for_them() {
+        let lr = |model: &str, swa_lr: Option<f64>, classes: usize| {
+            let given = GivenSettings {
+                model: Some(model.to_owned()),
+                swa_lr,
+                ..GivenSettings::default()
+            };
+            let run = given.for_classes(given.new_run().unwrap(), classes);
+            run.swa.unwrap().lr
+        };
+        assert_eq!(lr("preresnet-110", None, 10), 0.01);
+        assert_eq!(lr("preresnet-110", None, 100), 0.05);
+        assert_eq!(lr("preresnet-110", Some(0.02), 100), 0.02);
+        assert_eq!(lr("vgg16", None, 100), 0.01);
     }
 
     #[test]

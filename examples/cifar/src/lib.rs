@@ -1,4 +1,4 @@
-//! SWA on CIFAR-10 from the command line: the library behind the program `cifar`.
+//! SWA on CIFAR-10 and CIFAR-100 from the command line: the library behind the program `cifar`.
 //!
 //! [`session`] is the program's heart: a network, a `Learner`, and [`Swa`](swa_train::Swa) around the
 //! model. The rest is what a program needs around that.

@@ -75,7 +75,12 @@ pub fn run(args: &TrainArgs) -> Result<i32, Failure> {
     let architecture: Architecture = config.model.parse()?;
 
     let mut progress = Progress::of_images();
-    let images = config.images_of(load_images(&config.data, &mut progress)?)?;
+    let images = load_images(&config.data, &mut progress)?;
+    let config = match &resumed {
+        None => args.given.for_classes(config, images.class_names.len()),
+        Some(_) => config,
+    };
+    let images = config.images_of(images)?;
 
     let classes = images.class_names.len();
     let autodiff = device.clone().autodiff();

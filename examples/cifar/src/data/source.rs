@@ -51,6 +51,20 @@ impl DataSource {
     }
 }
 
+impl DataSource {
+    /// Finds out without loading anything whether a folder is there and holds a data set.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load), which may find more that is wrong.
+    pub fn check(&self) -> Result<(), DataError> {
+        match self {
+            Self::Folder(path) => Layout::of(path).map(drop),
+            Self::Synthetic(_) | Self::Download | Self::Download100 => Ok(()),
+        }
+    }
+}
+
 impl FromStr for DataSource {
     type Err = Infallible;
 

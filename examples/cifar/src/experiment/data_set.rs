@@ -1,7 +1,6 @@
 //! The data sets of a plan.
 
 use std::fmt;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -71,23 +70,6 @@ impl DataSet {
             .into()),
         }
     }
-
-    /// Makes sure that the data is there, without loading it.
-    ///
-    /// # Errors
-    ///
-    /// If it is in a folder that is not there.
-    pub fn check_location(self, location: &str) -> Result<(), Failure> {
-        let Ok(source) = location.parse();
-        match source {
-            DataSource::Folder(folder) if !Path::new(&folder).is_dir() => Err(format!(
-                "{}: no such folder; {self} is expected there, as `cifar train --data` takes it",
-                folder.display()
-            )
-            .into()),
-            _ => Ok(()),
-        }
-    }
 }
 
 impl fmt::Display for DataSet {
@@ -121,12 +103,5 @@ mod tests {
         assert_eq!(inner(DataSet::Cifar10), format!("{data}/cifar10"));
         assert_eq!(inner(DataSet::Cifar100), archive.to_str().unwrap());
         assert_eq!(DataSet::Cifar10.location(data, false), data);
-
-        let error = DataSet::Cifar10.check_location(&inner(DataSet::Cifar10));
-        let error = error.unwrap_err().to_string();
-        assert!(error.contains("/cifar10: no such folder"), "{error}");
-        DataSet::Cifar100
-            .check_location(&inner(DataSet::Cifar100))
-            .unwrap();
     }
 }

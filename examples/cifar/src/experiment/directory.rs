@@ -9,7 +9,7 @@ use super::plan::Plan;
 use super::results::Results;
 use crate::Failure;
 use crate::data::DataSource;
-use crate::directory::{io_error, write_whole};
+use crate::directory::{delete_unfinished_files, io_error, is_unfinished, write_whole};
 
 /// The folder of an experiment: its plan, its results, and the folders of its runs.
 #[derive(Debug, Clone)]
@@ -92,8 +92,8 @@ impl ExperimentDirectory {
         let lock = self.lock_file();
         for entry in entries {
             let entry = entry.map_err(io_error("read the folder", path))?.path();
-            // A process that is killed just here leaves the lock alone.
-            if entry != lock {
+            // What a process leaves that is killed here.
+            if entry != lock && !is_unfinished(&entry) {
                 return Err(format!(
                     "{} is not empty and holds no experiment: choose another folder with --out",
                     path.display()
@@ -102,6 +102,7 @@ impl ExperimentDirectory {
             }
         }
         let _lock = self.lock()?;
+        delete_unfinished_files(path)?;
         let text = format!(
             "# The plan of the experiment in this folder, complete.\n\n{}",
             plan.to_toml()?

@@ -14,6 +14,7 @@ use super::record::Method;
 use crate::Failure;
 use crate::architecture::{Architecture, Network, WithNetwork};
 use crate::config::{EvaluateOn, PaddingChoice, RunConfig, SwaSettings};
+use crate::data::DataSource;
 
 /// The plans that are part of the program: their names and their texts.
 const BUILT_IN: [(&str, &str); 2] = [
@@ -352,6 +353,11 @@ impl Plan {
             }),
             ..sgd.clone()
         };
+        swa.validate().map_err(|error| PlanError::Run {
+            run: name("swa"),
+            // It says `--lr`, which is `lr` here.
+            error: error.to_string().replace("--", ""),
+        })?;
         let shared = model.shared_epochs().map_err(|error| PlanError::Schedule {
             run: name("swa"),
             error,
@@ -478,7 +484,8 @@ impl PlannedRun {
             fn with<N: Network>(self, _network: N) {}
         }
 
-        self.data_set.check_location(&self.config.data)?;
+        let Ok(source) = self.config.data.parse::<DataSource>();
+        source.check()?;
         let architecture: Architecture = self.config.model.parse()?;
         let classes = self.data_set.classes();
         Ok(architecture.with_network(classes, self.config.width_divisor, device, Nothing)?)

@@ -3,6 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 /// A line of `results.jsonl`.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "records are read and written one by one"
+)]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "record", rename_all = "snake_case")]
 pub enum Record {

@@ -22,7 +22,7 @@ use crate::checkpoint::Checkpoints;
 use crate::config::RunConfig;
 use crate::data::{ImageSet, Position};
 use crate::device;
-use crate::directory::{RunDirectory, io_error};
+use crate::directory::{RunDirectory, delete_unfinished_files, io_error};
 use crate::epoch_log::{EpochRow, read_rows, write_rows};
 use crate::interruption::Interruption;
 use crate::output::say;
@@ -163,6 +163,9 @@ impl Stage<'_> {
     /// The folder of the run, which is made if it has not begun.
     fn open(&self) -> Result<RunDirectory, Failure> {
         let path = self.directory.run(&self.run.name);
+        if path.is_dir() {
+            delete_unfinished_files(&path)?;
+        }
         if !RunDirectory::at(&path).config_file().exists() {
             return Ok(RunDirectory::create(&path, &self.run.config, false)?);
         }
@@ -229,18 +232,23 @@ impl Stage<'_> {
     fn announce(&self, session: &Session<'_>) {
         let number = self.runs.iter().position(|run| run.name == self.run.name);
         let at = session.from.unwrap_or_default();
-        let first = match at {
-            Position { epoch, batches: 0 } => format!("epochs {}", epoch + 1),
-            Position { epoch, batches } => format!("epochs {} (batch {})", epoch + 1, batches + 1),
-        };
-        let part = match (&self.run.shares, session.until < self.run.config.epochs) {
-            (Some((taker, _)), true) => {
-                format!(" to {}, which {taker} begins with too", session.until)
+        let last = session.until;
+        let epochs = match at {
+            Position { epoch, .. } if epoch >= last => format!("all {last} epochs trained"),
+            Position { epoch, batches: 0 } if epoch + 1 == last => format!("epoch {last}"),
+            Position { epoch, batches: 0 } => format!("epochs {} to {last}", epoch + 1),
+            Position { epoch, batches } => {
+                format!("epochs {} (batch {}) to {last}", epoch + 1, batches + 1)
             }
-            _ => format!(" to {}", self.run.config.epochs),
+        };
+        let sharing = match &self.run.shares {
+            Some((taker, _)) if last < self.run.config.epochs => {
+                format!(", which {taker} begins with too")
+            }
+            _ => String::new(),
         };
         say(format!(
-            "\nrun {} of {}: {}, {first}{part}",
+            "\nrun {} of {}: {}, {epochs}{sharing}",
             number.map_or(0, |number| number + 1),
             self.runs.len(),
             self.run.name,

@@ -298,6 +298,32 @@ fn ctrl_c_stops_an_experiment_and_the_same_command_goes_on() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn ctrl_c_on_a_terminal_which_all_processes_get_stops_an_experiment_once() {
+    use std::io::Write;
+
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("experiment");
+    let command = [vec![CIFAR], arguments(&out)].concat().join(" ");
+    let mut terminal = crate::process::Terminal::start(&command);
+    assert!(terminal.process.runs_until(|| lines(&out) >= 3));
+    terminal.keyboard.write_all(b"\x03").unwrap();
+    let ended = terminal.process.end();
+    assert_eq!(ended.status, Some(130), "{ended:?}");
+    assert!(
+        ended.output.contains("Stopped. The same command goes on:"),
+        "{ended:?}"
+    );
+    let files = checkpoint_files(&out.join("runs").join(RUNS[0]));
+    assert!(files.iter().any(|name| name.contains('+')), "{files:?}");
+    // The lines are those of `cifar train`, without the run's name.
+    let line = "      1/6  0.02000 ";
+    assert!(ended.output.contains(line), "{ended:?}");
+    let named = format!("{}{line}", RUNS[0]);
+    assert!(!ended.output.contains(&named), "{ended:?}");
+}
+
+#[test]
 fn status_tells_what_runs_while_another_process_runs_it() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("experiment");
