@@ -111,6 +111,18 @@ impl Architecture {
         }
     }
 
+    /// How the paper trains it on a data set of so many classes: on CIFAR-100, if they are a hundred,
+    /// else on CIFAR-10.
+    pub fn paper_for(self, classes: usize) -> PaperTraining {
+        match (self, classes) {
+            (Self::PreResNet { .. }, 100) => PaperTraining {
+                swa_lr: 0.05,
+                ..self.paper()
+            },
+            _ => self.paper(),
+        }
+    }
+
     /// Makes the network on `device`, its widths divided by `width_divisor`, and does something with
     /// it.
     ///

@@ -1,13 +1,14 @@
 //! What a run is: everything that its result depends on.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use swa_models::{StateDict, StateDictError};
 use thiserror::Error;
 
 use crate::architecture::{Architecture, Network};
-use crate::data::DataSource;
+use crate::data::{DataError, DataSource, ImageSet};
 
 /// The settings of a run, as `config.json` holds them.
 ///
@@ -21,6 +22,12 @@ pub struct RunConfig {
     pub data: String,
     /// How many training images are used, if not all.
     pub train_items: Option<usize>,
+    /// How many of these are held out from the training, if any.
+    #[serde(default)]
+    pub validation_items: Option<usize>,
+    /// Which images the epochs' scores are of.
+    #[serde(default)]
+    pub evaluate_on: EvaluateOn,
     /// How images are padded before they are cropped: `zero`, `reflect`, or `none` for no augmentation.
     pub padding: PaddingChoice,
     /// The network: see [`Architecture`].
@@ -70,6 +77,18 @@ impl InitialWeights {
     }
 }
 
+/// Which images a run's scores are of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum EvaluateOn {
+    /// The test images.
+    #[default]
+    Test,
+    /// The training images that are held out: to choose settings by, which must not be chosen by the
+    /// test images.
+    Validation,
+}
+
 /// The settings of SWA.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -82,6 +101,16 @@ pub struct SwaSettings {
     pub lr: f64,
     /// From how many batches BatchNorm is re-estimated, if not from all.
     pub batch_norm_batches: Option<usize>,
+}
+
+impl SwaSettings {
+    /// How many weights the average is of at the end of `epoch`, counted from 1.
+    pub fn averaged_after(&self, epoch: usize) -> usize {
+        match epoch.checked_sub(self.start) {
+            None => 0,
+            Some(epochs) => epochs / self.every + 1,
+        }
+    }
 }
 
 /// How images are padded before they are cropped.
@@ -100,7 +129,7 @@ pub enum PaddingChoice {
 /// and in a new one take the paper's for the model.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct GivenSettings {
-    /// `synthetic`, `download`, or a folder: train/CLASS/*.png and test/CLASS/*, or CIFAR-10's binary
+    /// `synthetic`, `download`, `download100`, or a folder: train/CLASS/*.png and test/CLASS/*, or CIFAR's binary
     /// files [default: synthetic]
     #[arg(long, value_name = "WHERE")]
     pub data: Option<String>,
@@ -108,6 +137,14 @@ pub struct GivenSettings {
     /// Train on this many images, as many of each class [default: all]
     #[arg(long, value_name = "N")]
     pub train_items: Option<usize>,
+
+    /// Hold this many of them out from the training, as many of each class [default: none]
+    #[arg(long, value_name = "N")]
+    pub validation_items: Option<usize>,
+
+    /// Score on the test images, or on those held out, by which settings may be chosen [default: test]
+    #[arg(long, value_enum, value_name = "WHICH")]
+    pub evaluate_on: Option<EvaluateOn>,
 
     /// How images are padded by 4 pixels before they are cropped and flipped [default: zero]
     #[arg(long, value_enum)]
@@ -165,7 +202,8 @@ pub struct GivenSettings {
     #[arg(long, value_name = "N")]
     pub swa_every: Option<usize>,
 
-    /// The learning rate under which weights are collected [default: 0.05 for WideResNet, else 0.01]
+    /// The learning rate under which weights are collected [default: 0.01; 0.05 for WideResNet, and
+    /// for PreResNet on a hundred classes]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub swa_lr: Option<f64>,
 
@@ -208,6 +246,13 @@ pub enum ConfigError {
         epochs: usize,
     },
 
+    /// There are no images to score on.
+    #[error(
+        "--evaluate-on validation has nothing to score on: hold out some of the training images with \
+         --validation-items"
+    )]
+    NothingHeldOut,
+
     /// A run that is resumed with other settings.
     #[error(
         "the run was started with other settings: {}. \
@@ -234,6 +279,8 @@ impl GivenSettings {
         let config = RunConfig {
             data: located(self.data.as_deref().unwrap_or("synthetic")),
             train_items: self.train_items,
+            validation_items: self.validation_items,
+            evaluate_on: self.evaluate_on.unwrap_or_default(),
             padding: self.padding.unwrap_or(PaddingChoice::Zero),
             model: model.to_string(),
             width_divisor: self.width_divisor.unwrap_or(1),
@@ -258,6 +305,19 @@ impl GivenSettings {
         Ok(config)
     }
 
+    /// The settings of a new run, `config`, once it is known how many classes its data has: the paper's
+    /// learning rate of SWA may be another then.
+    pub fn for_classes(&self, mut config: RunConfig, classes: usize) -> RunConfig {
+        let paper = config
+            .model
+            .parse()
+            .map(|model: Architecture| model.paper_for(classes));
+        if let (Some(swa), Ok(paper), None) = (&mut config.swa, paper, self.swa_lr) {
+            swa.lr = paper.swa_lr;
+        }
+        config
+    }
+
     /// Compares what is given with the settings of a run that is to be resumed.
     ///
     /// # Errors
@@ -277,6 +337,7 @@ impl GivenSettings {
             value.map(|value| value.to_string())
         }
         let padding = |value: PaddingChoice| format!("{value:?}").to_lowercase();
+        let evaluate_on = |value: EvaluateOn| format!("{value:?}").to_lowercase();
         let swa = run.swa.as_ref();
 
         compare(
@@ -288,6 +349,16 @@ impl GivenSettings {
             "--train-items",
             text(self.train_items),
             text(run.train_items),
+        );
+        compare(
+            "--validation-items",
+            text(self.validation_items),
+            text(run.validation_items),
+        );
+        compare(
+            "--evaluate-on",
+            self.evaluate_on.map(evaluate_on),
+            Some(evaluate_on(run.evaluate_on)),
         );
         compare(
             "--padding",
@@ -351,7 +422,7 @@ impl GivenSettings {
 }
 
 /// A source of images with a folder's path made absolute.
-fn located(data: &str) -> String {
+pub(crate) fn located(data: &str) -> String {
     let Ok(source) = data.parse();
     match source {
         DataSource::Folder(path) => DataSource::Folder(absolute(&path)).to_string(),
@@ -366,7 +437,27 @@ fn absolute(path: &Path) -> PathBuf {
 }
 
 impl RunConfig {
-    fn validate(&self) -> Result<(), ConfigError> {
+    /// The images that the run trains on, and as test images those that it is scored on, of a whole
+    /// data set.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError`] if there are not as many as the run takes.
+    pub fn images_of(&self, mut images: ImageSet) -> Result<ImageSet, DataError> {
+        if let Some(items) = self.train_items {
+            images.train = Arc::new(images.train.subset(items, self.seed)?);
+        }
+        if let Some(items) = self.validation_items {
+            let (held_out, rest) = images.train.split(items, self.seed)?;
+            images.train = Arc::new(rest);
+            if self.evaluate_on == EvaluateOn::Validation {
+                images.test = Arc::new(held_out);
+            }
+        }
+        Ok(images)
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         let count = |flag, value: Option<usize>| match value {
             Some(0) => Err(ConfigError::Invalid {
                 flag,
@@ -384,6 +475,10 @@ impl RunConfig {
             }),
         };
         count("--train-items", self.train_items)?;
+        count("--validation-items", self.validation_items)?;
+        if self.evaluate_on == EvaluateOn::Validation && self.validation_items.is_none() {
+            return Err(ConfigError::NothingHeldOut);
+        }
         count("--epochs", Some(self.epochs))?;
         count("--batch-size", Some(self.batch_size))?;
         number("--lr", "above 0", self.lr, self.lr > 0.0)?;
@@ -419,6 +514,7 @@ impl RunConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::{IMAGE_BYTES, Images};
 
     #[test]
     fn what_is_not_given_is_the_papers() {
@@ -431,6 +527,23 @@ mod tests {
         assert_eq!((run.batch_size, run.momentum), (128, 0.9));
         let swa = run.swa.unwrap();
         assert_eq!((swa.start, swa.lr, swa.every), (161, 0.01, 1));
+    }
+
+    #[test]
+    fn on_a_hundred_classes_preresnet_averages_at_the_papers_rate_for_them() {
+        let lr = |model: &str, swa_lr: Option<f64>, classes: usize| {
+            let given = GivenSettings {
+                model: Some(model.to_owned()),
+                swa_lr,
+                ..GivenSettings::default()
+            };
+            let run = given.for_classes(given.new_run().unwrap(), classes);
+            run.swa.unwrap().lr
+        };
+        assert_eq!(lr("preresnet-110", None, 10), 0.01);
+        assert_eq!(lr("preresnet-110", None, 100), 0.05);
+        assert_eq!(lr("preresnet-110", Some(0.02), 100), 0.02);
+        assert_eq!(lr("vgg16", None, 100), 0.01);
     }
 
     #[test]
@@ -501,6 +614,50 @@ mod tests {
             error.contains("--bn-batches is 5 here and not given"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn images_that_are_held_out_are_not_trained_on_and_scored_on_if_asked() {
+        let images = |pixel: u8, n: usize| {
+            let labels: Vec<u8> = (0..n).map(|index| (index % 2) as u8).collect();
+            Arc::new(Images::new(vec![pixel; n * IMAGE_BYTES], labels))
+        };
+        let set = ImageSet {
+            train: images(1, 20),
+            test: images(2, 8),
+            class_names: vec!["cat".to_owned(), "dog".to_owned()],
+        };
+        let mut given = GivenSettings {
+            train_items: Some(16),
+            validation_items: Some(4),
+            ..GivenSettings::default()
+        };
+        let taken = given.new_run().unwrap().images_of(set.clone()).unwrap();
+        assert_eq!(taken.train.len(), 12);
+        assert_eq!((taken.test.len(), taken.test.image(0)[0]), (8, 2));
+
+        given.evaluate_on = Some(EvaluateOn::Validation);
+        let taken = given.new_run().unwrap().images_of(set).unwrap();
+        assert_eq!(taken.train.len(), 12);
+        assert_eq!((taken.test.len(), taken.test.image(0)[0]), (4, 1));
+
+        given.validation_items = None;
+        let error = given.new_run().unwrap_err().to_string();
+        assert!(error.contains("--validation-items"), "{error}");
+    }
+
+    #[test]
+    fn the_average_is_of_one_more_weight_every_few_epochs_from_its_start_on() {
+        let swa = SwaSettings {
+            start: 161,
+            every: 1,
+            lr: 0.01,
+            batch_norm_batches: None,
+        };
+        let averaged = [160, 161, 162, 200, 300].map(|epoch| swa.averaged_after(epoch));
+        assert_eq!(averaged, [0, 1, 2, 40, 140]);
+        let swa = SwaSettings { every: 3, ..swa };
+        assert_eq!([163, 164].map(|epoch| swa.averaged_after(epoch)), [1, 2]);
     }
 
     #[test]

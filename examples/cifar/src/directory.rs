@@ -131,6 +131,13 @@ impl RunDirectory {
         Ok((directory, config))
     }
 
+    /// The folder `path`, whatever is in it.
+    pub(crate) fn at(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+        }
+    }
+
     /// Deletes what runs write, and nothing else.
     fn clear(&self) -> Result<(), DirectoryError> {
         for folder in [
@@ -205,6 +212,32 @@ impl RunDirectory {
     }
 }
 
+/// How the names of files begin that are being written.
+const UNFINISHED: &str = ".unfinished-";
+
+/// Whether a file is one that is being written, or that a process was killed over.
+pub(crate) fn is_unfinished(file: &Path) -> bool {
+    let name = file.file_name().unwrap_or_default();
+    name.as_encoded_bytes().starts_with(UNFINISHED.as_bytes())
+}
+
+/// Deletes what a process that was killed left of files that it was writing to `folder`. Nobody else
+/// may write there meanwhile.
+///
+/// # Errors
+///
+/// [`DirectoryError::Io`].
+pub(crate) fn delete_unfinished_files(folder: &Path) -> Result<(), DirectoryError> {
+    let entries = fs::read_dir(folder).map_err(io_error("read the folder", folder))?;
+    for entry in entries {
+        let file = entry.map_err(io_error("read the folder", folder))?.path();
+        if is_unfinished(&file) {
+            fs::remove_file(&file).map_err(io_error("delete", &file))?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes a file beside its place and moves it there, so that there is never half of it.
 ///
 /// # Errors
@@ -217,7 +250,7 @@ pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), DirectoryError> {
         // As readable as any new file, and not by its owner alone.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.tempfile_in(folder)?;
+        let mut file = builder.prefix(UNFINISHED).tempfile_in(folder)?;
         file.write_all(content)?;
         file.as_file().sync_all()?;
         file.persist(path)?;
@@ -272,6 +305,21 @@ mod tests {
         fs::write(folder.path().join("config.json"), "{\"epochs\": 3").unwrap();
         let error = RunDirectory::open(folder.path()).unwrap_err();
         assert!(matches!(error, DirectoryError::Settings { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_a_kill_left_of_a_file_is_deleted_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = folder.path().join("metrics.csv");
+        write_whole(&kept, b"whole").unwrap();
+        fs::write(folder.path().join(".unfinished-x7"), "half").unwrap();
+        fs::write(folder.path().join(".notes"), "mine").unwrap();
+        delete_unfinished_files(folder.path()).unwrap();
+        let entries = fs::read_dir(folder.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [".notes", "metrics.csv"]);
+        assert_eq!(fs::read(kept).unwrap(), b"whole");
     }
 
     #[test]

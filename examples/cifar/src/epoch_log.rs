@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::Failure;
 use crate::directory::write_whole;
 use crate::output::note;
+use crate::timed_loader::PassTime;
 
 /// Loss (mean cross-entropy, in nats) and accuracy (in per cent) on a set of images.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,6 +45,8 @@ pub struct EpochRow {
     pub swa_test_accuracy: Option<f64>,
     /// Seconds that the epoch took, validation included.
     pub seconds: f64,
+    /// Seconds of them that re-estimating BatchNorm took, if it was.
+    pub reestimation_seconds: Option<f64>,
 }
 
 impl EpochRow {
@@ -103,6 +106,20 @@ pub fn read_rows(file: &Path) -> Result<Vec<EpochRow>, Failure> {
     rows.map_err(|error| format!("cannot read {}: {error}", file.display()).into())
 }
 
+/// Writes `metrics.csv`.
+///
+/// # Errors
+///
+/// If it cannot be written; what was there stays.
+pub(crate) fn write_rows(file: &Path, rows: &[EpochRow]) -> Result<(), Failure> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for row in rows {
+        writer.serialize(row)?;
+    }
+    let content = writer.into_inner().map_err(|error| error.to_string())?;
+    Ok(write_whole(file, &content)?)
+}
+
 /// What Burn calls it.
 const LEARNING_RATE: &str = "Learning Rate";
 
@@ -119,17 +136,20 @@ pub struct EpochLog {
     /// same (0.22.1), which are not numbers.
     trained: bool,
     epoch_began: Instant,
+    reestimation: PassTime,
     report: Box<dyn Fn(&EpochRow) + Send>,
 }
 
 impl EpochLog {
-    /// A log that goes on after `rows`, and tells `report` of every new one. The first is of an epoch
-    /// under `learning_rate`, of which no step may be left.
+    /// A log that goes on after `rows`, and tells `report` of every new one that is in the file. The
+    /// first is of an epoch under `learning_rate`, of which no step may be left. `reestimation` tells
+    /// how long BatchNorm was re-estimated for.
     pub fn new(
         file: PathBuf,
         rows: Vec<EpochRow>,
         learning_rate: f64,
         averaged_from: Option<usize>,
+        reestimation: PassTime,
         report: impl Fn(&EpochRow) + Send + 'static,
     ) -> Self {
         Self {
@@ -143,6 +163,7 @@ impl EpochLog {
             )]),
             trained: false,
             epoch_began: Instant::now(),
+            reestimation,
             report: Box::new(report),
         }
     }
@@ -168,16 +189,8 @@ impl EpochLog {
             swa_test_loss: value("valid", "Loss").filter(|_| averaged),
             swa_test_accuracy: value("valid", "Accuracy").filter(|_| averaged),
             seconds: self.epoch_began.elapsed().as_secs_f64(),
+            reestimation_seconds: self.reestimation.take(),
         }
-    }
-
-    fn write(&self) -> Result<(), Failure> {
-        let mut writer = csv::Writer::from_writer(Vec::new());
-        for row in &self.rows {
-            writer.serialize(row)?;
-        }
-        let content = writer.into_inner().map_err(|error| error.to_string())?;
-        Ok(write_whole(&self.file, &content)?)
     }
 }
 
@@ -212,12 +225,12 @@ impl MetricLogger for EpochLog {
             return;
         }
         let row = self.row(summary.epoch_number);
-        (self.report)(&row);
         self.rows.retain(|before| before.epoch < row.epoch);
-        self.rows.push(row);
-        if let Err(error) = self.write() {
+        self.rows.push(row.clone());
+        if let Err(error) = write_rows(&self.file, &self.rows) {
             note(format!("warning: {error}"));
         }
+        (self.report)(&row);
         self.values.clear();
         self.trained = false;
         self.epoch_began = Instant::now();

@@ -69,20 +69,11 @@ impl Interruption {
     /// If the process handles the signals already.
     pub fn on_signals(self: &Arc<Self>) -> io::Result<()> {
         let interruption = self.clone();
-        ctrlc::set_handler(move || interruption.signal()).map_err(io::Error::other)?;
-        // Not SIGHUP, which `nohup` has made the process ignore, and `ctrlc` would not (3.5).
-        #[cfg(unix)]
-        {
-            use signal_hook::{consts::SIGTERM, iterator::Signals};
-
-            let interruption = self.clone();
-            let mut signals = Signals::new([SIGTERM])?;
-            std::thread::spawn(move || signals.forever().for_each(|_| interruption.signal()));
-        }
-        Ok(())
+        on_signals(move || interruption.signal())
     }
 
-    fn signal(&self) {
+    /// A signal has come, or something that means the same.
+    pub(crate) fn signal(&self) {
         let shows_ui = self.shows_ui.load(Ordering::SeqCst);
         let mut signalled = lock(&self.signalled);
         match *signalled {
@@ -104,6 +95,24 @@ impl Interruption {
             }
         }
     }
+}
+
+/// Calls `signalled` for Ctrl-C, and on Unix for a termination signal.
+///
+/// # Errors
+///
+/// If the process handles the signals already.
+pub(crate) fn on_signals(signalled: impl Fn() + Clone + Send + 'static) -> io::Result<()> {
+    ctrlc::set_handler(signalled.clone()).map_err(io::Error::other)?;
+    // Not SIGHUP, which `nohup` has made the process ignore, and `ctrlc` would not (3.5).
+    #[cfg(unix)]
+    {
+        use signal_hook::{consts::SIGTERM, iterator::Signals};
+
+        let mut signals = Signals::new([SIGTERM])?;
+        std::thread::spawn(move || signals.forever().for_each(|_| signalled()));
+    }
+    Ok(())
 }
 
 /// A poisoned lock is as good as another: what it guards is written at once.

@@ -1,7 +1,7 @@
-//! SWA on CIFAR-10 from the command line: the library behind the program `cifar`.
+//! SWA on CIFAR-10 and CIFAR-100 from the command line: the library behind the program `cifar`.
 //!
-//! [`train`](mod@train) is the program's heart: a network, a `Learner`, and
-//! [`Swa`](swa_train::Swa) around the model. The rest is what a program needs around that.
+//! [`session`] is the program's heart: a network, a `Learner`, and [`Swa`](swa_train::Swa) around the
+//! model. The rest is what a program needs around that.
 
 pub mod architecture;
 pub mod checkpoint;
@@ -19,7 +19,9 @@ pub mod model_file;
 pub mod output;
 pub mod progress;
 pub mod report;
+pub mod session;
 pub mod terminal;
+pub mod timed_loader;
 pub mod train;
 
 /// An error to be shown in one line.

@@ -1,12 +1,12 @@
-//! The program `cifar`: SWA on CIFAR-10 from the command line.
+//! The program `cifar`: SWA on CIFAR-10 and CIFAR-100 from the command line.
 
 use std::process::ExitCode;
 
 use cifar::output::note;
-use cifar::{Failure, evaluate, export, report, train};
+use cifar::{Failure, evaluate, experiment, export, report, train};
 use clap::{Parser, Subcommand};
 
-/// Stochastic Weight Averaging on CIFAR-10
+/// Stochastic Weight Averaging on CIFAR-10 and CIFAR-100
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -20,6 +20,7 @@ enum Command {
     Evaluate(evaluate::EvaluateArgs),
     Export(export::ExportArgs),
     Report(report::ReportArgs),
+    Experiment(Box<experiment::ExperimentArgs>),
 }
 
 fn main() -> ExitCode {
@@ -38,5 +39,6 @@ fn run(command: &Command) -> Result<i32, Failure> {
         Command::Evaluate(args) => evaluate::run(args).map(|()| 0),
         Command::Export(args) => export::run(args).map(|()| 0),
         Command::Report(args) => report::run(args).map(|()| 0),
+        Command::Experiment(args) => experiment::run(args),
     }
 }

@@ -1,7 +1,8 @@
-//! CIFAR-10's own binary files.
+//! The binary files of CIFAR-10 and CIFAR-100.
 //!
-//! Each holds 10,000 records of one label byte and 3,072 pixel bytes: the planes red, green and
-//! blue, row by row (<https://www.cs.toronto.edu/~kriz/cifar.html>, "Binary version").
+//! Each holds records of a label byte (CIFAR-10) or two, the coarse and the fine label (CIFAR-100; the
+//! fine one is used), and 3,072 pixel bytes: the planes red, green and blue, row by row
+//! (<https://www.cs.toronto.edu/~kriz/cifar.html>, "Binary version").
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -12,122 +13,213 @@ use super::error::DataError;
 use super::images::{IMAGE_BYTES, ImageSet, Images};
 use super::source::LoadProgress;
 
-/// CIFAR-10's classes, in the order of its labels.
-const CLASS_NAMES: [&str; 10] = [
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-];
-
-/// The files to train on.
-pub(super) const TRAIN_FILES: [&str; 5] = [
-    "data_batch_1.bin",
-    "data_batch_2.bin",
-    "data_batch_3.bin",
-    "data_batch_4.bin",
-    "data_batch_5.bin",
-];
-
-/// The file to test on.
-pub(super) const TEST_FILE: &str = "test_batch.bin";
-
-/// Where the official archive unpacks to.
-pub(super) const ARCHIVE_FOLDER: &str = "cifar-10-batches-bin";
-
-/// Records of one file.
-const FILE_RECORDS: usize = 10_000;
-
-/// Bytes of one record.
-const RECORD_BYTES: usize = 1 + IMAGE_BYTES;
-
-/// Loads the six files of `folder`.
-///
-/// # Errors
-///
-/// Returns an error, naming the file, if one is missing, is not exactly 30,730,000 bytes long,
-/// cannot be read, or holds a label above 9.
-pub(super) fn load(folder: &Path, progress: LoadProgress<'_>) -> Result<ImageSet, DataError> {
-    load_files(folder, FILE_RECORDS, progress)
+/// A data set in binary files.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct BinaryFiles {
+    /// What the official archive is called.
+    archive: &'static str,
+    /// Where it unpacks to.
+    pub(super) folder: &'static str,
+    /// The files to train on, and how many records each holds.
+    train: (&'static [&'static str], usize),
+    /// The file to test on, and how many records it holds.
+    test: (&'static str, usize),
+    /// How many label bytes a record begins with; the last is used.
+    label_bytes: usize,
+    classes: Classes,
 }
 
-/// [`load`], for files of any number of records.
-fn load_files(
-    folder: &Path,
-    file_records: usize,
-    progress: LoadProgress<'_>,
-) -> Result<ImageSet, DataError> {
-    let total = (TRAIN_FILES.len() + 1) * file_records;
-    let mut train = (Vec::new(), Vec::new());
-    for (done, file) in TRAIN_FILES.iter().enumerate() {
-        read_file(&folder.join(file), file_records, &mut train)?;
-        progress((done + 1) * file_records, total);
-    }
-    let mut test = (Vec::new(), Vec::new());
-    read_file(&folder.join(TEST_FILE), file_records, &mut test)?;
-    progress(total, total);
-
-    Ok(ImageSet {
-        train: Arc::new(Images::new(train.0, train.1)),
-        test: Arc::new(Images::new(test.0, test.1)),
-        class_names: CLASS_NAMES.map(String::from).to_vec(),
-    })
+/// What the classes are called, in the order of their labels.
+#[derive(Debug, PartialEq, Eq)]
+enum Classes {
+    Named(&'static [&'static str]),
+    /// So many, named in a file, a line each.
+    InFile(usize, &'static str),
 }
 
-/// Appends a file of `records` records to `pixels` and `labels`. Nothing is read from a file of
-/// another size.
-fn read_file(
-    path: &Path,
-    records: usize,
-    (pixels, labels): &mut (Vec<u8>, Vec<u8>),
-) -> Result<(), DataError> {
-    let unreadable = |source: std::io::Error| match source.kind() {
-        ErrorKind::NotFound => DataError::MissingFile { path: path.into() },
-        _ => DataError::Unreadable {
-            path: path.into(),
-            source,
-        },
-    };
-    let mut file = File::open(path).map_err(unreadable)?;
-    let found = file.metadata().map_err(unreadable)?.len();
-    let expected = (records * RECORD_BYTES) as u64;
-    if found != expected {
-        return Err(DataError::FileSize {
-            path: path.into(),
-            records,
-            expected,
-            found,
-        });
+/// CIFAR-10: 50,000 images to train and 10,000 to test on, of ten classes.
+pub(super) const CIFAR10: BinaryFiles = BinaryFiles {
+    archive: "cifar-10-binary.tar.gz",
+    folder: "cifar-10-batches-bin",
+    train: (
+        &[
+            "data_batch_1.bin",
+            "data_batch_2.bin",
+            "data_batch_3.bin",
+            "data_batch_4.bin",
+            "data_batch_5.bin",
+        ],
+        10_000,
+    ),
+    test: ("test_batch.bin", 10_000),
+    label_bytes: 1,
+    classes: Classes::Named(&[
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]),
+};
+
+/// CIFAR-100: 50,000 images to train and 10,000 to test on, of a hundred classes.
+pub(super) const CIFAR100: BinaryFiles = BinaryFiles {
+    archive: "cifar-100-binary.tar.gz",
+    folder: "cifar-100-binary",
+    train: (&["train.bin"], 50_000),
+    test: ("test.bin", 10_000),
+    label_bytes: 2,
+    classes: Classes::InFile(100, "fine_label_names.txt"),
+};
+
+impl BinaryFiles {
+    /// Whether any of the files is in `folder`: one is enough to decide, so that a missing one can be
+    /// named.
+    pub(super) fn any_in(&self, folder: &Path) -> bool {
+        let mut files = self.train.0.iter().chain([&self.test.0]);
+        files.any(|file| folder.join(file).is_file())
     }
 
-    let mut bytes = vec![0; records * RECORD_BYTES];
-    file.read_exact(&mut bytes).map_err(unreadable)?;
-    pixels.reserve(records * IMAGE_BYTES);
-    for (record, bytes) in bytes.chunks_exact(RECORD_BYTES).enumerate() {
-        let (label, image) = (bytes[0], &bytes[1..]);
-        if usize::from(label) >= CLASS_NAMES.len() {
-            return Err(DataError::LabelOutOfRange {
+    /// Loads the files of `folder`.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error, naming the file, if one is missing, is not exactly as long as its records,
+    /// cannot be read, or holds a label that is none.
+    pub(super) fn load(
+        &self,
+        folder: &Path,
+        progress: LoadProgress<'_>,
+    ) -> Result<ImageSet, DataError> {
+        let (train_files, train_records) = self.train;
+        let (test_file, test_records) = self.test;
+        let total = train_files.len() * train_records + test_records;
+        let class_names = self.class_names(folder)?;
+        let mut train = (Vec::new(), Vec::new());
+        for (done, file) in train_files.iter().enumerate() {
+            self.read_file(&folder.join(file), train_records, &mut train)?;
+            progress((done + 1) * train_records, total);
+        }
+        let mut test = (Vec::new(), Vec::new());
+        self.read_file(&folder.join(test_file), test_records, &mut test)?;
+        progress(total, total);
+
+        Ok(ImageSet {
+            train: Arc::new(Images::new(train.0, train.1)),
+            test: Arc::new(Images::new(test.0, test.1)),
+            class_names,
+        })
+    }
+
+    /// How many classes there are.
+    fn classes(&self) -> usize {
+        match self.classes {
+            Classes::Named(names) => names.len(),
+            Classes::InFile(classes, _) => classes,
+        }
+    }
+
+    fn class_names(&self, folder: &Path) -> Result<Vec<String>, DataError> {
+        let (classes, path) = match self.classes {
+            Classes::Named(names) => return Ok(names.iter().map(ToString::to_string).collect()),
+            Classes::InFile(classes, file) => (classes, folder.join(file)),
+        };
+        let text = std::fs::read_to_string(&path).map_err(|error| self.unreadable(&path, error))?;
+        let names = text.lines().map(str::trim).filter(|name| !name.is_empty());
+        let names: Vec<String> = names.map(String::from).collect();
+        match names.len() == classes {
+            true => Ok(names),
+            false => Err(DataError::ClassNames {
+                path,
+                archive: self.archive,
+                expected: classes,
+                found: names.len(),
+            }),
+        }
+    }
+
+    fn unreadable(&self, path: &Path, source: std::io::Error) -> DataError {
+        match source.kind() {
+            ErrorKind::NotFound => DataError::MissingFile {
                 path: path.into(),
-                record,
-                label,
-                classes: CLASS_NAMES.len(),
+                archive: self.archive,
+            },
+            _ => DataError::Unreadable {
+                path: path.into(),
+                source,
+            },
+        }
+    }
+
+    /// Appends a file of `records` records to `pixels` and `labels`. Nothing is read from a file of
+    /// another size.
+    fn read_file(
+        &self,
+        path: &Path,
+        records: usize,
+        (pixels, labels): &mut (Vec<u8>, Vec<u8>),
+    ) -> Result<(), DataError> {
+        let record_bytes = self.label_bytes + IMAGE_BYTES;
+        let mut file = File::open(path).map_err(|error| self.unreadable(path, error))?;
+        let metadata = file.metadata();
+        let found = metadata
+            .map_err(|error| self.unreadable(path, error))?
+            .len();
+        let expected = (records * record_bytes) as u64;
+        if found != expected {
+            return Err(DataError::FileSize {
+                path: path.into(),
+                archive: self.archive,
+                records,
+                expected,
+                found,
             });
         }
-        labels.push(label);
-        pixels.extend_from_slice(image);
+
+        let mut bytes = vec![0; records * record_bytes];
+        file.read_exact(&mut bytes)
+            .map_err(|error| self.unreadable(path, error))?;
+        pixels.reserve(records * IMAGE_BYTES);
+        for (record, bytes) in bytes.chunks_exact(record_bytes).enumerate() {
+            let (label, image) = (bytes[self.label_bytes - 1], &bytes[self.label_bytes..]);
+            if usize::from(label) >= self.classes() {
+                return Err(DataError::LabelOutOfRange {
+                    path: path.into(),
+                    archive: self.archive,
+                    record,
+                    label,
+                    classes: self.classes(),
+                });
+            }
+            labels.push(label);
+            pixels.extend_from_slice(image);
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// CIFAR-10 with files of two records.
+    const SMALL: BinaryFiles = BinaryFiles {
+        train: (CIFAR10.train.0, 2),
+        test: (CIFAR10.test.0, 2),
+        ..CIFAR10
+    };
+
+    /// CIFAR-100 with three records to train and two to test on.
+    const SMALL100: BinaryFiles = BinaryFiles {
+        train: (CIFAR100.train.0, 3),
+        test: (CIFAR100.test.0, 2),
+        ..CIFAR100
+    };
 
     /// A record whose planes hold one value each.
     fn record(label: u8, [red, green, blue]: [u8; 3]) -> Vec<u8> {
@@ -143,7 +235,7 @@ mod tests {
     /// A folder with files of two records each; the records of file `n` are labelled `n` and 9.
     fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        for (n, file) in TRAIN_FILES.iter().chain([&TEST_FILE]).enumerate() {
+        for (n, file) in CIFAR10.train.0.iter().chain([&CIFAR10.test.0]).enumerate() {
             let n = n as u8;
             let bytes = [record(n, [n, 20, 30]), record(9, [1, 2, 3])].concat();
             std::fs::write(folder.path().join(file), bytes).unwrap();
@@ -152,15 +244,19 @@ mod tests {
     }
 
     fn error(folder: &tempfile::TempDir) -> String {
-        let error = load_files(folder.path(), 2, &|_, _| {})
-            .unwrap_err()
-            .to_string();
-        error.replace(folder.path().to_str().unwrap(), "DIR")
+        error_of(&SMALL, folder)
+    }
+
+    fn error_of(files: &BinaryFiles, folder: &tempfile::TempDir) -> String {
+        let error = files.load(folder.path(), &|_, _| {}).unwrap_err();
+        error
+            .to_string()
+            .replace(folder.path().to_str().unwrap(), "DIR")
     }
 
     #[test]
     fn records_come_in_the_order_of_the_files_with_their_labels() {
-        let images = load_files(folder().path(), 2, &|_, _| {}).unwrap();
+        let images = SMALL.load(folder().path(), &|_, _| {}).unwrap();
         let labels: Vec<u8> = (0..10).map(|index| images.train.label(index)).collect();
         assert_eq!(labels, [0, 9, 1, 9, 2, 9, 3, 9, 4, 9]);
         assert_eq!((images.test.len(), images.test.label(0)), (2, 5));
@@ -175,10 +271,8 @@ mod tests {
     #[test]
     fn progress_ends_at_the_total() {
         let calls = std::sync::Mutex::new(Vec::new());
-        load_files(folder().path(), 2, &|done, total| {
-            calls.lock().unwrap().push((done, total))
-        })
-        .unwrap();
+        let progress = |done, total| calls.lock().unwrap().push((done, total));
+        SMALL.load(folder().path(), &progress).unwrap();
         assert_eq!(
             calls.into_inner().unwrap(),
             [2, 4, 6, 8, 10, 12].map(|done| (done, 12))
@@ -210,7 +304,7 @@ mod tests {
     #[test]
     fn an_official_file_is_30_730_000_bytes() {
         let folder = folder();
-        let error = load(folder.path(), &|_, _| {}).unwrap_err().to_string();
+        let error = error_of(&CIFAR10, &folder);
         assert!(
             error.contains("expected 30730000 bytes (10000 records of 3073 bytes), found 6146"),
             "{error}"
@@ -225,7 +319,7 @@ mod tests {
         assert_eq!(
             error(&folder),
             "DIR/data_batch_2.bin: record 1 (counted from 0) has label 10, expected 0 to 9: \
-             the file is damaged or not CIFAR-10's; unpack cifar-10-binary.tar.gz again"
+             the file is damaged or another data set's; unpack cifar-10-binary.tar.gz again"
         );
     }
 
@@ -236,6 +330,69 @@ mod tests {
         assert_eq!(
             error(&folder),
             "DIR/data_batch_5.bin: no such file; unpack all of cifar-10-binary.tar.gz"
+        );
+    }
+
+    /// A coarse and a fine label, and black.
+    fn record100(coarse: u8, fine: u8) -> Vec<u8> {
+        [vec![coarse, fine], vec![0; IMAGE_BYTES]].concat()
+    }
+
+    /// A folder of CIFAR-100 whose fine labels are 99, 7 and 0 to train, and 3 and 4 to test on.
+    fn folder100() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let train = [record100(1, 99), record100(19, 7), record100(0, 0)].concat();
+        let test = [record100(2, 3), record100(2, 4)].concat();
+        let names: String = (0..100).map(|label| format!("fine {label}\n")).collect();
+        for (file, bytes) in [
+            ("train.bin", train),
+            ("test.bin", test),
+            ("fine_label_names.txt", names.into_bytes()),
+        ] {
+            std::fs::write(folder.path().join(file), bytes).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn of_two_labels_the_fine_one_is_used_and_named() {
+        let images = SMALL100.load(folder100().path(), &|_, _| {}).unwrap();
+        let labels = [0, 1, 2].map(|index| images.train.label(index));
+        assert_eq!(labels, [99, 7, 0]);
+        assert_eq!((images.test.len(), images.test.label(1)), (2, 4));
+        assert_eq!(images.class_names.len(), 100);
+        assert_eq!(images.class_names[99], "fine 99");
+    }
+
+    #[test]
+    fn cifar_100_is_as_strict_and_names_its_own_archive() {
+        let folder = folder100();
+        let write = |file: &str, bytes: Vec<u8>| {
+            std::fs::write(folder.path().join(file), bytes).unwrap();
+        };
+        // 50,000 records of 3,074 bytes.
+        let error = error_of(&CIFAR100, &folder);
+        assert_eq!(
+            error,
+            "DIR/train.bin: expected 153700000 bytes (50000 records of 3074 bytes), found 9222: the \
+             file is truncated; unpack cifar-100-binary.tar.gz again"
+        );
+        write("test.bin", [record100(2, 3), record100(2, 100)].concat());
+        assert_eq!(
+            error_of(&SMALL100, &folder),
+            "DIR/test.bin: record 1 (counted from 0) has label 100, expected 0 to 99: the file is \
+             damaged or another data set's; unpack cifar-100-binary.tar.gz again"
+        );
+        write("fine_label_names.txt", b"apple\nbaby\n".to_vec());
+        assert_eq!(
+            error_of(&SMALL100, &folder),
+            "DIR/fine_label_names.txt: expected the names of 100 classes, a line each, found 2; unpack \
+             cifar-100-binary.tar.gz again"
+        );
+        std::fs::remove_file(folder.path().join("fine_label_names.txt")).unwrap();
+        assert_eq!(
+            error_of(&SMALL100, &folder),
+            "DIR/fine_label_names.txt: no such file; unpack all of cifar-100-binary.tar.gz"
         );
     }
 }

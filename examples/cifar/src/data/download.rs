@@ -1,6 +1,6 @@
-//! CIFAR-10 by download.
+//! CIFAR-10 and CIFAR-100 by download.
 //!
-//! `burn-dataset` downloads fast.ai's copy of CIFAR-10 (the original pixels, as PNG files) and
+//! `burn-dataset` downloads fast.ai's copies of them (the original pixels, as PNG files) and
 //! unpacks it into the user's cache, where it is read as any other folder of images.
 
 use std::panic::{self, UnwindSafe};
@@ -14,34 +14,72 @@ use super::image_folder::{self, one_line};
 use super::images::ImageSet;
 use super::source::LoadProgress;
 
-/// How many images CIFAR-10 has to train and to test on.
+/// A data set that `burn-dataset` downloads.
+pub(super) struct Download {
+    name: &'static str,
+    /// The official archive that holds the same.
+    archive: &'static str,
+    /// Where burn-dataset 0.22.1 unpacks it to, in its cache. It does not tell.
+    folder: &'static str,
+    images: CifarType,
+}
+
+/// CIFAR-10.
+pub(super) const CIFAR10: Download = Download {
+    name: "CIFAR-10",
+    archive: "cifar-10-binary.tar.gz",
+    folder: "cifar10",
+    images: CifarType::Cifar10,
+};
+
+/// CIFAR-100.
+pub(super) const CIFAR100: Download = Download {
+    name: "CIFAR-100",
+    archive: "cifar-100-binary.tar.gz",
+    folder: "cifar100",
+    images: CifarType::Cifar100,
+};
+
+/// How many images each has to train and to test on.
 const SIZES: (usize, usize) = (50_000, 10_000);
 
-/// Loads CIFAR-10 from the user's cache, and downloads it first if it is not there.
+impl Download {
+    fn error(&self, reason: String) -> DataError {
+        DataError::Download {
+            name: self.name,
+            archive: self.archive,
+            reason,
+        }
+    }
+}
+
+/// Loads a data set from the user's cache, and downloads it first if it is not there.
 ///
 /// # Errors
 ///
 /// Returns an error if the download fails, or if the cache holds a part of the data set only.
-pub(super) fn load(progress: LoadProgress<'_>) -> Result<ImageSet, DataError> {
-    let cache = dirs::cache_dir().ok_or_else(|| DataError::Download {
-        reason: "this user has no cache folder".into(),
-    })?;
-    // burn-dataset 0.22.1 does not tell where it unpacks to; this is where.
-    let folder = cache.join("burn-dataset").join("cifar10");
-    load_cached(&folder, SIZES, progress, || {
-        CifarDataset::new(CifarType::Cifar10);
+pub(super) fn load(
+    download: &'static Download,
+    progress: LoadProgress<'_>,
+) -> Result<ImageSet, DataError> {
+    let cache = dirs::cache_dir()
+        .ok_or_else(|| download.error("this user has no cache folder".to_owned()))?;
+    let folder = cache.join("burn-dataset").join(download.folder);
+    load_cached(download, &folder, SIZES, progress, || {
+        CifarDataset::new(download.images);
     })
 }
 
-/// Loads the data set of `sizes` images that `download` leaves in `folder`.
+/// Loads the data set of `sizes` images that `fetch` leaves in `folder`.
 fn load_cached(
+    download: &Download,
     folder: &Path,
     sizes: (usize, usize),
     progress: LoadProgress<'_>,
-    download: impl FnOnce() + UnwindSafe,
+    fetch: impl FnOnce() + UnwindSafe,
 ) -> Result<ImageSet, DataError> {
     if !folder.exists() {
-        catch_panic(download).map_err(|reason| DataError::Download { reason })?;
+        catch_panic(fetch).map_err(|reason| download.error(reason))?;
     }
 
     // A download that was cut short leaves a folder that burn-dataset 0.22.1 takes for a whole one
@@ -105,7 +143,8 @@ mod tests {
     }
 
     fn load_into(cache: &Path, download: impl FnOnce() + UnwindSafe) -> Result<ImageSet, String> {
-        load_cached(&cache.join("cifar10"), (3, 2), &|_, _| {}, download)
+        let folder = cache.join("cifar10");
+        load_cached(&CIFAR10, &folder, (3, 2), &|_, _| {}, download)
             .map_err(|error| error.to_string().replace(cache.to_str().unwrap(), "CACHE"))
     }
 

@@ -11,8 +11,8 @@ use super::images::SIDE;
 pub enum DataError {
     /// `--data` names nothing that exists.
     #[error(
-        "{path}: no such folder; --data takes `synthetic`, `download`, or a folder with CIFAR-10's \
-         binary files or with train/CLASS/ and test/CLASS/"
+        "{path}: no such folder; --data takes `synthetic`, `download`, `download100`, or a folder with \
+         CIFAR's binary files or with train/CLASS/ and test/CLASS/"
     )]
     NoSuchFolder {
         /// What `--data` says.
@@ -28,8 +28,8 @@ pub enum DataError {
 
     /// The folder holds no data set that is known here.
     #[error(
-        "{path}: expected data_batch_1.bin to data_batch_5.bin and test_batch.bin, or train/CLASS/ \
-         and test/CLASS/, found {found}{hint}"
+        "{path}: expected data_batch_1.bin to data_batch_5.bin and test_batch.bin, train.bin and \
+         test.bin, or train/CLASS/ and test/CLASS/, found {found}{hint}"
     )]
     UnknownLayout {
         /// The folder.
@@ -50,22 +50,26 @@ pub enum DataError {
     },
 
     /// One of the binary files is not there.
-    #[error("{path}: no such file; unpack all of cifar-10-binary.tar.gz")]
+    #[error("{path}: no such file; unpack all of {archive}")]
     MissingFile {
         /// The file.
         path: PathBuf,
+        /// The archive that it is of.
+        archive: &'static str,
     },
 
     /// A binary file is too short or too long.
     #[error(
         "{path}: expected {expected} bytes ({records} records of {} bytes), found {found}: the file \
-         is {}; unpack cifar-10-binary.tar.gz again",
+         is {}; unpack {archive} again",
         expected / *records as u64,
         if found < expected { "truncated" } else { "too long" }
     )]
     FileSize {
         /// The file.
         path: PathBuf,
+        /// The archive that it is of.
+        archive: &'static str,
         /// How many records it should hold.
         records: usize,
         /// How many bytes it should hold.
@@ -77,18 +81,36 @@ pub enum DataError {
     /// A label that is no class.
     #[error(
         "{path}: record {record} (counted from 0) has label {label}, expected 0 to {}: the file is \
-         damaged or not CIFAR-10's; unpack cifar-10-binary.tar.gz again",
+         damaged or another data set's; unpack {archive} again",
         classes - 1
     )]
     LabelOutOfRange {
         /// The file.
         path: PathBuf,
+        /// The archive that it is of.
+        archive: &'static str,
         /// The record, counted from 0.
         record: usize,
         /// Its label.
         label: u8,
         /// How many classes there are.
         classes: usize,
+    },
+
+    /// A file of class names that holds more or fewer.
+    #[error(
+        "{path}: expected the names of {expected} classes, a line each, found {found}; unpack {archive} \
+         again"
+    )]
+    ClassNames {
+        /// The file.
+        path: PathBuf,
+        /// The archive that it is of.
+        archive: &'static str,
+        /// How many classes there are.
+        expected: usize,
+        /// How many names there are.
+        found: usize,
     },
 
     /// A folder of classes holds none.
@@ -152,11 +174,14 @@ pub enum DataError {
 
     /// The download failed.
     #[error(
-        "downloading CIFAR-10 failed: {reason}; check the network, or get \
-         https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz elsewhere, unpack it, and point \
-         --data at the folder"
+        "downloading {name} failed: {reason}; check the network, or get \
+         https://www.cs.toronto.edu/~kriz/{archive} elsewhere, unpack it, and point --data at the folder"
     )]
     Download {
+        /// The data set.
+        name: &'static str,
+        /// The archive that holds the same.
+        archive: &'static str,
         /// What went wrong.
         reason: String,
     },

@@ -1,4 +1,5 @@
-//! A folder of images: `train/CLASS/*.{png,jpg,jpeg}` and `test/CLASS/*`.
+//! A folder of images: `train/CLASS/*.{png,jpg,jpeg}` and `test/CLASS/*`, or with the classes in groups,
+//! `train/GROUP/CLASS/*` and `test/GROUP/CLASS/*`, as in fast.ai's copy of CIFAR-100.
 //!
 //! Classes are numbered, and images ordered, by name, so that the data set is the same on every
 //! machine. Hidden files and files of other kinds are passed over.
@@ -41,10 +42,12 @@ const MAX_CLASSES: usize = 256;
 /// classes or not the same, a class has no image, or an image cannot be decoded or is not of 32×32
 /// pixels. Of several bad images the first is named.
 pub(super) fn load(folder: &Path, progress: LoadProgress<'_>) -> Result<ImageSet, DataError> {
-    let class_names = class_names(&folder.join(TRAIN))?;
-    check_same_classes(folder, &class_names)?;
-    let train = Files::list(&folder.join(TRAIN), &class_names)?;
-    let test = Files::list(&folder.join(TEST), &class_names)?;
+    let train = classes(&folder.join(TRAIN))?;
+    let test = classes(&folder.join(TEST))?;
+    check_same_classes(folder, &train, &test)?;
+    let class_names = train.iter().map(|class| class.name.clone()).collect();
+    let train = Files::list(&train)?;
+    let test = Files::list(&test)?;
 
     let total = train.paths.len() + test.paths.len();
     let done = AtomicUsize::new(0);
@@ -73,19 +76,49 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(paths)
 }
 
-/// The names of the folders in `folder`, sorted.
-fn class_names(folder: &Path) -> Result<Vec<String>, DataError> {
-    let names: Vec<String> = entries(folder)?
-        .iter()
-        .filter(|path| path.is_dir())
-        .filter_map(|path| path.file_name())
-        .map(|name| name.to_string_lossy().into_owned())
+/// A class, in a folder of its name.
+struct Class {
+    name: String,
+    folder: PathBuf,
+}
+
+/// The classes in `folder`, sorted by name: the folders in it, or for one without an image those in
+/// that.
+fn classes(folder: &Path) -> Result<Vec<Class>, DataError> {
+    let folders = |folder: &Path| -> Result<Vec<PathBuf>, DataError> {
+        let mut paths = entries(folder)?;
+        paths.retain(|path| path.is_dir());
+        Ok(paths)
+    };
+    let mut classes = Vec::new();
+    for inner in folders(folder)? {
+        let has_images = entries(&inner)?.iter().any(|path| is_image(path));
+        let grouped = match has_images {
+            true => Vec::new(),
+            false => folders(&inner)?,
+        };
+        match grouped.is_empty() {
+            true => classes.push(inner),
+            false => classes.extend(grouped),
+        }
+    }
+    let name = |folder: &PathBuf| {
+        let name = folder.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    };
+    let mut classes: Vec<Class> = classes
+        .into_iter()
+        .map(|folder| Class {
+            name: name(&folder),
+            folder,
+        })
         .collect();
-    match names.len() {
+    classes.sort_by(|one, other| one.name.cmp(&other.name));
+    match classes.len() {
         0 => Err(DataError::NoClasses {
             path: folder.into(),
         }),
-        1..=MAX_CLASSES => Ok(names),
+        1..=MAX_CLASSES => Ok(classes),
         found => Err(DataError::TooManyClasses {
             path: folder.into(),
             found,
@@ -93,13 +126,13 @@ fn class_names(folder: &Path) -> Result<Vec<String>, DataError> {
     }
 }
 
-/// Checks that the classes to test on are `train`, those to train on.
-fn check_same_classes(folder: &Path, train: &[String]) -> Result<(), DataError> {
-    let test = class_names(&folder.join(TEST))?;
-    let first_missing =
-        |from: &[String], of: &[String]| of.iter().find(|name| !from.contains(name)).cloned();
-    let (class, present, absent) = match (first_missing(&test, train), first_missing(train, &test))
-    {
+/// Checks that the classes to test on are those to train on.
+fn check_same_classes(folder: &Path, train: &[Class], test: &[Class]) -> Result<(), DataError> {
+    let first_missing = |from: &[Class], of: &[Class]| {
+        let missing = |class: &&Class| from.iter().all(|other| other.name != class.name);
+        of.iter().find(missing).map(|class| class.name.clone())
+    };
+    let (class, present, absent) = match (first_missing(test, train), first_missing(train, test)) {
         (Some(class), _) => (class, TRAIN, TEST),
         (None, Some(class)) => (class, TEST, TRAIN),
         (None, None) => return Ok(()),
@@ -120,14 +153,16 @@ struct Files {
 
 impl Files {
     /// The image files of all `classes`, class by class.
-    fn list(folder: &Path, classes: &[String]) -> Result<Self, DataError> {
+    fn list(classes: &[Class]) -> Result<Self, DataError> {
         let (mut paths, mut labels) = (Vec::new(), Vec::new());
         for (label, class) in classes.iter().enumerate() {
-            let folder = folder.join(class);
             let before = paths.len();
-            paths.extend(entries(&folder)?.into_iter().filter(|path| is_image(path)));
+            let files = entries(&class.folder)?;
+            paths.extend(files.into_iter().filter(|path| is_image(path)));
             if paths.len() == before {
-                return Err(DataError::EmptyClass { path: folder });
+                return Err(DataError::EmptyClass {
+                    path: class.folder.clone(),
+                });
             }
             labels.resize(paths.len(), label as u8);
         }
@@ -259,6 +294,24 @@ mod tests {
 
     fn labels(images: &Images) -> Vec<u8> {
         (0..images.len()).map(|index| images.label(index)).collect()
+    }
+
+    #[test]
+    fn classes_may_lie_in_groups_and_are_numbered_by_their_own_names() {
+        let folder = tempfile::tempdir().unwrap();
+        for split in ["train", "test"] {
+            save(folder.path(), &format!("{split}/fish/ray/1.png"), 1);
+            save(folder.path(), &format!("{split}/insects/bee/1.png"), 2);
+        }
+        let images = load_quietly(&folder).unwrap();
+        assert_eq!(images.class_names, ["bee", "ray"]);
+        // The last byte is blue.
+        let blue = |label| {
+            let mut indices = 0..images.train.len();
+            let index = indices.find(|&index| images.train.label(index) == label);
+            *images.train.image(index.unwrap()).last().unwrap()
+        };
+        assert_eq!([blue(0), blue(1)], [2, 1]);
     }
 
     #[test]

@@ -77,6 +77,15 @@ impl Images {
     ///
     /// [`DataError::TooFewImages`] if there are not `items` images.
     pub fn subset(&self, items: usize, seed: u64) -> Result<Self, DataError> {
+        Ok(self.split(items, seed)?.0)
+    }
+
+    /// A [`subset`](Self::subset) of `items` images, and the images that are not in it.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::TooFewImages`] if there are not `items` images.
+    pub fn split(&self, items: usize, seed: u64) -> Result<(Self, Self), DataError> {
         if items > self.len() {
             return Err(DataError::TooFewImages {
                 requested: items,
@@ -98,15 +107,19 @@ impl Images {
             })
             .collect();
         chosen.sort_by_key(|&(round, _)| round);
-        chosen.truncate(items);
-        chosen.sort_by_key(|&(_, index)| index);
+        let rest = chosen.split_off(items);
+        Ok((self.of(chosen), self.of(rest)))
+    }
 
-        let mut subset = Self::default();
+    /// The images of these indices, in their own order.
+    fn of(&self, mut chosen: Vec<(usize, usize)>) -> Self {
+        chosen.sort_by_key(|&(_, index)| index);
+        let mut images = Self::default();
         for (_, index) in chosen {
-            subset.pixels.extend_from_slice(self.image(index));
-            subset.labels.push(self.label(index));
+            images.pixels.extend_from_slice(self.image(index));
+            images.labels.push(self.label(index));
         }
-        Ok(subset)
+        images
     }
 }
 
@@ -169,6 +182,20 @@ mod tests {
         let small = firsts(images.subset(10, 1).unwrap());
         assert!(small.iter().all(|index| large.contains(index)));
         assert_ne!(large, firsts(images.subset(30, 2).unwrap()));
+    }
+
+    #[test]
+    fn a_split_serves_every_image_once_and_keeps_the_order() {
+        let images = numbered(&[vec![0; 6], vec![1; 6]].concat());
+        let (part, rest) = images.split(4, 1).unwrap();
+        assert_eq!((count(&part, 0), count(&part, 1)), (2, 2));
+        assert_eq!((count(&rest, 0), count(&rest, 1)), (4, 4));
+        let firsts = |images: &Images| (0..images.len()).map(|i| images.image(i)[0]).collect();
+        let [part, rest]: [Vec<u8>; 2] = [firsts(&part), firsts(&rest)];
+        assert!(part.is_sorted() && rest.is_sorted());
+        let mut all = [part, rest].concat();
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..12));
     }
 
     #[test]

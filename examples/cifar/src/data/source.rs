@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use super::cifar_binary::BinaryFiles;
 use super::error::DataError;
 use super::images::ImageSet;
 use super::synthetic::Synthetic;
@@ -15,8 +16,8 @@ pub type LoadProgress<'a> = &'a (dyn Fn(usize, usize) + Sync);
 
 /// Where the images come from: what `--data` says.
 ///
-/// It is parsed from `synthetic`, `download`, or the path of a folder (write `./download` for a
-/// folder of that name), and displayed as the same text. A folder's layout is looked up when it
+/// It is parsed from `synthetic`, `download`, `download100`, or the path of a folder (write
+/// `./download` for a folder of that name), and displayed as the same text. A folder's layout is looked up when it
 /// is loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DataSource {
@@ -24,8 +25,10 @@ pub enum DataSource {
     Synthetic(Synthetic),
     /// CIFAR-10, downloaded once by `burn-dataset` into the user's cache.
     Download,
-    /// A folder with CIFAR-10's binary files, in itself or in the `cifar-10-batches-bin` that the
-    /// official archive unpacks to, or with `train/CLASS/*.{png,jpg}` and `test/CLASS/*`.
+    /// CIFAR-100, likewise.
+    Download100,
+    /// A folder with the binary files of CIFAR-10 or CIFAR-100, in itself or in the
+    /// `cifar-10-batches-bin` or `cifar-100-binary` that the official archives unpack to, or with `train/CLASS/*.{png,jpg}` and `test/CLASS/*`.
     Folder(PathBuf),
 }
 
@@ -38,11 +41,26 @@ impl DataSource {
     pub fn load(&self, progress: LoadProgress<'_>) -> Result<ImageSet, DataError> {
         match self {
             Self::Synthetic(synthetic) => Ok(synthetic.generate(progress)),
-            Self::Download => download::load(progress),
+            Self::Download => download::load(&download::CIFAR10, progress),
+            Self::Download100 => download::load(&download::CIFAR100, progress),
             Self::Folder(path) => match Layout::of(path)? {
-                Layout::CifarBinary(folder) => cifar_binary::load(&folder, progress),
+                Layout::CifarBinary(files, folder) => files.load(&folder, progress),
                 Layout::ImageFolder => image_folder::load(path, progress),
             },
+        }
+    }
+}
+
+impl DataSource {
+    /// Finds out without loading anything whether a folder is there and holds a data set.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load), which may find more that is wrong.
+    pub fn check(&self) -> Result<(), DataError> {
+        match self {
+            Self::Folder(path) => Layout::of(path).map(drop),
+            Self::Synthetic(_) | Self::Download | Self::Download100 => Ok(()),
         }
     }
 }
@@ -54,6 +72,7 @@ impl FromStr for DataSource {
         Ok(match text {
             "synthetic" => Self::Synthetic(Synthetic::default()),
             "download" => Self::Download,
+            "download100" => Self::Download100,
             path => Self::Folder(path.into()),
         })
     }
@@ -64,6 +83,7 @@ impl fmt::Display for DataSource {
         match self {
             Self::Synthetic(_) => f.write_str("synthetic"),
             Self::Download => f.write_str("download"),
+            Self::Download100 => f.write_str("download100"),
             Self::Folder(path) => path.display().fmt(f),
         }
     }
@@ -72,16 +92,14 @@ impl fmt::Display for DataSource {
 /// What a folder holds.
 #[derive(Debug, PartialEq, Eq)]
 enum Layout {
-    /// CIFAR-10's binary files, in this folder.
-    CifarBinary(PathBuf),
+    /// Binary files of CIFAR, in this folder.
+    CifarBinary(&'static BinaryFiles, PathBuf),
     /// `train/` and `test/`.
     ImageFolder,
 }
 
 impl Layout {
     /// Looks at what is in `folder`.
-    ///
-    /// One of the binary files is enough to decide, so that a missing one can be named.
     fn of(folder: &Path) -> Result<Self, DataError> {
         if !folder.exists() {
             return Err(DataError::NoSuchFolder {
@@ -93,15 +111,11 @@ impl Layout {
                 path: folder.into(),
             });
         }
-        for folder in [
-            folder.to_path_buf(),
-            folder.join(cifar_binary::ARCHIVE_FOLDER),
-        ] {
-            let mut files = cifar_binary::TRAIN_FILES
-                .iter()
-                .chain([&cifar_binary::TEST_FILE]);
-            if files.any(|file| folder.join(file).exists()) {
-                return Ok(Self::CifarBinary(folder));
+        for files in [&cifar_binary::CIFAR10, &cifar_binary::CIFAR100] {
+            for folder in [folder.to_path_buf(), folder.join(files.folder)] {
+                if files.any_in(&folder) {
+                    return Ok(Self::CifarBinary(files, folder));
+                }
             }
         }
         let splits = [image_folder::TRAIN, image_folder::TEST];
@@ -122,7 +136,15 @@ impl Layout {
             .map(|name| name.to_string_lossy().into_owned())
             .collect();
         let is_there = |name: &str| names.iter().any(|found| found == name);
-        let hint = if is_there("cifar-10-batches-py") || is_there("batches.meta") {
+        let hint = if [
+            "cifar-10-batches-py",
+            "cifar-100-python",
+            "batches.meta",
+            "meta",
+        ]
+        .into_iter()
+        .any(is_there)
+        {
             "; this is the version for Python, get the binary version"
         } else if names
             .iter()
@@ -178,7 +200,13 @@ mod tests {
 
     #[test]
     fn the_text_of_the_option_is_read_and_written_alike() {
-        for text in ["synthetic", "download", "some/folder", "./download"] {
+        for text in [
+            "synthetic",
+            "download",
+            "download100",
+            "some/folder",
+            "./download",
+        ] {
             assert_eq!(parse(text).to_string(), text);
         }
         assert_eq!(
@@ -194,12 +222,23 @@ mod tests {
         let binary = folder(&["data_batch_2.bin"]);
         assert_eq!(
             Layout::of(binary.path()).unwrap(),
-            Layout::CifarBinary(binary.path().into())
+            Layout::CifarBinary(&cifar_binary::CIFAR10, binary.path().into())
         );
         let archive = folder(&["cifar-10-batches-bin/test_batch.bin"]);
         assert_eq!(
             Layout::of(archive.path()).unwrap(),
-            Layout::CifarBinary(archive.path().join("cifar-10-batches-bin"))
+            Layout::CifarBinary(
+                &cifar_binary::CIFAR10,
+                archive.path().join("cifar-10-batches-bin")
+            )
+        );
+        let cifar100 = folder(&["cifar-100-binary/train.bin"]);
+        assert_eq!(
+            Layout::of(cifar100.path()).unwrap(),
+            Layout::CifarBinary(
+                &cifar_binary::CIFAR100,
+                cifar100.path().join("cifar-100-binary")
+            )
         );
         let images = folder(&["train/", "test/", "labels.txt"]);
         assert_eq!(Layout::of(images.path()).unwrap(), Layout::ImageFolder);
@@ -209,8 +248,8 @@ mod tests {
     fn a_path_that_does_not_exist_is_named_with_what_the_option_takes() {
         assert_eq!(
             error(Path::new("/no/such/folder")),
-            "DIR: no such folder; --data takes `synthetic`, `download`, or a folder with \
-             CIFAR-10's binary files or with train/CLASS/ and test/CLASS/"
+            "DIR: no such folder; --data takes `synthetic`, `download`, `download100`, or a folder with \
+             CIFAR's binary files or with train/CLASS/ and test/CLASS/"
         );
     }
 
@@ -225,8 +264,8 @@ mod tests {
 
     #[test]
     fn a_folder_of_neither_layout_is_described() {
-        let expected = "DIR: expected data_batch_1.bin to data_batch_5.bin and test_batch.bin, or \
-                        train/CLASS/ and test/CLASS/, found ";
+        let expected = "DIR: expected data_batch_1.bin to data_batch_5.bin and test_batch.bin, \
+                        train.bin and test.bin, or train/CLASS/ and test/CLASS/, found ";
         let cases: [(&[&str], &str); 5] = [
             (&[], "nothing"),
             (&["train/", "valid/"], "train, valid"),

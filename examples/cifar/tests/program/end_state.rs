@@ -155,7 +155,7 @@ impl Metrics {
             let columns = self.columns.iter().zip(row);
             let kept = columns.filter(|(name, _)| {
                 let of_training = name.starts_with("train_");
-                *name != "seconds" && !(amid && of_training)
+                !(name.ends_with("seconds") || amid && of_training)
             });
             rows.push(kept.map(|(_, value)| value.as_str()).collect());
         }

@@ -2,6 +2,7 @@
 
 mod data_folder;
 mod end_state;
+mod experiment;
 #[cfg(target_os = "linux")]
 mod on_a_terminal;
 mod output;

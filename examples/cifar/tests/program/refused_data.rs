@@ -76,6 +76,25 @@ fn a_label_out_of_range_is_named_with_its_record() {
 }
 
 #[test]
+fn cifar_100_is_told_by_its_files_and_refused_as_strictly() {
+    let names = refusal(|data| fs::write(data.join("train.bin"), "").unwrap());
+    assert_eq!(
+        names,
+        "DATA/fine_label_names.txt: no such file; unpack all of cifar-100-binary.tar.gz"
+    );
+    let truncated = refusal(|data| {
+        let names: String = (0..100).map(|label| format!("class {label}\n")).collect();
+        fs::write(data.join("fine_label_names.txt"), names).unwrap();
+        fs::write(data.join("train.bin"), "half").unwrap();
+    });
+    assert_eq!(
+        truncated,
+        "DATA/train.bin: expected 153700000 bytes (50000 records of 3074 bytes), found 4: the file is \
+         truncated; unpack cifar-100-binary.tar.gz again"
+    );
+}
+
+#[test]
 fn a_class_without_an_image_is_named() {
     let refusal = refusal(|data| {
         write_image_folder(data, &["cat", "dog"], 1);

@@ -45,6 +45,7 @@ fn the_metrics_are_a_row_an_epoch_under_the_papers_learning_rates() {
             "swa_test_loss",
             "swa_test_accuracy",
             "seconds",
+            "reestimation_seconds",
         ]
     );
     assert_eq!(metrics.column("epoch"), ["1", "2", "3", "4", "5", "6"]);
