@@ -1,6 +1,8 @@
 //! The results of an experiment: one JSON object a line, readable by other tools.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::config::EvaluateOn;
 
 /// A line of `results.jsonl`.
 #[allow(
@@ -51,6 +53,8 @@ pub struct RunRecord {
     pub train_images: usize,
     /// The number of images that the test scores are of.
     pub test_images: usize,
+    /// Which images these are: the test images, or training images that were held out.
+    pub evaluate_on: EvaluateOn,
     /// How many epochs at the beginning were taken over from another run, which trained them alike.
     pub shared_epochs: usize,
     /// The device that it ran on, as `--device` says it.
@@ -95,7 +99,8 @@ pub struct EvaluationRecord {
     pub train_loss: Option<f64>,
     /// Likewise.
     pub train_error: Option<f64>,
-    /// Of the live model on the test images.
+    /// Of the live model on the test images. NaN where a training diverged, which is `null` in JSON.
+    #[serde(deserialize_with = "nan_from_null")]
     pub live_test_loss: f64,
     /// Likewise.
     pub live_test_error: f64,
@@ -109,4 +114,26 @@ pub struct EvaluationRecord {
     pub seconds: f64,
     /// Seconds of them that re-estimating BatchNorm took, if it was.
     pub reestimation_seconds: Option<f64>,
+}
+
+fn nan_from_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Option::deserialize(deserializer).map(|value| value.unwrap_or(f64::NAN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_that_is_no_number_survives_its_line() {
+        let evaluation = r#"{"record":"evaluation","run":"a","epoch":1,"learning_rate":0.1,"train_loss":null,
+            "train_error":90.0,"live_test_loss":null,"live_test_error":90.0,"swa_test_loss":null,
+            "swa_test_error":null,"averaged":0,"seconds":1.0,"reestimation_seconds":null}"#;
+        let Ok(Record::Evaluation(read)) = serde_json::from_str(evaluation) else {
+            panic!("an evaluation");
+        };
+        assert!(read.live_test_loss.is_nan());
+        let line = serde_json::to_string(&Record::Evaluation(read)).unwrap();
+        assert!(line.contains(r#""live_test_loss":null"#), "{line}");
+    }
 }

@@ -4,6 +4,8 @@ use std::fs::{self, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use thiserror::Error;
+
 use super::record::{EvaluationRecord, Record, RunRecord};
 use crate::Failure;
 use crate::directory::io_error;
@@ -36,6 +38,47 @@ impl Records {
     }
 }
 
+/// A line of a file of results that is no record.
+#[derive(Debug, Error)]
+#[error(
+    "line {line}: expected a record of a run or an evaluation in JSON, found {found} ({reason}); \
+     restore the line or delete it"
+)]
+pub struct LineError {
+    /// The line, counted from 1.
+    line: usize,
+    /// How it begins.
+    found: String,
+    /// What is wrong with it.
+    reason: String,
+}
+
+/// The records of a text. A last line that is not whole is one that is being written, or that a process
+/// was killed over, and no record.
+pub(crate) fn parse(text: &str) -> Result<Vec<Record>, LineError> {
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let records = whole.split_terminator('\n').enumerate();
+    let records = records.map(|(index, line)| {
+        serde_json::from_str(line).map_err(|error| LineError {
+            line: index + 1,
+            found: beginning(line),
+            reason: error.to_string(),
+        })
+    });
+    records.collect()
+}
+
+/// The first characters of a line.
+fn beginning(line: &str) -> String {
+    const SHOWN: usize = 60;
+
+    match line.chars().count() {
+        0 => "an empty line".to_owned(),
+        length if length <= SHOWN => format!("`{line}`"),
+        _ => format!("`{}…`", line.chars().take(SHOWN).collect::<String>()),
+    }
+}
+
 impl Results {
     /// Those in this file, which need not be there.
     pub fn new(file: PathBuf) -> Self {
@@ -47,8 +90,7 @@ impl Results {
         &self.file
     }
 
-    /// Reads all records. A last line that is not whole is one that is being written, or that a
-    /// process was killed over, and no record.
+    /// Reads all whole records.
     ///
     /// # Errors
     ///
@@ -59,15 +101,8 @@ impl Results {
             text => text.map_err(io_error("read", &self.file))?,
         };
         let mut records = Records::default();
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        for (index, line) in whole.lines().enumerate() {
-            let record = serde_json::from_str(line).map_err(|error| {
-                format!(
-                    "{}, line {}: not a record of a result ({error}): delete the line",
-                    self.file.display(),
-                    index + 1
-                )
-            })?;
+        let parsed = parse(&text).map_err(|error| format!("{}, {error}", self.file.display()))?;
+        for record in parsed {
             match record {
                 Record::Run(run) => records.runs.push(run),
                 Record::Evaluation(evaluation) => records.evaluations.push(evaluation),

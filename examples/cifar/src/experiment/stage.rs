@@ -316,6 +316,7 @@ impl Stage<'_> {
             seed: config.seed,
             train_images: self.images.train.len(),
             test_images: self.images.test.len(),
+            evaluate_on: config.evaluate_on,
             shared_epochs: state.shared_epochs,
             device: self.args.device.clone(),
             machine: provenance::machine(),

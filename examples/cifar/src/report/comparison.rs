@@ -108,6 +108,7 @@ fn alike(a: &RunRecord, b: &RunRecord) -> bool {
         && a.width_divisor == b.width_divisor
         && a.train_images == b.train_images
         && a.test_images == b.test_images
+        && a.evaluate_on == b.evaluate_on
         && a.budget == b.budget
         && a.batch_size == b.batch_size
         && a.lr == b.lr

@@ -22,6 +22,7 @@ pub(crate) fn run_record(name: &str) -> RunRecord {
         seed: 1,
         train_images: 200,
         test_images: 100,
+        evaluate_on: crate::config::EvaluateOn::Test,
         shared_epochs: 0,
         device: "flex".to_owned(),
         machine: "a made-up processor, 2 threads".to_owned(),

@@ -7,6 +7,7 @@ use super::results::{FinishedRun, Results};
 use super::statistics::Sample;
 use super::table::{Column, Row, Table};
 use super::wording::{self, grouped, signed};
+use crate::config::EvaluateOn;
 use crate::experiment::record::{Method, RunRecord};
 
 /// What the page is made from.
@@ -381,6 +382,10 @@ fn accuracy_rows(row: &Row) -> String {
         [
             Some(format!("budget: {} epochs", row.budget)),
             Some(format!("{} training images", grouped(row.train_images))),
+            (row.evaluate_on == EvaluateOn::Validation).then(|| {
+                let images = grouped(row.test_images);
+                format!("scores are on {images} held-out training images, not on the test images")
+            }),
             row.averaging.clone(),
         ]
         .into_iter()

@@ -6,6 +6,7 @@
 
 use serde::Serialize;
 
+use crate::config::EvaluateOn;
 use crate::experiment::record::RunRecord;
 
 /// The paper.
@@ -112,8 +113,13 @@ pub(crate) fn of(run: &RunRecord) -> Result<&'static [Published; 4], String> {
         }
     };
     differ("training images", run.train_images, IMAGES.0);
-    differ("test images", run.test_images, IMAGES.1);
+    if run.evaluate_on == EvaluateOn::Test {
+        differ("test images", run.test_images, IMAGES.1);
+    }
     differ("epochs in a budget", run.budget, row.budget);
+    if run.evaluate_on == EvaluateOn::Validation {
+        differs.push("scores on images held out of the training images".to_owned());
+    }
     match differs.is_empty() {
         true => Ok(&row.accuracies),
         false => Err(format!(
@@ -136,6 +142,7 @@ mod tests {
             budget,
             train_images: 50_000,
             test_images: 10_000,
+            evaluate_on: crate::config::EvaluateOn::Test,
             ..run_record("any")
         }
     }

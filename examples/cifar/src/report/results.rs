@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::experiment::record::{EvaluationRecord, Record, RunRecord};
+use crate::experiment::results::{LineError, parse};
 
 /// The file in the folder of an experiment.
 const FILE: &str = "results.jsonl";
@@ -73,21 +74,12 @@ pub(crate) enum ResultsError {
     },
 
     /// A line is not a record.
-    #[error(
-        "{path}, line {line}: expected a record of a run or an evaluation in JSON, found {found} ({reason}); \
-         {remedy}"
-    )]
+    #[error("{path}, {error}")]
     Line {
         /// The file.
         path: PathBuf,
-        /// The line, counted from 1.
-        line: usize,
-        /// How it begins.
-        found: String,
-        /// What is wrong with it.
-        reason: String,
-        /// What can be done.
-        remedy: &'static str,
+        /// Which, and why.
+        error: LineError,
     },
 }
 
@@ -123,18 +115,11 @@ impl Results {
         let mut order: Vec<String> = Vec::new();
         let mut records: BTreeMap<String, RunRecord> = BTreeMap::new();
         let mut epochs: BTreeMap<String, Epochs> = BTreeMap::new();
-        for (index, line) in text.lines().enumerate() {
-            let record = serde_json::from_str(line).map_err(|error| ResultsError::Line {
-                path: file.to_owned(),
-                line: index + 1,
-                found: beginning(line),
-                reason: error.to_string(),
-                // Lines are written whole, so only a last one that does not end can be torn.
-                remedy: match index + 1 == text.lines().count() && !text.ends_with('\n') {
-                    true => "the line was not written to its end: go on with the experiment, or delete it",
-                    false => "restore the line or delete it",
-                },
-            })?;
+        let parsed = parse(&text).map_err(|error| ResultsError::Line {
+            path: file.to_owned(),
+            error,
+        })?;
+        for record in parsed {
             let name = match &record {
                 Record::Run(run) => run.run.clone(),
                 Record::Evaluation(evaluation) => evaluation.run.clone(),
@@ -164,17 +149,6 @@ impl Results {
             }
         }
         Ok(results)
-    }
-}
-
-/// The first characters of a line.
-fn beginning(line: &str) -> String {
-    const SHOWN: usize = 60;
-
-    match line.chars().count() {
-        0 => "an empty line".to_owned(),
-        length if length <= SHOWN => format!("`{line}`"),
-        _ => format!("`{}…`", line.chars().take(SHOWN).collect::<String>()),
     }
 }
 
@@ -225,12 +199,10 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_line_is_named_with_what_it_begins_with() {
+    fn a_last_line_that_is_being_written_is_none_yet() {
         let whole = evaluation("a", 1, 50.0);
-        let error = parsed(&(whole.clone() + &whole[..40])).unwrap_err();
-        assert!(error.starts_with("results.jsonl, line 2: "), "{error}");
-        assert!(error.contains(&format!("`{}`", &whole[..40])), "{error}");
-        assert!(error.contains("not written to its end"), "{error}");
+        let results = parsed(&(whole.clone() + &whole[..40])).unwrap();
+        assert_eq!(results.unfinished[0].1.len(), 1);
     }
 
     #[test]
@@ -239,7 +211,7 @@ mod tests {
         assert!(error.starts_with("results.jsonl, line 1: "), "{error}");
         assert!(error.contains("unknown variant `picture`"), "{error}");
 
-        let error = parsed("\n").unwrap_err();
+        let error = parsed(&("\n".to_owned() + &evaluation("a", 1, 50.0))).unwrap_err();
         assert!(error.contains("found an empty line"), "{error}");
     }
 

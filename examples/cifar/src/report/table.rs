@@ -8,6 +8,8 @@ use super::cost::Cost;
 use super::published::{self, Distance, Published};
 use super::results::FinishedRun;
 use super::statistics::{Difference, Sample};
+use crate::config::EvaluateOn;
+use crate::experiment::epoch_after;
 use crate::experiment::record::Method;
 
 /// Test accuracies in per cent, a row for each comparison.
@@ -26,6 +28,7 @@ pub(crate) struct Row {
     pub(crate) width_divisor: usize,
     pub(crate) train_images: usize,
     pub(crate) test_images: usize,
+    pub(crate) evaluate_on: EvaluateOn,
     /// The epochs of one budget.
     pub(crate) budget: usize,
     /// When SWA averages, in words.
@@ -73,10 +76,9 @@ const COLUMNS: [(Method, usize); 4] = [
     (Method::Swa, 6),
 ];
 
-/// The epoch at whose end some quarters of a budget are over: the nearest, and of two the later, so that
-/// 1.25 of 150 are 188.
+/// The epoch at whose end some quarters of a budget are over.
 pub(crate) fn epoch_of(budget: usize, quarters: usize) -> usize {
-    (budget * quarters + 2) / 4
+    epoch_after(quarters as f64 / 4.0, budget)
 }
 
 impl Table {
@@ -122,6 +124,7 @@ impl Row {
             width_divisor: run.width_divisor,
             train_images: run.train_images,
             test_images: run.test_images,
+            evaluate_on: run.evaluate_on,
             budget: run.budget,
             averaging: comparison.averaging(),
             columns,
