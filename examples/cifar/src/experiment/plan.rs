@@ -671,12 +671,12 @@ mod tests {
             [
                 "cifar10-vgg16-bn-swa-seed1",
                 "cifar10-vgg16-bn-sgd-seed1",
-                "cifar10-preresnet-20-swa-seed1",
-                "cifar10-preresnet-20-sgd-seed1",
+                "cifar10-preresnet-14-swa-seed1",
+                "cifar10-preresnet-14-sgd-seed1",
                 "cifar10-vgg16-bn-swa-seed2",
                 "cifar10-vgg16-bn-sgd-seed2",
-                "cifar10-preresnet-20-swa-seed2",
-                "cifar10-preresnet-20-sgd-seed2",
+                "cifar10-preresnet-14-swa-seed2",
+                "cifar10-preresnet-14-sgd-seed2",
             ]
         );
         let [swa, sgd] = [&runs[0], &runs[1]];
@@ -715,7 +715,7 @@ mod tests {
 
     #[test]
     fn a_setting_is_of_the_plan_of_every_model_or_of_one() {
-        let settings = ["train_items=70", "lr=0.3", "preresnet-20.swa_lr=0.2"];
+        let settings = ["train_items=70", "lr=0.3", "preresnet-14.swa_lr=0.2"];
         let settings = settings.map(String::from);
         let plan = Plan::parse(&Plan::text("small").unwrap(), "small", &settings).unwrap();
         assert_eq!(plan.train_items, Some(70));

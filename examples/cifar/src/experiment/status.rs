@@ -189,12 +189,12 @@ mod tests {
         let vgg = &runs[0].name;
         records.evaluations = vec![measured(vgg, 1, 0, 4.0), measured(vgg, 2, 0, 6.0)];
         let estimate = Estimate::of(&runs, &records);
-        assert_eq!(estimate.unknown, ["preresnet-20 on synthetic"]);
+        assert_eq!(estimate.unknown, ["preresnet-14 on synthetic"]);
         // 34 + 14 epochs of 5 seconds.
         assert_eq!(estimate.seconds, 240.0);
         assert_eq!(
             estimate.text(),
-            "about 4 min left without preresnet-20 on synthetic, not yet measured"
+            "about 4 min left without preresnet-14 on synthetic, not yet measured"
         );
         // 16 epochs left to the one that is measured, with an average 8 seconds: 18 of 5 and 14 of 5,
         // less the averaged one, then 18 of 8.

@@ -81,12 +81,18 @@ impl Process {
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        // The shell's own `kill` is on every machine.
-        let status = Command::new("sh")
-            .args(["-c", "kill -s $0 $1", name, &self.child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(status.success());
+        signal(name, &self.child.id().to_string());
+    }
+
+    /// Signals the processes that it has started, and then itself.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn signal_all(&self, name: &str) {
+        let id = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+        for child in children.split_whitespace() {
+            signal(name, child);
+        }
+        self.signal(name);
     }
 
     pub(crate) fn end(mut self) -> Ended {
@@ -104,6 +110,15 @@ impl Process {
         }
         ended
     }
+}
+
+fn signal(name: &str, process: &str) {
+    // The shell's own `kill` is on every machine.
+    let status = Command::new("sh")
+        .args(["-c", "kill -s $0 $1", name, process])
+        .status()
+        .unwrap();
+    assert!(status.success());
 }
 
 impl Drop for Process {

@@ -214,7 +214,7 @@ fn a_model_file_whose_tensors_do_not_fit_is_named_with_those_that_do_not() {
         (
             r#""width_divisor\":16"#,
             r#""width_divisor\": 8"#,
-            "of another shape: conv1.weight is [1, 3, 3, 3], expected [2, 3, 3, 3]",
+            "of another shape or kind: conv1.weight is [1, 3, 3, 3], expected [2, 3, 3, 3]",
         ),
         ("preresnet-8", "preresnet-9", "PreResNet has no depth 9"),
         (
@@ -230,7 +230,7 @@ fn a_model_file_whose_tensors_do_not_fit_is_named_with_those_that_do_not() {
         (
             r#"layer1.0.conv1.weight":{"dtype":"F32","shape":[1,1,3,3]"#,
             r#"layer1.0.conv1.weight":{"dtype":"F32","shape":[1,1,1,9]"#,
-            "; 1 of another shape: layer1.0.conv1.weight is [1, 1, 1, 9], expected [1, 1, 3, 3]",
+            "; 1 of another shape or kind: layer1.0.conv1.weight is [1, 1, 1, 9], expected [1, 1, 3, 3]",
         ),
     ];
     for (from, to, expected) in cases {
