@@ -8,7 +8,7 @@ use std::path::Path;
 use burn::store::{ModuleStore, PytorchStore, SafetensorsStore};
 use safetensors::SafeTensors;
 
-use super::{StateDict, StateDictError};
+use super::{Entry, StateDict, StateDictError};
 
 impl StateDict {
     /// Reads a state dict from a SafeTensors file, or from what `torch.save` wrote (`.pt`, `.pth`). What the file is shows in
@@ -41,12 +41,7 @@ impl StateDict {
             .get_all_tensors()
             .map_err(|error| corrupt(path, error))?
             .clone();
-        Ok(Self {
-            path: path.to_owned(),
-            key: None,
-            entries,
-            metadata,
-        })
+        Ok(Self::from_file(path, entries, metadata))
     }
 
     fn read_pytorch(path: &Path) -> Result<Self, StateDictError> {
@@ -56,12 +51,20 @@ impl StateDict {
             .get_all_tensors()
             .map_err(|error| corrupt(path, error))?
             .clone();
-        Ok(Self {
+        Ok(Self::from_file(path, entries, BTreeMap::new()))
+    }
+
+    fn from_file(
+        path: &Path,
+        entries: BTreeMap<String, Entry>,
+        metadata: BTreeMap<String, String>,
+    ) -> Self {
+        Self {
             path: path.to_owned(),
             key: None,
             entries,
-            metadata: BTreeMap::new(),
-        })
+            metadata,
+        }
     }
 }
 
