@@ -37,9 +37,12 @@ fn ratios() {
     let model = vgg16();
     let count = model.num_params();
     let mut average = average_of(&model);
-    let current = vec![0.5_f32; count];
-    let (mut copy, mut copy_one_core, mut plain) =
-        (current.clone(), current.clone(), current.clone());
+    // Memory of its own for every case, as the update's is: what another has just read is in a cache.
+    let values = || vec![0.5_f32; count];
+    let (mut copy, copied) = (values(), values());
+    let (mut copy_one_core, copied_one_core) = (values(), values());
+    let copied_anew = values();
+    let (mut plain, current) = (values(), values());
 
     let [update, copy, copy_one_core, copy_anew, plain] = by_turns(
         rounds(ROUNDS),
@@ -47,13 +50,13 @@ fn ratios() {
             &mut || seconds(|| average.update(&model).expect(FINITE)),
             &mut || {
                 seconds(|| {
-                    on_all_cores(&mut copy, &current, |copy, current| {
+                    on_all_cores(&mut copy, &copied, |copy, current| {
                         copy.copy_from_slice(black_box(current));
                     });
                 })
             },
-            &mut || seconds(|| copy_one_core.copy_from_slice(black_box(&current))),
-            &mut || seconds(|| black_box(&current).clone()),
+            &mut || seconds(|| copy_one_core.copy_from_slice(black_box(&copied_one_core))),
+            &mut || seconds(|| black_box(&copied_anew).clone()),
             &mut || {
                 seconds(|| {
                     on_all_cores(&mut plain, &current, |average, current| {
