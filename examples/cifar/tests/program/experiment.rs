@@ -200,8 +200,8 @@ fn runs_that_share_their_beginning_end_with_the_bits_of_runs_that_do_not() {
         ),
         (
             "preresnet-14",
-            "--width-divisor 16 --lr 0.1 --weight-decay 3e-4",
-            "0.05",
+            "--width-divisor 16 --lr 0.2 --weight-decay 3e-4",
+            "0.1",
         ),
     ];
     for (network, settings, swa_lr) in networks {
