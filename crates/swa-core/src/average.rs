@@ -20,8 +20,8 @@ use crate::{AverageError, AveragingRule, Counter};
 /// average += w(n) * (current - average)
 /// ```
 ///
-/// where `w` is the [rule](AveragingRule)'s weight, and `w(0) = 1`: the first update copies. Averaged in f32 (f64 where the model is f64),
-/// whatever the model's dtype. Int and bool parameters take the latest value, as do the running
+/// where `w` is the [rule](AveragingRule)'s weight, and `w(0) = 1`: the first update copies. Averaged
+/// in f32 (f64 where the model is f64), whatever the model's dtype. Int and bool parameters take the latest value, as do the running
 /// mean and variance of BatchNorm layers, which averaged weights never produced: re-estimate them
 /// with [`reestimate_batch_norm`](crate::reestimate_batch_norm), or average them too with
 /// [`averaging_running_statistics`](Self::averaging_running_statistics).
@@ -775,6 +775,28 @@ mod tests {
         assert_eq!(floats(average.model().unwrap().weight.val()), [1.0, 2.0]);
         average.update(&model([3.0, 4.0])).unwrap();
         assert_eq!(floats(average.model().unwrap().weight.val()), [2.0, 3.0]);
+    }
+
+    #[test]
+    fn in_the_hosts_memory_weights_out_of_order_are_checked_at_once_and_averaged_too() {
+        let device = autodiff();
+        let model = |bad: f32| Layers {
+            layers: vec![{
+                let mut layer: Linear = LinearConfig::new(2, 2).with_bias(false).init(&device);
+                let rows = Tensor::<2>::from_floats([[1.0, 2.0], [bad, 4.0]], &device);
+                layer.weight = Param::initialized(ParamId::new(), rows.transpose());
+                layer
+            }],
+        };
+        let mut average = Average::new(&model(0.0), EqualWeights).unwrap();
+        average.update_non_blocking(&model(3.0)).unwrap();
+        average.update_non_blocking(&model(5.0)).unwrap();
+        let error = average.update_non_blocking(&model(f32::NAN)).unwrap_err();
+        assert!(error.to_string().contains("`layers.0.weight`"), "{error}");
+        let averaged = average.model().unwrap();
+        // Transposed: the mean of 3 and 5 is in the first row.
+        let weight = floats(averaged.layers[0].weight.val());
+        assert_eq!(weight, [1.0, 4.0, 2.0, 4.0]);
     }
 
     #[test]

@@ -68,12 +68,13 @@ pub(crate) fn average<const D: usize>(
     Tensor::from_primitive::<Flex>(averaged)
 }
 
-/// Whether all elements of a [plain](is_plain) tensor are finite: one reading pass.
-pub(crate) fn all_finite<const D: usize>(values: Tensor<D>) -> bool {
-    let values = values.try_into_primitive::<Flex>().expect(PLAIN);
+/// Whether all elements of an f32 or f64 tensor are finite: one reading pass, and a copy before it if they are not in
+/// order. `None` if the tensor is not flex's.
+pub(crate) fn all_finite<const D: usize>(values: Tensor<D>) -> Option<bool> {
+    let values = values.try_into_primitive::<Flex>().ok()?.to_contiguous();
     match values.dtype() {
-        DType::F64 => finite(values.as_slice::<f64>().expect(PLAIN)),
-        _ => finite(values.as_slice::<f32>().expect(PLAIN)),
+        DType::F64 => values.as_slice::<f64>().map(finite),
+        _ => values.as_slice::<f32>().map(finite),
     }
 }
 
@@ -180,13 +181,18 @@ mod tests {
             (3 * PART + 5, 3 * PART + 4),
         ] {
             let mut values = vec![1.0; length];
-            assert!(all_finite(tensor(&values)));
+            assert_eq!(all_finite(tensor(&values)), Some(true));
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 values[place] = bad;
-                assert!(!all_finite(tensor(&values)));
+                assert_eq!(all_finite(tensor(&values)), Some(false));
             }
         }
         let wide = Tensor::<1>::from_data([1.0f64, f64::NAN], (&Device::flex(), DType::F64));
-        assert!(!all_finite(wide));
+        assert_eq!(all_finite(wide), Some(false));
+        // Elements that are not in order.
+        let columns = tensor(&[1.0, f32::NAN, 3.0, 4.0])
+            .reshape([2, 2])
+            .transpose();
+        assert_eq!(all_finite(columns), Some(false));
     }
 }

@@ -71,8 +71,8 @@ impl Finite {
     fn of<const D: usize>(value: &Tensor<D>) -> Self {
         let value = cast(value.clone(), accumulator_dtype(value.dtype()));
         #[cfg(feature = "flex")]
-        if crate::flex::is_plain(&value) {
-            return Self::Known(crate::flex::all_finite(value));
+        if let Some(finite) = crate::flex::all_finite(value.clone()) {
+            return Self::Known(finite);
         }
         // Not in the device's default dtype: flags are counted up, and bf16 ends at 256.
         let flag = value.is_finite().all().float().cast(FloatDType::F32);
