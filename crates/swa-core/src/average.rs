@@ -178,12 +178,18 @@ impl<M: Module> Average<M> {
             0 => 1.0,
             updates => self.rule.weight(updates),
         };
-        let averaged = self.model.take().expect(PRESENT).map(&mut Update {
+        let mut update = Update {
             current: current.into_iter(),
             weight,
             accept,
             averages_running_statistics: self.averages_running_statistics,
-        });
+            floats: 0,
+            #[cfg(feature = "flex")]
+            put_off: Vec::new(),
+        };
+        let averaged = self.model.take().expect(PRESENT).map(&mut update);
+        #[cfg(feature = "flex")]
+        let averaged = update.take_what_was_put_off(averaged);
         self.model = Some(averaged);
         self.updates.value += 1;
         Ok(())
@@ -504,9 +510,28 @@ struct Update {
     weight: f64,
     accept: Option<Tensor<1, Bool>>,
     averages_running_statistics: bool,
+    /// How many float parameters were passed.
+    floats: usize,
+    /// Steps of float parameters, with their place among these, that are taken all together afterwards.
+    #[cfg(feature = "flex")]
+    put_off: Vec<(usize, flex::Step)>,
 }
 
 impl Update {
+    /// Takes the steps that were put off in a traversal of `averaged`, in which other values hold their places.
+    #[cfg(feature = "flex")]
+    fn take_what_was_put_off<M: Module>(self, averaged: M) -> M {
+        if self.put_off.is_empty() {
+            return averaged;
+        }
+        let (places, mut steps): (Vec<usize>, Vec<flex::Step>) = self.put_off.into_iter().unzip();
+        flex::take_steps(&mut steps, self.weight);
+        averaged.map(&mut PutBack {
+            averages: places.into_iter().zip(steps).peekable(),
+            floats: 0,
+        })
+    }
+
     fn next(&mut self) -> Parameter {
         self.current
             .next()
@@ -538,6 +563,7 @@ impl ModuleMapper for Update {
             .role
             .is_averaged(self.averages_running_statistics);
         let current: Tensor<D> = current.into_value();
+        self.floats += 1;
         param.map(|average| {
             if !averaged {
                 return self.accepted(moved(average, &current), current);
@@ -549,8 +575,17 @@ impl ModuleMapper for Update {
                 return self.accepted(average, current);
             }
             #[cfg(feature = "flex")]
-            if self.accept.is_none() && flex::is_plain(&average) && flex::is_plain(&current) {
-                return flex::average(average, current, self.weight);
+            if self.accept.is_none()
+                && let (Some(plain), Some(towards)) =
+                    (flex::Plain::of(&average), flex::Plain::of(&current))
+            {
+                // From here on the step's is the only handle on the average, so that it is taken in place.
+                let step = flex::Step {
+                    average: plain,
+                    current: towards,
+                };
+                self.put_off.push((self.floats - 1, step));
+                return current;
             }
             // The only handle on the average is gone with the last line, so that a backend which can
             // adds in place.
@@ -573,6 +608,26 @@ impl ModuleMapper for Update {
     ) -> Param<Tensor<D, Bool>> {
         let current = self.next().into_value();
         param.map(|latest| self.accepted(moved(latest, &current), current))
+    }
+}
+
+/// Puts averages into their places, in the order of the traversal.
+#[cfg(feature = "flex")]
+struct PutBack<I: Iterator<Item = (usize, flex::Step)>> {
+    averages: std::iter::Peekable<I>,
+    /// How many float parameters were passed.
+    floats: usize,
+}
+
+#[cfg(feature = "flex")]
+impl<I: Iterator<Item = (usize, flex::Step)>> ModuleMapper for PutBack<I> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let place = self.floats;
+        self.floats += 1;
+        match self.averages.next_if(|(of, _)| *of == place) {
+            Some((_, step)) => param.map(|_| step.average.into_tensor()),
+            None => param,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
-//! Averaging on flex, whose tensors are in the host's memory: in one pass, in place, on all cores.
+//! Averaging on flex, whose tensors are in the host's memory: all parameters in one pass, in place, on all cores.
 //!
-//! Burn's operations would take three passes over as many tensors: subtract, multiply, add.
+//! Burn's operations would take three passes over each parameter (subtract, multiply, add), and wake the other cores for
+//! each anew.
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
@@ -44,77 +45,101 @@ macro_rules! float {
 float!(f32, u32);
 float!(f64, u64);
 
-/// Whether a tensor is one that the others here take: flex's own, in f32 or f64, its elements in order.
-pub(crate) fn is_plain<const D: usize>(tensor: &Tensor<D>) -> bool {
-    let Ok(tensor) = tensor.clone().try_into_primitive::<Flex>() else {
-        return false;
-    };
-    matches!(tensor.dtype(), DType::F32 | DType::F64) && tensor.is_contiguous()
-}
+/// A tensor of flex's own, in f32 or f64, its elements in order.
+pub(crate) struct Plain(FlexTensor);
 
-/// `average + weight * (current - average)`, in `average`'s memory if nobody shares it. Both are
-/// [plain](is_plain), of the same dtype and shape.
-pub(crate) fn average<const D: usize>(
-    average: Tensor<D>,
-    current: Tensor<D>,
-    weight: f64,
-) -> Tensor<D> {
-    let average = average.try_into_primitive::<Flex>().expect(PLAIN);
-    let current = current.try_into_primitive::<Flex>().expect(PLAIN);
-    let averaged = match average.dtype() {
-        DType::F64 => step::<f64>(average, &current, weight),
-        _ => step::<f32>(average, &current, weight),
-    };
-    Tensor::from_primitive::<Flex>(averaged)
-}
+impl Plain {
+    /// `tensor`, if it is one.
+    pub(crate) fn of<const D: usize>(tensor: &Tensor<D>) -> Option<Self> {
+        let tensor = tensor.clone().try_into_primitive::<Flex>().ok()?;
+        let plain = matches!(tensor.dtype(), DType::F32 | DType::F64) && tensor.is_contiguous();
+        plain.then_some(Self(tensor))
+    }
 
-/// Whether all elements of an f32 or f64 tensor are finite: one reading pass, and a copy before it if they are not in
-/// order. `None` if the tensor is not flex's.
-pub(crate) fn all_finite<const D: usize>(values: Tensor<D>) -> Option<bool> {
-    let values = values.try_into_primitive::<Flex>().ok()?.to_contiguous();
-    match values.dtype() {
-        DType::F64 => values.as_slice::<f64>().map(finite),
-        _ => values.as_slice::<f32>().map(finite),
+    /// A copy of `tensor` with its elements in order, if it is flex's own and of such a dtype.
+    pub(crate) fn copy_of<const D: usize>(tensor: &Tensor<D>) -> Option<Self> {
+        let tensor = tensor.clone().try_into_primitive::<Flex>().ok()?;
+        matches!(tensor.dtype(), DType::F32 | DType::F64).then(|| Self(tensor.to_contiguous()))
+    }
+
+    pub(crate) fn into_tensor<const D: usize>(self) -> Tensor<D> {
+        Tensor::from_primitive::<Flex>(self.0)
+    }
+
+    fn values<F: Float>(&self) -> Option<&[F]> {
+        self.0.as_slice()
+    }
+
+    /// The values, to be changed: a copy if they are shared, or a part of another tensor's.
+    fn values_mut<F: Float>(&mut self) -> Option<&mut [F]> {
+        let values = self.values::<F>()?;
+        let whole = size_of_val(values) == self.0.bytes().len();
+        if !(whole && self.0.is_unique()) {
+            let shape = self.0.layout().shape().clone();
+            self.0 = FlexTensor::from_data(TensorData::new(values.to_vec(), shape));
+        }
+        self.0.try_storage_mut()
     }
 }
 
-const PLAIN: &str = "whether the tensor is plain was asked before";
+/// The index of the first tensor that holds a NaN or an infinity: one reading pass over all.
+pub(crate) fn first_not_finite(tensors: &[Plain]) -> Option<usize> {
+    [
+        first_not_finite_of::<f32>(tensors),
+        first_not_finite_of::<f64>(tensors),
+    ]
+    .into_iter()
+    .flatten()
+    .min()
+}
 
-fn step<F: Float>(mut average: FlexTensor, current: &FlexTensor, weight: f64) -> FlexTensor {
-    let current = current.as_slice::<F>().expect(PLAIN);
-    let one_part = |average: &mut [F], current: &[F]| {
-        for (average, current) in average.iter_mut().zip(current) {
+fn first_not_finite_of<F: Float>(tensors: &[Plain]) -> Option<usize> {
+    let values = tensors.iter().enumerate();
+    let parts = values.flat_map(|(index, tensor)| {
+        let values = tensor.values::<F>().unwrap_or_default();
+        values.chunks(PART).map(move |part| (index, part))
+    });
+    let parts: Vec<(usize, &[F])> = parts.collect();
+    let not_finite = |(index, part): &(usize, &[F])| (!F::all_finite(part)).then_some(*index);
+    match is_worth_a_thread(parts.iter().map(|(_, part)| part.len())) {
+        true => parts.par_iter().filter_map(not_finite).min(),
+        false => parts.iter().find_map(not_finite),
+    }
+}
+
+/// An average, and the current values that it takes a step towards.
+pub(crate) struct Step {
+    pub(crate) average: Plain,
+    pub(crate) current: Plain,
+}
+
+/// Sets every average to `average + weight * (current - average)`, in its own memory if nobody shares it. Both of a pair
+/// are of the same dtype and shape.
+pub(crate) fn take_steps(steps: &mut [Step], weight: f64) {
+    take_steps_in::<f32>(steps, weight);
+    take_steps_in::<f64>(steps, weight);
+}
+
+fn take_steps_in<F: Float>(steps: &mut [Step], weight: f64) {
+    let pairs = steps.iter_mut().flat_map(|step| {
+        let average = step.average.values_mut::<F>().unwrap_or_default();
+        let current = step.current.values::<F>().unwrap_or_default();
+        average.chunks_mut(PART).zip(current.chunks(PART))
+    });
+    let mut pairs: Vec<(&mut [F], &[F])> = pairs.collect();
+    let step = |(average, current): &mut (&mut [F], &[F])| {
+        for (average, current) in average.iter_mut().zip(*current) {
             *average = F::step(*average, *current, weight);
         }
     };
-    // The storage of a tensor that is a part of another is longer.
-    if let Some(values) = average.try_storage_mut::<F>()
-        && values.len() == current.len()
-    {
-        match values.len() {
-            0..=PART => one_part(values, current),
-            _ => values
-                .par_chunks_mut(PART)
-                .zip(current.par_chunks(PART))
-                .for_each(|(average, current)| one_part(average, current)),
-        }
-        return average;
+    match is_worth_a_thread(pairs.iter().map(|(average, _)| average.len())) {
+        true => pairs.par_iter_mut().for_each(step),
+        false => pairs.iter_mut().for_each(step),
     }
-    let values = average.as_slice::<F>().expect(PLAIN);
-    let step = |(average, current): (&F, &F)| F::step(*average, *current, weight);
-    let values: Vec<F> = match values.len() {
-        0..=PART => values.iter().zip(current).map(step).collect(),
-        _ => values.par_iter().zip(current).map(step).collect(),
-    };
-    let shape = average.layout().shape().clone();
-    FlexTensor::from_data(TensorData::new(values, shape))
 }
 
-fn finite<F: Float>(values: &[F]) -> bool {
-    match values.len() {
-        0..=PART => F::all_finite(values),
-        _ => values.par_chunks(PART).all(F::all_finite),
-    }
+fn is_worth_a_thread(lengths: impl Iterator<Item = usize>) -> bool {
+    lengths.sum::<usize>() > PART
 }
 
 #[cfg(test)]
@@ -127,14 +152,52 @@ mod tests {
         Tensor::from_floats(values, &Device::flex())
     }
 
+    fn plain<const D: usize>(tensor: Tensor<D>) -> Plain {
+        Plain::of(&tensor).unwrap()
+    }
+
     fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
         tensor.into_data().iter::<f32>().collect()
+    }
+
+    fn average(average: Tensor<1>, current: Tensor<1>, weight: f64) -> Tensor<1> {
+        let mut steps = [Step {
+            average: plain(average),
+            current: plain(current),
+        }];
+        take_steps(&mut steps, weight);
+        let [step] = steps;
+        step.average.into_tensor()
     }
 
     #[test]
     fn an_average_takes_a_step_towards_the_current_value() {
         let averaged = average(tensor(&[1.0, 4.0]), tensor(&[3.0, 0.0]), 0.25);
         assert_eq!(floats(averaged), [1.5, 3.0]);
+    }
+
+    #[test]
+    fn every_average_of_several_takes_its_own_step() {
+        let device = Device::flex();
+        let pair = |length: usize, average: f32, current: f32| Step {
+            average: plain(Tensor::<1>::full([length], average, &device)),
+            current: plain(Tensor::<1>::full([length], current, &device)),
+        };
+        let wide = |value: f64| plain(Tensor::<1>::from_data([value], (&device, DType::F64)));
+        let mut steps = [
+            pair(2 * PART + 3, 0.0, 4.0),
+            pair(3, 8.0, 0.0),
+            Step {
+                average: wide(1.0),
+                current: wide(1.0 + 4e-16),
+            },
+        ];
+        take_steps(&mut steps, 0.5);
+        let [long, short, wide] = steps.map(|step| step.average.0);
+        let (long, short) = (long.as_slice::<f32>().unwrap(), short.as_slice::<f32>());
+        assert!(long.len() == 2 * PART + 3 && long.iter().all(|value| *value == 2.0));
+        assert_eq!(short.unwrap(), [4.0; 3]);
+        assert_eq!(wide.as_slice::<f64>().unwrap(), [1.0 + 2e-16]);
     }
 
     #[test]
@@ -145,11 +208,10 @@ mod tests {
         assert!(floats(shared).iter().all(|value| *value == 1.0));
         assert!(floats(averaged).iter().all(|value| *value == 2.0));
 
-        let owned = long(1.0).try_into_primitive::<Flex>().unwrap();
-        let address = owned.as_slice::<f32>().unwrap().as_ptr();
-        let averaged = average(Tensor::<1>::from_primitive::<Flex>(owned), long(3.0), 0.5);
-        let averaged = averaged.try_into_primitive::<Flex>().unwrap();
-        let values = averaged.as_slice::<f32>().unwrap();
+        let owned = plain(long(1.0));
+        let address = owned.values::<f32>().unwrap().as_ptr();
+        let averaged = plain(average(owned.into_tensor(), long(3.0), 0.5));
+        let values = averaged.values::<f32>().unwrap();
         assert!(values.iter().all(|value| *value == 2.0));
         assert_eq!(values.as_ptr(), address);
     }
@@ -159,8 +221,12 @@ mod tests {
         let whole = tensor(&[1.0, 2.0, 3.0, 4.0]);
         let averaged = average(whole.clone().narrow(0, 1, 2), tensor(&[4.0, 7.0]), 0.5);
         assert_eq!(floats(averaged), [3.0, 5.0]);
+        // Nobody else has a handle on the whole.
+        let part = tensor(&[1.0, 2.0, 3.0, 4.0]).narrow(0, 1, 2);
+        assert_eq!(floats(average(part, tensor(&[4.0, 7.0]), 0.5)), [3.0, 5.0]);
+
         let columns = whole.clone().reshape([2, 2]).transpose();
-        assert!(!is_plain(&columns) && is_plain(&whole));
+        assert!(Plain::of(&columns).is_none() && Plain::of(&whole).is_some());
     }
 
     #[test]
@@ -174,25 +240,29 @@ mod tests {
     }
 
     #[test]
-    fn one_value_that_is_not_finite_is_found_wherever_it_is() {
+    fn the_first_tensor_with_a_value_that_is_not_finite_is_found_wherever_that_is() {
+        let wide = |value| Tensor::<1>::from_data([1.0f64, value], (&Device::flex(), DType::F64));
         for (length, place) in [
             (3, 0),
             (3 * PART + 5, 2 * PART),
             (3 * PART + 5, 3 * PART + 4),
         ] {
             let mut values = vec![1.0; length];
-            assert_eq!(all_finite(tensor(&values)), Some(true));
+            let tensors = |values: &[f32]| {
+                [
+                    plain(wide(2.0)),
+                    plain(tensor(values)),
+                    plain(tensor(values)),
+                    plain(wide(2.0)),
+                ]
+            };
+            assert_eq!(first_not_finite(&tensors(&values)), None);
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 values[place] = bad;
-                assert_eq!(all_finite(tensor(&values)), Some(false));
+                assert_eq!(first_not_finite(&tensors(&values)), Some(1));
             }
         }
-        let wide = Tensor::<1>::from_data([1.0f64, f64::NAN], (&Device::flex(), DType::F64));
-        assert_eq!(all_finite(wide), Some(false));
-        // Elements that are not in order.
-        let columns = tensor(&[1.0, f32::NAN, 3.0, 4.0])
-            .reshape([2, 2])
-            .transpose();
-        assert_eq!(all_finite(columns), Some(false));
+        let tensors = [tensor(&[1.0]), wide(f64::NAN), tensor(&[f32::NAN])].map(plain);
+        assert_eq!(first_not_finite(&tensors), Some(1));
     }
 }

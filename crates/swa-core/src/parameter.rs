@@ -3,8 +3,13 @@
 use core::any::Any;
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Bool, DType, Device, FloatDType, Int, Tensor, kind::Basic};
+use burn::tensor::{
+    Bool, DType, Device, FloatDType, Int, Tensor, TensorData, Transaction,
+    kind::{self, Basic},
+};
 
+#[cfg(feature = "flex")]
+use crate::flex;
 use crate::{AverageError, path::Path};
 
 /// What an average does with a parameter.
@@ -66,27 +71,15 @@ pub(crate) enum Finite {
     OnDevice(Box<Tensor<1>>),
 }
 
-impl Finite {
-    /// Checks a tensor in one reading pass over it, without waiting for a device.
-    fn of<const D: usize>(value: &Tensor<D>) -> Self {
-        let value = cast(value.clone(), accumulator_dtype(value.dtype()));
-        #[cfg(feature = "flex")]
-        if let Some(finite) = crate::flex::all_finite(value.clone()) {
-            return Self::Known(finite);
-        }
-        // Not in the device's default dtype: flags are counted up, and bf16 ends at 256.
-        let flag = value.is_finite().all().float().cast(FloatDType::F32);
-        Self::OnDevice(Box::new(flag))
-    }
-}
-
 /// Reads the parameters of a module on a plain device (see [`Module::valid`]), each moved to
-/// `device` if there is one. Floats of the roles that are `checked` are, for NaN and infinities.
+/// `device` if there is one. Floats of the roles that are `checked` are, for NaN and infinities: in one reading pass, and
+/// without waiting for an accelerator.
 ///
 /// # Errors
 ///
-/// [`AverageError::Reparameterized`] and [`AverageError::Quantized`], naming the first such
-/// parameter.
+/// - [`AverageError::Reparameterized`] and [`AverageError::Quantized`], naming the first such
+///   parameter.
+/// - [`AverageError::Device`], if the parameters could not be moved.
 pub(crate) fn read<M: Module>(
     model: &M,
     device: Option<&Device>,
@@ -97,13 +90,13 @@ pub(crate) fn read<M: Module>(
         checked: &checked,
         path: Path::default(),
         parameters: Vec::new(),
+        downloads: Vec::new(),
+        #[cfg(feature = "flex")]
+        in_memory: Vec::new(),
         error: None,
     };
     model.visit(&mut reader);
-    match reader.error {
-        None => Ok(reader.parameters),
-        Some(error) => Err(error),
-    }
+    reader.finish()
 }
 
 /// The dtype in which a parameter of `dtype` is averaged: f64 for f64, and f32 for the rest, since a
@@ -128,36 +121,178 @@ struct Reader<'a> {
     checked: &'a dyn Fn(Role) -> bool,
     path: Path,
     parameters: Vec<Parameter>,
+    downloads: Vec<Download>,
+    /// What is to be checked in the host's memory, with the index of its parameter.
+    #[cfg(feature = "flex")]
+    in_memory: Vec<(usize, flex::Plain)>,
     error: Option<AverageError>,
 }
 
-impl Reader<'_> {
-    fn push<const D: usize, K>(&mut self, value: Tensor<D, K>, role: Role, finite: Finite)
+/// Values on their way from one device into the host's memory: in one transfer, since the host would wait for each of
+/// several.
+struct Download {
+    from: Device,
+    transfer: Transaction,
+    arrivals: Vec<Arrival>,
+}
+
+/// What to do with a value once it is there.
+struct Arrival {
+    /// Of its parameter.
+    index: usize,
+    place: Box<dyn FnOnce(TensorData, &Device) -> Placed>,
+}
+
+/// A value where it is to be averaged.
+struct Placed {
+    value: Box<dyn Any + Send>,
+    finite: Finite,
+    /// The value, if it is in the host's memory and to be checked there with all the others.
+    #[cfg(feature = "flex")]
+    in_memory: Option<flex::Plain>,
+}
+
+impl Placed {
+    fn unchecked<const D: usize, K: Basic>(value: Tensor<D, K>) -> Self
     where
-        K: Basic,
         Tensor<D, K>: Send + 'static,
     {
-        self.parameters.push(Parameter {
-            description: Description {
-                path: self.path.dotted(),
-                shape: value.dims().to_vec(),
-                dtype: value.dtype(),
-                role,
-            },
-            finite,
+        Self {
             value: Box::new(value),
-        });
+            finite: Finite::Known(true),
+            #[cfg(feature = "flex")]
+            in_memory: None,
+        }
     }
 
-    fn place<const D: usize, K: Basic>(&self, value: Tensor<D, K>) -> Tensor<D, K> {
-        match self.device {
-            Some(device) if value.device() != *device => value.to_device(device),
-            _ => value,
+    fn checked<const D: usize>(value: Tensor<D>) -> Self {
+        #[cfg(feature = "flex")]
+        if let Some(plain) = flex::Plain::of(&value) {
+            return Self {
+                in_memory: Some(plain),
+                ..Self::unchecked(value)
+            };
         }
+        let wide = cast(value.clone(), accumulator_dtype(value.dtype()));
+        #[cfg(feature = "flex")]
+        if let Some(copy) = flex::Plain::copy_of(&wide) {
+            // Here and now, so that there is never more than one copy.
+            let finite = flex::first_not_finite(&[copy]).is_none();
+            return Self {
+                finite: Finite::Known(finite),
+                ..Self::unchecked(value)
+            };
+        }
+        // Not in the device's default dtype: flags are counted up, and bf16 ends at 256.
+        let flag = wide.is_finite().all().float().cast(FloatDType::F32);
+        Self {
+            finite: Finite::OnDevice(Box::new(flag)),
+            ..Self::unchecked(value)
+        }
+    }
+}
+
+fn is_host(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    return *device == Device::flex();
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = device;
+        false
+    }
+}
+
+impl Reader<'_> {
+    fn push<const D: usize, K>(
+        &mut self,
+        value: Tensor<D, K>,
+        role: Role,
+        place: fn(Tensor<D, K>) -> Placed,
+    ) where
+        K: Basic + kind::Transaction + 'static,
+    {
+        let description = Description {
+            path: self.path.dotted(),
+            shape: value.dims().to_vec(),
+            dtype: value.dtype(),
+            role,
+        };
+        self.parameters.push(Parameter {
+            description,
+            finite: Finite::Known(true),
+            value: Box::new(()),
+        });
+        let index = self.parameters.len() - 1;
+        let from = value.device();
+        match self.device {
+            Some(to) if from != *to && is_host(to) => self.download(index, value, from, place),
+            Some(to) if from != *to => self.settle(index, place(value.to_device(to))),
+            _ => self.settle(index, place(value)),
+        }
+    }
+
+    fn settle(&mut self, index: usize, placed: Placed) {
+        let parameter = &mut self.parameters[index];
+        (parameter.value, parameter.finite) = (placed.value, placed.finite);
+        #[cfg(feature = "flex")]
+        if let Some(plain) = placed.in_memory {
+            self.in_memory.push((index, plain));
+        }
+    }
+
+    fn download<const D: usize, K>(
+        &mut self,
+        index: usize,
+        value: Tensor<D, K>,
+        from: Device,
+        place: fn(Tensor<D, K>) -> Placed,
+    ) where
+        K: Basic + kind::Transaction + 'static,
+    {
+        let dtype = value.dtype();
+        let arrival = Arrival {
+            index,
+            place: Box::new(move |data, to| place(Tensor::from_data(data, (to, dtype)))),
+        };
+        let mut download = match self.downloads.pop_if(|last| last.from == from) {
+            Some(download) => download,
+            None => Download {
+                from,
+                transfer: Transaction::default(),
+                arrivals: Vec::new(),
+            },
+        };
+        download.transfer = download.transfer.register(value);
+        download.arrivals.push(arrival);
+        self.downloads.push(download);
     }
 
     fn fail(&mut self, error: AverageError) {
         self.error.get_or_insert(error);
+    }
+
+    fn finish(mut self) -> Result<Vec<Parameter>, AverageError> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        let to = self.device.cloned().unwrap_or_default();
+        for download in std::mem::take(&mut self.downloads) {
+            let values = download.transfer.try_execute();
+            let values = values.map_err(|error| AverageError::Device {
+                reason: error.to_string(),
+            })?;
+            for (arrival, data) in download.arrivals.into_iter().zip(values) {
+                self.settle(arrival.index, (arrival.place)(data, &to));
+            }
+        }
+        #[cfg(feature = "flex")]
+        {
+            let (indices, values): (Vec<usize>, Vec<_>) = self.in_memory.into_iter().unzip();
+            if let Some(first) = flex::first_not_finite(&values) {
+                self.parameters[indices[first]].finite = Finite::Known(false);
+            }
+        }
+        Ok(self.parameters)
     }
 }
 
@@ -181,25 +316,22 @@ impl ModuleVisitor for Reader<'_> {
             let path = self.path.dotted();
             return self.fail(AverageError::Quantized { path });
         }
-        let value = self.place(value);
         let role = match self.path.is_running_statistic() {
             true => Role::RunningStatistic,
             false => Role::Weight,
         };
-        let finite = match (self.checked)(role) {
-            true => Finite::of(&value),
-            false => Finite::Known(true),
+        let place = match (self.checked)(role) {
+            true => Placed::checked,
+            false => Placed::unchecked,
         };
-        self.push(value, role, finite);
+        self.push(value, role, place);
     }
 
     fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
-        let value = self.place(param.val());
-        self.push(value, Role::Int, Finite::Known(true));
+        self.push(param.val(), Role::Int, Placed::unchecked);
     }
 
     fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
-        let value = self.place(param.val());
-        self.push(value, Role::Bool, Finite::Known(true));
+        self.push(param.val(), Role::Bool, Placed::unchecked);
     }
 }
