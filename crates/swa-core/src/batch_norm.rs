@@ -37,7 +37,7 @@ use crate::path::Path;
 ///
 /// A model without BatchNorm comes back as it is, without a pass over the data.
 ///
-/// Peers pool otherwise: [`reestimate_batch_norm_with`] does as they do. They turn dropout on, too.
+/// [`BatchNormReestimation`] pools as peers do, which turn dropout on, too, and stops once the statistics have settled.
 ///
 /// # Example
 ///
@@ -85,58 +85,98 @@ where
     I::Item: IntoBatch<B>,
     B: Clone,
 {
-    reestimate_batch_norm_with(Pooling::default(), model, batches, forward)
+    BatchNormReestimation::default().run(model, batches, forward)
 }
 
-/// [`reestimate_batch_norm`] with a choice of how the statistics of batches are pooled.
-///
-/// # Errors
-///
-/// Those of [`reestimate_batch_norm`].
-pub fn reestimate_batch_norm_with<M, I, B>(
+/// [`reestimate_batch_norm`] with choices.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct BatchNormReestimation {
     pooling: Pooling,
-    model: &M,
-    batches: I,
-    mut forward: impl FnMut(&M, B) -> usize,
-) -> Result<(M, BatchNormReport), BatchNormError>
-where
-    M: Module,
-    I: IntoIterator,
-    I::Item: IntoBatch<B>,
-    B: Clone,
-{
-    let layers = Layers::of(model);
-    if layers.is_empty() {
-        return Ok((model.valid(), BatchNormReport::default()));
-    }
-    layers.check_dtypes()?;
-
-    let mut running = training_mode(model);
-    let mut momentum = None;
-    let mut pooled = Pooled::new(pooling);
-    for batch in batches {
-        let batch = batch.into_batch()?;
-        let momentum = match &momentum {
-            Some(momentum) => momentum,
-            None => {
-                let probe = start_from(running, PROBE);
-                forward(&probe, batch.clone());
-                running = probe;
-                momentum.insert(Momentum::from_probe(&layers, statistics(&running.valid()))?)
-            }
-        };
-        running = start_from(running, 0.0);
-        let samples = forward(&running, batch);
-        let batch = statistics(&running.valid());
-        if samples > 0 {
-            pooled.add(samples, momentum.divide_out(batch));
-        }
-    }
-
-    let (statistics, report) = pooled.finish(&layers)?;
-    let model = model.valid().map(&mut SetStatistics::new(statistics));
-    Ok((model, report))
+    settled: Option<f64>,
 }
+
+impl BatchNormReestimation {
+    /// Pools the statistics of batches otherwise than exactly.
+    pub fn with_pooling(mut self, pooling: Pooling) -> Self {
+        self.pooling = pooling;
+        self
+    }
+
+    /// Takes no more batches once the statistics [moved](BatchNormReport::moved) by at most `within` over the last
+    /// tenth of the samples: after 10 batches at the earliest, and looked at whenever there are a tenth more, for which
+    /// the host waits for the device.
+    ///
+    /// In batches of a random order, statistics of `n` samples that are independent of each other are off by about
+    /// `sigma / sqrt(n)`, and move by a third of that over the last tenth: expect them to be three times as far from
+    /// those of all data as `within`.
+    pub fn until_settled(mut self, within: f64) -> Self {
+        self.settled = Some(within);
+        self
+    }
+
+    /// Re-estimates: see [`reestimate_batch_norm`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`reestimate_batch_norm`].
+    pub fn run<M, I, B>(
+        self,
+        model: &M,
+        batches: I,
+        mut forward: impl FnMut(&M, B) -> usize,
+    ) -> Result<(M, BatchNormReport), BatchNormError>
+    where
+        M: Module,
+        I: IntoIterator,
+        I::Item: IntoBatch<B>,
+        B: Clone,
+    {
+        let layers = Layers::of(model);
+        if layers.is_empty() {
+            return Ok((model.valid(), BatchNormReport::default()));
+        }
+        layers.check_dtypes()?;
+
+        let mut running = training_mode(model);
+        let mut momentum = None;
+        let mut pooled = Pooled::new(self.pooling);
+        let mut next_look = FIRST_LOOK;
+        for batch in batches {
+            let batch = batch.into_batch()?;
+            let momentum = match &momentum {
+                Some(momentum) => momentum,
+                None => {
+                    let probe = start_from(running, PROBE);
+                    forward(&probe, batch.clone());
+                    running = probe;
+                    momentum.insert(Momentum::from_probe(&layers, statistics(&running.valid()))?)
+                }
+            };
+            running = start_from(running, 0.0);
+            let samples = forward(&running, batch);
+            let batch = statistics(&running.valid());
+            if samples > 0 {
+                pooled.add(samples, momentum.divide_out(batch));
+            }
+            if let Some(within) = self.settled
+                && pooled.batches >= next_look
+            {
+                if pooled.moved()?.is_some_and(|moved| moved <= within) {
+                    break;
+                }
+                next_look = pooled.batches + pooled.batches.div_ceil(10);
+            }
+        }
+
+        let (statistics, report) = pooled.finish(&layers)?;
+        let model = model.valid().map(&mut SetStatistics::new(statistics));
+        Ok((model, report))
+    }
+}
+
+/// After how many batches it is first looked at whether the statistics have settled: before, a tenth of the samples is
+/// less than a batch.
+const FIRST_LOOK: usize = 10;
 
 /// How the statistics of batches `b`, each of `n_b` samples, make those of them all.
 ///
@@ -536,7 +576,27 @@ impl Pooled {
         }
     }
 
+    /// See [`BatchNormReport::moved`].
+    fn moved(&self) -> Result<Option<f64>, BatchNormError> {
+        let Some(now) = &self.statistics else {
+            return Ok(None);
+        };
+        let mut history = self.history.iter();
+        let earlier = history.rfind(|(samples, _)| samples * 10 <= self.samples * 9);
+        let Some((_, earlier)) = earlier else {
+            return Ok(None);
+        };
+        Ok(Some(distance(
+            (
+                &read(earlier.mean.clone())?,
+                &read(earlier.variance.clone())?,
+            ),
+            (&read(now.mean.clone())?, &read(now.variance.clone())?),
+        )))
+    }
+
     fn finish(self, layers: &Layers) -> Result<(Statistics, BatchNormReport), BatchNormError> {
+        let moved = self.moved()?;
         let statistics = self.statistics.ok_or(BatchNormError::NoBatches)?;
         let mean = read(statistics.mean.clone())?;
         let variance = read(statistics.variance.clone())?;
@@ -545,18 +605,6 @@ impl Pooled {
             let layer = layers.at_channel(index).to_owned();
             return Err(BatchNormError::NotFinite { layer });
         }
-
-        let earlier = self
-            .history
-            .into_iter()
-            .rfind(|(samples, _)| samples * 10 <= self.samples * 9);
-        let moved = match earlier {
-            None => None,
-            Some((_, earlier)) => Some(distance(
-                (&read(earlier.mean)?, &read(earlier.variance)?),
-                (&mean, &variance),
-            )),
-        };
         let report = BatchNormReport {
             layers: layers.0.len(),
             batches: self.batches,
@@ -733,8 +781,8 @@ mod tests {
             (Pooling::Equal, [7.0, 16.0 / 3.0, 4.0 / 3.0, 4.0 / 9.0]),
         ] {
             let model = Net::new([0.1, 0.9]);
-            let (model, _) =
-                reestimate_batch_norm_with(pooling, &model, batches.clone(), run).unwrap();
+            let way = BatchNormReestimation::default().with_pooling(pooling);
+            let (model, _) = way.run(&model, batches.clone(), run).unwrap();
             assert_close(&statistics_of(&model.first), &expected);
         }
     }
@@ -782,6 +830,32 @@ mod tests {
 
         let (_, report) = reestimate_batch_norm(&Net::new([0.1, 0.1]), [at(0.0)], run).unwrap();
         assert_eq!(report.moved, None);
+    }
+
+    #[test]
+    fn no_more_batches_are_taken_once_the_statistics_have_settled() {
+        let at = |value: f32| batch(&[[value - 1.0, value - 1.0], [value + 1.0, value + 1.0]]);
+        // The first is off by 9. After n batches the mean is 9 / n, and moved by 1 / n over the last tenth, the variance
+        // is 1 + 81 (n - 1) / n^2.
+        let run_until = |within: f64| {
+            let mut taken = 0;
+            let batches = (0..400).map(|index| {
+                taken = index + 1;
+                at(if index == 0 { 9.0 } else { 0.0 })
+            });
+            let way = BatchNormReestimation::default().until_settled(within);
+            let (_, report) = way.run(&Net::new([0.1, 0.1]), batches, run).unwrap();
+            assert_eq!(taken, report.batches);
+            report
+        };
+        let coarse = run_until(0.02);
+        let fine = run_until(0.01);
+        assert!(coarse.moved.unwrap() <= 0.02 && fine.moved.unwrap() <= 0.01);
+        assert!(10 < coarse.batches && coarse.batches < fine.batches && fine.batches < 400);
+        // What never settles takes all.
+        assert_eq!(run_until(0.0).batches, 400);
+        // What is settled from the beginning is looked at after ten.
+        assert_eq!(run_until(10.0).batches, 10);
     }
 
     #[test]

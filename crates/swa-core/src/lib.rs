@@ -97,8 +97,8 @@ mod rule;
 
 pub use average::Average;
 pub use batch_norm::{
-    BatchNormError, BatchNormReport, IntoBatch, Pooling, reestimate_batch_norm,
-    reestimate_batch_norm_with,
+    BatchNormError, BatchNormReestimation, BatchNormReport, IntoBatch, Pooling,
+    reestimate_batch_norm,
 };
 pub use counter::Counter;
 pub use error::AverageError;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
 use burn::train::{InferenceStep, LearnerModel};
-use swa_core::{Average, BatchNormReport, Pooling, reestimate_batch_norm_with};
+use swa_core::{Average, BatchNormReestimation, BatchNormReport, Pooling};
 
 use crate::{SwaError, collect::positive, swa::lock};
 
@@ -13,13 +13,16 @@ use crate::{SwaError, collect::positive, swa::lock};
 ///
 /// The report of a re-estimation says how far the statistics still moved over the last tenth of it
 /// ([`Swa::batch_norm_report`](crate::Swa::batch_norm_report)), and so whether less data would do.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub enum Reestimate {
     /// One pass over the training loader, as the paper and PyTorch's `update_bn` do.
     #[default]
     AllBatches,
     /// The loader's first batches, at least one.
     FirstBatches(usize),
+    /// The loader's batches, as long as the statistics still move by more than this over the last tenth of them: see
+    /// [`BatchNormReestimation::until_settled`].
+    UntilSettled(f64),
     /// No data: the averaged model keeps the latest running statistics of the training (or their
     /// average, if they are averaged too).
     Never,
@@ -32,7 +35,14 @@ impl Reestimate {
                 "the number of batches to re-estimate BatchNorm from",
                 batches,
             ),
-            Self::AllBatches | Self::Never => Ok(()),
+            Self::UntilSettled(within) if !(within > 0.0 && within.is_finite()) => {
+                Err(SwaError::Invalid {
+                    name: "what BatchNorm's statistics may still move by once they have settled",
+                    expected: "a number above 0, such as 0.003",
+                    got: within.to_string(),
+                })
+            }
+            Self::AllBatches | Self::UntilSettled(_) | Self::Never => Ok(()),
         }
     }
 }
@@ -70,13 +80,15 @@ impl<M: LearnerModel> Evaluation<M> {
         };
         Self {
             run: Box::new(move |model, device| {
-                let batches = match reestimate {
-                    Reestimate::AllBatches => usize::MAX,
-                    Reestimate::FirstBatches(batches) => batches,
+                let way = BatchNormReestimation::default().with_pooling(pooling);
+                let (way, batches) = match reestimate {
+                    Reestimate::AllBatches => (way, usize::MAX),
+                    Reestimate::FirstBatches(batches) => (way, batches),
+                    Reestimate::UntilSettled(within) => (way.until_settled(within), usize::MAX),
                     Reestimate::Never => return Ok((model, BatchNormReport::default())),
                 };
                 let loader = loader.of(device);
-                Ok(from_loader(pooling, &model, loader.as_ref(), batches)?)
+                Ok(from_loader(way, &model, loader.as_ref(), batches)?)
             }),
             last: Mutex::new(None),
         }
@@ -143,7 +155,7 @@ impl<O> OnAutodiffDevice<O> {
 }
 
 fn from_loader<M>(
-    pooling: Pooling,
+    way: BatchNormReestimation,
     model: &M,
     loader: &dyn DataLoader<<M as InferenceStep>::Input>,
     batches: usize,
@@ -163,8 +175,7 @@ where
     })
     .take(batches);
 
-    reestimate_batch_norm_with(
-        pooling,
+    way.run(
         model,
         batches,
         |model, (batch, items): (<M as InferenceStep>::Input, usize)| {
