@@ -37,7 +37,8 @@ use crate::{AverageError, AveragingRule, Counter};
 /// # NaN and infinities
 ///
 /// Weights that are not finite are never averaged. Each update checks them in one reading pass, on the
-/// device that holds the average, which gives one flag a parameter:
+/// device that holds the average, which gives one flag a parameter. (An accelerator takes their sum, and so finds finite
+/// weights whose sum overflows f32 not finite either.)
 ///
 /// - [`update`](Self::update) reads all flags at once, one round trip to an accelerator, and returns
 ///   the error;
@@ -317,18 +318,20 @@ impl<M: Module> Average<M> {
                         updates: self.updates(),
                     });
                 }
-                Finite::OnDevice(flag) => on_device.push(flag.as_ref().clone()),
+                Finite::OnDevice(sum) => on_device.push(sum.as_ref().clone()),
             }
         }
         let Some(device) = on_device.first().map(Tensor::device) else {
             return Ok(None);
         };
-        // A model may be spread over several devices: its flags meet on the first.
-        let finite = on_device
+        // A model may be spread over several devices: its sums meet on the first. Not in the device's default dtype:
+        // flags are counted up, and bf16 ends at 256.
+        let sums = on_device
             .into_iter()
-            .map(|flag| flag.to_device(&device))
+            .map(|sum| parameter::cast(sum.to_device(&device), FloatDType::F32))
             .collect();
-        let finite: Tensor<1> = Tensor::cat(finite, 0);
+        let finite = Tensor::cat(sums, 0).is_finite().float();
+        let finite: Tensor<1> = parameter::cast(finite, FloatDType::F32);
         match flags {
             Flags::ReadNow => {
                 let finite = read_flags(finite)?;
