@@ -1,16 +1,15 @@
 //! What an update of an average costs.
 //!
-//! [`Average::update`] on VGG16 (15.2 million parameters, 61 MB) on flex, against copying the same
-//! number of f32 once. **Limit: 3 times as long.**
+//! [`Average::update`] on flex, in the same process and in turn with
 //!
-//! The copy of the ratio is the fastest there is: on all cores, into memory that was written before,
-//! so that no page has to be mapped. Beside it, for information:
+//! - the least that an update can cost, `average += w * (current - average)` in a plain loop on all cores: it moves each
+//!   parameter three times (reads the average, reads the weights, writes the average), at the machine's memory bandwidth.
+//!   **Limit: 1.5 times as long**, of which a third is the pass that reads the weights to check that all are finite;
+//! - a copy of as many f32, the fastest there is: on all cores, into memory that was written before, so that no page has to
+//!   be mapped. **Limit: 3 times as long.**
 //!
-//! - a copy on one core, which is how flex runs such operations (Burn 0.22.1), and a copy into newly
-//!   allocated memory;
-//! - the least that an update can cost, `average += w * (current - average)` in a plain loop on all
-//!   cores: it moves each parameter three times (reads the average, reads the weights, writes the
-//!   average), at the machine's memory bandwidth.
+//! First for VGG16 (15.2 million parameters, 61 MB), then for stacks of eight square linear layers from 100 thousand to
+//! 200 million parameters: what a parameter costs stays flat, apart from what fits into a cache.
 //!
 //! Then Divan's table: updates of other networks, whose many small parameters cost more by their number
 //! than by their size.
@@ -19,8 +18,10 @@ use std::hint::black_box;
 use std::thread::{available_parallelism, scope};
 
 use burn::module::Module;
+use burn::nn::{Linear, LinearConfig};
 use burn::tensor::Device;
-use burn_swa_benches::{Spread, by_turns, rounds, seconds};
+use burn_swa_benches::rounds;
+use cifar::measure::{Spread, by_turns, seconds};
 use divan::Bencher;
 use swa_core::{Average, EqualWeights};
 use swa_models::{PreResNet, PreResNetConfig, Vgg, VggConfig};
@@ -29,25 +30,28 @@ const ROUNDS: usize = 41;
 const FINITE: &str = "finite weights";
 
 fn main() {
-    ratios();
+    compare("VGG16", &vgg16(), ROUNDS);
+    for parameters in [100_000, 1_000_000, 10_000_000, 50_000_000, 200_000_000] {
+        // Few rounds for what takes long, and many for what is over before a second core has woken up.
+        let rounds = (2_000_000_000 / parameters).clamp(7, 301);
+        compare("linear layers", &linear_layers(parameters), rounds);
+    }
+    println!();
     divan::main();
 }
 
-fn ratios() {
-    let model = vgg16();
+fn compare<M: Module>(name: &str, model: &M, most_rounds: usize) {
     let count = model.num_params();
-    let mut average = average_of(&model);
+    let mut average = average_of(model);
     // Memory of its own for every case, as the update's is: what another has just read is in a cache.
     let values = || vec![0.5_f32; count];
     let (mut copy, copied) = (values(), values());
-    let (mut copy_one_core, copied_one_core) = (values(), values());
-    let copied_anew = values();
     let (mut plain, current) = (values(), values());
 
-    let [update, copy, copy_one_core, copy_anew, plain] = by_turns(
-        rounds(ROUNDS),
+    let [update, copy, plain] = by_turns(
+        rounds(most_rounds),
         [
-            &mut || seconds(|| average.update(&model).expect(FINITE)),
+            &mut || seconds(|| average.update(model).expect(FINITE)),
             &mut || {
                 seconds(|| {
                     on_all_cores(&mut copy, &copied, |copy, current| {
@@ -55,8 +59,6 @@ fn ratios() {
                     });
                 })
             },
-            &mut || seconds(|| copy_one_core.copy_from_slice(black_box(&copied_one_core))),
-            &mut || seconds(|| black_box(&copied_anew).clone()),
             &mut || {
                 seconds(|| {
                     on_all_cores(&mut plain, &current, |average, current| {
@@ -69,28 +71,37 @@ fn ratios() {
         ],
     );
 
-    let milliseconds = |seconds: &[f64]| Spread::of(seconds.iter().map(|it| 1e3 * it)).median;
-    let line = |name: &str, limit: &str, to: &[f64]| {
-        println!(
-            "Average::update {:.1} ms, {name} {:.1} ms: {:.2} times{limit}",
-            milliseconds(&update),
-            milliseconds(to),
-            Spread::of_ratios(&update, to),
-        );
-    };
-    line("a copy", ", limit 3", &copy);
-    line("a copy on one core", "", &copy_one_core);
-    line("a copy into new memory, on one core", "", &copy_anew);
-    line("three passes at memory bandwidth", "", &plain);
+    let median = |seconds: &[f64]| Spread::of(seconds.iter().copied()).median;
     let gigabytes = (3 * size_of::<f32>() * count) as f64 / 1e9;
-    let bandwidth = Spread::of(plain.iter().map(|seconds| gigabytes / seconds));
-    println!("memory bandwidth {bandwidth:.1} GB/s\n");
+    println!(
+        "{name}, {:.1} million parameters: an update {:.2} ms, {:.2} ns a parameter",
+        count as f64 / 1e6,
+        1e3 * median(&update),
+        1e9 * median(&update) / count as f64,
+    );
+    println!(
+        "  {:.2} times the three passes at {:.1} GB/s, limit 1.5; {:.2} times a copy, limit 3",
+        Spread::of_ratios(&update, &plain),
+        gigabytes / median(&plain),
+        Spread::of_ratios(&update, &copy),
+    );
 }
 
-/// Does `work` on equal parts of two slices, one a core.
+/// Eight square linear layers of about so many parameters.
+fn linear_layers(parameters: usize) -> Vec<Linear> {
+    let width = (parameters as f64 / 8.0).sqrt() as usize;
+    let layer = || LinearConfig::new(width, width).init(&Device::flex());
+    (0..8).map(|_| layer()).collect()
+}
+
+/// Does `work` on equal parts of two slices, one a core; on one core, if there is little of it.
 fn on_all_cores(to: &mut [f32], from: &[f32], work: fn(&mut [f32], &[f32])) {
     let cores = available_parallelism().map_or(1, usize::from);
-    let part = to.len().div_ceil(cores);
+    // To start a thread for less takes longer than the work.
+    let part = to.len().div_ceil(cores).max(1 << 18);
+    if part >= to.len() {
+        return work(to, from);
+    }
     scope(|scope| {
         for (to, from) in to.chunks_mut(part).zip(from.chunks(part)) {
             scope.spawn(move || work(to, from));

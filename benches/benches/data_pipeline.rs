@@ -13,8 +13,9 @@ use std::hint::black_box;
 
 use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
-use burn_swa_benches::{Spread, by_turns, images, rounds, seconds};
+use burn_swa_benches::rounds;
 use cifar::data::{Augmentation, CHANNELS, EpochLoader, Images, Normalization, Padding, SIDE};
+use cifar::measure::{Spread, by_turns, images, seconds};
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use std::sync::Arc;

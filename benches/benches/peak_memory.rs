@@ -20,9 +20,10 @@ use burn::train::metric::{Adaptor, LossInput, LossMetric};
 use burn::train::{
     ClassificationOutput, InferenceStep, LearnerModel, SupervisedTraining, TrainStep,
 };
-use burn_swa_benches::{Spread, by_turns, images, learner, rounds, swa};
+use burn_swa_benches::rounds;
 use cifar::classifier::Classifier;
 use cifar::data::{Augmentation, EpochLoader, ImageBatch, Images};
+use cifar::measure::{LEARNING_RATE, Spread, by_turns, images, learner, swa};
 use cifar::progress::{PlainRenderer, Progress};
 use swa_models::{Vgg, VggConfig};
 use swa_train::{Collect, RunLength, SwaConfig};
@@ -98,7 +99,9 @@ fn train(with_swa: bool, with_checkpoints: bool, batch_size: usize) {
     if with_swa {
         let run = RunLength::of_items(EPOCHS, images.len(), batch_size).expect("a run");
         let collect = Collect::from_epoch(1, &run).expect("within the run");
-        let model = swa(network(), SwaConfig::new(collect), &images, batch_size);
+        let config = SwaConfig::new(collect);
+        let model = swa(network(), config, &images, batch_size, &Device::flex());
+        let model = model.expect("a network that can be averaged");
         let model = launch(model, &images, with_checkpoints, batch_size);
         assert_eq!(
             (model.updates(), model.failure().is_some()),
@@ -135,7 +138,7 @@ where
     if with_checkpoints {
         training = training.with_default_checkpointers();
     }
-    let result = training.launch(learner(model));
+    let result = training.launch(learner(model, LEARNING_RATE));
     assert!(result.error.is_none());
     result.model
 }

@@ -14,10 +14,10 @@
 
 use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
-use burn::train::{Learner, LearnerModel, TrainStep};
-use burn_swa_benches::{Spread, by_turns, images, learner, rounds, seconds, swa};
+use burn_swa_benches::rounds;
 use cifar::classifier::Classifier;
-use cifar::data::{EpochLoader, ImageBatch};
+use cifar::data::EpochLoader;
+use cifar::measure::{LEARNING_RATE, Spread, Step, by_turns, images, learner, seconds, step, swa};
 use std::sync::Arc;
 use swa_core::{Average, EqualWeights, Exponential};
 use swa_models::{PreResNet, PreResNetConfig};
@@ -39,9 +39,12 @@ fn main() {
     let every_step = SwaConfig::new(Collect::from_step(1, &run).expect("within the run"))
         .with_rule(Exponential::new(0.999).expect("a decay"));
 
-    let mut bare = learner(Classifier::new(network(), Arc::default()));
-    let mut swa_run = learner(swa(network(), once, &images, BATCH_SIZE));
-    let mut ema_run = learner(swa(network(), every_step, &images, BATCH_SIZE));
+    let mut bare = learner(Classifier::new(network(), Arc::default()), LEARNING_RATE);
+    let hooked = |config| {
+        let swa = swa(network(), config, &images, BATCH_SIZE, &Device::flex());
+        learner(swa.expect("a network that can be averaged"), LEARNING_RATE)
+    };
+    let (mut swa_run, mut ema_run) = (hooked(once), hooked(every_step));
 
     // An average past its first two updates, of which one shares the model's memory and the next takes
     // its own.
@@ -86,38 +89,6 @@ fn main() {
 fn network() -> PreResNet {
     let network = PreResNetConfig::new(20).init(&Device::flex().autodiff());
     network.expect("a network of the paper")
-}
-
-/// How long the parts of a step took, in seconds.
-struct Step {
-    /// Forward and backward.
-    backward: f64,
-    /// The optimizer, and the hook after it.
-    optimizer: f64,
-}
-
-impl Step {
-    fn total(&self) -> f64 {
-        self.backward + self.optimizer
-    }
-}
-
-/// A step as `Learner`'s training makes it.
-fn step<M>(learner: &mut Learner<M>, batch: &ImageBatch) -> Step
-where
-    M: LearnerModel + TrainStep<Input = ImageBatch>,
-{
-    let mut output = None;
-    let backward = seconds(|| output = Some(learner.train_step(batch.clone())));
-    let gradients = output.expect("a step was made").grads;
-    let optimizer = seconds(|| {
-        learner.lr_step();
-        learner.optimizer_step(gradients);
-    });
-    Step {
-        backward,
-        optimizer,
-    }
 }
 
 /// Prints both ratios of `hooked` steps, each `more` seconds longer, to `bare` ones.

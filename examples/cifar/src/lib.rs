@@ -4,6 +4,7 @@
 //! model. The rest is what a program needs around that.
 
 pub mod architecture;
+pub mod check;
 pub mod checkpoint;
 pub mod classifier;
 pub mod config;
@@ -15,9 +16,11 @@ pub mod evaluate;
 pub mod experiment;
 pub mod export;
 pub mod interruption;
+pub mod measure;
 pub mod model_file;
 pub mod output;
 pub mod progress;
+mod provenance;
 pub mod report;
 pub mod session;
 pub mod terminal;

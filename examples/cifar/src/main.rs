@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use cifar::output::note;
-use cifar::{Failure, evaluate, experiment, export, report, train};
+use cifar::{Failure, check, evaluate, experiment, export, report, train};
 use clap::{Parser, Subcommand};
 
 /// Stochastic Weight Averaging on CIFAR-10 and CIFAR-100
@@ -21,6 +21,7 @@ enum Command {
     Export(export::ExportArgs),
     Report(report::ReportArgs),
     Experiment(Box<experiment::ExperimentArgs>),
+    Check(check::CheckArgs),
 }
 
 fn main() -> ExitCode {
@@ -40,5 +41,6 @@ fn run(command: &Command) -> Result<i32, Failure> {
         Command::Export(args) => export::run(args).map(|()| 0),
         Command::Report(args) => report::run(args).map(|()| 0),
         Command::Experiment(args) => experiment::run(args),
+        Command::Check(args) => check::run(args).map(|()| 0),
     }
 }

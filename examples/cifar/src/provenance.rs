@@ -5,20 +5,20 @@ use std::fs;
 use jiff::{Timestamp, Unit};
 
 /// The version of this program, with its commit if it was built in a repository.
-pub(super) const VERSION: &str = env!("CIFAR_VERSION");
+pub(crate) const VERSION: &str = env!("CIFAR_VERSION");
 
 /// The version of Burn, which a test holds against `Cargo.lock`.
-pub(super) const BURN_VERSION: &str = "0.22.1";
+pub(crate) const BURN_VERSION: &str = "0.22.1";
 
 /// Now, in UTC, to the second, as in RFC 3339.
-pub(super) fn now() -> String {
+pub(crate) fn now() -> String {
     let now = Timestamp::now();
     // Rounding fails at the end of time only.
     now.round(Unit::Second).unwrap_or(now).to_string()
 }
 
 /// The processor and its number of threads.
-pub(super) fn machine() -> String {
+pub(crate) fn machine() -> String {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     format!("{}, {threads} threads", processor())
 }
@@ -31,7 +31,7 @@ fn processor() -> String {
 }
 
 /// The most memory that this process has had, in bytes, where the system tells.
-pub(super) fn peak_memory_bytes() -> Option<u64> {
+pub(crate) fn peak_memory_bytes() -> Option<u64> {
     peak_memory_in(&fs::read_to_string("/proc/self/status").ok()?)
 }
 
@@ -49,7 +49,7 @@ fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
 }
 
 /// A command as one would type it again.
-pub(super) fn command_line(arguments: impl IntoIterator<Item = String>) -> String {
+pub(crate) fn command_line(arguments: impl IntoIterator<Item = String>) -> String {
     let quoted = |argument: String| {
         let plain = |c: char| c.is_alphanumeric() || "-_./:=,+".contains(c);
         match !argument.is_empty() && argument.chars().all(plain) {
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn the_version_of_burn_is_the_one_in_the_lock_file() {
-        let lock = include_str!("../../../../Cargo.lock");
+        let lock = include_str!("../../../Cargo.lock");
         let entry = format!("name = \"burn\"\nversion = \"{BURN_VERSION}\"\n");
         assert!(lock.contains(&entry), "not {BURN_VERSION}");
     }

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use super::directory::ExperimentDirectory;
 use super::plan::Plan;
-use super::provenance::command_line;
 use super::stage::{self, StageArgs};
 use super::status;
 use super::supervisor::Supervisor;
 use crate::Failure;
 use crate::device;
 use crate::output::say;
+use crate::provenance::command_line;
 use crate::train::DEFAULT_DEVICE;
 
 /// Makes the paper's experiment, or one of a plan of your own: SGD and SWA on several networks and

@@ -9,7 +9,6 @@ mod data_set;
 mod directory;
 mod lock;
 mod plan;
-mod provenance;
 pub mod record;
 pub mod results;
 mod stage;

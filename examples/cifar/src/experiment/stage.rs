@@ -10,7 +10,6 @@ use burn::tensor::Device;
 
 use super::directory::ExperimentDirectory;
 use super::plan::{Plan, PlannedRun};
-use super::provenance;
 use super::record::{EvaluationRecord, Method, Record, RunRecord};
 use super::results::Results;
 use super::state::RunState;
@@ -27,6 +26,7 @@ use crate::epoch_log::{EpochRow, read_rows, write_rows};
 use crate::interruption::Interruption;
 use crate::output::say;
 use crate::progress::Progress;
+use crate::provenance;
 use crate::session::{End, Session, Show};
 use crate::train::{INTERRUPTED, load_images};
 

@@ -34,14 +34,6 @@ pub fn by_turns<T, const N: usize>(
     measured
 }
 
-/// `rounds`, or a single one where Cargo tests that benchmarks still run (`cargo test --benches`).
-pub fn rounds(rounds: usize) -> usize {
-    match std::env::args().any(|argument| argument == "--bench") {
-        true => rounds,
-        false => 1,
-    }
-}
-
 /// The median of several measurements and the quartiles on both sides of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spread {

@@ -1,44 +1,90 @@
 //! The training whose cost is measured: the paper's, on noise.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use burn::optim::{LearningRate, SgdConfig, decay::WeightDecayConfig, momentum::MomentumConfig};
 use burn::tensor::Device;
-use burn::train::{Learner, LearnerModel};
-use cifar::architecture::Network;
-use cifar::classifier::Classifier;
-use cifar::data::{Augmentation, EpochLoader, IMAGE_BYTES, Images};
+use burn::train::{Learner, LearnerModel, TrainStep};
 use swa_train::{Swa, SwaConfig};
 
+use crate::Failure;
+use crate::architecture::Network;
+use crate::classifier::Classifier;
+use crate::data::{Augmentation, EpochLoader, IMAGE_BYTES, ImageBatch, Images};
+use crate::measure::seconds;
+
 /// Low, so that training on noise for a while keeps its weights finite.
-const LEARNING_RATE: LearningRate = 1e-3;
+pub const LEARNING_RATE: LearningRate = 1e-3;
 
 /// A `Learner` with the paper's optimizer: SGD with momentum and weight decay.
-pub fn learner<M: LearnerModel>(model: M) -> Learner<M> {
+pub fn learner<M: LearnerModel>(model: M, learning_rate: LearningRate) -> Learner<M> {
     let momentum = MomentumConfig::new().with_momentum(0.9).with_dampening(0.0);
     let optimizer = SgdConfig::new()
         .with_momentum(Some(momentum))
         .with_weight_decay(Some(WeightDecayConfig::new(3e-4)))
         .init();
-    Learner::new(model, optimizer, LEARNING_RATE)
+    Learner::new(model, optimizer, learning_rate)
 }
 
-/// `network` with its loss, in [`Swa`], its BatchNorm re-estimated from `images` in batches.
+/// `network` with its loss, in [`Swa`], its BatchNorm re-estimated from `images` in batches on `device`.
+///
+/// # Errors
+///
+/// If there are no images, or the network cannot be averaged.
 pub fn swa<N: Network>(
     network: N,
     config: SwaConfig,
     images: &Arc<Images>,
     batch_size: usize,
-) -> Swa<Classifier<N>> {
+    device: &Device,
+) -> Result<Swa<Classifier<N>>, Failure> {
     let images = images.clone();
-    let device = Device::flex();
-    let loader = EpochLoader::reestimation(images, batch_size, Augmentation::None, 0, &device);
-    config
-        .init(
-            Classifier::new(network, Arc::default()),
-            Arc::new(loader.expect("some images")),
-        )
-        .expect("a network that can be averaged")
+    let loader = EpochLoader::reestimation(images, batch_size, Augmentation::None, 0, device)?;
+    let classifier = Classifier::new(network, Arc::default());
+    Ok(config.init(classifier, Arc::new(loader))?)
+}
+
+/// How long the parts of a step took, in seconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// Forward and backward.
+    pub backward: f64,
+    /// The optimizer, and the hook after it.
+    pub optimizer: f64,
+}
+
+impl Step {
+    /// All of it.
+    pub fn total(&self) -> f64 {
+        self.backward + self.optimizer
+    }
+}
+
+/// A step as `Learner`'s training makes it, each part waited for.
+pub fn step<M>(learner: &mut Learner<M>, batch: &ImageBatch) -> Step
+where
+    M: LearnerModel + TrainStep<Input = ImageBatch>,
+{
+    let device = batch.images.device();
+    let began = Instant::now();
+    let output = learner.train_step(batch.clone());
+    wait(&device);
+    let backward = began.elapsed().as_secs_f64();
+    let optimizer = seconds(|| {
+        learner.lr_step();
+        learner.optimizer_step(output.grads);
+        wait(&device);
+    });
+    Step {
+        backward,
+        optimizer,
+    }
+}
+
+/// Waits until a device has done what it was given to do. One that fails is noticed by whoever reads from it.
+pub fn wait(device: &Device) {
+    let _ = device.sync();
 }
 
 /// So many images of noise, of ten classes.

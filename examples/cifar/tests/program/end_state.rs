@@ -16,13 +16,18 @@ pub(crate) struct EndState {
 }
 
 impl EndState {
+    /// Of a small run.
     pub(crate) fn of(out: &Path) -> Self {
+        Self::after_epoch(out, 6)
+    }
+
+    pub(crate) fn after_epoch(out: &Path, epoch: usize) -> Self {
         let models = ["averaged.safetensors", "live.safetensors"];
         Self {
             models: models
                 .map(|name| (name.to_owned(), fs::read(out.join(name)).unwrap()))
                 .into(),
-            checkpoint: Checkpoint::read(out, "6"),
+            checkpoint: Checkpoint::read(out, &epoch.to_string()),
             metrics: Metrics::read(out),
         }
     }

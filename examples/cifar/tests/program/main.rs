@@ -1,10 +1,13 @@
 //! The program `cifar`, as a user runs it: in processes of its own, by its files and by what it prints.
 
+mod checking;
 mod data_folder;
 mod end_state;
 mod experiment;
 #[cfg(target_os = "linux")]
 mod on_a_terminal;
+#[cfg(feature = "wgpu")]
+mod on_wgpu;
 mod output;
 mod process;
 mod pytorch_files;

@@ -1,0 +1,80 @@
+//! What re-estimating BatchNorm costs, and how many batches it needs.
+//!
+//! The averaged model passes batches of 128 images through its BatchNorm layers in training mode, which computes each
+//! layer's mean and variance, and pools these, on flex. **Limit: 1.15 times the inference pass over the same batches.**
+//!
+//! The split: a pass in training mode alone (BatchNorm reads each activation once more than at inference, where it is a
+//! scale and a shift), and what pooling adds to that. The first batch is passed twice, to find out the layers' momenta: of
+//! an epoch's 391 batches, that is a quarter of a per cent, and it is not in the ratio.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use burn_swa_benches::rounds;
+use cifar::architecture::Network;
+use cifar::measure::{Spread, by_turns, seconds};
+use swa_core::reestimate_batch_norm;
+use swa_models::{PreResNetConfig, VggConfig};
+
+const ROUNDS: usize = 7;
+const BATCH_SIZE: usize = 128;
+
+fn main() {
+    let device = Device::flex();
+    let preresnet = PreResNetConfig::new(20).init(&device);
+    split(
+        "PreResNet-20",
+        &preresnet.expect("a network of the paper"),
+        2,
+    );
+    let vgg = VggConfig::new(16).with_batch_norm(true).init(&device);
+    split("VGG16-BN", &vgg.expect("a network of the paper"), 1);
+}
+
+/// Times so many batches of each.
+fn split<N: Network>(name: &str, network: &N, batches: usize) {
+    let device = Device::flex();
+    let shape = [BATCH_SIZE, 3, 32, 32];
+    let images = Tensor::<4>::random(shape, burn::tensor::Distribution::Normal(0.0, 1.0), &device);
+    let on_autodiff = images.clone().autodiff();
+    // Networks here have no dropout in what is timed but VGG's, of 512 values an image.
+    let training = network.valid().train().no_grad();
+    let reestimate = |batches: usize| {
+        let batches = std::iter::repeat_n(on_autodiff.clone(), batches);
+        reestimate_batch_norm(network, batches, |network, images| {
+            network.forward(images);
+            BATCH_SIZE
+        })
+        .expect("statistics")
+    };
+    let [inference, training, reestimation] = by_turns(
+        rounds(ROUNDS),
+        [
+            &mut || {
+                seconds(|| {
+                    for _ in 0..batches {
+                        network.forward(images.clone());
+                    }
+                })
+            },
+            &mut || {
+                seconds(|| {
+                    for _ in 0..batches {
+                        training.forward(on_autodiff.clone());
+                    }
+                })
+            },
+            // Without the first, which is passed twice.
+            &mut || seconds(|| reestimate(batches + 1)) - seconds(|| reestimate(1)),
+        ],
+    );
+    let milliseconds = Spread::of(inference.iter().map(|it| 1e3 * it / batches as f64));
+    println!("{name}, a batch of {BATCH_SIZE} images: inference {milliseconds:.0} ms");
+    println!(
+        "  re-estimating BatchNorm: {:.3} times, limit 1.15",
+        Spread::of_ratios(&reestimation, &inference)
+    );
+    println!(
+        "  of which the pass in training mode: {:.3} times",
+        Spread::of_ratios(&training, &inference)
+    );
+}
