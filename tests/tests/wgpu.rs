@@ -1,0 +1,209 @@
+//! Training with SWA on wgpu computes what it computes on flex.
+//!
+//! Any wgpu device will do; where there is no GPU, Mesa's software Vulkan is one (Debian's `mesa-vulkan-drivers`):
+//!
+//! ```text
+//! cargo test --release --workspace --features burn-swa-tests/wgpu --test wgpu
+//! cargo test --release --workspace --features burn-swa-tests/wgpu,burn-swa-tests/fusion --test wgpu
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+
+use burn::lr_scheduler::constant::ConstantLr;
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::optim::{SgdConfig, momentum::MomentumConfig};
+use burn::tensor::{DType, Device, FloatDType, Tensor};
+use burn::train::{Learner, SupervisedTraining};
+use burn_swa_tests::classifier::{Batches, Classifier};
+use burn_swa_tests::comparison::relative_l2;
+use burn_swa_tests::named_tensors::tensors;
+use cifar::progress::{PlainRenderer, Progress};
+use swa_models::{PreResNet, PreResNetConfig};
+use swa_train::swa_core::{Average, AverageError, EqualWeights};
+use swa_train::{Collect, RunLength, Swa, SwaConfig};
+
+/// Two backends add in different orders. Over the few steps here, that moves a weight by some 1e-6 of its size.
+const ALLOWED: f64 = 1e-4;
+
+fn wgpu() -> Device {
+    let device = cifar::device::parse("wgpu");
+    device.expect("a wgpu device; Debian's mesa-vulkan-drivers brings one in software")
+}
+
+/// The smallest network with residual blocks and BatchNorm, the same every time and on every device.
+fn network(device: &Device) -> PreResNet {
+    static NETWORK: LazyLock<PreResNet> = LazyLock::new(|| {
+        Device::flex().seed(1);
+        let config = PreResNetConfig::new(8).with_width_divisor(16);
+        // In validation mode, parameters are initialised.
+        config.init(&Device::flex()).expect("a network").valid()
+    });
+    // A copy of its own: clones share their running statistics.
+    NETWORK.valid().to_device(device).train()
+}
+
+fn batches(stream: u64, sizes: &[usize], device: &Device) -> Batches {
+    Batches {
+        stream,
+        sizes: sizes.to_vec(),
+        classes: 10,
+        device: device.clone(),
+    }
+}
+
+/// Steps of training; the weights after the second and all later ones are averaged.
+const STEPS: usize = 4;
+
+/// Trains the network in Burn's `Learner`, validated once at the end.
+fn train(device: &Device, average_on: Option<&Device>) -> Swa<Classifier<PreResNet>> {
+    let run = RunLength::new(1, STEPS).unwrap();
+    let mut config = SwaConfig::new(Collect::from_step(2, &run).unwrap());
+    if let Some(device) = average_on {
+        config = config.on_device(device);
+    }
+    // Batches of two sizes, which count by them.
+    let reestimation = batches(100, &[8, 4], device);
+    let swa = config
+        .init(Classifier::new(network(device)), Arc::new(reestimation))
+        .unwrap();
+    let momentum = MomentumConfig::new().with_momentum(0.9).with_dampening(0.0);
+    let optimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
+    let folder = tempfile::tempdir().unwrap();
+    let result = SupervisedTraining::new(
+        folder.path(),
+        Arc::new(batches(0, &[8; STEPS], device)),
+        Arc::new(batches(200, &[4], device)),
+    )
+    .renderer(Box::new(PlainRenderer::new(Progress::of_images())))
+    .with_application_logger(None)
+    .num_epochs(1)
+    .launch(Learner::new(swa, optimizer, ConstantLr::new(0.2)));
+    assert!(result.error.is_none(), "{:?}", result.error);
+    result.model
+}
+
+fn averaged(swa: Swa<Classifier<PreResNet>>) -> BTreeMap<String, Vec<f64>> {
+    tensors(&swa.into_averaged().unwrap().network)
+}
+
+fn assert_close(
+    ours: &BTreeMap<String, Vec<f64>>,
+    theirs: &BTreeMap<String, Vec<f64>>,
+    allowed: f64,
+) {
+    assert!(ours.keys().eq(theirs.keys()));
+    for (name, values) in ours {
+        let deviation = relative_l2(values, &theirs[name]);
+        assert!(deviation <= allowed, "{name} deviates by {deviation:.1e}");
+    }
+    let all = |of: &BTreeMap<String, Vec<f64>>| of.values().flatten().copied().collect::<Vec<_>>();
+    println!("deviates by {:.1e}", relative_l2(&all(ours), &all(theirs)));
+}
+
+#[test]
+fn a_training_averages_and_reestimates_as_on_flex() {
+    let (here, there) = (train(&wgpu(), None), train(&Device::flex(), None));
+    assert_eq!((here.updates(), here.steps()), (STEPS - 1, STEPS));
+    let reports = [&here, &there].map(|swa| swa.batch_norm_report().unwrap());
+    assert_eq!(reports[0].samples, 12);
+    assert_eq!(reports[0].samples, reports[1].samples);
+
+    let live = [&here, &there].map(|swa| tensors(&swa.live().network));
+    let [ours, theirs] = [averaged(here), averaged(there)];
+    assert_close(&live[0], &live[1], ALLOWED);
+    assert_close(&ours, &theirs, ALLOWED);
+    // An average, not the last weights.
+    let weight = "conv1.weight";
+    let moved = relative_l2(&ours[weight], &live[0][weight]);
+    println!("the average is {moved:.1e} from the last weights");
+    assert!(moved > 10.0 * ALLOWED);
+}
+
+#[test]
+fn an_average_on_the_cpu_is_that_on_the_accelerator() {
+    let (here, cpu) = (train(&wgpu(), None), train(&wgpu(), Some(&Device::flex())));
+    assert_eq!(here.average().devices(), [wgpu()]);
+    assert_eq!(cpu.average().devices(), [Device::flex()]);
+
+    let model = cpu.into_averaged().unwrap();
+    assert_eq!(model.devices(), [wgpu()]);
+    // The same training, and the same formula in another order.
+    assert_close(&averaged(here), &tensors(&model.network), 1e-6);
+}
+
+/// `model` with all its weights multiplied.
+fn scaled(model: PreResNet, by: f64) -> PreResNet {
+    struct Scale(f64);
+    impl ModuleMapper for Scale {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|tensor| tensor.mul_scalar(self.0))
+        }
+    }
+    model.map(&mut Scale(by))
+}
+
+#[test]
+fn an_average_is_the_mean_and_leaves_out_what_is_not_finite() {
+    let model = || network(&wgpu());
+    let mut average = Average::new(&model(), EqualWeights).unwrap();
+    for factor in [1.0, 2.0, 6.0] {
+        average.update(&scaled(model(), factor)).unwrap();
+    }
+    let mean =
+        |average: &Average<PreResNet>| tensors(&average.model().unwrap())["fc.weight"].clone();
+    let three: Vec<f64> = tensors(&model())["fc.weight"]
+        .iter()
+        .map(|weight| 3.0 * weight)
+        .collect();
+    assert!(relative_l2(&mean(&average), &three) < 1e-6);
+
+    let bad = || scaled(model(), f64::NAN);
+    let error = average.update(&bad()).unwrap_err();
+    assert!(
+        matches!(&error, AverageError::NotFinite { path, updates: 3 } if path == "conv1.weight")
+    );
+    assert!(relative_l2(&mean(&average), &three) < 1e-6);
+
+    // The host does not look, and the device leaves it out.
+    average.update_non_blocking(&scaled(model(), 3.0)).unwrap();
+    average.update_non_blocking(&bad()).unwrap();
+    average.update_non_blocking(&model()).unwrap();
+    assert!(matches!(
+        average.check(),
+        Err(AverageError::NotFinite { updates: 4, .. })
+    ));
+    assert_eq!(average.updates(), 4);
+    assert!(relative_l2(&mean(&average), &three) < 1e-6);
+}
+
+#[derive(Default)]
+struct Dtypes(Vec<DType>);
+
+impl ModuleVisitor for Dtypes {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.0.push(param.val().dtype());
+    }
+}
+
+#[test]
+fn a_model_in_f16_is_averaged_in_f32_and_given_back_in_f16() {
+    struct Cast;
+    impl ModuleMapper for Cast {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|tensor| tensor.cast(FloatDType::F16))
+        }
+    }
+    let model = || network(&wgpu()).map(&mut Cast);
+    let mut average = Average::new(&model(), EqualWeights).unwrap();
+    average.update(&model()).unwrap();
+    average.update(&model()).unwrap();
+    let averaged = average.model().unwrap();
+    let mut dtypes = Dtypes::default();
+    averaged.visit(&mut dtypes);
+    assert!(!dtypes.0.is_empty() && dtypes.0.iter().all(|dtype| *dtype == DType::F16));
+    assert_eq!(
+        tensors(&averaged)["fc.weight"],
+        tensors(&model())["fc.weight"]
+    );
+}
