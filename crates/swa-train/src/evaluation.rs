@@ -42,7 +42,7 @@ type Loader<O> = Arc<dyn DataLoader<O>>;
 
 /// Prepares averaged models for inference, each once.
 pub(crate) struct Evaluation<M: LearnerModel> {
-    run: Box<Run<M>>,
+    run: Arc<Run<M>>,
     last: Mutex<Option<Evaluated<M>>>,
 }
 
@@ -69,7 +69,7 @@ impl<M: LearnerModel> Evaluation<M> {
             last: Mutex::new(None),
         };
         Self {
-            run: Box::new(move |model, device| {
+            run: Arc::new(move |model, device| {
                 let batches = match reestimate {
                     Reestimate::AllBatches => usize::MAX,
                     Reestimate::FirstBatches(batches) => batches,
@@ -78,6 +78,14 @@ impl<M: LearnerModel> Evaluation<M> {
                 let loader = loader.of(device);
                 Ok(from_loader(pooling, &model, loader.as_ref(), batches)?)
             }),
+            last: Mutex::new(None),
+        }
+    }
+
+    /// The same preparation, for another average.
+    pub(crate) fn of_its_own(&self) -> Self {
+        Self {
+            run: self.run.clone(),
             last: Mutex::new(None),
         }
     }
