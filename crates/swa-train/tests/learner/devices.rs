@@ -18,7 +18,7 @@ use burn::train::{
 };
 use swa_train::{Collect, PaperLrScheduler, RunLength, Swa, SwaConfig};
 
-use crate::net::{Batch, Net, Watched, loader, loader_of, weights};
+use crate::net::{BATCH, Batch, ITEMS, Net, Watched, loader, loader_of, weights};
 use crate::replica::{Counts, Replica};
 use crate::{EPOCHS, assert_is_mean_of, in_temporary_folder, silent};
 
@@ -31,6 +31,10 @@ const STEPS: usize = EPOCHS * STEPS_PER_EPOCH;
 const FIRST_COLLECTED: usize = 5;
 const UPDATES: usize = STEPS - FIRST_COLLECTED + 1;
 const EVALUATIONS: usize = EPOCHS - 1;
+/// Of the loader that is validated with and that BatchNorm is re-estimated from, of which the first
+/// batch is passed twice then.
+const BATCHES: usize = ITEMS.div_ceil(BATCH);
+const INFERENCES: usize = EPOCHS * BATCHES + EVALUATIONS * (BATCHES + 1);
 
 fn devices() -> Vec<Device> {
     vec![Device::flex(), Device::flex()]
@@ -152,8 +156,8 @@ fn two_devices_give_what_one_gives_with_their_batches_in_one() {
         // The loss is a mean over a batch, and two means are added: twice that over both batches.
         let two = on_two_devices(strategy, wrap(model), 0.05);
         let averaged = weights(&two.model.into_averaged().unwrap());
-        // A sum over 16 points is rounded otherwise than two over 8. In each of 24 steps that may cost a
-        // gradient of about 1 some units in the last place, 6e-8 each.
+        // A sum over 16 points is rounded otherwise than two over 8: one or two units in the last place
+        // (6e-8) of a gradient of about 1, in each of 24 steps.
         for (got, expected) in averaged.iter().zip(&expected) {
             assert!((got - expected).abs() < 2e-6, "{got} {expected}");
         }
@@ -170,6 +174,7 @@ fn counts_of(
     let swa = config().init(model, Arc::new(loader)).unwrap();
     let result = on_two_devices(strategy, swa, 0.1);
     result.model.clone().into_averaged().unwrap();
+    assert_eq!(counts.inferences.load(Ordering::SeqCst), INFERENCES);
     (result, counts, passes.load(Ordering::SeqCst))
 }
 

@@ -394,6 +394,9 @@ fn the_record_holds_the_live_weights_the_average_and_both_counters() {
         assert!(paths.iter().any(|it| it == path), "{path} in {paths:?}");
     }
     assert_eq!(swa.num_params(), Net::new().num_params());
+    // One number more for every one of the model's, and two counters.
+    let recorded = net::elements(&swa);
+    assert_eq!(recorded, 2 * net::elements(swa.live()) + 2);
 
     let bytes = swa.clone().into_record().into_bytes().unwrap();
     let record = ModuleRecord::from_bytes(bytes).unwrap();

@@ -150,6 +150,22 @@ pub(crate) fn paths<M: Module>(module: &M) -> Vec<String> {
     paths.0
 }
 
+/// How many numbers the parameters of a module hold, running statistics included.
+pub(crate) fn elements<M: Module>(module: &M) -> usize {
+    struct Elements(usize);
+    impl ModuleVisitor for Elements {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0 += param.lazy_shape().num_elements();
+        }
+        fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+            self.0 += param.lazy_shape().num_elements();
+        }
+    }
+    let mut elements = Elements(0);
+    module.visit(&mut elements);
+    elements.0
+}
+
 impl TrainStep for Net {
     type Input = Batch;
     type Output = ClassificationOutput;

@@ -31,6 +31,8 @@ pub(crate) struct Counts {
     pub(crate) moves: AtomicUsize,
     /// Marked as one whose gradients are to be reduced.
     pub(crate) shardings: AtomicUsize,
+    /// Passed a batch, in validation or to re-estimate BatchNorm.
+    pub(crate) inferences: AtomicUsize,
 }
 
 impl Counts {
@@ -98,6 +100,7 @@ impl InferenceStep for Replica {
     type Output = ClassificationOutput;
 
     fn step(&self, batch: Batch) -> ClassificationOutput {
+        self.counts.inferences.fetch_add(1, Ordering::SeqCst);
         InferenceStep::step(&self.net, batch)
     }
 }
