@@ -12,3 +12,8 @@ pub mod vectors;
 #[doc = include_str!("../../docs/coming-from-pytorch.md")]
 #[cfg(doctest)]
 pub struct ComingFromPytorch;
+
+/// The page for people with several devices or machines, whose code is run.
+#[doc = include_str!("../../docs/several-machines.md")]
+#[cfg(doctest)]
+pub struct SeveralMachines;

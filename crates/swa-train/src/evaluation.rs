@@ -52,7 +52,7 @@ type Loader<O> = Arc<dyn DataLoader<O>>;
 
 /// Prepares averaged models for inference, each once.
 pub(crate) struct Evaluation<M: LearnerModel> {
-    run: Box<Run<M>>,
+    run: Arc<Run<M>>,
     last: Mutex<Option<Evaluated<M>>>,
 }
 
@@ -79,7 +79,7 @@ impl<M: LearnerModel> Evaluation<M> {
             last: Mutex::new(None),
         };
         Self {
-            run: Box::new(move |model, device| {
+            run: Arc::new(move |model, device| {
                 let way = BatchNormReestimation::default().with_pooling(pooling);
                 let (way, batches) = match reestimate {
                     Reestimate::AllBatches => (way, usize::MAX),
@@ -90,6 +90,14 @@ impl<M: LearnerModel> Evaluation<M> {
                 let loader = loader.of(device);
                 Ok(from_loader(way, &model, loader.as_ref(), batches)?)
             }),
+            last: Mutex::new(None),
+        }
+    }
+
+    /// The same preparation, for another average.
+    pub(crate) fn of_its_own(&self) -> Self {
+        Self {
+            run: self.run.clone(),
             last: Mutex::new(None),
         }
     }

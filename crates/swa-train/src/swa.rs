@@ -1,5 +1,6 @@
 //! The wrapper that turns SWA on in a `Learner`.
 
+use core::any::type_name;
 use core::fmt;
 use std::cell::OnceCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +14,7 @@ use burn::optim::{
 };
 use burn::tensor::Device;
 use burn::train::{
-    InferenceStep, Interrupter, LearnerModel, TrainOutput, TrainStep, TrainingError,
+    InferenceStep, Interrupter, LearnerModel, ModuleSharder, TrainOutput, TrainStep, TrainingError,
 };
 use swa_core::{
     Average, AverageError, AveragingRule, BatchNormReport, Counter, EqualWeights, Pooling,
@@ -133,9 +134,10 @@ impl SwaConfig {
             evaluation: Arc::new(Evaluation::new(train_loader, self.reestimate, self.pooling)),
             evaluated: OnceCell::new(),
             failure: Arc::new(Failure {
-                error: Mutex::new(None),
+                last: Mutex::new(None),
                 interrupter: self.interrupter,
             }),
+            is_replica: false,
         })
     }
 }
@@ -175,12 +177,26 @@ impl AveragingRule for SharedRule {
 /// - the optimizer sees the live model alone, with the parameter paths it always had;
 /// - the average, the number of updates and of steps are recorded with the live weights, under
 ///   `average` and `steps` beside `model`, so that a checkpoint resumes all of them;
-/// - clones and forks, such as those that train on several devices, share one average, which is updated
-///   once a step; `valid` makes a copy that later steps leave alone.
+/// - clones and forks share one average, which is updated once a step; `valid` makes a copy that later
+///   steps leave alone.
 ///
-/// `ExecutionStrategy::multi` trains on several devices, in both modes of its optimizer. Do not use
-/// `ExecutionStrategy::ddp` yet: Burn 0.22.1 marks every float of the module as distributed there,
-/// which panics for tensors without a graph, as the average's are.
+/// # Several devices
+///
+/// Under `ExecutionStrategy::multi`, in both modes of its optimizer, the devices are sent the live model
+/// alone, and there is one average. Under `ExecutionStrategy::ddp` every worker averages its own
+/// replica, on its own device, so that nothing is sent for it: replicas have the same weights, and so
+/// the same average. Burn validates, checkpoints and hands over that of the first device. BatchNorm is
+/// re-estimated on the first device alone under both.
+///
+/// A failure interrupts the workers of `ddp` after the next step, all of them after the same one (see
+/// [`SwaConfig::with_interrupter`]): one that went on alone would wait forever for the others'
+/// gradients. After the last step there is nothing to interrupt, and [`failure`](Self::failure) and
+/// [`into_averaged`](Self::into_averaged) tell.
+///
+/// `ddp` was tested with threads that add their gradients up in the host's memory, through Burn's own
+/// strategy, and not with the collectives of several GPUs: none were at hand. What each part costs in
+/// bytes, and what goes on past one machine:
+/// [`docs/several-machines.md`](https://github.com/burn-swa/burn-swa/blob/main/docs/several-machines.md).
 ///
 /// Made by [`SwaConfig::init`].
 ///
@@ -197,18 +213,33 @@ pub struct Swa<M: LearnerModel, const LIVE: bool = false> {
     /// The averaged model that this value validates with, if there is one, once it has validated.
     evaluated: OnceCell<Option<M>>,
     failure: Arc<Failure>,
+    /// Whether this is one of the replicas that `ExecutionStrategy::ddp` trains side by side.
+    is_replica: bool,
 }
 
 struct Collected<M> {
     average: Average<M>,
-    /// The step of the last update. Workers that train clones reach each step together and with the
-    /// same weights: the first to arrive makes the update.
+    /// The step of the last update. Clones that a strategy of the user's own trains side by side reach
+    /// each step together and with the same weights: the first to arrive makes the update.
     last_step: usize,
 }
 
 struct Failure {
-    error: Mutex<Option<SwaError>>,
+    last: Mutex<Option<Failed>>,
     interrupter: Option<Interrupter>,
+}
+
+struct Failed {
+    error: SwaError,
+    /// How many steps were taken before.
+    step: usize,
+}
+
+impl Failed {
+    /// Whether there is an update that the average lacks.
+    fn ends_averaging(&self) -> bool {
+        matches!(self.error, SwaError::Average(_))
+    }
 }
 
 impl<M: LearnerModel> Swa<M>
@@ -230,6 +261,7 @@ where
             evaluation: self.evaluation,
             evaluated: self.evaluated,
             failure: self.failure,
+            is_replica: self.is_replica,
         }
     }
 }
@@ -301,7 +333,8 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
 
     /// What kept the average from being updated, or else from being evaluated, if anything did.
     pub fn failure(&self) -> Option<SwaError> {
-        lock(&self.failure.error).clone()
+        let last = lock(&self.failure.last);
+        last.as_ref().map(|failed| failed.error.clone())
     }
 
     fn collected(&self) -> MutexGuard<'_, Collected<M>> {
@@ -312,11 +345,28 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
     fn after_step(mut self) -> Self {
         self.steps.value += 1;
         self.evaluated = OnceCell::new();
-        let stopped = matches!(*lock(&self.failure.error), Some(SwaError::Average(_)));
+        if self.is_replica {
+            self.interrupt_with_the_others();
+        }
+        let stopped = lock(&self.failure.last)
+            .as_ref()
+            .is_some_and(Failed::ends_averaging);
         if self.collect.is_due(self.steps()) && !stopped {
             self.collect_weights();
         }
         self
+    }
+
+    /// Interrupts the training of a replica if any of them failed in an earlier step, or after it.
+    ///
+    /// Each step takes the gradients of all replicas, so that by its end all know what failed before it,
+    /// and all stop here. What failed in this step, some may not know yet.
+    fn interrupt_with_the_others(&self) {
+        if let Some(failed) = &*lock(&self.failure.last)
+            && failed.step < self.steps()
+        {
+            self.failure.interrupt(&failed.error);
+        }
     }
 
     fn collect_weights(&self) {
@@ -345,12 +395,13 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
 
     fn fail(&self, error: SwaError) {
         log::error!("SWA: {error}");
-        let mut slot = lock(&self.failure.error);
-        if !matches!(*slot, Some(SwaError::Average(_))) {
-            if let Some(interrupter) = &self.failure.interrupter {
-                interrupter.fail(training_error(&error));
+        let mut last = lock(&self.failure.last);
+        if !last.as_ref().is_some_and(Failed::ends_averaging) {
+            if !self.is_replica {
+                self.failure.interrupt(&error);
             }
-            *slot = Some(error);
+            let step = self.steps();
+            *last = Some(Failed { error, step });
         }
     }
 
@@ -375,6 +426,14 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
             })
         });
         evaluated.as_ref()
+    }
+}
+
+impl Failure {
+    fn interrupt(&self, error: &SwaError) {
+        if let Some(interrupter) = &self.interrupter {
+            interrupter.fail(training_error(error));
+        }
     }
 }
 
@@ -516,6 +575,10 @@ impl<M: LearnerModel, const LIVE: bool> Module for Swa<M, LIVE> {
         self.model = self.model.map(mapper);
         mapper.exit_module("model", CONTAINER);
 
+        if is_sharder::<Mapper>() {
+            return self.into_replica();
+        }
+
         mapper.enter_module("average", CONTAINER);
         self = self.with_average(|average| average.map(mapper));
         mapper.exit_module("average", CONTAINER);
@@ -528,7 +591,24 @@ impl<M: LearnerModel, const LIVE: bool> Module for Swa<M, LIVE> {
     }
 }
 
+/// Whether a mapper is the one with which every worker of `ExecutionStrategy::ddp` marks its replica's
+/// parameters as those whose gradients are to be reduced (`Learner::grad_sharded`, Burn 0.22.1). It
+/// panics for tensors without a graph, as the average's are, which have no gradients either.
+///
+/// By its name: mappers need not be `'static`, which their `TypeId` would take.
+fn is_sharder<Mapper>() -> bool {
+    type_name::<Mapper>() == type_name::<ModuleSharder>()
+}
+
 impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
+    /// A replica that averages by itself: an average that all shared would move from device to device,
+    /// to whichever worker is the first at a step.
+    fn into_replica(mut self) -> Self {
+        self.is_replica = true;
+        self.evaluation = Arc::new(self.evaluation.of_its_own());
+        self.with_average(|average| average)
+    }
+
     /// The same with an average of its own, changed by `change`.
     fn with_average(mut self, change: impl FnOnce(Average<M>) -> Average<M>) -> Self {
         let average = change(self.average());
@@ -556,6 +636,7 @@ impl<M: LearnerModel, const LIVE: bool> Clone for Swa<M, LIVE> {
             evaluation: self.evaluation.clone(),
             evaluated: OnceCell::new(),
             failure: self.failure.clone(),
+            is_replica: self.is_replica,
         }
     }
 }

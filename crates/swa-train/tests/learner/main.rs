@@ -1,6 +1,8 @@
-//! `Swa` in Burn's `Learner`, under every strategy that runs here.
+//! `Swa` in Burn's `Learner`, on one device and on several.
 
+mod devices;
 mod net;
+mod replica;
 mod silent;
 
 use std::sync::atomic::Ordering;
@@ -15,8 +17,8 @@ use burn::tensor::Device;
 use burn::train::metric::store::{Aggregate, Direction, Split};
 use burn::train::metric::{AccuracyMetric, LossMetric};
 use burn::train::{
-    ExecutionStrategy, Interrupter, Learner, LearnerModel, LearningResult,
-    MetricEarlyStoppingStrategy, MultiDeviceOptim, StoppingCondition, SupervisedTraining,
+    Interrupter, Learner, LearnerModel, LearningResult, MetricEarlyStoppingStrategy,
+    StoppingCondition, SupervisedTraining,
 };
 use swa_train::swa_core::{AverageError, Exponential, reestimate_batch_norm};
 use swa_train::{Collect, Live, PaperLrScheduler, Reestimate, RunLength, Swa, SwaConfig, SwaError};
@@ -145,32 +147,6 @@ fn an_average_from_elsewhere_goes_on_and_is_resumed() {
         all.extend(collected(&history, run_length().steps_per_epoch()));
         assert_is_mean_of(&result.model.into_averaged().unwrap(), &all);
     });
-}
-
-#[test]
-fn several_devices_give_one_average_in_both_modes_of_the_optimizer() {
-    for mode in [
-        MultiDeviceOptim::OptimMainDevice,
-        MultiDeviceOptim::OptimSharded,
-    ] {
-        // Each device takes half the items.
-        let run = RunLength::of_items(EPOCHS, ITEMS / 2, BATCH).unwrap();
-        let devices = vec![Device::flex(), Device::flex()];
-        let strategy = ExecutionStrategy::multi(devices, mode);
-        let model = Net::new();
-        let history = model.history.clone();
-        let result = in_temporary_folder(|directory| {
-            training(directory)
-                .with_training_strategy(strategy.into())
-                .launch(learner(wrap_for(model, &run)))
-        });
-
-        let history = history.lock().unwrap();
-        assert_eq!(history.len(), run.total_steps());
-        assert_eq!(result.model.updates(), 4);
-        let averaged = result.model.into_averaged().unwrap();
-        assert_is_mean_of(&averaged, &collected(&history, run.steps_per_epoch()));
-    }
 }
 
 #[test]
@@ -418,6 +394,9 @@ fn the_record_holds_the_live_weights_the_average_and_both_counters() {
         assert!(paths.iter().any(|it| it == path), "{path} in {paths:?}");
     }
     assert_eq!(swa.num_params(), Net::new().num_params());
+    // One number more for every one of the model's, and two counters.
+    let recorded = net::elements(&swa);
+    assert_eq!(recorded, 2 * net::elements(swa.live()) + 2);
 
     let bytes = swa.clone().into_record().into_bytes().unwrap();
     let record = ModuleRecord::from_bytes(bytes).unwrap();

@@ -23,7 +23,7 @@ pub(crate) const BATCH: usize = 16;
 #[derive(Module, Debug)]
 pub(crate) struct Net {
     input: Linear,
-    norm: BatchNorm,
+    norm: Option<BatchNorm>,
     output: Linear,
     /// The weights after every optimizer step.
     #[module(skip)]
@@ -48,11 +48,17 @@ impl Net {
         };
         Self {
             input: layer(2, 8),
-            norm: BatchNormConfig::new(8).init(&device),
+            norm: Some(BatchNormConfig::new(8).init(&device)),
             output: layer(8, 3),
             history: Arc::default(),
             diverges_at: None,
         }
+    }
+
+    /// The same without BatchNorm.
+    pub(crate) fn without_batch_norm(mut self) -> Self {
+        self.norm = None;
+        self
     }
 
     /// The same, whose weights are NaN after optimizer step `step`.
@@ -62,7 +68,11 @@ impl Net {
     }
 
     pub(crate) fn forward(&self, input: Tensor<2>) -> Tensor<2> {
-        let hidden = self.norm.forward(self.input.forward(input));
+        let hidden = self.input.forward(input);
+        let hidden = match &self.norm {
+            Some(norm) => norm.forward(hidden),
+            None => hidden,
+        };
         self.output.forward(burn::tensor::activation::relu(hidden))
     }
 
@@ -75,8 +85,9 @@ impl Net {
     }
 
     pub(crate) fn running_statistics(&self) -> Vec<f32> {
-        let mean = self.norm.running_mean.value().into_data();
-        let variance = self.norm.running_var.value().into_data();
+        let norm = self.norm.as_ref().unwrap();
+        let mean = norm.running_mean.value().into_data();
+        let variance = norm.running_var.value().into_data();
         mean.iter::<f32>().chain(variance.iter::<f32>()).collect()
     }
 
@@ -137,6 +148,22 @@ pub(crate) fn paths<M: Module>(module: &M) -> Vec<String> {
     let mut paths = Paths::default();
     module.visit(&mut paths);
     paths.0
+}
+
+/// How many numbers the parameters of a module hold, running statistics included.
+pub(crate) fn elements<M: Module>(module: &M) -> usize {
+    struct Elements(usize);
+    impl ModuleVisitor for Elements {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0 += param.lazy_shape().num_elements();
+        }
+        fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+            self.0 += param.lazy_shape().num_elements();
+        }
+    }
+    let mut elements = Elements(0);
+    module.visit(&mut elements);
+    elements.0
 }
 
 impl TrainStep for Net {
@@ -201,12 +228,20 @@ impl Batcher<Item, Batch> for ToBatch {
 
 /// Points on a spiral, in three classes, in the same order every time.
 pub(crate) fn loader() -> Arc<dyn DataLoader<Batch>> {
+    loader_of(0..ITEMS, BATCH)
+}
+
+/// Some of these points, in this order, in batches of `batch_size`.
+pub(crate) fn loader_of(
+    points: impl IntoIterator<Item = usize>,
+    batch_size: usize,
+) -> Arc<dyn DataLoader<Batch>> {
     let item = |index: usize| {
         let t = index as f32 * 0.7;
         let target = (index % 3) as i64;
         ([t.cos() + target as f32, t.sin() * 3.0], target)
     };
-    build((0..ITEMS).map(item).collect())
+    build(points.into_iter().map(item).collect(), batch_size)
 }
 
 /// A loader that counts how often it is passed over, and fails in one of these passes, counted from 1.
@@ -272,11 +307,11 @@ impl DataLoaderIterator<Batch> for Unreadable {
 }
 
 pub(crate) fn empty_loader() -> Arc<dyn DataLoader<Batch>> {
-    build(Vec::new())
+    loader_of([], BATCH)
 }
 
-fn build(items: Vec<Item>) -> Arc<dyn DataLoader<Batch>> {
+fn build(items: Vec<Item>, batch_size: usize) -> Arc<dyn DataLoader<Batch>> {
     DataLoaderBuilder::new(ToBatch)
-        .batch_size(BATCH)
+        .batch_size(batch_size)
         .build(InMemDataset::new(items))
 }

@@ -1,0 +1,293 @@
+//! Training on several devices, by Burn's own strategies. Where flex has no collectives, the network
+//! adds its gradients up itself.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use burn::data::dataloader::DataLoader;
+use burn::module::Module;
+use burn::optim::SgdConfig;
+use burn::optim::momentum::MomentumConfig;
+use burn::tensor::Device;
+use burn::tensor::distributed::{DistributedConfig, DistributedContext, ReduceOperation};
+use burn::train::{
+    ExecutionStrategy, Interrupter, Learner, LearningResult, ModuleSharder, MultiDeviceOptim,
+    SupervisedTraining, TrainStep,
+};
+use swa_train::{Collect, PaperLrScheduler, RunLength, Swa, SwaConfig};
+
+use crate::net::{BATCH, Batch, ITEMS, Net, Watched, loader, loader_of, weights};
+use crate::replica::{Counts, Replica};
+use crate::{EPOCHS, assert_is_mean_of, in_temporary_folder, silent};
+
+/// Two devices take 32 points each, in 4 batches.
+const POINTS: usize = 64;
+const DEVICE_BATCH: usize = 8;
+const STEPS_PER_EPOCH: usize = 4;
+const STEPS: usize = EPOCHS * STEPS_PER_EPOCH;
+/// In the second epoch, so that the average is updated 20 times and validated after 5 epochs.
+const FIRST_COLLECTED: usize = 5;
+const UPDATES: usize = STEPS - FIRST_COLLECTED + 1;
+const EVALUATIONS: usize = EPOCHS - 1;
+/// Of the loader that is validated with and that BatchNorm is re-estimated from, of which the first
+/// batch is passed twice then.
+const BATCHES: usize = ITEMS.div_ceil(BATCH);
+const INFERENCES: usize = EPOCHS * BATCHES + EVALUATIONS * (BATCHES + 1);
+
+fn devices() -> Vec<Device> {
+    vec![Device::flex(), Device::flex()]
+}
+
+fn multi(mode: MultiDeviceOptim) -> ExecutionStrategy {
+    ExecutionStrategy::multi(devices(), mode)
+}
+
+/// Burn's own, without the communication that flex lacks: [`Replica::of`] stands in for it.
+fn ddp() -> ExecutionStrategy {
+    let config = DistributedConfig {
+        all_reduce_op: ReduceOperation::Sum,
+    };
+    ExecutionStrategy::DistributedDataParallel {
+        devices: devices(),
+        context: DistributedContext::init(Vec::new(), config),
+    }
+}
+
+/// The points in the order in which one device must take them to see, batch by batch, what two devices
+/// see at the same time.
+fn by_turns() -> Vec<usize> {
+    (0..STEPS_PER_EPOCH)
+        .flat_map(|batch| [batch * DEVICE_BATCH, POINTS / 2 + batch * DEVICE_BATCH])
+        .flat_map(|first| first..first + DEVICE_BATCH)
+        .collect()
+}
+
+fn wrap(model: Replica) -> Swa<Replica> {
+    config().init(model, loader()).unwrap()
+}
+
+fn config() -> SwaConfig {
+    let run = RunLength::new(EPOCHS, STEPS_PER_EPOCH).unwrap();
+    SwaConfig::new(Collect::from_step(FIRST_COLLECTED, &run).unwrap())
+}
+
+fn learner(swa: Swa<Replica>, learning_rate: f64) -> Learner<Swa<Replica>> {
+    let run = RunLength::new(EPOCHS, STEPS_PER_EPOCH).unwrap();
+    let momentum = MomentumConfig::new().with_dampening(0.0);
+    let optimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
+    let schedule = PaperLrScheduler::swa(learning_rate, learning_rate / 2.0, 3, &run).unwrap();
+    Learner::new(swa, optimizer, schedule)
+}
+
+fn training(
+    directory: &Path,
+    train_loader: Arc<dyn DataLoader<Batch>>,
+) -> SupervisedTraining<Swa<Replica>> {
+    SupervisedTraining::new(directory, train_loader, loader())
+        .renderer(Box::new(silent::Silent))
+        .with_application_logger(None)
+        .num_epochs(EPOCHS)
+}
+
+fn on_two_devices(
+    strategy: ExecutionStrategy,
+    swa: Swa<Replica>,
+    learning_rate: f64,
+) -> LearningResult<Swa<Replica>> {
+    in_temporary_folder(|directory| {
+        training(directory, loader_of(0..POINTS, DEVICE_BATCH))
+            .with_training_strategy(strategy.into())
+            .launch(learner(swa, learning_rate))
+    })
+}
+
+/// Everything about an averaged model, and the live one's weights.
+fn outcome(result: LearningResult<Swa<Replica>>) -> [Vec<f32>; 3] {
+    let live = weights(result.model.live());
+    assert_eq!(result.model.updates(), UPDATES);
+    assert_eq!(result.model.steps(), STEPS);
+    let averaged = result.model.into_averaged().unwrap();
+    [live, weights(&averaged), averaged.net.running_statistics()]
+}
+
+#[test]
+fn two_devices_give_to_the_bit_what_one_gives_that_accumulates_the_same_batches() {
+    // Burn adds the devices' gradients up, as it does those that it accumulates, and BatchNorm
+    // normalises each batch by itself in both.
+    let expected = in_temporary_folder(|directory| {
+        let result = training(directory, loader_of(by_turns(), DEVICE_BATCH))
+            .grads_accumulation(2)
+            .launch(learner(wrap(Replica::alone(Net::new())), 0.1));
+        outcome(result)
+    });
+    let alone = || wrap(Replica::alone(Net::new()));
+    for mode in [
+        MultiDeviceOptim::OptimMainDevice,
+        MultiDeviceOptim::OptimSharded,
+    ] {
+        let got = outcome(on_two_devices(multi(mode), alone(), 0.1));
+        assert_eq!(got, expected, "{mode:?}");
+    }
+    let replicas = wrap(Replica::of(2, Net::new()));
+    assert_eq!(outcome(on_two_devices(ddp(), replicas, 0.1)), expected);
+}
+
+#[test]
+fn two_devices_give_what_one_gives_with_their_batches_in_one() {
+    // BatchNorm would normalise by 16 points here and by 8 there.
+    let net = || Net::new().without_batch_norm();
+    let one = in_temporary_folder(|directory| {
+        training(directory, loader_of(by_turns(), 2 * DEVICE_BATCH))
+            .launch(learner(wrap(Replica::alone(net())), 0.1))
+    });
+    let expected = weights(&one.model.into_averaged().unwrap());
+
+    for strategy in [
+        multi(MultiDeviceOptim::OptimMainDevice),
+        multi(MultiDeviceOptim::OptimSharded),
+        ddp(),
+    ] {
+        let model = match &strategy {
+            ExecutionStrategy::DistributedDataParallel { .. } => Replica::of(2, net()),
+            _ => Replica::alone(net()),
+        };
+        // The loss is a mean over a batch, and two means are added: twice that over both batches.
+        let two = on_two_devices(strategy, wrap(model), 0.05);
+        let averaged = weights(&two.model.into_averaged().unwrap());
+        // A sum over 16 points is rounded otherwise than two over 8: one or two units in the last place
+        // (6e-8) of a gradient of about 1, in each of 24 steps.
+        for (got, expected) in averaged.iter().zip(&expected) {
+            assert!((got - expected).abs() < 2e-6, "{got} {expected}");
+        }
+    }
+}
+
+fn counts_of(
+    strategy: ExecutionStrategy,
+    model: Replica,
+) -> (LearningResult<Swa<Replica>>, Arc<Counts>, usize) {
+    let counts = model.counts.clone();
+    let loader = Watched::failing_in(0);
+    let passes = loader.passes.clone();
+    let swa = config().init(model, Arc::new(loader)).unwrap();
+    let result = on_two_devices(strategy, swa, 0.1);
+    result.model.clone().into_averaged().unwrap();
+    assert_eq!(counts.inferences.load(Ordering::SeqCst), INFERENCES);
+    (result, counts, passes.load(Ordering::SeqCst))
+}
+
+#[test]
+fn devices_are_sent_the_live_model_alone_and_batch_norm_is_re_estimated_on_one_of_them() {
+    for (mode, forks_to_the_main_device) in [
+        (MultiDeviceOptim::OptimMainDevice, 1),
+        // And back after every epoch.
+        (MultiDeviceOptim::OptimSharded, 1 + EPOCHS),
+    ] {
+        let (_, counts, passes) = counts_of(multi(mode), Replica::alone(Net::new()));
+        let forks = forks_to_the_main_device + 2 * STEPS;
+        // The average moves to where it is evaluated, if it is elsewhere.
+        let expected = (forks, EVALUATIONS, 0);
+        assert_eq!(counts.forks_moves_and_shardings(), expected, "{mode:?}");
+        assert_eq!(passes, EVALUATIONS, "{mode:?}");
+    }
+}
+
+#[test]
+fn ddp_marks_the_live_replicas_alone_and_re_estimates_batch_norm_on_the_main_one() {
+    let (result, counts, passes) = counts_of(ddp(), Replica::of(2, Net::new()));
+    let expected = (2, EVALUATIONS, 2);
+    assert_eq!(counts.forks_moves_and_shardings(), expected);
+    assert_eq!(passes, EVALUATIONS);
+
+    // Both replicas write down their weights, step by step.
+    let history = result.model.live().net.history.lock().unwrap().clone();
+    let (steps, []) = history.as_chunks::<2>() else {
+        panic!("a step of one replica alone");
+    };
+    assert_eq!(steps.len(), STEPS);
+    assert!(steps.iter().all(|[one, other]| one == other));
+    let collected: Vec<_> = steps[FIRST_COLLECTED - 1..]
+        .iter()
+        .map(|[it, _]| it)
+        .collect();
+    assert_is_mean_of(&result.model.into_averaged().unwrap().net, &collected);
+}
+
+#[test]
+fn every_worker_of_ddp_has_the_same_average_once_a_step() {
+    let swa = wrap(Replica::of(2, Net::new()));
+    let workers = [0, 1].map(|worker| {
+        let swa = swa.clone();
+        thread::spawn(move || {
+            let device = Device::flex().autodiff();
+            let mut swa = swa.fork(&device).map(&mut ModuleSharder);
+            let mut optimizer = SgdConfig::new().init();
+            let points = worker * POINTS / 2..(worker + 1) * POINTS / 2;
+            for batch in loader_of(points, DEVICE_BATCH).to_device(&device).iter() {
+                for _ in 0..EPOCHS {
+                    let gradients = TrainStep::step(&swa, batch.as_ref().unwrap().clone()).grads;
+                    swa = swa.optimize(&mut optimizer, 0.1.into(), gradients);
+                }
+            }
+            swa
+        })
+    });
+    let [one, other] = workers.map(|worker| worker.join().unwrap());
+    assert_eq!([one.updates(), other.updates()], [UPDATES; 2]);
+    let average = |swa: &Swa<Replica>| weights(&swa.average().model().unwrap());
+    assert_eq!(average(&one), average(&other));
+    assert_ne!(average(&one), weights(one.live()));
+    // Nor is it the one that both began with.
+    assert_eq!(swa.updates(), 0);
+}
+
+#[test]
+fn ddp_resumes_weights_and_average_to_the_bit() {
+    let replicas = || wrap(Replica::of(2, Net::new()));
+    let whole = outcome(on_two_devices(ddp(), replicas(), 0.1));
+    let resumed = in_temporary_folder(|directory| {
+        let training = || {
+            training(directory, loader_of(0..POINTS, DEVICE_BATCH))
+                .with_training_strategy(ddp().into())
+                .with_default_checkpointers()
+        };
+        training().num_epochs(4).launch(learner(replicas(), 0.1));
+        let result = training().checkpoint(4).launch(learner(replicas(), 0.1));
+        outcome(result)
+    });
+    assert_eq!(resumed, whole);
+}
+
+#[test]
+fn a_failure_stops_all_workers_of_ddp_after_the_same_step() {
+    let interrupted = |net: Net, loader: Watched| {
+        let interrupter = Interrupter::new();
+        let config = config().with_interrupter(interrupter.clone());
+        let swa = config.init(Replica::of(2, net), Arc::new(loader)).unwrap();
+        let history = swa.live().net.history.clone();
+        let result = in_temporary_folder(|directory| {
+            training(directory, loader_of(0..POINTS, DEVICE_BATCH))
+                .with_training_strategy(ddp().into())
+                .with_interrupter(interrupter)
+                .launch(learner(swa, 0.1))
+        });
+        let steps = history.lock().unwrap().len() as f64 / 2.0;
+        let error = result.error.expect("the training fails").to_string();
+        (steps, error, result.model)
+    };
+
+    // In the validation of the main worker, after the second epoch, while the other one goes on.
+    let (steps, error, swa) = interrupted(Net::new(), Watched::failing_in(1));
+    assert!(error.contains("disk on fire"), "{error}");
+    assert_eq!(steps, 9.0);
+    assert_eq!(swa.updates(), 5);
+
+    // In step 10, in the weights of whichever worker is the first.
+    let diverging = Net::new().diverging_at(2 * 9 + 1);
+    let (steps, error, swa) = interrupted(diverging, Watched::failing_in(0));
+    assert!(error.contains("`input.weight` holds a NaN"), "{error}");
+    assert_eq!(steps, 11.0);
+    assert!(swa.into_averaged().is_err());
+}
