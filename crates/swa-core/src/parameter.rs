@@ -254,8 +254,9 @@ impl Reader<'_> {
             index,
             place: Box::new(move |data, to| place(Tensor::from_data(data, (to, dtype)))),
         };
-        let mut download = match self.downloads.pop_if(|last| last.from == from) {
-            Some(download) => download,
+        let begun = self.downloads.iter().position(|it| it.from == from);
+        let mut download = match begun {
+            Some(begun) => self.downloads.swap_remove(begun),
             None => Download {
                 from,
                 transfer: Transaction::default(),
