@@ -124,11 +124,15 @@ impl RunDirectory {
             });
         }
         let text = fs::read(&file).map_err(io_error("read", &file))?;
-        let config = serde_json::from_slice(&text).map_err(|error| DirectoryError::Settings {
-            path: file,
-            reason: error.to_string(),
-        })?;
-        Ok((directory, config))
+        let damaged = |reason: String| DirectoryError::Settings { path: file, reason };
+        let config: RunConfig = match serde_json::from_slice(&text) {
+            Ok(config) => config,
+            Err(error) => return Err(damaged(error.to_string())),
+        };
+        match config.validate() {
+            Ok(()) => Ok((directory, config)),
+            Err(error) => Err(damaged(error.to_string())),
+        }
     }
 
     /// The folder `path`, whatever is in it.
@@ -262,7 +266,10 @@ pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), DirectoryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::architecture::Architecture;
     use crate::config::GivenSettings;
+    use crate::epoch_log::read_rows;
+    use crate::hostile_files::survive;
 
     fn config() -> RunConfig {
         GivenSettings::default().new_run().unwrap()
@@ -305,6 +312,39 @@ mod tests {
         fs::write(folder.path().join("config.json"), "{\"epochs\": 3").unwrap();
         let error = RunDirectory::open(folder.path()).unwrap_err();
         assert!(matches!(error, DirectoryError::Settings { .. }), "{error}");
+    }
+
+    #[test]
+    fn settings_that_make_no_run_are_no_settings() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = RunConfig {
+            batch_size: 0,
+            ..config()
+        };
+        let text = serde_json::to_string(&config).unwrap();
+        fs::write(folder.path().join("config.json"), text).unwrap();
+        let error = RunDirectory::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("--batch-size must be at least 1"), "{error}");
+    }
+
+    #[test]
+    fn damaged_settings_and_metrics_are_read_or_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = RunDirectory::create(folder.path(), &config(), false).unwrap();
+        let row = "1,0.1,2.4,8.5,2.3,8.4,,,0.2,\n";
+        let headings = "epoch,learning_rate,train_loss,train_accuracy,live_test_loss,live_test_accuracy,\
+                        swa_test_loss,swa_test_accuracy,seconds,reestimation_seconds\n";
+        fs::write(directory.metrics(), [headings, row, row].concat()).unwrap();
+        let paths = [directory.config_file(), directory.metrics()];
+        survive("settings and metrics", &paths, |_| {
+            let (directory, config) =
+                RunDirectory::open(folder.path()).map_err(|error| error.to_string())?;
+            let model = config.model.parse::<Architecture>();
+            model.map_err(|error| error.to_string())?;
+            read_rows(&directory.metrics())
+                .map(drop)
+                .map_err(|error| error.to_string())
+        });
     }
 
     #[test]

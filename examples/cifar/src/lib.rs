@@ -14,6 +14,8 @@ pub mod epoch_log;
 pub mod evaluate;
 pub mod experiment;
 pub mod export;
+#[cfg(test)]
+mod hostile_files;
 pub mod interruption;
 pub mod model_file;
 pub mod output;
