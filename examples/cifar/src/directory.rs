@@ -221,8 +221,12 @@ const UNFINISHED: &str = ".unfinished-";
 
 /// Whether a file is one that is being written, or that a process was killed over.
 pub(crate) fn is_unfinished(file: &Path) -> bool {
-    let name = file.file_name().unwrap_or_default();
-    name.as_encoded_bytes().starts_with(UNFINISHED.as_bytes())
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    // A model's file is first written as `.tmpXXXXXX` and then as `live.safetensors.PID-N.tmp`: by SafeTensors (0.8.0)
+    // and by Burn (0.22.1).
+    let of_a_model = name.starts_with(".tmp") && name.len() == 10
+        || name.contains(".safetensors.") && name.ends_with(".tmp");
+    name.starts_with(UNFINISHED) || of_a_model
 }
 
 /// Deletes what a process that was killed left of files that it was writing to `folder`. Nobody else
@@ -352,7 +356,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let kept = folder.path().join("metrics.csv");
         write_whole(&kept, b"whole").unwrap();
-        fs::write(folder.path().join(".unfinished-x7"), "half").unwrap();
+        for name in [
+            ".unfinished-x7",
+            ".tmpa1B2c3",
+            "live.safetensors.4711-0.tmp",
+        ] {
+            fs::write(folder.path().join(name), "half").unwrap();
+        }
         fs::write(folder.path().join(".notes"), "mine").unwrap();
         delete_unfinished_files(folder.path()).unwrap();
         let entries = fs::read_dir(folder.path()).unwrap();
