@@ -90,6 +90,8 @@ impl RunDirectory {
             path: path.to_owned(),
         };
         fs::create_dir_all(path).map_err(io_error("make the folder", path))?;
+        // A process that was killed as it wrote the settings has left no run.
+        delete_unfinished_files(path)?;
         let mut entries = fs::read_dir(path).map_err(io_error("read the folder", path))?;
         if entries.next().is_some() {
             let path = path.to_owned();
@@ -298,6 +300,15 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_where_a_kill_left_half_of_the_settings_is_as_good_as_a_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let half = folder.path().join(".unfinished-x7");
+        fs::write(&half, "{").unwrap();
+        RunDirectory::create(folder.path(), &config(), false).unwrap();
+        assert!(!half.exists());
+    }
+
+    #[test]
     fn a_folder_of_something_else_is_left_alone_even_then() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("thesis.tex");
@@ -340,7 +351,7 @@ mod tests {
                         swa_test_loss,swa_test_accuracy,seconds,reestimation_seconds\n";
         fs::write(directory.metrics(), [headings, row, row].concat()).unwrap();
         let paths = [directory.config_file(), directory.metrics()];
-        survive("settings and metrics", &paths, |_| {
+        survive("settings and metrics", &paths, 8, |_| {
             let (directory, config) =
                 RunDirectory::open(folder.path()).map_err(|error| error.to_string())?;
             let model = config.model.parse::<Architecture>();

@@ -11,9 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::Instant;
 
-/// How many times the size of its files a reader may hold in memory at once, and how many bytes more,
-/// which are buffers and whatever is computed with what was read.
-const TIMES: u64 = 8;
+/// How many bytes more a reader may hold in memory at once than some times the file's: buffers, other files that it
+/// reads too, and whatever is computed with what was read.
 const BYTES_MORE: u64 = 256 << 10;
 
 /// How many failures are told of before a test gives up.
@@ -23,11 +22,12 @@ const FAILURES: usize = 20;
 ///
 /// # Panics
 ///
-/// If `read` panics, even where that is caught, or takes more memory than the files call for; or if it
+/// If `read` panics, even where that is caught, or takes more memory than so many `times` the file's size; or if it
 /// never accepts or never refuses a file, and so cannot be what was to be tested.
 pub(crate) fn survive(
     name: &str,
     paths: &[PathBuf],
+    times: u64,
     mut read: impl FnMut(&Path) -> Result<(), String>,
 ) {
     count_panics();
@@ -54,13 +54,12 @@ pub(crate) fn survive(
             None => {}
         }
         let panics = PANICS.take();
-        let others = whole.iter().map(Vec::len).sum::<usize>() - whole[which].len();
-        let size = (others + bytes.len()) as u64;
+        let size = bytes.len() as u64;
         most = most.max((memory.bytes_max, size));
         let mut failure = panics;
-        if memory.bytes_max > TIMES * size + BYTES_MORE {
+        if memory.bytes_max > times * size + BYTES_MORE {
             let taken = memory.bytes_max;
-            writeln!(failure, "{taken} bytes for files of {size}").unwrap();
+            writeln!(failure, "{taken} bytes for a file of {size}").unwrap();
         }
         if !failure.is_empty() {
             let file = paths[which].file_name().unwrap().display();
@@ -73,7 +72,7 @@ pub(crate) fn survive(
     }
     println!(
         "{name}: {inputs} inputs in {:.0} s, {accepted} read, {refused} refused, {} failures; at most {} \
-         bytes of memory, for files of {} bytes",
+         bytes of memory, for a file of {} bytes",
         began.elapsed().as_secs_f64(),
         failures.len(),
         most.0,

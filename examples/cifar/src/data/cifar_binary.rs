@@ -363,7 +363,7 @@ mod tests {
             if let Classes::InFile(_, names) = files.classes {
                 paths.push(folder.path().join(names));
             }
-            survive(files.archive, &paths, |_| {
+            survive(files.archive, &paths, 4, |_| {
                 let images = files.load(folder.path(), &|_, _| {});
                 images.map(drop).map_err(|error| error.to_string())
             });

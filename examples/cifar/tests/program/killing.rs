@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::end_state::EndState;
 use crate::random::Random;
@@ -13,9 +13,6 @@ const KILLS: usize = 50;
 
 /// How many kills a run is to survive, one after the other, before it is let come to its end.
 const KILLS_OF_A_RUN: usize = 5;
-
-/// What a run of no kill takes, about, in milliseconds.
-const RUN_MILLISECONDS: u64 = 2_500;
 
 /// The checkpoints of which some files are there, or parts of files, and not all.
 fn half_written(files: &[String]) -> BTreeSet<&str> {
@@ -37,10 +34,15 @@ fn half_written(files: &[String]) -> BTreeSet<&str> {
 #[ignore = "takes minutes"]
 fn killed_fifty_times_a_run_goes_on_and_ends_with_the_same_bits_as_one_that_is_not() {
     let mut random = Random(1);
+    let runs_take = [SmallRun::Vgg, SmallRun::PreResNet].map(|run| {
+        let began = Instant::now();
+        run.uninterrupted();
+        began.elapsed().as_millis() as u64
+    });
+    println!("without a kill, the runs take {runs_take:?} ms");
     let (mut kills, mut while_writing, mut runs) = (0, 0, 0);
     while kills < KILLS {
         let run = [SmallRun::Vgg, SmallRun::PreResNet][runs % 2];
-        runs += 1;
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("run");
         for _ in 0..KILLS_OF_A_RUN.min(KILLS - kills) {
@@ -53,7 +55,7 @@ fn killed_fifty_times_a_run_goes_on_and_ends_with_the_same_bits_as_one_that_is_n
             let aimed = random.up_to(1) == 1;
             let moment = match aimed {
                 false => {
-                    let wait = random.up_to(RUN_MILLISECONDS);
+                    let wait = random.up_to(runs_take[runs % 2]);
                     sleep(Duration::from_millis(wait));
                     format!("after {wait} ms")
                 }
@@ -89,6 +91,7 @@ fn killed_fifty_times_a_run_goes_on_and_ends_with_the_same_bits_as_one_that_is_n
         let uninterrupted = run.uninterrupted();
         EndState::of(&out).assert_same_bits(&uninterrupted.end, &[]);
         assert_eq!(Snapshot::of(&out).names(), uninterrupted.folder.names());
+        runs += 1;
         println!("run {runs}, {run:?}: the bits of the run that nobody killed");
     }
     println!("{runs} runs survived {kills} kills, {while_writing} of them amid a checkpoint");
