@@ -90,6 +90,8 @@ impl RunDirectory {
             path: path.to_owned(),
         };
         fs::create_dir_all(path).map_err(io_error("make the folder", path))?;
+        // A process that was killed as it wrote the settings has left no run.
+        delete_unfinished_files(path)?;
         let mut entries = fs::read_dir(path).map_err(io_error("read the folder", path))?;
         if entries.next().is_some() {
             let path = path.to_owned();
@@ -124,11 +126,15 @@ impl RunDirectory {
             });
         }
         let text = fs::read(&file).map_err(io_error("read", &file))?;
-        let config = serde_json::from_slice(&text).map_err(|error| DirectoryError::Settings {
-            path: file,
-            reason: error.to_string(),
-        })?;
-        Ok((directory, config))
+        let damaged = |reason: String| DirectoryError::Settings { path: file, reason };
+        let config: RunConfig = match serde_json::from_slice(&text) {
+            Ok(config) => config,
+            Err(error) => return Err(damaged(error.to_string())),
+        };
+        match config.validate() {
+            Ok(()) => Ok((directory, config)),
+            Err(error) => Err(damaged(error.to_string())),
+        }
     }
 
     /// The folder `path`, whatever is in it.
@@ -217,8 +223,12 @@ const UNFINISHED: &str = ".unfinished-";
 
 /// Whether a file is one that is being written, or that a process was killed over.
 pub(crate) fn is_unfinished(file: &Path) -> bool {
-    let name = file.file_name().unwrap_or_default();
-    name.as_encoded_bytes().starts_with(UNFINISHED.as_bytes())
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    // A model's file is first written as `.tmpXXXXXX` and then as `live.safetensors.PID-N.tmp`: by SafeTensors (0.8.0)
+    // and by Burn (0.22.1).
+    let of_a_model = name.starts_with(".tmp") && name.len() == 10
+        || name.contains(".safetensors.") && name.ends_with(".tmp");
+    name.starts_with(UNFINISHED) || of_a_model
 }
 
 /// Deletes what a process that was killed left of files that it was writing to `folder`. Nobody else
@@ -262,7 +272,10 @@ pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), DirectoryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::architecture::Architecture;
     use crate::config::GivenSettings;
+    use crate::epoch_log::read_rows;
+    use crate::hostile_files::survive;
 
     fn config() -> RunConfig {
         GivenSettings::default().new_run().unwrap()
@@ -287,6 +300,15 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_where_a_kill_left_half_of_the_settings_is_as_good_as_a_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let half = folder.path().join(".unfinished-x7");
+        fs::write(&half, "{").unwrap();
+        RunDirectory::create(folder.path(), &config(), false).unwrap();
+        assert!(!half.exists());
+    }
+
+    #[test]
     fn a_folder_of_something_else_is_left_alone_even_then() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("thesis.tex");
@@ -308,11 +330,50 @@ mod tests {
     }
 
     #[test]
+    fn settings_that_make_no_run_are_no_settings() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = RunConfig {
+            batch_size: 0,
+            ..config()
+        };
+        let text = serde_json::to_string(&config).unwrap();
+        fs::write(folder.path().join("config.json"), text).unwrap();
+        let error = RunDirectory::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("--batch-size must be at least 1"), "{error}");
+    }
+
+    #[test]
+    fn damaged_settings_and_metrics_are_read_or_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = RunDirectory::create(folder.path(), &config(), false).unwrap();
+        let row = "1,0.1,2.4,8.5,2.3,8.4,,,0.2,\n";
+        let headings = "epoch,learning_rate,train_loss,train_accuracy,live_test_loss,live_test_accuracy,\
+                        swa_test_loss,swa_test_accuracy,seconds,reestimation_seconds\n";
+        fs::write(directory.metrics(), [headings, row, row].concat()).unwrap();
+        let paths = [directory.config_file(), directory.metrics()];
+        survive("settings and metrics", &paths, 8, |_| {
+            let (directory, config) =
+                RunDirectory::open(folder.path()).map_err(|error| error.to_string())?;
+            let model = config.model.parse::<Architecture>();
+            model.map_err(|error| error.to_string())?;
+            read_rows(&directory.metrics())
+                .map(drop)
+                .map_err(|error| error.to_string())
+        });
+    }
+
+    #[test]
     fn what_a_kill_left_of_a_file_is_deleted_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let kept = folder.path().join("metrics.csv");
         write_whole(&kept, b"whole").unwrap();
-        fs::write(folder.path().join(".unfinished-x7"), "half").unwrap();
+        for name in [
+            ".unfinished-x7",
+            ".tmpa1B2c3",
+            "live.safetensors.4711-0.tmp",
+        ] {
+            fs::write(folder.path().join(name), "half").unwrap();
+        }
         fs::write(folder.path().join(".notes"), "mine").unwrap();
         delete_unfinished_files(folder.path()).unwrap();
         let entries = fs::read_dir(folder.path()).unwrap();

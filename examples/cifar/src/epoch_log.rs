@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::Failure;
 use crate::directory::write_whole;
-use crate::output::note;
 use crate::timed_loader::PassTime;
 
 /// Loss (mean cross-entropy, in nats) and accuracy (in per cent) on a set of images.
@@ -123,6 +122,9 @@ pub(crate) fn write_rows(file: &Path, rows: &[EpochRow]) -> Result<(), Failure> 
 /// What Burn calls it.
 const LEARNING_RATE: &str = "Learning Rate";
 
+/// Told of a row, and whether it is in the file.
+type Report = Box<dyn Fn(&EpochRow, Result<(), Failure>) + Send>;
+
 /// Makes rows of Burn's metrics, epoch by epoch.
 pub struct EpochLog {
     file: PathBuf,
@@ -137,11 +139,11 @@ pub struct EpochLog {
     trained: bool,
     epoch_began: Instant,
     reestimation: PassTime,
-    report: Box<dyn Fn(&EpochRow) + Send>,
+    report: Report,
 }
 
 impl EpochLog {
-    /// A log that goes on after `rows`, and tells `report` of every new one that is in the file. The
+    /// A log that goes on after `rows`, and tells `report` of every new one, and whether it is in the file. The
     /// first is of an epoch under `learning_rate`, of which no step may be left. `reestimation` tells
     /// how long BatchNorm was re-estimated for.
     pub fn new(
@@ -150,7 +152,7 @@ impl EpochLog {
         learning_rate: f64,
         averaged_from: Option<usize>,
         reestimation: PassTime,
-        report: impl Fn(&EpochRow) + Send + 'static,
+        report: impl Fn(&EpochRow, Result<(), Failure>) + Send + 'static,
     ) -> Self {
         Self {
             file,
@@ -227,10 +229,7 @@ impl MetricLogger for EpochLog {
         let row = self.row(summary.epoch_number);
         self.rows.retain(|before| before.epoch < row.epoch);
         self.rows.push(row.clone());
-        if let Err(error) = write_rows(&self.file, &self.rows) {
-            note(format!("warning: {error}"));
-        }
-        (self.report)(&row);
+        (self.report)(&row, write_rows(&self.file, &self.rows));
         self.values.clear();
         self.trained = false;
         self.epoch_began = Instant::now();

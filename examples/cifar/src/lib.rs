@@ -15,6 +15,8 @@ pub mod epoch_log;
 pub mod evaluate;
 pub mod experiment;
 pub mod export;
+#[cfg(test)]
+mod hostile_files;
 pub mod interruption;
 pub mod measure;
 pub mod model_file;

@@ -187,3 +187,75 @@ impl<W: WithNetwork> WithNetwork for LoadThen<'_, W> {
         Ok(self.with.with(self.state_dict.load(network)?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hostile_files::survive;
+
+    struct Load;
+
+    impl WithNetwork for Load {
+        type Output = ();
+
+        fn with<N: Network>(self, _network: N) {}
+    }
+
+    /// A file as `cifar train` writes it.
+    struct Save<'a>(&'a Path);
+
+    impl WithNetwork for Save<'_> {
+        type Output = ();
+
+        fn with<N: Network>(self, network: N) {
+            let description = Description {
+                model: "preresnet-8".to_owned(),
+                width_divisor: 16,
+                class_names: ["a"; 10].map(str::to_owned).to_vec(),
+                averaged: Some(3),
+            };
+            save(&network, &description, self.0).unwrap();
+        }
+    }
+
+    #[test]
+    fn damaged_model_files_are_read_or_refused_and_take_no_more_memory_than_they_are_long() {
+        let device = Device::flex();
+        let folder = tempfile::tempdir().unwrap();
+        let of_pytorch = Path::new(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/checkpoints"
+        ));
+        let mut paths = vec![folder.path().join("ours.safetensors")];
+        let network: Architecture = "preresnet-8".parse().unwrap();
+        network
+            .with_network(10, 16, &device, Save(&paths[0]))
+            .unwrap();
+        for name in [
+            "averaged_model.pt",
+            "averaged_model.safetensors",
+            "bare.pt",
+            "data_parallel_half.pt",
+            "hostile.pt",
+            "paper.pt",
+        ] {
+            paths.push(folder.path().join(name));
+            std::fs::copy(of_pytorch.join(name), paths.last().unwrap()).unwrap();
+        }
+
+        let args = FileArgs {
+            model: Some("preresnet-8".to_owned()),
+            width_divisor: Some(16),
+            key: None,
+        };
+        // A zip archive says at its end how many entries it has: for each, about 105 bytes are reserved, if there are
+        // no more than its bytes (zip 9.8).
+        survive("model files", &paths, 128, |path| {
+            // What a file says of itself is read, but no network made that is as large as it says.
+            let _ = ModelFile::read(path, &FileArgs::default());
+            let file = ModelFile::read(path, &args).map_err(|error| error.to_string())?;
+            let loaded = file.with_network(10, &device, Load);
+            loaded.map_err(|error| error.to_string())
+        });
+    }
+}

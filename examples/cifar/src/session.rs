@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
@@ -10,9 +11,10 @@ use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
 use burn::module::Module;
 use burn::optim::momentum::MomentumConfig;
-use burn::optim::{OptimizerRecord, SgdConfig, decay::WeightDecayConfig};
-use burn::store::ModuleRecord;
+use burn::optim::{ModuleOptimizer, OptimizerRecord, SgdConfig, decay::WeightDecayConfig};
+use burn::store::RecordError;
 use burn::tensor::Device;
+use burn::train::checkpoint::CheckpointerError;
 use burn::train::metric::{
     AccuracyInput, AccuracyMetric, Adaptor, LearningRateMetric, LossInput, LossMetric,
 };
@@ -24,7 +26,7 @@ use swa_train::{Collect, Live, PaperLrScheduler, Reestimate, RunLength, Swa, Swa
 
 use crate::Failure;
 use crate::architecture::Network;
-use crate::checkpoint::{AfterLog, Checkpoints, PartCheckpointer};
+use crate::checkpoint::{AfterLog, Checkpoints};
 use crate::classifier::Classifier;
 use crate::config::{PaddingChoice, RunConfig, SwaSettings};
 use crate::data::{Augmentation, EpochLoader, ImageBatch, ImageSet, Padding, Position};
@@ -207,7 +209,7 @@ impl Session<'_> {
         let (progress, reestimation) = (Progress::of_images(), PassTime::default());
         let model = self.averaging(network, swa, &progress, &reestimation)?;
         let checkpoints = Checkpoints::new(self.directory.checkpoints())?;
-        check_checkpoint(&model, &checkpoints, at)?;
+        self.check(&checkpoints, at, &model)?;
         let [model_files, optimizer_files, schedule_files] = checkpoints.checkpointers(Some(at));
         let model = model.load_record(model_files.read()?).into_live();
         let optimizer: OptimizerRecord = optimizer_files.read()?;
@@ -241,7 +243,7 @@ impl Session<'_> {
         let config = self.config;
         let checkpoints = Checkpoints::new(self.directory.checkpoints())?;
         if let Some(from) = self.from {
-            check_checkpoint(&model, &checkpoints, from)?;
+            self.check(&checkpoints, from, &model)?;
         }
         let train_images = EpochLoader::training(
             self.images.train.clone(),
@@ -255,6 +257,7 @@ impl Session<'_> {
             EpochLoader::evaluation(self.images.test.clone(), BATCH_SIZE, self.device)?;
 
         let [model_files, optimizer_files, schedule_files] = checkpoints.checkpointers(self.from);
+        let unlogged = Arc::new(AtomicBool::new(false));
         let mut training = SupervisedTraining::new(
             self.directory.path(),
             Arc::new(train_images),
@@ -264,12 +267,12 @@ impl Session<'_> {
         .metric_train_numeric(LearningRateMetric::new())
         .with_interrupter(self.interruption.interrupter())
         .with_custom_checkpointers(model_files, optimizer_files, schedule_files)
-        .with_checkpointing_strategy(AfterLog)
+        .with_checkpointing_strategy(AfterLog::new(unlogged.clone()))
         .num_epochs(self.until);
         if let Some(from) = self.from {
             training = training.checkpoint(from.epoch);
         }
-        let log = self.epoch_log(&schedule, progress.clone(), reestimation)?;
+        let log = self.epoch_log(&schedule, progress.clone(), reestimation, unlogged)?;
         training = training.with_metric_logger(log);
         training = training.renderer(match &self.show {
             Show::Lines(prefix) => {
@@ -285,16 +288,7 @@ impl Session<'_> {
             }
         });
 
-        let optimizer = SgdConfig::new()
-            // Dampening 0, as in PyTorch's SGD and so in the paper; Burn's default is 0.1.
-            .with_momentum(Some(
-                MomentumConfig::new()
-                    .with_momentum(config.momentum)
-                    .with_dampening(0.0),
-            ))
-            .with_weight_decay(Some(WeightDecayConfig::new(config.weight_decay as f32)))
-            .init();
-        let learner = Learner::new(model, optimizer, schedule.clone());
+        let learner = Learner::new(model, self.optimizer(), schedule.clone());
         let LearningResult {
             model,
             renderer,
@@ -307,10 +301,10 @@ impl Session<'_> {
         if let Some(error) = error {
             return Err(match &*error {
                 // What stops SWA goes by this name too: Burn has none for it.
-                TrainingError::Dataset(error) => error.to_string(),
-                error => error.to_string(),
-            }
-            .into());
+                TrainingError::Dataset(error) => error.to_string().into(),
+                TrainingError::Checkpoint(error) => unwritable(error),
+                error => error.to_string().into(),
+            });
         }
         if interrupted.is_some() {
             self.leave_checkpoint(model, schedule, &checkpoints)?;
@@ -345,7 +339,33 @@ impl Session<'_> {
             batches: steps - epoch * per_epoch,
         };
         let schedule = ModuleLrScheduler::new(schedule).to_record();
-        Ok(checkpoints.save(position, model.into_record(), optimizer, schedule)?)
+        checkpoints
+            .save(position, model.into_record(), optimizer, schedule)
+            .map_err(|error| unwritable(&error))
+    }
+
+    fn optimizer(&self) -> ModuleOptimizer {
+        SgdConfig::new()
+            // Dampening 0, as in PyTorch's SGD and so in the paper; Burn's default is 0.1.
+            .with_momentum(Some(
+                MomentumConfig::new()
+                    .with_momentum(self.config.momentum)
+                    .with_dampening(0.0),
+            ))
+            .with_weight_decay(Some(WeightDecayConfig::new(
+                self.config.weight_decay as f32,
+            )))
+            .init()
+    }
+
+    fn check<M: Module>(
+        &self,
+        checkpoints: &Checkpoints,
+        at: Position,
+        model: &M,
+    ) -> Result<(), Failure> {
+        let steps = at.epoch * self.length()?.steps_per_epoch() + at.batches;
+        checkpoints.check(at, steps, model, &self.optimizer())
     }
 
     fn epoch_log(
@@ -353,6 +373,7 @@ impl Session<'_> {
         schedule: &PaperLrScheduler,
         progress: Progress,
         reestimation: PassTime,
+        unlogged: Arc<AtomicBool>,
     ) -> Result<EpochLog, Failure> {
         let done = self.from.map_or(0, |from| from.epoch);
         let mut rows = read_rows(&self.directory.metrics())?;
@@ -365,11 +386,12 @@ impl Session<'_> {
             schedule.lr(done),
             self.config.swa.map(|swa| swa.start),
             reestimation,
-            move |row| {
+            move |row, written| {
                 if let Show::Lines(prefix) = &show {
                     progress.print(&format!("{prefix}{}", row.line(epochs)));
                 }
-                if let Err(error) = on_epoch(row) {
+                unlogged.store(written.is_err(), Ordering::SeqCst);
+                if let Err(error) = written.map_err(resumable).and_then(|()| on_epoch(row)) {
                     let error = DatasetError::new(io::Error::other(error));
                     interrupter.fail(TrainingError::Dataset(error));
                 }
@@ -404,8 +426,26 @@ impl Session<'_> {
             class_names: self.images.class_names.clone(),
             averaged,
         };
-        model_file::save(network, &description, &file)
+        model_file::save(network, &description, &file).map_err(resumable)
     }
+}
+
+/// A checkpoint could not be written: what Burn says of it, without what it says around that.
+fn unwritable(error: &CheckpointerError) -> Failure {
+    let reason = match error {
+        CheckpointerError::Record(RecordError::Io(reason)) => reason.clone(),
+        error => error.to_string(),
+    };
+    resumable(reason)
+}
+
+/// Something could not be written, and what to do about it.
+fn resumable(problem: impl std::fmt::Display) -> Failure {
+    format!(
+        "{problem}. Earlier checkpoints are whole: see that there is room and that it may be written, and resume \
+         the run"
+    )
+    .into()
 }
 
 /// What came of a call of the `Learner`.
@@ -414,54 +454,4 @@ enum Fitted<M> {
     Model(M),
     /// It is not.
     Ended(End),
-}
-
-/// Finds out what is wrong with a checkpoint before Burn would panic over it.
-fn check_checkpoint<M: Module>(
-    model: &M,
-    checkpoints: &Checkpoints,
-    from: Position,
-) -> Result<(), Failure> {
-    let [model_files, optimizer_files, schedule_files] = checkpoints.checkpointers(Some(from));
-    let refuse = |files: &PartCheckpointer, problem: String| -> Failure {
-        format!(
-            "{} cannot be resumed from: {}. Delete it to go on from the checkpoint before",
-            files.file().display(),
-            in_brief(&problem)
-        )
-        .into()
-    };
-    let damaged = |files, problem: String| refuse(files, format!("it is damaged ({problem})"));
-    let record: ModuleRecord = model_files
-        .read()
-        .map_err(|problem| damaged(&model_files, problem))?;
-    model.valid().try_load_record(record).map_err(|error| {
-        refuse(
-            &model_files,
-            format!("it is that of another model ({error})"),
-        )
-    })?;
-    let _: OptimizerRecord = optimizer_files
-        .read()
-        .map_err(|problem| damaged(&optimizer_files, problem))?;
-    let _: LrSchedulerRecord = schedule_files
-        .read()
-        .map_err(|problem| damaged(&schedule_files, problem))?;
-    // Burn takes the state of foreign parameters without a word, and does not use it.
-    let parameters = model_files.parameter_ids()?;
-    if !optimizer_files.parameter_ids()?.is_subset(&parameters) {
-        let problem = "it is that of another run".to_owned();
-        return Err(refuse(&optimizer_files, problem));
-    }
-    Ok(())
-}
-
-/// The beginning of a message that may be as long as a network has parameters.
-fn in_brief(message: &str) -> String {
-    const LENGTH: usize = 160;
-
-    match message.char_indices().nth(LENGTH) {
-        None => message.to_owned(),
-        Some((end, _)) => format!("{} …", &message[..end]),
-    }
 }

@@ -12,7 +12,7 @@ use crate::checkpoint::Checkpoints;
 use crate::config::{EvaluateOn, GivenSettings, RunConfig};
 use crate::data::{ImageSet, Position};
 use crate::device;
-use crate::directory::RunDirectory;
+use crate::directory::{RunDirectory, delete_unfinished_files};
 use crate::epoch_log::{EpochRow, Score};
 use crate::output::say;
 use crate::progress::Progress;
@@ -147,6 +147,7 @@ impl WithNetwork for Training<'_> {
             None => None,
             Some(_) => {
                 checkpoints.delete_unfinished()?;
+                delete_unfinished_files(directory.path())?;
                 checkpoints.last()?
             }
         };

@@ -400,6 +400,16 @@ mod tests {
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
     }
 
+    #[test]
+    fn a_file_is_as_readable_as_any_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let [file, new] = ["weights.safetensors", "new"].map(|name| folder.path().join(name));
+        StateDict::of(&net(0.0)).write(&file).unwrap();
+        std::fs::write(&new, "").unwrap();
+        let permissions = |file| std::fs::metadata(file).unwrap().permissions();
+        assert_eq!(permissions(&file), permissions(&new));
+    }
+
     /// Asserts that another network has all of a network's tensors once it has been through a file.
     fn check<M: Module>(network: &M, other: M) {
         let state_dict = StateDict::of(network);

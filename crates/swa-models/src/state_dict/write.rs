@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fs;
 use std::path::Path;
 
 use burn::store::bridge;
@@ -33,9 +34,13 @@ impl StateDict {
 
         let (scratch, reserved) =
             AtomicFile::create(path).map_err(|error| failed(error.to_string()))?;
-        // SafeTensors opens the file itself.
+        // As readable as any new file. SafeTensors puts another in its place, readable by its owner alone (0.8.0).
+        let permissions = reserved.metadata().map(|metadata| metadata.permissions());
         drop(reserved);
         safetensors::serialize_to_file(tensors, metadata, scratch.path())
+            .map_err(|error| failed(error.to_string()))?;
+        permissions
+            .and_then(|permissions| fs::set_permissions(scratch.path(), permissions))
             .map_err(|error| failed(error.to_string()))?;
         scratch.commit().map_err(|error| failed(error.to_string()))
     }

@@ -206,6 +206,7 @@ impl BinaryFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hostile_files::survive;
 
     /// CIFAR-10 with files of two records.
     const SMALL: BinaryFiles = BinaryFiles {
@@ -352,6 +353,23 @@ mod tests {
             std::fs::write(folder.path().join(file), bytes).unwrap();
         }
         folder
+    }
+
+    #[test]
+    fn damaged_files_are_read_or_refused_and_take_no_more_memory_than_they_are_long() {
+        let read = |files: BinaryFiles, folder: tempfile::TempDir| {
+            let names = files.train.0.iter().chain([&files.test.0]);
+            let mut paths: Vec<_> = names.map(|name| folder.path().join(name)).collect();
+            if let Classes::InFile(_, names) = files.classes {
+                paths.push(folder.path().join(names));
+            }
+            survive(files.archive, &paths, 4, |_| {
+                let images = files.load(folder.path(), &|_, _| {});
+                images.map(drop).map_err(|error| error.to_string())
+            });
+        };
+        read(SMALL, folder());
+        read(SMALL100, folder100());
     }
 
     #[test]

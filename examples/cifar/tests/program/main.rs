@@ -4,6 +4,9 @@ mod checking;
 mod data_folder;
 mod end_state;
 mod experiment;
+mod killing;
+#[cfg(target_os = "linux")]
+mod no_room;
 #[cfg(target_os = "linux")]
 mod on_a_terminal;
 #[cfg(feature = "wgpu")]
@@ -11,6 +14,7 @@ mod on_wgpu;
 mod output;
 mod process;
 mod pytorch_files;
+mod random;
 mod refused_data;
 mod refused_files;
 mod refused_settings;

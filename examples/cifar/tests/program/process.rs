@@ -80,6 +80,21 @@ impl Process {
         self.runs_until(|| files.iter().any(|file| read(file).contains(text)))
     }
 
+    /// Waits until `moment` has come or the process has ended, and looks as often as it can.
+    pub(crate) fn runs_until_seen(&mut self, mut moment: impl FnMut() -> bool) {
+        while !moment() && self.child.try_wait().unwrap().is_none() {}
+    }
+
+    /// Ends it at once, if it runs: it is not asked.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         signal(name, &self.child.id().to_string());
     }
@@ -97,10 +112,16 @@ impl Process {
 
     pub(crate) fn end(mut self) -> Ended {
         let status = self.child.wait().unwrap();
+        let errors = read(&self.printed.path().join("errors"));
+        // A machine that is busy with something else takes so long that the program says how far it is.
+        let is_progress = |line: &&str| line.trim_end().ends_with(" images/s");
         let ended = Ended {
             status: status.code(),
             output: read(&self.printed.path().join("output")),
-            errors: read(&self.printed.path().join("errors")),
+            errors: errors
+                .split_inclusive('\n')
+                .filter(|line| !is_progress(line))
+                .collect(),
         };
         for text in [&ended.output, &ended.errors] {
             assert!(

@@ -2,15 +2,14 @@
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use safetensors::tensor::{Dtype, TensorView};
 use tempfile::TempDir;
 
 use crate::data_folder::write_image_folder;
 use crate::end_state::EndState;
-use crate::process::{CIFAR, Process, cifar};
-use crate::small_run::{SmallRun, checkpoint_files, resume};
+use crate::process::cifar;
+use crate::small_run::{SmallRun, resume};
 use crate::snapshot::Snapshot;
 
 const MODEL: &str = "checkpoint/model-6.bpk";
@@ -128,27 +127,6 @@ fn metrics_that_lost_the_last_epoch_are_not_replaced_by_those_of_another() {
     let refusal = resume(run.path()).end().refusal();
     assert!(refusal.contains("has lost the last epoch"), "{refusal}");
     assert!(refusal.contains("cifar evaluate"), "{refusal}");
-}
-
-#[test]
-fn a_checkpoint_that_cannot_be_written_ends_the_run_with_the_reason() {
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("run");
-    // Files of at most 16 blocks of 512 bytes, as on a disk that is full: too few for the weights.
-    let limited = "trap '' XFSZ; ulimit -f 16; exec \"$0\" \"$@\"";
-    let mut command = Command::new("sh");
-    command.args(["-c", limited, CIFAR, "train"]);
-    command.args(SmallRun::PreResNet.settings());
-    let refusal = Process::start(command.arg("--out").arg(&out))
-        .end()
-        .refusal();
-    assert!(refusal.contains("checkpoint/"), "{refusal}");
-    assert!(refusal.contains("File too large"), "{refusal}");
-    assert!(
-        !checkpoint_files(&out)
-            .iter()
-            .any(|name| name.ends_with("tmp"))
-    );
 }
 
 /// What `cifar evaluate` says to a file, with `FILE` for its path.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::end_state::EndState;
 use crate::process::Process;
+use crate::random::Random;
 use crate::small_run::{SmallRun, checkpoint_files, has_logged, resume, writes_checkpoint};
 use crate::snapshot::Snapshot;
 
@@ -28,17 +29,10 @@ impl Moment {
     }
 }
 
-/// Uniform over `0..=most`: the multiplier is that of Knuth's MMIX.
-fn draw(state: &mut u64, most: u64) -> u64 {
-    *state = state
-        .wrapping_mul(6_364_136_223_846_793_005)
-        .wrapping_add(1_442_695_040_888_963_407);
-    (*state >> 33) % (most + 1)
-}
-
 /// Kills a run at these moments, one after the other, then lets it come to its end, which must be that of
 /// the run that nobody killed.
-fn kill_at(run: SmallRun, moments: &[Moment], mut seed: u64) {
+fn kill_at(run: SmallRun, moments: &[Moment], seed: u64) {
+    let mut random = Random(seed);
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
     let go_on = || match out.join("config.json").exists() {
@@ -49,7 +43,7 @@ fn kill_at(run: SmallRun, moments: &[Moment], mut seed: u64) {
     for moment in moments {
         let mut process: Process = go_on();
         if process.runs_until(|| (moment.sign)(&out)) {
-            sleep(Duration::from_millis(draw(&mut seed, moment.grace)));
+            sleep(Duration::from_millis(random.up_to(moment.grace)));
             process.signal("KILL");
         }
         // One that was faster than the signal is resumed all the same.

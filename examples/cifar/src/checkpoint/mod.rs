@@ -1,12 +1,16 @@
 //! Checkpoints that a run goes on from, at the end of an epoch or within one.
 
+mod check;
+
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::lr_scheduler::LrSchedulerRecord;
 use burn::optim::OptimizerRecord;
-use burn::store::{ModuleRecord, RecordError, burn_pack};
+use burn::store::{ModuleRecord, RecordError};
 use burn::train::checkpoint::{
     Checkpoint, Checkpointer, CheckpointerError, CheckpointingAction, CheckpointingStrategy,
     KeepLastNCheckpoints,
@@ -21,6 +25,9 @@ const PARTS: [&str; 3] = [MODEL, OPTIMIZER, SCHEDULER];
 const MODEL: &str = "model";
 const OPTIMIZER: &str = "optim";
 const SCHEDULER: &str = "scheduler";
+
+/// What the names of the average's parameters begin with in a model's file.
+const AVERAGE: &str = "average.";
 
 /// The checkpoints of a run in a folder: `model-12.bpk`, `optim-12.bpk` and `scheduler-12.bpk` after 12
 /// epochs, and `model-12+34.bpk` and so on after 34 batches of the next.
@@ -159,8 +166,18 @@ impl Checkpoints {
 ///
 /// Burn 0.22.1 logs in a thread of its own, and does not wait for it: a process that is killed just
 /// after a checkpoint could leave it without the epoch's metrics, which nothing would make up for.
-#[derive(Debug, Clone, Copy)]
-pub struct AfterLog;
+#[derive(Debug, Clone)]
+pub struct AfterLog {
+    unlogged: Arc<AtomicBool>,
+}
+
+impl AfterLog {
+    /// With what tells that the last epoch could not be logged, on a full disk for one: it is not saved
+    /// either, so that it is repeated when the run goes on.
+    pub fn new(unlogged: Arc<AtomicBool>) -> Self {
+        Self { unlogged }
+    }
+}
 
 impl CheckpointingStrategy for AfterLog {
     fn checkpointing(
@@ -170,7 +187,10 @@ impl CheckpointingStrategy for AfterLog {
     ) -> Vec<CheckpointingAction> {
         // The thread answers when it has done what it was told before; what it answers is no matter.
         let _ = store.find_metric("Loss", epoch, Aggregate::Mean, &Split::Valid);
-        KeepLastNCheckpoints::new(2).checkpointing(epoch, store)
+        match self.unlogged.load(Ordering::SeqCst) {
+            true => Vec::new(),
+            false => KeepLastNCheckpoints::new(2).checkpointing(epoch, store),
+        }
     }
 }
 
@@ -214,23 +234,6 @@ impl PartCheckpointer {
             CheckpointerError::Record(RecordError::Io(problem)) => problem,
             error => error.to_string(),
         })
-    }
-
-    /// The ids of the parameters that it holds something of.
-    ///
-    /// # Errors
-    ///
-    /// With what is wrong with the file.
-    pub fn parameter_ids(&self) -> Result<HashSet<u64>, String> {
-        burn_pack::Reader::from_file_exact(self.file())
-            .and_then(burn_pack::Reader::into_tensors)
-            .map(|tensors| {
-                tensors
-                    .iter()
-                    .filter_map(|tensor| tensor.param_id)
-                    .collect()
-            })
-            .map_err(|error| error.to_string())
     }
 
     fn at_end_of(&self, epoch: usize) -> PathBuf {

@@ -1,0 +1,99 @@
+//! A run that is killed again and again.
+
+use std::collections::BTreeSet;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::end_state::EndState;
+use crate::random::Random;
+use crate::small_run::{SmallRun, checkpoint_files, resume};
+use crate::snapshot::Snapshot;
+
+const KILLS: usize = 50;
+
+/// How many kills a run is to survive, one after the other, before it is let come to its end.
+const KILLS_OF_A_RUN: usize = 5;
+
+/// The checkpoints of which some files are there, or parts of files, and not all.
+fn half_written(files: &[String]) -> BTreeSet<&str> {
+    let position = |file: &'_ String| -> Option<(usize, usize)> {
+        Some((file.find('-')? + 1, file.find(".bpk")?))
+    };
+    let whole = |position: &&str| {
+        let mut parts = ["model", "optim", "scheduler"].iter();
+        parts.all(|part| files.contains(&format!("{part}-{position}.bpk")))
+    };
+    let positions = files.iter().filter_map(|file| {
+        let (start, end) = position(file)?;
+        file.get(start..end)
+    });
+    positions.filter(|position| !whole(position)).collect()
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn killed_fifty_times_a_run_goes_on_and_ends_with_the_same_bits_as_one_that_is_not() {
+    let mut random = Random(1);
+    let runs_take = [SmallRun::Vgg, SmallRun::PreResNet].map(|run| {
+        let began = Instant::now();
+        run.uninterrupted();
+        began.elapsed().as_millis() as u64
+    });
+    println!("without a kill, the runs take {runs_take:?} ms");
+    let (mut kills, mut while_writing, mut runs) = (0, 0, 0);
+    while kills < KILLS {
+        let run = [SmallRun::Vgg, SmallRun::PreResNet][runs % 2];
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("run");
+        for _ in 0..KILLS_OF_A_RUN.min(KILLS - kills) {
+            let mut process = match out.join("config.json").exists() {
+                true => resume(&out),
+                false => run.start(&out),
+            };
+            // Every other kill is aimed at the writing of a checkpoint: of the first, the second or the
+            // third from now on, some steps of a file after its first byte.
+            let aimed = random.up_to(1) == 1;
+            let moment = match aimed {
+                false => {
+                    let wait = random.up_to(runs_take[runs % 2]);
+                    sleep(Duration::from_millis(wait));
+                    format!("after {wait} ms")
+                }
+                true => {
+                    let (skipped, wait) = (random.up_to(2), random.up_to(20_000));
+                    let mut seen = BTreeSet::new();
+                    process.runs_until_seen(|| {
+                        let files = checkpoint_files(&out);
+                        let written = files.into_iter().filter(|file| file.ends_with(".tmp"));
+                        seen.extend(written);
+                        seen.len() as u64 > 3 * skipped
+                    });
+                    sleep(Duration::from_micros(wait));
+                    format!("{wait} us after checkpoint {} began", skipped + 1)
+                }
+            };
+            process.kill();
+            if process.end().status.is_some() {
+                println!("{run:?}: over before {moment}");
+                break;
+            }
+            kills += 1;
+            let files = checkpoint_files(&out);
+            let half = half_written(&files);
+            while_writing += usize::from(!half.is_empty());
+            println!("kill {kills}, {run:?}: {moment}; half written: {half:?}");
+        }
+        let config = out.join("config.json");
+        match config.exists() {
+            true => resume(&out).end().success(),
+            false => run.start(&out).end().success(),
+        };
+        let uninterrupted = run.uninterrupted();
+        EndState::of(&out).assert_same_bits(&uninterrupted.end, &[]);
+        assert_eq!(Snapshot::of(&out).names(), uninterrupted.folder.names());
+        runs += 1;
+        println!("run {runs}, {run:?}: the bits of the run that nobody killed");
+    }
+    println!("{runs} runs survived {kills} kills, {while_writing} of them amid a checkpoint");
+    assert!(while_writing >= KILLS / 5, "{while_writing}");
+}
