@@ -23,7 +23,7 @@ use swa_train::swa_core::{Average, EqualWeights};
 /// Launches for each averaged parameter, for each other (running statistics: the latest are kept), and in all besides.
 const LIMIT: [usize; 3] = match cfg!(feature = "fusion") {
     false => [7, 1, 16],
-    true => [4, 1, 16],
+    true => [5, 1, 16],
 };
 
 #[derive(Default)]
