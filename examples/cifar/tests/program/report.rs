@@ -231,3 +231,31 @@ fn what_cannot_be_reported_is_named() {
         "{not_a_folder}"
     );
 }
+
+#[test]
+fn what_the_readme_says_of_the_experiment_small_is_what_its_results_say() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let results = root.join("results/small");
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["plan.toml", "results.jsonl"] {
+        fs::copy(results.join(file), folder.path().join(file)).unwrap();
+    }
+    report(folder.path()).success();
+    let table = |folder: &Path| fs::read_to_string(folder.join("table.json")).unwrap();
+    assert_eq!(table(folder.path()), table(&results));
+
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let table: Value = serde_json::from_str(&table(&results)).unwrap();
+    let rows = table["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    for row in rows {
+        let columns = row["columns"].as_array().unwrap().iter().map(|column| {
+            let accuracy = &column["accuracy"];
+            let number = |name: &str| accuracy[name].as_f64().unwrap();
+            format!(" {:.1} ± {:.1} |", number("mean"), number("deviation"))
+        });
+        let network = row["network"].as_str().unwrap();
+        let line = format!("\n| {network} |{}\n", columns.collect::<String>());
+        assert!(readme.contains(&line), "README.md lacks {line}");
+    }
+}
