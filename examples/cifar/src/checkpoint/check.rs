@@ -131,7 +131,11 @@ fn check_optimizer(
         if entry.shape != parameter.shape || entry.dtype != parameter.dtype {
             return Err(Problem::Damaged(format!(
                 "{name} is {:?} of {:?}, expected {:?} of {:?} as {}",
-                entry.shape, entry.dtype, parameter.shape, parameter.dtype, parameter.name
+                entry.shape.to_vec(),
+                entry.dtype,
+                parameter.shape.to_vec(),
+                parameter.dtype,
+                parameter.name
             )));
         }
     }
