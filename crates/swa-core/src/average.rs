@@ -865,7 +865,7 @@ mod tests {
         average.update(&model).unwrap();
     }
 
-    /// What an accelerator does: the flags stay on the device until somebody asks.
+    /// What an accelerator does: the sums stay on the device until somebody asks.
     fn update_unread(average: &mut Average<Net>, model: &Net) {
         let checked = |role| role == Role::Weight;
         let mut current = parameter::read(&model.valid(), None, checked).unwrap();
@@ -873,9 +873,9 @@ mod tests {
             if let Finite::Known(finite) = parameter.finite
                 && parameter.description.role == Role::Weight
             {
-                let flag = f32::from(u8::from(finite));
+                let sum = if finite { 1.0 } else { f32::NAN };
                 parameter.finite =
-                    Finite::OnDevice(Box::new(Tensor::from_floats([flag], &Device::default())));
+                    Finite::OnDevice(Box::new(Tensor::from_floats([sum], &Device::default())));
             }
         }
         average.apply(current, Flags::LeaveOnDevice).unwrap();
