@@ -10,20 +10,25 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
+use burn::data::dataloader::DataLoader;
 use burn::lr_scheduler::constant::ConstantLr;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{SgdConfig, momentum::MomentumConfig};
 use burn::tensor::{DType, Device, FloatDType, Tensor};
-use burn::train::{Learner, SupervisedTraining};
-use burn_swa_tests::classifier::{Batches, Classifier};
+#[cfg(not(feature = "fusion"))]
+use burn::train::SupervisedTraining;
+use burn::train::{InferenceStep, Learner};
+use burn_swa_tests::classifier::{Batch, Batches, Classifier};
 use burn_swa_tests::comparison::relative_l2;
 use burn_swa_tests::named_tensors::tensors;
+#[cfg(not(feature = "fusion"))]
 use cifar::progress::{PlainRenderer, Progress};
 use swa_models::{PreResNet, PreResNetConfig};
-use swa_train::swa_core::{Average, AverageError, EqualWeights};
+use swa_train::swa_core::{Average, AverageError, EqualWeights, reestimate_batch_norm};
 use swa_train::{Collect, RunLength, Swa, SwaConfig};
 
 /// Two backends add in different orders. Over the few steps here, that moves a weight by some 1e-6 of its size.
+#[cfg(not(feature = "fusion"))]
 const ALLOWED: f64 = 1e-4;
 
 fn wgpu() -> Device {
@@ -55,20 +60,29 @@ fn batches(stream: u64, sizes: &[usize], device: &Device) -> Batches {
 /// Steps of training; the weights after the second and all later ones are averaged.
 const STEPS: usize = 4;
 
-/// Trains the network in Burn's `Learner`, validated once at the end.
-fn train(device: &Device, average_on: Option<&Device>) -> Swa<Classifier<PreResNet>> {
+/// The batches that BatchNorm is re-estimated from: of two sizes, which count by them.
+const REESTIMATION: [usize; 2] = [8, 4];
+const REESTIMATION_STREAM: u64 = 100;
+
+/// The network in `Swa`, in a `Learner`.
+fn learner(device: &Device, average_on: Option<&Device>) -> Learner<Swa<Classifier<PreResNet>>> {
     let run = RunLength::new(1, STEPS).unwrap();
     let mut config = SwaConfig::new(Collect::from_step(2, &run).unwrap());
     if let Some(device) = average_on {
         config = config.on_device(device);
     }
-    // Batches of two sizes, which count by them.
-    let reestimation = batches(100, &[8, 4], device);
+    let reestimation = batches(REESTIMATION_STREAM, &REESTIMATION, device);
     let swa = config
         .init(Classifier::new(network(device)), Arc::new(reestimation))
         .unwrap();
     let momentum = MomentumConfig::new().with_momentum(0.9).with_dampening(0.0);
     let optimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
+    Learner::new(swa, optimizer, ConstantLr::new(0.2))
+}
+
+/// Trains it by Burn's own strategy, validated once at the end.
+#[cfg(not(feature = "fusion"))]
+fn train(device: &Device) -> Swa<Classifier<PreResNet>> {
     let folder = tempfile::tempdir().unwrap();
     let result = SupervisedTraining::new(
         folder.path(),
@@ -78,11 +92,12 @@ fn train(device: &Device, average_on: Option<&Device>) -> Swa<Classifier<PreResN
     .renderer(Box::new(PlainRenderer::new(Progress::of_images())))
     .with_application_logger(None)
     .num_epochs(1)
-    .launch(Learner::new(swa, optimizer, ConstantLr::new(0.2)));
+    .launch(learner(device, None));
     assert!(result.error.is_none(), "{:?}", result.error);
     result.model
 }
 
+#[cfg(not(feature = "fusion"))]
 fn averaged(swa: Swa<Classifier<PreResNet>>) -> BTreeMap<String, Vec<f64>> {
     tensors(&swa.into_averaged().unwrap().network)
 }
@@ -101,12 +116,15 @@ fn assert_close(
     println!("deviates by {:.1e}", relative_l2(&all(ours), &all(theirs)));
 }
 
+/// Not with kernels fused: a training without `Swa` deviates as much there, on Mesa's Vulkan device (Burn 0.22.1 without
+/// autotune: the first convolution's weights by 6e-3 after four steps, where kernels that are not fused deviate by 1e-7).
+#[cfg(not(feature = "fusion"))]
 #[test]
 fn a_training_averages_and_reestimates_as_on_flex() {
-    let (here, there) = (train(&wgpu(), None), train(&Device::flex(), None));
+    let (here, there) = (train(&wgpu()), train(&Device::flex()));
     assert_eq!((here.updates(), here.steps()), (STEPS - 1, STEPS));
     let reports = [&here, &there].map(|swa| swa.batch_norm_report().unwrap());
-    assert_eq!(reports[0].samples, 12);
+    assert_eq!(reports[0].samples, REESTIMATION.iter().sum::<usize>());
     assert_eq!(reports[0].samples, reports[1].samples);
 
     let live = [&here, &there].map(|swa| tensors(&swa.live().network));
@@ -115,21 +133,61 @@ fn a_training_averages_and_reestimates_as_on_flex() {
     assert_close(&ours, &theirs, ALLOWED);
     // An average, not the last weights.
     let weight = "conv1.weight";
-    let moved = relative_l2(&ours[weight], &live[0][weight]);
-    println!("the average is {moved:.1e} from the last weights");
-    assert!(moved > 10.0 * ALLOWED);
+    assert!(relative_l2(&ours[weight], &live[0][weight]) > 10.0 * ALLOWED);
+}
+
+/// Trains step by step, and compares the averaged model with the mean of the weights that this training passed through,
+/// its BatchNorm re-estimated on flex.
+fn assert_averages_its_own_weights(average_on: Option<&Device>) {
+    let device = wgpu();
+    let mut learner = learner(&device, average_on);
+    let mut collected = Vec::new();
+    let training = batches(0, &[8; STEPS], &device.clone().autodiff());
+    for (step, batch) in (1..).zip(training.iter()) {
+        let output = learner.train_step(batch.unwrap());
+        learner.lr_step();
+        learner.optimizer_step(output.grads);
+        if step >= 2 {
+            collected.push(learner.model().live().valid().to_device(&Device::flex()));
+        }
+    }
+    let trained = learner.model();
+    assert_eq!(trained.updates(), collected.len());
+    let home = average_on.unwrap_or(&device);
+    assert_eq!(trained.average().devices(), [home.clone()]);
+
+    let mut mean = Average::new(&collected[0], EqualWeights).unwrap();
+    for weights in &collected {
+        mean.update(weights).unwrap();
+    }
+    let stream = batches(
+        REESTIMATION_STREAM,
+        &REESTIMATION,
+        &Device::flex().autodiff(),
+    );
+    let stream = stream.iter().map(Result::unwrap).zip(REESTIMATION);
+    let forward = |model: &Classifier<PreResNet>, (batch, size): (Batch, usize)| {
+        InferenceStep::step(model, batch);
+        size
+    };
+    let (expected, _) = reestimate_batch_norm(&mean.model().unwrap(), stream, forward).unwrap();
+    let averaged = trained.into_averaged().unwrap();
+    assert_eq!(averaged.devices(), [device]);
+    assert_close(
+        &tensors(&averaged.network),
+        &tensors(&expected.network),
+        1e-5,
+    );
 }
 
 #[test]
-fn an_average_on_the_cpu_is_that_on_the_accelerator() {
-    let (here, cpu) = (train(&wgpu(), None), train(&wgpu(), Some(&Device::flex())));
-    assert_eq!(here.average().devices(), [wgpu()]);
-    assert_eq!(cpu.average().devices(), [Device::flex()]);
+fn an_average_on_the_accelerator_is_the_mean_of_the_trainings_own_weights() {
+    assert_averages_its_own_weights(None);
+}
 
-    let model = cpu.into_averaged().unwrap();
-    assert_eq!(model.devices(), [wgpu()]);
-    // The same training, and the same formula in another order.
-    assert_close(&averaged(here), &tensors(&model.network), 1e-6);
+#[test]
+fn an_average_on_the_cpu_is_the_mean_of_the_trainings_own_weights() {
+    assert_averages_its_own_weights(Some(&Device::flex()));
 }
 
 /// `model` with all its weights multiplied.
