@@ -129,9 +129,12 @@ fn check_optimizer(
         };
         let parameter = parameters.get(&id).ok_or(Problem::OfAnotherRun)?;
         if entry.shape != parameter.shape || entry.dtype != parameter.dtype {
+            let described = |it: &Entry| format!("{:?} of {:?}", it.shape.to_vec(), it.dtype);
             return Err(Problem::Damaged(format!(
-                "{name} is {:?} of {:?}, expected {:?} of {:?} as {}",
-                entry.shape, entry.dtype, parameter.shape, parameter.dtype, parameter.name
+                "{name} is {}, expected {} as {}",
+                described(entry),
+                described(parameter),
+                parameter.name
             )));
         }
     }
