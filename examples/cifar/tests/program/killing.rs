@@ -34,8 +34,8 @@ fn half_written(files: &[String]) -> BTreeSet<&str> {
 /// fall on its beginning.
 const RUN_MILLISECONDS: u64 = 2_000;
 
-/// What writing a checkpoint takes, about.
-const CHECKPOINT_MICROSECONDS: u64 = 5_000;
+/// What writing a small checkpoint takes, about.
+const CHECKPOINT_MICROSECONDS: u64 = 600;
 
 #[test]
 #[ignore = "takes minutes"]
