@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::Instant;
 
-/// How many bytes more a reader may hold in memory at once than some times the file's: buffers, other files that it
-/// reads too, and whatever is computed with what was read.
-const BYTES_MORE: u64 = 256 << 10;
+/// How many bytes more a reader may hold in memory at once than some times the file's: the mebibyte that serde (1.0)
+/// reserves at most for a list of which a file says that it is long, buffers, other files that are read too, and
+/// whatever is computed with what was read.
+const BYTES_MORE: u64 = 2 << 20;
 
 /// How many failures are told of before a test gives up.
 const FAILURES: usize = 20;

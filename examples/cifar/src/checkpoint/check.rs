@@ -128,13 +128,17 @@ fn check_optimizer(
             return Err(Problem::Damaged(format!("{name} is of no parameter")));
         };
         let parameter = parameters.get(&id).ok_or(Problem::OfAnotherRun)?;
+        // Burn goes by the name.
+        if name.split('.').next() != Some(&id.to_string()) {
+            let reason = format!("{name} is of the parameter {id}");
+            return Err(Problem::Damaged(reason));
+        }
         if entry.shape != parameter.shape || entry.dtype != parameter.dtype {
+            let described = |it: &Entry| format!("{:?} of {:?}", it.shape.to_vec(), it.dtype);
             return Err(Problem::Damaged(format!(
-                "{name} is {:?} of {:?}, expected {:?} of {:?} as {}",
-                entry.shape.to_vec(),
-                entry.dtype,
-                parameter.shape.to_vec(),
-                parameter.dtype,
+                "{name} is {}, expected {} as {}",
+                described(entry),
+                described(parameter),
                 parameter.name
             )));
         }

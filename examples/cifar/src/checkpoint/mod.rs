@@ -26,6 +26,9 @@ const MODEL: &str = "model";
 const OPTIMIZER: &str = "optim";
 const SCHEDULER: &str = "scheduler";
 
+/// How many checkpoints are kept.
+const KEPT: usize = 2;
+
 /// What the names of the average's parameters begin with in a model's file.
 const AVERAGE: &str = "average.";
 
@@ -59,7 +62,8 @@ impl Checkpoints {
         Ok(self.positions()?.into_iter().max_by_key(key))
     }
 
-    /// Deletes what a process that was killed left of a checkpoint, which is no use to anyone.
+    /// Deletes what a process that was killed left of a checkpoint, and what it had not come to delete: all but the last
+    /// two, which is no use to anyone.
     ///
     /// It could do harm: parameters get new ids in every run that begins, and the optimizer's state
     /// goes by them. A model of the process that was killed beside an optimizer of the next one would
@@ -69,9 +73,12 @@ impl Checkpoints {
     ///
     /// If the folder cannot be read, or a file not be deleted.
     pub fn delete_unfinished(&self) -> Result<(), DirectoryError> {
-        let whole: HashSet<PathBuf> = self
-            .positions()?
+        let mut whole = self.positions()?;
+        whole.sort_by_key(key);
+        let kept: HashSet<PathBuf> = whole
             .into_iter()
+            .rev()
+            .take(KEPT)
             .flat_map(|position| PARTS.map(|part| self.file(part, position)))
             .collect();
         for file in self.files()? {
@@ -83,7 +90,7 @@ impl Checkpoints {
                 });
                 PARTS.iter().any(|part| position_of(part, name).is_some())
             };
-            if !whole.contains(&file) && name.is_some_and(is_of_a_checkpoint) {
+            if !kept.contains(&file) && name.is_some_and(is_of_a_checkpoint) {
                 fs::remove_file(&file).map_err(io_error("delete", &file))?;
             }
         }
@@ -189,7 +196,7 @@ impl CheckpointingStrategy for AfterLog {
         let _ = store.find_metric("Loss", epoch, Aggregate::Mean, &Split::Valid);
         match self.unlogged.load(Ordering::SeqCst) {
             true => Vec::new(),
-            false => KeepLastNCheckpoints::new(2).checkpointing(epoch, store),
+            false => KeepLastNCheckpoints::new(KEPT).checkpointing(epoch, store),
         }
     }
 }
@@ -302,10 +309,16 @@ mod tests {
     fn what_is_left_of_an_unfinished_checkpoint_is_deleted_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::new(folder.path().to_owned()).unwrap();
-        let whole = PARTS.map(|part| checkpoints.file(part, at(10, 7)));
+        let whole = [at(10, 0), at(10, 7)]
+            .map(|position| PARTS.map(|part| checkpoints.file(part, position)))
+            .concat();
         let foreign =
             ["notes.txt", "model-best.bpk", "other.tmp"].map(|name| folder.path().join(name));
         let unfinished = [
+            // Whole, and older than the last two.
+            "model-9.bpk",
+            "optim-9.bpk",
+            "scheduler-9.bpk",
             "model-11.bpk",
             "optim-11.bpk",
             "scheduler-10+8.bpk",
