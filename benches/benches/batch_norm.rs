@@ -7,7 +7,6 @@
 //! scale and a shift), and what pooling adds to that. The first batch is passed twice, to find out the layers' momenta: of
 //! an epoch's 391 batches, that is a quarter of a per cent, and it is not in the ratio.
 
-use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use burn_swa_benches::rounds;
 use cifar::architecture::Network;

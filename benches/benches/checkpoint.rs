@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use burn::data::dataloader::DataLoader;
-use burn::module::Module;
 use burn::optim::{GradientsParams, ModuleOptimizer, OptimizerRecord, SgdConfig};
 use burn::optim::{decay::WeightDecayConfig, momentum::MomentumConfig};
 use burn::store::ModuleRecord;

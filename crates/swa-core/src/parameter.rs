@@ -141,8 +141,10 @@ struct Download {
 struct Arrival {
     /// Of its parameter.
     index: usize,
-    place: Box<dyn FnOnce(TensorData, &Device) -> Placed>,
+    place: Place,
 }
+
+type Place = Box<dyn FnOnce(TensorData, &Device) -> Placed>;
 
 /// A value where it is to be averaged.
 struct Placed {
