@@ -4,12 +4,12 @@
 //!
 //! - the least that an update can cost, `average += w * (current - average)` in a plain loop on all cores: it moves each
 //!   parameter three times (reads the average, reads the weights, writes the average), at the machine's memory bandwidth.
-//!   **Limit: 1.5 times as long**, of which a third is the pass that reads the weights to check that all are finite;
+//!   **Limit: 1.5 times as long**. A fourth pass reads the weights to check that all are finite;
 //! - a copy of as many f32, the fastest there is: on all cores, into memory that was written before, so that no page has to
 //!   be mapped. **Limit: 3 times as long.**
 //!
 //! First for VGG16 (15.2 million parameters, 61 MB), then for stacks of eight square linear layers from 100 thousand to
-//! 200 million parameters: what a parameter costs stays flat, apart from what fits into a cache.
+//! 200 million parameters, which shows whether what a parameter costs stays flat.
 //!
 //! Then Divan's table: updates of other networks, whose many small parameters cost more by their number
 //! than by their size.

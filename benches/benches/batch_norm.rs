@@ -1,4 +1,4 @@
-//! What re-estimating BatchNorm costs, and how many batches it needs.
+//! What re-estimating BatchNorm costs.
 //!
 //! The averaged model passes batches of 128 images through its BatchNorm layers in training mode, which computes each
 //! layer's mean and variance, and pools these, on flex. **Limit: 1.15 times the inference pass over the same batches.**

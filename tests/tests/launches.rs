@@ -5,8 +5,7 @@
 //! of launches for each parameter is a constant.** The least there could be is one launch that reads the average and the
 //! parameter and writes the average: three passes.
 //!
-//! What a kernel moves is counted in passes over a parameter: an elementwise kernel reads each of its operands and writes
-//! its result, a sum reads its operand. Fused kernels are one launch each, whose passes CubeCL does not tell.
+//! What a launch moves is not counted: CubeCL tells the kernels' names alone.
 //!
 //! A program of its own: CubeCL tells of all launches in a process.
 
