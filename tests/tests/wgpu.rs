@@ -13,11 +13,11 @@ use std::sync::{Arc, LazyLock};
 use burn::data::dataloader::DataLoader;
 use burn::lr_scheduler::constant::ConstantLr;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::optim::{SgdConfig, momentum::MomentumConfig};
+use burn::optim::{ModuleOptimizer, SgdConfig, momentum::MomentumConfig};
 use burn::tensor::{DType, Device, FloatDType, Tensor};
 #[cfg(not(feature = "fusion"))]
 use burn::train::SupervisedTraining;
-use burn::train::{InferenceStep, Learner};
+use burn::train::{InferenceStep, Learner, TrainStep};
 use burn_swa_tests::classifier::{Batch, Batches, Classifier};
 use burn_swa_tests::comparison::relative_l2;
 use burn_swa_tests::named_tensors::tensors;
@@ -75,9 +75,12 @@ fn learner(device: &Device, average_on: Option<&Device>) -> Learner<Swa<Classifi
     let swa = config
         .init(Classifier::new(network(device)), Arc::new(reestimation))
         .unwrap();
+    Learner::new(swa, optimizer(), ConstantLr::new(0.2))
+}
+
+fn optimizer() -> ModuleOptimizer {
     let momentum = MomentumConfig::new().with_momentum(0.9).with_dampening(0.0);
-    let optimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
-    Learner::new(swa, optimizer, ConstantLr::new(0.2))
+    SgdConfig::new().with_momentum(Some(momentum)).init()
 }
 
 /// Trains it by Burn's own strategy, validated once at the end.
@@ -188,6 +191,31 @@ fn an_average_on_the_accelerator_is_the_mean_of_the_trainings_own_weights() {
 #[test]
 fn an_average_on_the_cpu_is_the_mean_of_the_trainings_own_weights() {
     assert_averages_its_own_weights(Some(&Device::flex()));
+}
+
+/// Burn's checkpoints are records that a thread of their own writes, while the training goes on.
+#[test]
+fn later_steps_leave_a_record_alone() {
+    let device = wgpu();
+    let mut learner = learner(&device, None);
+    learner.lr_step();
+    let (mut swa, mut optimizer) = (learner.model(), optimizer());
+    let training = batches(0, &[8; STEPS], &device.autodiff());
+    let mut records = None;
+    for (step, batch) in (1..).zip(training.iter()) {
+        let gradients = TrainStep::step(&swa, batch.unwrap()).grads;
+        swa = swa.optimize(&mut optimizer, learner.lr_current(), gradients);
+        // Before the last step. The average's first update was in the one before.
+        if step == STEPS - 1 {
+            let record = || (swa.clone().into_record(), optimizer.to_record());
+            let (model, state) = record();
+            let written = (model.into_bytes().unwrap(), state.into_bytes().unwrap());
+            records = Some((record(), written));
+        }
+    }
+    let ((model, state), (model_then, state_then)) = records.unwrap();
+    assert!(state.into_bytes().unwrap() == state_then);
+    assert!(model.into_bytes().unwrap() == model_then);
 }
 
 /// `model` with all its weights multiplied.

@@ -114,7 +114,8 @@
 //! Burn's checkpoints hold the live weights, the average, and the numbers of updates and steps, and
 //! `.checkpoint(n)` resumes them all. Whether the *data* goes on in the same order is up to the loader:
 //! `DataLoaderBuilder::shuffle` of Burn 0.22.1 starts its order over in a resumed run. Nor is the state
-//! of the device's random generator in Burn's checkpoints, from which dropout draws.
+//! of the device's random generator in Burn's checkpoints, from which dropout draws. What Burn's
+//! checkpoints would lack on an accelerator, [`SwaConfig::init`] mends: see [`Swa`].
 
 mod collect;
 mod error;

@@ -240,6 +240,8 @@ impl Session<'_> {
             + InferenceStep<Input = ImageBatch>,
         <M as InferenceStep>::Output: Adaptor<AccuracyInput> + Adaptor<LossInput>,
     {
+        // Checkpoints on an accelerator would else not hold one step's state: `Swa` asks for it as well.
+        burn_std::set_runtime_kind(burn_std::RuntimeKind::Async);
         let config = self.config;
         let checkpoints = Checkpoints::new(self.directory.checkpoints())?;
         if let Some(from) = self.from {
