@@ -8,8 +8,11 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Element, Tensor, TensorData};
 use rayon::prelude::*;
 
-/// How many elements a thread takes at a time. To wake a second thread for less costs more than it spares.
+/// How many elements a thread takes at a time.
 const PART: usize = 1 << 16;
+
+/// For how many it takes longer to wake a second thread than to do them alone.
+const NOT_WORTH_A_THREAD: usize = 1 << 18;
 
 /// A float that flex averages in.
 trait Float: Element + bytemuck::Pod + Send + Sync {
@@ -127,6 +130,8 @@ fn take_steps_in<F: Float>(steps: &mut [Step], weight: f64) {
         average.chunks_mut(PART).zip(current.chunks(PART))
     });
     let mut pairs: Vec<(&mut [F], &[F])> = pairs.collect();
+    // The last that were read to check them may still be in a cache.
+    pairs.reverse();
     let step = |(average, current): &mut (&mut [F], &[F])| {
         for (average, current) in average.iter_mut().zip(*current) {
             *average = F::step(*average, *current, weight);
@@ -139,7 +144,7 @@ fn take_steps_in<F: Float>(steps: &mut [Step], weight: f64) {
 }
 
 fn is_worth_a_thread(lengths: impl Iterator<Item = usize>) -> bool {
-    lengths.sum::<usize>() > PART
+    lengths.sum::<usize>() > NOT_WORTH_A_THREAD
 }
 
 #[cfg(test)]
@@ -185,7 +190,7 @@ mod tests {
         };
         let wide = |value: f64| plain(Tensor::<1>::from_data([value], (&device, DType::F64)));
         let mut steps = [
-            pair(2 * PART + 3, 0.0, 4.0),
+            pair(5 * PART + 3, 0.0, 4.0),
             pair(3, 8.0, 0.0),
             Step {
                 average: wide(1.0),
@@ -195,14 +200,14 @@ mod tests {
         take_steps(&mut steps, 0.5);
         let [long, short, wide] = steps.map(|step| step.average.0);
         let (long, short) = (long.as_slice::<f32>().unwrap(), short.as_slice::<f32>());
-        assert!(long.len() == 2 * PART + 3 && long.iter().all(|value| *value == 2.0));
+        assert!(long.len() == 5 * PART + 3 && long.iter().all(|value| *value == 2.0));
         assert_eq!(short.unwrap(), [4.0; 3]);
         assert_eq!(wide.as_slice::<f64>().unwrap(), [1.0 + 2e-16]);
     }
 
     #[test]
     fn a_shared_average_is_left_alone_and_an_owned_one_is_changed_in_place() {
-        let long = |value: f32| Tensor::<1>::full([3 * PART + 5], value, &Device::flex());
+        let long = |value: f32| Tensor::<1>::full([5 * PART + 5], value, &Device::flex());
         let shared = long(1.0);
         let averaged = average(shared.clone(), long(3.0), 0.5);
         assert!(floats(shared).iter().all(|value| *value == 1.0));
@@ -244,8 +249,8 @@ mod tests {
         let wide = |value| Tensor::<1>::from_data([1.0f64, value], (&Device::flex(), DType::F64));
         for (length, place) in [
             (3, 0),
-            (3 * PART + 5, 2 * PART),
-            (3 * PART + 5, 3 * PART + 4),
+            (5 * PART + 5, 2 * PART),
+            (5 * PART + 5, 5 * PART + 4),
         ] {
             let mut values = vec![1.0; length];
             let tensors = |values: &[f32]| {
