@@ -14,7 +14,7 @@ use burn::data::dataloader::DataLoader;
 use burn::lr_scheduler::constant::ConstantLr;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{ModuleOptimizer, SgdConfig, momentum::MomentumConfig};
-use burn::tensor::{DType, Device, FloatDType, Tensor};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor, Tolerance, s};
 #[cfg(not(feature = "fusion"))]
 use burn::train::SupervisedTraining;
 use burn::train::{InferenceStep, Learner, TrainStep};
@@ -157,7 +157,7 @@ fn assert_averages_its_own_weights(average_on: Option<&Device>) {
     let trained = learner.model();
     assert_eq!(trained.updates(), collected.len());
     let home = average_on.unwrap_or(&device);
-    assert_eq!(trained.average().devices(), [home.clone()]);
+    assert_eq!(&trained.average().devices(), std::slice::from_ref(home));
 
     let mut mean = Average::new(&collected[0], EqualWeights).unwrap();
     for weights in &collected {
@@ -261,6 +261,79 @@ fn an_average_is_the_mean_and_leaves_out_what_is_not_finite() {
     ));
     assert_eq!(average.updates(), 4);
     assert!(relative_l2(&mean(&average), &three) < 1e-6);
+}
+
+#[test]
+fn what_is_not_finite_is_found_in_whatever_place_of_whatever_parameter() {
+    /// Sets the last element of one float parameter.
+    struct SetLast {
+        parameter: usize,
+        to: f32,
+        passed: usize,
+    }
+    impl ModuleMapper for SetLast {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            self.passed += 1;
+            if self.passed - 1 != self.parameter {
+                return param;
+            }
+            param.map(|tensor| {
+                let (shape, count) = (tensor.shape(), tensor.shape().num_elements());
+                let last = Tensor::full([1], self.to, &tensor.device());
+                let all = tensor.reshape([count]);
+                all.slice_assign(s![count - 1..count], last).reshape(shape)
+            })
+        }
+    }
+    let mut average = Average::new(&network(&wgpu()), EqualWeights).unwrap();
+    let bad = [
+        (0, f32::NAN, "conv1.weight"),
+        (1, f32::INFINITY, "layer1.0.bn1.gamma"),
+        (10, f32::NEG_INFINITY, "layer1.0.conv2.weight"),
+    ];
+    for (parameter, to, expected) in bad {
+        let set = &mut SetLast {
+            parameter,
+            to,
+            passed: 0,
+        };
+        let error = average.update(&network(&wgpu()).map(set)).unwrap_err();
+        assert!(
+            matches!(&error, AverageError::NotFinite { path, .. } if path == expected),
+            "{error}"
+        );
+    }
+    // As large as finite numbers are.
+    let set = &mut SetLast {
+        parameter: 0,
+        to: f32::MAX,
+        passed: 0,
+    };
+    average.update(&network(&wgpu()).map(set)).unwrap();
+}
+
+#[test]
+fn weights_are_averaged_whatever_the_layout_of_their_elements() {
+    #[derive(Module, Debug)]
+    struct Weight {
+        weight: Param<Tensor<2>>,
+    }
+    let device = wgpu();
+    let numbers = || Tensor::<1, Int>::arange(0..35, &device).float();
+    let rows = || -> Tensor<2> { numbers().reshape([7, 5]) };
+    let columns = || -> Tensor<2> { numbers().mul_scalar(-10.0).reshape([5, 7]).transpose() };
+    for order in [[0, 1, 0, 1], [1, 0, 0, 1]] {
+        let model = |which: usize| Weight {
+            weight: Param::from_tensor([rows(), columns()][which].clone()),
+        };
+        let mut average = Average::new(&model(0), EqualWeights).unwrap();
+        for which in order {
+            average.update(&model(which)).unwrap();
+        }
+        let expected = (rows() + columns()).div_scalar(2.0).into_data();
+        let averaged = average.model().unwrap().weight.val().into_data();
+        averaged.assert_approx_eq::<f32>(&expected, Tolerance::default());
+    }
 }
 
 #[derive(Default)]

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Bool, DType, Device, FloatDType, Int, Tensor, kind::Basic};
 
+#[cfg(feature = "cubecl")]
+use crate::cube;
 #[cfg(feature = "flex")]
 use crate::flex;
 use crate::parameter::{self, Description, Finite, Parameter, Role};
@@ -37,8 +39,8 @@ use crate::{AverageError, AveragingRule, Counter};
 /// # NaN and infinities
 ///
 /// Weights that are not finite are never averaged. Each update checks them in one reading pass, on the
-/// device that holds the average, which gives one flag a parameter. (An accelerator takes their sum, and so finds finite
-/// weights whose sum overflows f32 not finite either.)
+/// device that holds the average, which gives one flag a parameter. (An accelerator takes the sum of weights in f64, and one
+/// that is not CubeCL's of all, and so finds finite weights whose sum overflows not finite either.)
 ///
 /// - [`update`](Self::update) reads all flags at once, one round trip to an accelerator, and returns
 ///   the error;
@@ -183,6 +185,8 @@ impl<M: Module> Average<M> {
             current: current.into_iter(),
             weight,
             accept,
+            #[cfg(feature = "cubecl")]
+            always: std::cell::OnceCell::new(),
             averages_running_statistics: self.averages_running_statistics,
             floats: 0,
             #[cfg(feature = "flex")]
@@ -301,14 +305,13 @@ impl<M: Module> Average<M> {
         }
     }
 
-    /// Decides whether the weights are fit to be averaged: here, or by the mask that is returned (one
-    /// element, true to accept), on the device.
+    /// Decides whether the weights are fit to be averaged: here, or by what is returned, on the device.
     fn accept(
         &mut self,
         current: &[Parameter],
         flags: Flags,
-    ) -> Result<Option<Tensor<1, Bool>>, AverageError> {
-        let mut on_device = Vec::new();
+    ) -> Result<Option<Accept>, AverageError> {
+        let mut unchecked = Vec::new();
         for parameter in current {
             match &parameter.finite {
                 Finite::Known(true) => {}
@@ -318,20 +321,12 @@ impl<M: Module> Average<M> {
                         updates: self.updates(),
                     });
                 }
-                Finite::OnDevice(sum) => on_device.push(sum.as_ref().clone()),
+                Finite::OnDevice(value) => unchecked.push(value.clone()),
             }
         }
-        let Some(device) = on_device.first().map(Tensor::device) else {
+        let Some(finite) = parameter::finite(&unchecked) else {
             return Ok(None);
         };
-        // A model may be spread over several devices: its sums meet on the first. Not in the device's default dtype:
-        // flags are counted up, and bf16 ends at 256.
-        let sums = on_device
-            .into_iter()
-            .map(|sum| parameter::cast(sum.to_device(&device), FloatDType::F32))
-            .collect();
-        let finite = Tensor::cat(sums, 0).is_finite().float();
-        let finite: Tensor<1> = parameter::cast(finite, FloatDType::F32);
         match flags {
             Flags::ReadNow => {
                 let finite = read_flags(finite)?;
@@ -344,9 +339,8 @@ impl<M: Module> Average<M> {
         }
     }
 
-    /// Notes one update's flags for [`check`](Self::check), and returns the mask of
-    /// [`accept`](Self::accept).
-    fn leave_unread(&mut self, finite: Tensor<1>) -> Tensor<1, Bool> {
+    /// Notes one update's flags for [`check`](Self::check).
+    fn leave_unread(&mut self, finite: Tensor<1>) -> Accept {
         let all_finite = finite.clone().min();
         let unread = match self.unread.take() {
             None => Unread {
@@ -369,9 +363,13 @@ impl<M: Module> Average<M> {
                 }
             }
         };
-        let accept = unread.ok.clone().greater_elem(0.5);
+        let ok = unread.ok.clone();
         self.unread = Some(unread);
-        accept
+        Accept {
+            mask: ok.clone().greater_elem(0.5),
+            #[cfg(feature = "cubecl")]
+            ok,
+        }
     }
 
     /// The error for the first weight whose flag is 0.
@@ -383,6 +381,15 @@ impl<M: Module> Average<M> {
             updates: self.updates(),
         }
     }
+}
+
+/// What a device decides by, whose verdict the host does not wait for.
+struct Accept {
+    /// One element in f32: 1 to accept the weights, 0 to leave them out.
+    #[cfg(feature = "cubecl")]
+    ok: Tensor<1>,
+    /// The same as a mask.
+    mask: Tensor<1, Bool>,
 }
 
 /// When the host reads an accelerator's verdict on the weights.
@@ -511,7 +518,10 @@ impl<M: Module> Module for Average<M> {
 struct Update {
     current: std::vec::IntoIter<Parameter>,
     weight: f64,
-    accept: Option<Tensor<1, Bool>>,
+    accept: Option<Accept>,
+    /// What accepts all weights, once it was needed.
+    #[cfg(feature = "cubecl")]
+    always: std::cell::OnceCell<Tensor<1>>,
     averages_running_statistics: bool,
     /// How many float parameters were passed.
     floats: usize,
@@ -550,11 +560,36 @@ impl Update {
         match &self.accept {
             None => new,
             Some(accept) => {
-                let accept = accept.clone().to_device(&new.device());
-                let accept = accept.reshape([1; D]).expand(new.shape());
-                old.mask_where(accept, new)
+                let mask = accept.mask.clone().to_device(&new.device());
+                let mask = mask.reshape([1; D]).expand(new.shape());
+                old.mask_where(mask, new)
             }
         }
+    }
+
+    /// The step from `average` towards `current` that one kernel takes, if they are where such kernels run.
+    #[cfg(feature = "cubecl")]
+    fn step_on_cube<const D: usize>(
+        &self,
+        average: &Tensor<D>,
+        current: &Tensor<D>,
+    ) -> Option<cube::Step> {
+        let average_on_cube =
+            cube::OnCube::of(average).filter(|_| average.dtype() == DType::F32)?;
+        let current = cube::OnCube::of(current)?;
+        let device = average.device();
+        let accept = match &self.accept {
+            Some(accept) => accept.ok.clone(),
+            None => {
+                let one = || Tensor::ones([1], (&device, DType::F32));
+                self.always.get_or_init(one).clone()
+            }
+        };
+        Some(cube::Step {
+            average: average_on_cube,
+            current,
+            accept: cube::OnCube::of(&accept.to_device(&device))?,
+        })
     }
 }
 
@@ -572,8 +607,16 @@ impl ModuleMapper for Update {
                 return self.accepted(moved(average, &current), current);
             }
             let dtype = FloatDType::from(average.dtype());
-            let current = parameter::cast(current, dtype);
             let average = moved(average, &current);
+            #[cfg(feature = "cubecl")]
+            if self.weight != 1.0
+                && let Some(step) = self.step_on_cube(&average, &current)
+            {
+                // From here on the step's is the only handle on the average, so that it is taken in place.
+                drop(average);
+                return step.take(self.weight).into_tensor();
+            }
+            let current = parameter::cast(current, dtype);
             if self.weight == 1.0 {
                 return self.accepted(average, current);
             }
@@ -874,8 +917,8 @@ mod tests {
                 && parameter.description.role == Role::Weight
             {
                 let sum = if finite { 1.0 } else { f32::NAN };
-                parameter.finite =
-                    Finite::OnDevice(Box::new(Tensor::from_floats([sum], &Device::default())));
+                let sum = Tensor::from_floats([sum], &Device::default());
+                parameter.finite = Finite::OnDevice(parameter::Unchecked::Sum(Box::new(sum)));
             }
         }
         average.apply(current, Flags::LeaveOnDevice).unwrap();

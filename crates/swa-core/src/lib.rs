@@ -88,6 +88,8 @@
 mod average;
 mod batch_norm;
 mod counter;
+#[cfg(feature = "cubecl")]
+mod cube;
 mod error;
 #[cfg(feature = "flex")]
 mod flex;

@@ -8,6 +8,8 @@ use burn::tensor::{
     kind::{self, Basic},
 };
 
+#[cfg(feature = "cubecl")]
+use crate::cube;
 #[cfg(feature = "flex")]
 use crate::flex;
 use crate::{AverageError, path::Path};
@@ -67,9 +69,61 @@ impl Parameter {
 pub(crate) enum Finite {
     /// The host knows.
     Known(bool),
-    /// The device will know: their sum in f32 or f64, one element, which is finite if all are. (And only then, as long as
-    /// it does not overflow: weights of 1e38 are lost as well.)
-    OnDevice(Box<Tensor<1>>),
+    /// The device will know.
+    OnDevice(Unchecked),
+}
+
+/// A value that its device is to look through.
+#[derive(Clone)]
+pub(crate) enum Unchecked {
+    /// The sum of its elements in f32 or f64, one element, which is finite if all are. (And only then, as long as it does
+    /// not overflow: weights of 1e38 are lost as well.)
+    Sum(Box<Tensor<1>>),
+    /// The value itself, on this device.
+    #[cfg(feature = "cubecl")]
+    OnCube(Box<cube::OnCube>, Device),
+}
+
+impl Unchecked {
+    fn device(&self) -> Device {
+        match self {
+            Self::Sum(sum) => sum.device(),
+            #[cfg(feature = "cubecl")]
+            Self::OnCube(_, device) => device.clone(),
+        }
+    }
+}
+
+/// For each value, 1 if it is free of NaN and infinities, else 0: in f32, on the device of the first, since a model may be
+/// spread over several. None of no values. Not in the device's default dtype: flags are counted up, and bf16 ends at 256.
+pub(crate) fn finite(values: &[Unchecked]) -> Option<Tensor<1>> {
+    let first = values.first()?.device();
+    let alike = |one: &Unchecked, other: &Unchecked| {
+        core::mem::discriminant(one) == core::mem::discriminant(other)
+            && one.device() == other.device()
+    };
+    let flags = values.chunk_by(alike);
+    let flags = flags.map(|values| finite_of_alike(values).to_device(&first));
+    Some(Tensor::cat(flags.collect(), 0))
+}
+
+fn finite_of_alike(values: &[Unchecked]) -> Tensor<1> {
+    let mut sums = Vec::new();
+    #[cfg(feature = "cubecl")]
+    let mut on_cube = Vec::new();
+    for value in values {
+        match value {
+            Unchecked::Sum(sum) => sums.push(cast(sum.as_ref().clone(), FloatDType::F32)),
+            #[cfg(feature = "cubecl")]
+            Unchecked::OnCube(value, _) => on_cube.push(value.as_ref().clone()),
+        }
+    }
+    #[cfg(feature = "cubecl")]
+    if sums.is_empty() {
+        return cube::finite(on_cube, &values[0].device());
+    }
+    let finite = Tensor::cat(sums, 0).is_finite().float();
+    cast(finite, FloatDType::F32)
 }
 
 /// Reads the parameters of a module on a plain device (see [`Module::valid`]), each moved to
@@ -176,6 +230,13 @@ impl Placed {
                 ..Self::unchecked(value)
             };
         }
+        #[cfg(feature = "cubecl")]
+        if let Some(on_cube) = cube::OnCube::of(&value) {
+            return Self {
+                finite: Finite::OnDevice(Unchecked::OnCube(Box::new(on_cube), value.device())),
+                ..Self::unchecked(value)
+            };
+        }
         let wide = cast(value.clone(), accumulator_dtype(value.dtype()));
         #[cfg(feature = "flex")]
         if let Some(copy) = flex::Plain::copy_of(&wide) {
@@ -188,7 +249,7 @@ impl Placed {
         }
         // One launch that reads them once, where an elementwise test would take five and write as much each time.
         Self {
-            finite: Finite::OnDevice(Box::new(wide.sum())),
+            finite: Finite::OnDevice(Unchecked::Sum(Box::new(wide.sum()))),
             ..Self::unchecked(value)
         }
     }

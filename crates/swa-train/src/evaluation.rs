@@ -13,6 +13,16 @@ use crate::{SwaError, collect::positive, swa::lock};
 ///
 /// The report of a re-estimation says how far the statistics still moved over the last tenth of it
 /// ([`Swa::batch_norm_report`](crate::Swa::batch_norm_report)), and so whether less data would do.
+///
+/// The default is from a measurement too. With PreResNet-8 at half its width, five passes in other orders over 63 batches
+/// of 64, the test accuracy after each differed from that with all batches, at worst, by
+///
+/// | first batches | 1 | 2 | 4 | 8 | 16 | 32 | all 63 |
+/// |---|---|---|---|---|---|---|---|
+/// | points of accuracy | 1.0 | 1.2 | 0.9 | 0.9 | 0.4 | 0.2 | 0.1 |
+///
+/// It is not worse on average from 16 batches on (0.05 points), but more a matter of chance: a thousand samples will do to
+/// watch a training, and all of them are for a result. (`cargo bench --bench batch_norm_batches` in the repository.)
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub enum Reestimate {
     /// One pass over the training loader, as the paper and PyTorch's `update_bn` do.
