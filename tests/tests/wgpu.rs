@@ -322,17 +322,20 @@ fn weights_are_averaged_whatever_the_layout_of_their_elements() {
     let numbers = || Tensor::<1, Int>::arange(0..35, &device).float();
     let rows = || -> Tensor<2> { numbers().reshape([7, 5]) };
     let columns = || -> Tensor<2> { numbers().mul_scalar(-10.0).reshape([5, 7]).transpose() };
+    let values = |model: &Weight| model.weight.val().into_data();
     for order in [[0, 1, 0, 1], [1, 0, 0, 1]] {
-        let model = |which: usize| Weight {
-            weight: Param::from_tensor([rows(), columns()][which].clone()),
-        };
-        let mut average = Average::new(&model(0), EqualWeights).unwrap();
+        let models = [rows(), columns()].map(|weight| Weight {
+            weight: Param::from_tensor(weight),
+        });
+        let mut average = Average::new(&models[0], EqualWeights).unwrap();
         for which in order {
-            average.update(&model(which)).unwrap();
+            average.update(&models[which]).unwrap();
         }
         let expected = (rows() + columns()).div_scalar(2.0).into_data();
-        let averaged = average.model().unwrap().weight.val().into_data();
-        averaged.assert_approx_eq::<f32>(&expected, Tolerance::default());
+        values(&average.model().unwrap()).assert_approx_eq::<f32>(&expected, Tolerance::default());
+        // The first update shares the model's memory, and the second leaves that alone.
+        assert_eq!(values(&models[0]), rows().into_data());
+        assert_eq!(values(&models[1]), columns().into_data());
     }
 }
 
