@@ -444,7 +444,7 @@ fn unwritable(error: &CheckpointerError) -> Failure {
 /// Something could not be written, and what to do about it.
 fn resumable(problem: impl std::fmt::Display) -> Failure {
     format!(
-        "{problem}. Earlier checkpoints are whole: see that there is room and that it may be written, and resume \
+        "{problem}. What was saved before is whole: see that there is room and that it may be written, and resume \
          the run"
     )
     .into()

@@ -25,7 +25,7 @@ fn check_refusal(refusal: &str, reason: &str, out: &Path) -> Option<usize> {
     println!("{refusal}");
     assert!(refusal.contains(out.to_str().unwrap()), "{refusal}");
     assert!(refusal.contains(reason), "{refusal}");
-    let remedy = "Earlier checkpoints are whole: see that there is room and that it may be written, and \
+    let remedy = "What was saved before is whole: see that there is room and that it may be written, and \
                   resume the run";
     assert!(refusal.ends_with(remedy), "{refusal}");
     let unfinished = |name: &String| name.ends_with(".tmp");
