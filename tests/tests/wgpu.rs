@@ -218,6 +218,24 @@ fn later_steps_leave_a_record_alone() {
     assert!(model.into_bytes().unwrap() == model_then);
 }
 
+#[test]
+fn later_updates_leave_copies_and_records_of_an_average_alone() {
+    let model = || network(&wgpu());
+    let mut average = Average::new(&model(), EqualWeights).unwrap();
+    for _ in 0..3 {
+        average.update(&model()).unwrap();
+    }
+    let copy = || average.model().unwrap().to_device(&Device::flex());
+    let (record, copied) = (average.clone().into_record(), copy());
+    let expected = (
+        average.clone().into_record().into_bytes().unwrap(),
+        tensors(&copy()),
+    );
+    average.update(&scaled(model(), 5.0)).unwrap();
+    assert!(record.into_bytes().unwrap() == expected.0);
+    assert!(tensors(&copied) == expected.1);
+}
+
 /// `model` with all its weights multiplied.
 fn scaled(model: PreResNet, by: f64) -> PreResNet {
     struct Scale(f64);

@@ -52,6 +52,15 @@ use crate::{AverageError, AveragingRule, Counter};
 /// # Memory
 ///
 /// One f32 copy of the parameters, from the second update on; until then it shares the model's.
+///
+/// # Copies and records on an accelerator
+///
+/// [`new`](Self::new) makes the whole process read a tensor's data at the time it is asked for
+/// (`burn_std::set_runtime_kind(RuntimeKind::Async)`). Burn 0.22.1 would, on CubeCL's devices, put the reading off until
+/// somebody looks at the data, and show what has become of it meanwhile, in place: by the next update of the average, or by
+/// the optimizer of its momentum. A copy of the average on the CPU would go on changing, and a checkpoint that Burn's
+/// `Learner` writes in a thread of its own would hold something of several steps, and resume another run. The price is that
+/// a checkpoint is in the host's memory whole, and not a tensor at a time.
 pub struct Average<M> {
     /// Always present, but for the moment in which an update owns it.
     model: Option<M>,
@@ -87,6 +96,7 @@ impl<M: Module> Average<M> {
     ///
     /// [`AverageError::Reparameterized`] and [`AverageError::Quantized`], which name the parameter.
     pub fn new(model: &M, rule: impl AveragingRule + 'static) -> Result<Self, AverageError> {
+        read_tensors_when_asked();
         let model = model.valid();
         let parameters = parameter::read(&model, None, |_| false)?
             .into_iter()
@@ -186,7 +196,7 @@ impl<M: Module> Average<M> {
             weight,
             accept,
             #[cfg(feature = "cubecl")]
-            always: std::cell::OnceCell::new(),
+            accept_on: Vec::new(),
             averages_running_statistics: self.averages_running_statistics,
             floats: 0,
             #[cfg(feature = "flex")]
@@ -383,6 +393,11 @@ impl<M: Module> Average<M> {
     }
 }
 
+/// Has CubeCL's devices read a tensor when its data is asked for: see [`Average`].
+fn read_tensors_when_asked() {
+    burn_std::set_runtime_kind(burn_std::RuntimeKind::Async);
+}
+
 /// What a device decides by, whose verdict the host does not wait for.
 struct Accept {
     /// One element in f32: 1 to accept the weights, 0 to leave them out.
@@ -519,9 +534,9 @@ struct Update {
     current: std::vec::IntoIter<Parameter>,
     weight: f64,
     accept: Option<Accept>,
-    /// What accepts all weights, once it was needed.
+    /// What `accept` says, on each device that was passed.
     #[cfg(feature = "cubecl")]
-    always: std::cell::OnceCell<Tensor<1>>,
+    accept_on: Vec<(Device, cube::OnCube)>,
     averages_running_statistics: bool,
     /// How many float parameters were passed.
     floats: usize,
@@ -570,26 +585,31 @@ impl Update {
     /// The step from `average` towards `current` that one kernel takes, if they are where such kernels run.
     #[cfg(feature = "cubecl")]
     fn step_on_cube<const D: usize>(
-        &self,
+        &mut self,
         average: &Tensor<D>,
         current: &Tensor<D>,
     ) -> Option<cube::Step> {
-        let average_on_cube =
-            cube::OnCube::of(average).filter(|_| average.dtype() == DType::F32)?;
-        let current = cube::OnCube::of(current)?;
         let device = average.device();
-        let accept = match &self.accept {
-            Some(accept) => accept.ok.clone(),
-            None => {
-                let one = || Tensor::ones([1], (&device, DType::F32));
-                self.always.get_or_init(one).clone()
-            }
-        };
         Some(cube::Step {
-            average: average_on_cube,
-            current,
-            accept: cube::OnCube::of(&accept.to_device(&device))?,
+            average: cube::OnCube::of(average).filter(|_| average.dtype() == DType::F32)?,
+            current: cube::OnCube::of(current)?,
+            accept: self.accept_on(&device)?,
         })
+    }
+
+    #[cfg(feature = "cubecl")]
+    fn accept_on(&mut self, device: &Device) -> Option<cube::OnCube> {
+        let known = self.accept_on.iter().find(|(of, _)| of == device);
+        if let Some((_, accept)) = known {
+            return Some(accept.clone());
+        }
+        let accept = match &self.accept {
+            Some(accept) => accept.ok.clone().to_device(device),
+            None => Tensor::ones([1], (device, DType::F32)),
+        };
+        let accept = cube::OnCube::of(&accept)?;
+        self.accept_on.push((device.clone(), accept.clone()));
+        Some(accept)
     }
 }
 

@@ -4,6 +4,8 @@
 //! Burn's operations would take seven, and write a tensor of the parameter's size in each of four. Kernels fused by
 //! `burn-fusion` take between four and five.
 
+use core::fmt;
+
 use burn::backend::{Backend, cubecl::dtype_to_storage_type, tensor::FloatTensor};
 use burn::tensor::{DType, Device, Tensor};
 use burn_cubecl::cubecl::std::tensor::layout::linear::{LinearView, LinearViewMut};
@@ -13,9 +15,9 @@ use burn_cubecl::ops::numeric::empty_device_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{Cube, CubeBackend};
 use burn_fusion::custom::{
-    CustomOpIr, HandleContainer, OperationFn, OperationIr, ScalarIr, StreamId, TensorIr,
+    CustomOpIr, HandleContainer, Operation, OperationIr, ScalarIr, StreamId, TensorIr,
 };
-use burn_fusion::{Fusion, FusionBackend, FusionRuntime, FusionTensor};
+use burn_fusion::{ExecutionError, Fusion, FusionBackend, FusionRuntime, FusionTensor};
 
 /// A float tensor on one of CubeCL's devices, of a dtype that the kernels here read.
 #[derive(Clone)]
@@ -83,7 +85,7 @@ trait Averaging: Backend {
     ) -> FloatTensor<Self>;
 }
 
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
 fn mark_not_finite<C: Float>(
     values: LinearView<'_, C>,
     mut finite: LinearViewMut<'_, f32>,
@@ -100,7 +102,7 @@ fn mark_not_finite<C: Float>(
     }
 }
 
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
 fn step_towards<C: Float, N: Size>(
     average: LinearView<'_, Vector<f32, N>>,
     current: LinearView<'_, Vector<C, N>>,
@@ -148,6 +150,7 @@ impl Averaging for CubeBackend {
                 &client,
                 calculate_cube_count_elemwise(&client, units, cube),
                 cube,
+                values.required_address_type(),
                 values.clone().into_linear_view(),
                 finite.clone().into_linear_view(),
                 place,
@@ -188,11 +191,13 @@ impl Averaging for CubeBackend {
             true => averaged.as_linear_view_alias(0),
             false => averaged.clone().into_linear_view(),
         };
+        let addresses = [&average, &current, &averaged].map(CubeTensor::required_address_type);
         let dtype = dtype_to_storage_type(current.dtype);
         step_towards::launch(
             &client,
             calculate_cube_count_elemwise(&client, units, cube),
             cube,
+            addresses.into_iter().max().unwrap_or_default(),
             vector_size,
             average.into_linear_view(),
             current.into_linear_view_like(&averaged),
@@ -242,8 +247,6 @@ fn put_off<B: FusionBackend, const N: usize>(
     scalar: ScalarIr,
     run: impl Fn([FloatTensor<B>; N]) -> FloatTensor<B> + Send + Sync + 'static,
 ) -> FusionTensor<B::FusionRuntime> {
-    type Handles<B> =
-        HandleContainer<<<B as FusionBackend>::FusionRuntime as FusionRuntime>::FusionHandle>;
     let client = inputs[0].client.clone();
     let output = TensorIr::uninit(
         client.create_empty_handle(),
@@ -257,7 +260,7 @@ fn put_off<B: FusionBackend, const N: usize>(
         outputs: vec![output.clone()],
         scalars: vec![scalar],
     });
-    let run = OperationFn(move |handles: &mut Handles<B>| {
+    let run = PutOff(move |handles: &mut Handles<B::FusionRuntime>| {
         let inputs = inputs
             .each_ref()
             .map(|input| handles.get_float_tensor::<B>(input));
@@ -267,4 +270,24 @@ fn put_off<B: FusionBackend, const N: usize>(
     client
         .register(StreamId::current(), operation, run)
         .remove(0)
+}
+
+type Handles<R> = HandleContainer<<R as FusionRuntime>::FusionHandle>;
+
+/// An operation that `burn-fusion` runs when it comes to it.
+struct PutOff<F>(F);
+
+impl<F> fmt::Debug for PutOff<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("swa-core's step of an average")
+    }
+}
+
+impl<R: FusionRuntime, F> Operation<R> for PutOff<F>
+where
+    F: Fn(&mut Handles<R>) -> Result<(), ExecutionError> + Send + Sync,
+{
+    fn execute(&self, handles: &mut Handles<R>) -> Result<(), ExecutionError> {
+        (self.0)(handles)
+    }
 }

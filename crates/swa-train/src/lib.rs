@@ -115,7 +115,7 @@
 //! `.checkpoint(n)` resumes them all. Whether the *data* goes on in the same order is up to the loader:
 //! `DataLoaderBuilder::shuffle` of Burn 0.22.1 starts its order over in a resumed run. Nor is the state
 //! of the device's random generator in Burn's checkpoints, from which dropout draws. What Burn's
-//! checkpoints would lack on an accelerator, [`SwaConfig::init`] mends: see [`Swa`].
+//! checkpoints would lack on an accelerator is mended: see [`Average`](swa_core::Average) on records there.
 
 mod collect;
 mod error;

@@ -116,7 +116,6 @@ impl SwaConfig {
         <M as InferenceStep>::Input: Clone,
     {
         self.reestimate.validate()?;
-        read_tensors_when_asked();
         let mut average = Average::new(&model, SharedRule(self.rule))?;
         if self.averages_running_statistics {
             average = average.averaging_running_statistics();
@@ -141,11 +140,6 @@ impl SwaConfig {
             is_replica: false,
         })
     }
-}
-
-/// Has CubeCL's devices read a tensor when its data is asked for. See [`Swa`] on checkpoints.
-fn read_tensors_when_asked() {
-    burn_std::set_runtime_kind(burn_std::RuntimeKind::Async);
 }
 
 impl fmt::Debug for SwaConfig {
@@ -203,14 +197,6 @@ impl AveragingRule for SharedRule {
 /// strategy, and not with the collectives of several GPUs: none were at hand. What each part costs in
 /// bytes, and what goes on past one machine:
 /// [`docs/several-machines.md`](https://github.com/burn-swa/burn-swa/blob/main/docs/several-machines.md).
-///
-/// # Checkpoints on an accelerator
-///
-/// [`SwaConfig::init`] makes the whole process read a tensor's data at the time it is asked for
-/// (`burn_std::set_runtime_kind(RuntimeKind::Async)`). Burn 0.22.1 would, on all devices but CPUs, put
-/// the reading off until a checkpoint's thread comes to write it, and write what later steps have made
-/// of the optimizer's momentum and of the average meanwhile: such a checkpoint resumes another run. Its
-/// price is that a checkpoint is in the host's memory whole, and not a tensor at a time.
 ///
 /// Made by [`SwaConfig::init`].
 ///

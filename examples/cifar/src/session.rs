@@ -240,7 +240,7 @@ impl Session<'_> {
             + InferenceStep<Input = ImageBatch>,
         <M as InferenceStep>::Output: Adaptor<AccuracyInput> + Adaptor<LossInput>,
     {
-        // Checkpoints on an accelerator would else not hold one step's state: `Swa` asks for it as well.
+        // Without SWA too, a checkpoint is to hold one step's state on an accelerator: see `swa_core::Average`.
         burn_std::set_runtime_kind(burn_std::RuntimeKind::Async);
         let config = self.config;
         let checkpoints = Checkpoints::new(self.directory.checkpoints())?;
