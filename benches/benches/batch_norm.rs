@@ -4,8 +4,9 @@
 //! layer's mean and variance, and pools these, on flex. **Limit: 1.15 times the inference pass over the same batches.**
 //!
 //! The split: a pass in training mode alone (BatchNorm reads each activation once more than at inference, where it is a
-//! scale and a shift; that is Burn's own layer, and all that stands above the limit), and what pooling adds to that. The first batch is passed twice, to find out the layers' momenta: of
-//! an epoch's 391 batches, that is a quarter of a per cent, and it is not in the ratio.
+//! scale and a shift; that is Burn's own layer, and all that stands above the limit), and what pooling adds to that. The
+//! first batch is passed twice, to find out the layers' momenta: of an epoch's 391 batches, that is a quarter of a per
+//! cent, and it is not in the ratio.
 
 use burn::tensor::{Device, Tensor};
 use burn_swa_benches::rounds;
