@@ -2,7 +2,7 @@
 
 use core::any::Any;
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{
     Bool, DType, Device, FloatDType, Int, Tensor, TensorData, Transaction,
     kind::{self, Basic},
@@ -169,6 +169,47 @@ pub(crate) fn cast<const D: usize>(tensor: Tensor<D>, dtype: FloatDType) -> Tens
         true => tensor,
         false => tensor.cast(dtype),
     }
+}
+
+/// Compares the parameters of a model with those of the model that is `expected`.
+///
+/// # Errors
+///
+/// [`AverageError::MissingParameter`], [`AverageError::UnknownParameter`] and [`AverageError::ShapeMismatch`], naming the
+/// first that differs.
+pub(crate) fn compare(expected: &[Description], got: &[Parameter]) -> Result<(), AverageError> {
+    let expected: Vec<_> = expected.iter().collect();
+    let got: Vec<_> = got.iter().map(|it| &it.description).collect();
+
+    if let Some(missing) = first_not_in(&expected, &got) {
+        let path = missing.path.clone();
+        return Err(AverageError::MissingParameter { path });
+    }
+    if let Some(unknown) = first_not_in(&got, &expected) {
+        let path = unknown.path.clone();
+        return Err(AverageError::UnknownParameter { path });
+    }
+    match expected.iter().zip(&got).find(|(a, b)| a.shape != b.shape) {
+        None => Ok(()),
+        Some((expected, got)) => Err(AverageError::ShapeMismatch {
+            path: got.path.clone(),
+            expected: expected.shape.clone(),
+            got: got.shape.clone(),
+        }),
+    }
+}
+
+/// The first of `some` that `others` lack, by path and role. Usually both list the same, in the same
+/// order, and one pass over them tells.
+fn first_not_in<'a>(some: &[&'a Description], others: &[&Description]) -> Option<&'a Description> {
+    let alike = |a: &Description, b: &Description| a.path == b.path && a.role == b.role;
+    let mut pairs = some.iter().zip(others);
+    if some.len() == others.len() && pairs.all(|(a, b)| alike(a, b)) {
+        return None;
+    }
+    some.iter()
+        .find(|one| !others.iter().any(|other| alike(one, other)))
+        .copied()
 }
 
 struct Reader<'a> {
@@ -397,5 +438,41 @@ impl ModuleVisitor for Reader<'_> {
 
     fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
         self.push(param.val(), Role::Bool, Placed::unchecked);
+    }
+}
+
+/// Casts float parameters to dtypes given in the order of the traversal.
+pub(crate) struct Cast {
+    dtypes: Vec<DType>,
+    next: usize,
+}
+
+impl Cast {
+    pub(crate) fn to(dtypes: impl Iterator<Item = DType>) -> Self {
+        Self {
+            dtypes: dtypes.collect(),
+            next: 0,
+        }
+    }
+}
+
+impl ModuleMapper for Cast {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let dtype = self.dtypes[self.next];
+        self.next += 1;
+        param.map(|tensor| cast(tensor, dtype.into()))
+    }
+
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        self.next += 1;
+        param
+    }
+
+    fn map_bool<const D: usize>(
+        &mut self,
+        param: Param<Tensor<D, Bool>>,
+    ) -> Param<Tensor<D, Bool>> {
+        self.next += 1;
+        param
     }
 }

@@ -1,0 +1,362 @@
+use burn::module::{Lora, ParamId, Quantizer};
+use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
+use burn::tensor::quantization::{Calibration, QuantScheme};
+
+use burn::module::Param;
+use burn::tensor::{Bool, DType, FloatDType, Int, Tensor};
+
+use super::*;
+use crate::{EqualWeights, Exponential};
+
+#[derive(Module, Debug)]
+struct Net {
+    weight: Param<Tensor<1>>,
+    steps: Param<Tensor<1, Int>>,
+    mask: Param<Tensor<1, Bool>>,
+    norm: BatchNorm,
+}
+
+fn net(weight: [f32; 2], steps: i64, mask: bool, mean: f32, device: &Device) -> Net {
+    let mut norm = BatchNormConfig::new(1).init(device);
+    norm.running_mean = burn::module::RunningState::new(Tensor::from_floats([mean], device));
+    Net {
+        weight: Param::from_data(weight, device),
+        steps: Param::initialized(ParamId::new(), Tensor::from_ints([steps], device)),
+        mask: Param::initialized(ParamId::new(), Tensor::from_data([mask], device)),
+        norm,
+    }
+}
+
+fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
+    tensor.into_data().iter::<f64>().collect()
+}
+
+fn autodiff() -> Device {
+    Device::default().autodiff()
+}
+
+#[test]
+fn weights_are_averaged_and_everything_else_is_the_latest() {
+    let device = autodiff();
+    let mut average = Average::new(&net([9.0, 9.0], 9, false, 9.0, &device), EqualWeights).unwrap();
+    for (weight, steps, mask, mean) in [
+        ([1.0, 8.0], 1, true, 2.0),
+        ([2.0, 2.0], 2, false, 4.0),
+        ([6.0, 2.0], 3, true, 6.0),
+    ] {
+        let model = net(weight, steps, mask, mean, &device);
+        average.update(&model).unwrap();
+    }
+
+    let averaged = average.model().unwrap();
+    assert_eq!(average.updates(), 3);
+    // (1 + 2 + 6) / 3 and (8 + 2 + 2) / 3
+    for (got, expected) in floats(averaged.weight.val()).iter().zip([3.0, 4.0]) {
+        assert!((got - expected).abs() < 1e-6, "{got}");
+    }
+    assert_eq!(averaged.steps.val().into_scalar::<i64>(), 3);
+    assert!(averaged.mask.val().into_scalar::<bool>());
+    assert_eq!(floats(averaged.norm.running_mean.value()), [6.0]);
+}
+
+#[test]
+fn running_statistics_are_averaged_when_asked_to() {
+    let device = autodiff();
+    let model = |mean| net([0.0, 0.0], 0, false, mean, &device);
+    let mut average = Average::new(&model(9.0), Exponential::new(0.75).unwrap())
+        .unwrap()
+        .averaging_running_statistics();
+    for mean in [8.0, 4.0, 1.0] {
+        average.update(&model(mean)).unwrap();
+    }
+    // As in the rule's test: 8, 7, 5.5.
+    let averaged = average.model().unwrap();
+    assert_eq!(floats(averaged.norm.running_mean.value()), [5.5]);
+
+    let error = average.update(&model(f32::NAN)).unwrap_err();
+    assert!(error.to_string().contains("`norm.running_mean`"), "{error}");
+}
+
+#[test]
+fn the_live_model_is_left_alone() {
+    let device = autodiff();
+    let model = net([1.0, 2.0], 1, true, 5.0, &device);
+    let mut average = Average::new(&model, EqualWeights).unwrap();
+    average.update(&model).unwrap();
+    average
+        .update(&net([3.0, 3.0], 2, true, 7.0, &device))
+        .unwrap();
+
+    assert_eq!(floats(model.weight.val()), [1.0, 2.0]);
+    assert_eq!(floats(model.norm.running_mean.value()), [5.0]);
+    assert!(model.weight.is_require_grad());
+    assert!(model.weight.val().is_autodiff());
+
+    let averaged = average.model().unwrap();
+    assert!(!averaged.weight.is_require_grad());
+    assert!(!averaged.weight.val().is_autodiff());
+    assert!(!average.clone().train().state().weight.is_require_grad());
+}
+
+#[test]
+fn an_average_without_updates_has_no_model() {
+    let model = net([1.0, 2.0], 1, true, 5.0, &autodiff());
+    let average = Average::new(&model, EqualWeights).unwrap();
+    assert_eq!(average.model().unwrap_err(), AverageError::NothingAveraged);
+}
+
+#[test]
+fn a_model_in_16_bits_is_averaged_in_32_and_comes_back_in_16() {
+    let device = autodiff();
+    let model = |value: f32| {
+        let weight = Tensor::<1>::from_floats([value, 0.0], &device).cast(FloatDType::BF16);
+        let mut model = net([0.0, 0.0], 0, false, 0.0, &device);
+        model.weight = Param::from_tensor(weight);
+        model
+    };
+    // 256 and 258 are neighbours in bf16: a mean of 257 needs more bits on the way.
+    let mut average = Average::new(&model(256.0), EqualWeights).unwrap();
+    for value in [256.0, 258.0, 258.0, 256.0] {
+        average.update(&model(value)).unwrap();
+    }
+    assert_eq!(floats(average.state().weight.val())[0], 257.0);
+    assert_eq!(average.state().weight.val().dtype(), DType::F32);
+    assert_eq!(average.model().unwrap().weight.val().dtype(), DType::BF16);
+}
+
+#[test]
+fn f64_stays_f64() {
+    let device = autodiff();
+    let model = |value: f64| {
+        let weight = Tensor::<1>::from_data([value, 0.0], (&device, DType::F64));
+        let mut model = net([0.0, 0.0], 0, false, 0.0, &device);
+        model.weight = Param::from_tensor(weight);
+        model
+    };
+    let mut average = Average::new(&model(0.0), EqualWeights).unwrap();
+    average.update(&model(1.0)).unwrap();
+    average.update(&model(1.0 + 2e-12)).unwrap();
+    let averaged = average.model().unwrap().weight.val();
+    assert_eq!(averaged.dtype(), DType::F64);
+    assert!((floats(averaged)[0] - (1.0 + 1e-12)).abs() < 1e-15);
+}
+
+#[test]
+fn weights_that_are_not_finite_are_refused_by_name_and_nothing_is_lost() {
+    let device = autodiff();
+    let model = |weight| net(weight, 7, true, 7.0, &device);
+    let mut average = Average::new(&model([0.0, 0.0]), EqualWeights).unwrap();
+    average.update(&model([1.0, 2.0])).unwrap();
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let error = average
+            .update(&net([3.0, bad], 8, false, 8.0, &device))
+            .unwrap_err();
+        let expected = AverageError::NotFinite {
+            path: "weight".into(),
+            updates: 1,
+        };
+        assert_eq!(error, expected);
+    }
+    assert_eq!(average.updates(), 1);
+    assert_eq!(floats(average.model().unwrap().weight.val()), [1.0, 2.0]);
+    average.update(&model([3.0, 4.0])).unwrap();
+    assert_eq!(floats(average.model().unwrap().weight.val()), [2.0, 3.0]);
+}
+
+#[test]
+fn in_the_hosts_memory_weights_out_of_order_are_checked_at_once_and_averaged_too() {
+    let device = autodiff();
+    let model = |bad: f32| Layers {
+        layers: vec![{
+            let mut layer: Linear = LinearConfig::new(2, 2).with_bias(false).init(&device);
+            let rows = Tensor::<2>::from_floats([[1.0, 2.0], [bad, 4.0]], &device);
+            layer.weight = Param::initialized(ParamId::new(), rows.transpose());
+            layer
+        }],
+    };
+    let mut average = Average::new(&model(0.0), EqualWeights).unwrap();
+    average.update_non_blocking(&model(3.0)).unwrap();
+    average.update_non_blocking(&model(5.0)).unwrap();
+    let error = average.update_non_blocking(&model(f32::NAN)).unwrap_err();
+    assert!(error.to_string().contains("`layers.0.weight`"), "{error}");
+    let averaged = average.model().unwrap();
+    // Transposed: the mean of 3 and 5 is in the first row.
+    let weight = floats(averaged.layers[0].weight.val());
+    assert_eq!(weight, [1.0, 4.0, 2.0, 4.0]);
+}
+
+#[test]
+fn weights_whose_sum_overflows_are_finite_all_the_same() {
+    let device = autodiff();
+    let model = net([3e38, 3e38], 0, false, 0.0, &device);
+    let mut average = Average::new(&model, EqualWeights).unwrap();
+    average.update(&model).unwrap();
+}
+
+/// What an accelerator does: the sums stay on the device until somebody asks.
+fn update_unread(average: &mut Average<Net>, model: &Net) {
+    let checked = |role| role == Role::Weight;
+    let mut current = parameter::read(&model.valid(), None, checked).unwrap();
+    for parameter in &mut current {
+        if let Finite::Known(finite) = parameter.finite
+            && parameter.description.role == Role::Weight
+        {
+            let sum = if finite { 1.0 } else { f32::NAN };
+            let sum = Tensor::from_floats([sum], &Device::default());
+            parameter.finite = Finite::OnDevice(parameter::Unchecked::Sum(Box::new(sum)));
+        }
+    }
+    average.apply(current, Flags::LeaveOnDevice).unwrap();
+}
+
+#[test]
+fn an_accelerator_keeps_the_last_good_average_without_being_read() {
+    let device = autodiff();
+    let model = |weight, steps| net(weight, steps, true, steps as f32, &device);
+    let mut average = Average::new(&model([0.0, 0.0], 0), EqualWeights).unwrap();
+    update_unread(&mut average, &model([1.0, 2.0], 1));
+    assert_eq!(average.check(), Ok(()));
+    update_unread(&mut average, &model([3.0, 4.0], 2));
+    update_unread(&mut average, &model([f32::NAN, 4.0], 3));
+    update_unread(&mut average, &model([100.0, 100.0], 4));
+
+    let expected = AverageError::NotFinite {
+        path: "weight".into(),
+        updates: 2,
+    };
+    assert_eq!(average.check(), Err(expected));
+    assert_eq!(average.updates(), 2);
+    let averaged = average.model().unwrap();
+    assert_eq!(floats(averaged.weight.val()), [2.0, 3.0]);
+    assert_eq!(averaged.steps.val().into_scalar::<i64>(), 2);
+    assert_eq!(floats(averaged.norm.running_mean.value()), [2.0]);
+
+    // From there it goes on.
+    update_unread(&mut average, &model([5.0, 6.0], 5));
+    assert_eq!(average.check(), Ok(()));
+    assert_eq!(floats(average.model().unwrap().weight.val()), [3.0, 4.0]);
+}
+
+#[derive(Module, Debug)]
+struct Layers {
+    layers: Vec<Linear>,
+}
+
+fn layers(widths: &[usize]) -> Layers {
+    let device = autodiff();
+    let layers = widths.windows(2);
+    Layers {
+        layers: layers
+            .map(|width| LinearConfig::new(width[0], width[1]).init(&device))
+            .collect(),
+    }
+}
+
+#[test]
+fn another_model_is_refused_with_the_path_of_the_difference() {
+    let mut average = Average::new(&layers(&[2, 3, 4]), EqualWeights).unwrap();
+    average.update(&layers(&[2, 3, 4])).unwrap();
+    let mut error = |widths: &[usize]| average.update(&layers(widths)).unwrap_err();
+
+    let path = "layers.1.weight".to_owned();
+    assert_eq!(error(&[2, 3]), AverageError::MissingParameter { path });
+    let path = "layers.2.weight".to_owned();
+    assert_eq!(
+        error(&[2, 3, 4, 5]),
+        AverageError::UnknownParameter { path }
+    );
+    let expected = AverageError::ShapeMismatch {
+        path: "layers.1.weight".to_owned(),
+        expected: vec![3, 4],
+        got: vec![3, 7],
+    };
+    assert_eq!(error(&[2, 3, 7]), expected);
+}
+
+#[test]
+fn adapters_and_quantised_parameters_are_refused_with_a_way_out() {
+    let model = layers(&[8, 8]).apply_lora(Lora::new(2, 4.0));
+    let error = Average::new(&model, EqualWeights).unwrap_err();
+    assert!(error.to_string().contains("`layers.0.weight`"), "{error}");
+    assert!(error.to_string().contains("materialize()"), "{error}");
+    Average::new(&model.valid().materialize(), EqualWeights).unwrap();
+
+    let mut quantizer = Quantizer::new(Calibration::MinMax, QuantScheme::default());
+    let model = layers(&[32, 32]).valid().quantize_weights(&mut quantizer);
+    let error = Average::new(&model, EqualWeights).unwrap_err();
+    assert!(matches!(error, AverageError::Quantized { .. }), "{error}");
+}
+
+#[test]
+fn a_record_brings_back_the_average_and_its_count() {
+    let device = autodiff();
+    let model = |weight| net(weight, 1, true, 1.0, &device);
+    let mut average = Average::new(&model([0.0, 0.0]), EqualWeights).unwrap();
+    average.update(&model([1.0, 2.0])).unwrap();
+    average.update(&model([4.0, 4.0])).unwrap();
+    let bytes = average.clone().into_record().into_bytes().unwrap();
+
+    let record = burn::store::ModuleRecord::from_bytes(bytes).unwrap();
+    let mut resumed = Average::new(&model([7.0, 7.0]), EqualWeights)
+        .unwrap()
+        .try_load_record(record)
+        .unwrap();
+    assert_eq!(resumed.updates(), 2);
+
+    for average in [&mut average, &mut resumed] {
+        average.update(&model([0.7, 0.1])).unwrap();
+    }
+    let weight = |average: &Average<Net>| floats(average.state().weight.val());
+    assert_eq!(weight(&average), weight(&resumed));
+}
+
+#[test]
+fn an_average_goes_on_from_another() {
+    let device = autodiff();
+    let model = |weight, mean| net(weight, 1, true, mean, &device);
+    let average = Average::new(&model([9.0, 9.0], 9.0), EqualWeights).unwrap();
+    let mut average = average.continuing(&model([2.0, 4.0], 5.0), 3).unwrap();
+    assert_eq!(average.updates(), 3);
+    let averaged = average.model().unwrap();
+    assert_eq!(floats(averaged.weight.val()), [2.0, 4.0]);
+    assert_eq!(floats(averaged.norm.running_mean.value()), [5.0]);
+
+    // (3 * 2 + 6) / 4 and (3 * 4 + 0) / 4
+    average.update(&model([6.0, 0.0], 6.0)).unwrap();
+    assert_eq!(floats(average.model().unwrap().weight.val()), [3.0, 3.0]);
+
+    // Under a rule that would not copy, too.
+    #[derive(Debug)]
+    struct Tenth;
+    impl AveragingRule for Tenth {
+        fn weight(&self, _updates: usize) -> f64 {
+            0.1
+        }
+    }
+    let tenth = Average::new(&model([9.0, 9.0], 9.0), Tenth).unwrap();
+    let mut tenth = tenth.continuing(&model([2.0, 4.0], 5.0), 3).unwrap();
+    tenth.update(&model([12.0, 14.0], 6.0)).unwrap();
+    for (got, expected) in floats(tenth.model().unwrap().weight.val())
+        .iter()
+        .zip([3.0, 5.0])
+    {
+        assert!((got - expected).abs() < 1e-6, "{got}");
+    }
+
+    // An average of nothing begins.
+    let mut average = average.continuing(&model([7.0, 7.0], 7.0), 0).unwrap();
+    assert_eq!(average.model().unwrap_err(), AverageError::NothingAveraged);
+    average.update(&model([1.0, 2.0], 1.0)).unwrap();
+    assert_eq!(floats(average.model().unwrap().weight.val()), [1.0, 2.0]);
+}
+
+#[test]
+fn an_average_on_a_device_of_its_own_stays_there() {
+    let device = Device::flex();
+    let model = net([1.0, 2.0], 1, true, 1.0, &autodiff());
+    let mut average = Average::new(&model, EqualWeights)
+        .unwrap()
+        .on_device(&device);
+    average.update(&model).unwrap();
+    assert_eq!(average.devices(), vec![device]);
+}

@@ -1,0 +1,55 @@
+//! The momentum of BatchNorm layers, found out from outside.
+
+use burn::tensor::{Tensor, TensorData};
+
+use super::BatchNormError;
+use super::layers::{Layers, Statistics, read};
+
+/// Where running statistics start from to find out the momentum: so far above what a forward pass
+/// adds that this is lost in rounding, and a power of two, so that the division is exact.
+pub(super) const PROBE: f64 = (1u64 << 40) as f64;
+
+/// The momentum of every layer, which a module does not tell.
+///
+/// A forward pass in training mode leaves `(1 - momentum) * running + momentum * batch`. From
+/// `running = 0` that is the batch's statistic up to a factor, and from a huge one it is the factor.
+/// A layer that is passed `k` times counts as one of momentum `1 - (1 - momentum)^k`, and its
+/// statistic as a weighted mean of the `k` inputs'.
+pub(super) struct Momentum {
+    /// One over the momentum, for every channel: a tensor of shape `[channels]`.
+    inverse: Tensor<1>,
+}
+
+impl Momentum {
+    pub(super) fn from_probe(layers: &Layers, probe: Statistics) -> Result<Self, BatchNormError> {
+        let device = probe.mean.device();
+        let kept = read(probe.mean)?;
+        let mut inverse = Vec::with_capacity(kept.len());
+        for (index, kept) in kept.into_iter().enumerate() {
+            let momentum = 1.0 - kept / PROBE;
+            let layer = || layers.at_channel(index).to_owned();
+            match momentum {
+                momentum if !momentum.is_finite() => {
+                    return Err(BatchNormError::NotFinite { layer: layer() });
+                }
+                momentum if momentum < SMALLEST_MOMENTUM => {
+                    return Err(BatchNormError::NotUpdated { layer: layer() });
+                }
+                momentum => inverse.push((1.0 / momentum) as f32),
+            }
+        }
+        let channels = inverse.len();
+        let inverse = Tensor::from_data(TensorData::new(inverse, [channels]), &device);
+        Ok(Self { inverse })
+    }
+
+    pub(super) fn divide_out(&self, running: Statistics) -> Statistics {
+        Statistics {
+            mean: running.mean.mul(self.inverse.clone()),
+            variance: running.variance.mul(self.inverse.clone()),
+        }
+    }
+}
+
+/// A momentum that f32 cannot tell from 0 when it is computed as `1 - (1 - momentum)`.
+const SMALLEST_MOMENTUM: f64 = 1e-6;

@@ -1,0 +1,232 @@
+use std::convert::Infallible;
+use std::io;
+
+use burn::module::RunningState;
+use burn::nn::{BatchNorm, BatchNormConfig, Dropout, DropoutConfig, Linear, LinearConfig};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+
+use super::*;
+
+#[derive(Module, Debug)]
+struct Net {
+    first: BatchNorm,
+    dropout: Dropout,
+    second: BatchNorm,
+}
+
+impl Net {
+    fn new(momenta: [f64; 2]) -> Self {
+        let device = Device::default().autodiff();
+        let norm = |momentum| {
+            let mut norm = BatchNormConfig::new(2)
+                .with_momentum(momentum)
+                .init(&device);
+            norm.running_mean = RunningState::new(Tensor::from_floats([7.0, 7.0], &device));
+            norm
+        };
+        Self {
+            first: norm(momenta[0]),
+            dropout: DropoutConfig::new(0.5).init(),
+            second: norm(momenta[1]),
+        }
+    }
+
+    /// `second` sees three times the input, plus one.
+    fn forward(&self, input: Tensor<2>) -> Tensor<2> {
+        self.first.forward(input.clone());
+        let input = self.dropout.forward(input);
+        self.second.forward(input.mul_scalar(3.0).add_scalar(1.0))
+    }
+}
+
+fn batch(rows: &[[f32; 2]]) -> Tensor<2> {
+    let device = Device::default().autodiff();
+    let flat = rows.concat();
+    Tensor::from_data(TensorData::new(flat, [rows.len(), 2]), &device)
+}
+
+fn run(model: &Net, rows: Tensor<2>) -> usize {
+    let samples = rows.dims()[0];
+    model.forward(rows);
+    samples
+}
+
+fn statistics_of(norm: &BatchNorm) -> Vec<f64> {
+    let mean = norm.running_mean.value().into_data();
+    let variance = norm.running_var.value().into_data();
+    mean.iter::<f64>().chain(variance.iter::<f64>()).collect()
+}
+
+fn assert_close(got: &[f64], expected: &[f64]) {
+    for (a, b) in got.iter().zip(expected) {
+        assert!(
+            (a - b).abs() <= 2e-6 * b.abs().max(1.0),
+            "{got:?} {expected:?}"
+        );
+    }
+}
+
+#[test]
+fn statistics_are_those_of_all_samples_whatever_the_batches_and_the_momentum() {
+    // Columns 1, 3, 5, 11 (mean 5, variance 14) and 2, 2, 4, 8 (mean 4, variance 6).
+    let batches = [
+        batch(&[[1.0, 2.0], [3.0, 2.0], [5.0, 4.0]]),
+        batch(&[[11.0, 8.0]]),
+    ];
+    for momenta in [[0.1, 0.9], [1.0, 0.01]] {
+        let model = Net::new(momenta);
+        let (model, report) = reestimate_batch_norm(&model, batches.clone(), run).unwrap();
+        assert_close(&statistics_of(&model.first), &[5.0, 4.0, 14.0, 6.0]);
+        // Three times, plus one: had dropout been on, these would be others.
+        assert_close(&statistics_of(&model.second), &[16.0, 13.0, 126.0, 54.0]);
+        assert_eq!((report.layers, report.batches, report.samples), (2, 2, 4));
+    }
+}
+
+#[test]
+fn peers_average_the_statistics_of_batches_instead() {
+    // Columns 1, 3, 5 (mean 3, variance 8/3) and 2, 2, 4 (8/3, 8/9), then 11 and 8 alone (variance 0).
+    let batches = [
+        batch(&[[1.0, 2.0], [3.0, 2.0], [5.0, 4.0]]),
+        batch(&[[11.0, 8.0]]),
+    ];
+    for (pooling, expected) in [
+        (Pooling::WeightedBySize, [5.0, 4.0, 2.0, 2.0 / 3.0]),
+        (Pooling::Equal, [7.0, 16.0 / 3.0, 4.0 / 3.0, 4.0 / 9.0]),
+    ] {
+        let model = Net::new([0.1, 0.9]);
+        let way = BatchNormReestimation::default().with_pooling(pooling);
+        let (model, _) = way.run(&model, batches.clone(), run).unwrap();
+        assert_close(&statistics_of(&model.first), &expected);
+    }
+}
+
+#[test]
+fn a_large_mean_does_not_drown_the_variance() {
+    // 1000 ± 1: variance 1.
+    let batches = (0..100).map(|_| batch(&[[1000.0, 0.0], [1002.0, 0.0]]));
+    let (model, _) = reestimate_batch_norm(&Net::new([0.1, 0.1]), batches, run).unwrap();
+    let statistics = statistics_of(&model.first);
+    assert!((statistics[0] - 1001.0).abs() < 2e-3, "{statistics:?}");
+    assert!((statistics[2] - 1.0).abs() < 1e-3, "{statistics:?}");
+}
+
+#[test]
+fn the_model_passed_in_does_not_change() {
+    let model = Net::new([0.1, 0.1]);
+    reestimate_batch_norm(&model, [batch(&[[1.0, 2.0], [3.0, 4.0]])], run).unwrap();
+    let expected = [7.0, 7.0, 1.0, 1.0];
+    assert_eq!(statistics_of(&model.first.valid()), expected);
+    assert!(model.dropout.training.is_enabled());
+}
+
+#[test]
+fn the_report_says_how_much_the_last_tenth_moved() {
+    // Nine batches of 0 ± 1, then one of 10 ± 1: the mean moves from 0 to 1, the variance from
+    // 1 to 1 + 0.9 * 0.1 * 100 = 10.
+    let at = |value: f32| batch(&[[value - 1.0, value - 1.0], [value + 1.0, value + 1.0]]);
+    let batches: Vec<_> = (0..9).map(|_| at(0.0)).chain([at(10.0)]).collect();
+    let (_, report) = reestimate_batch_norm(&Net::new([0.1, 0.1]), batches, run).unwrap();
+    let deviation = 10f64.sqrt();
+    let mean = 1.0 / deviation;
+    let spread = (deviation - 1.0) / deviation;
+    let expected = ((mean * mean + spread * spread) / 2.0).sqrt();
+    // The second layer's deviations are three times as large, and so is all that moves.
+    assert!(
+        (report.moved.unwrap() - expected).abs() < 1e-5,
+        "{report:?}"
+    );
+
+    // Many batches, of which only some are remembered: nothing moves.
+    let batches = (0..1000).map(|_| at(0.0));
+    let (_, report) = reestimate_batch_norm(&Net::new([0.1, 0.1]), batches, run).unwrap();
+    assert!(report.moved.unwrap() < 1e-6, "{report:?}");
+
+    let (_, report) = reestimate_batch_norm(&Net::new([0.1, 0.1]), [at(0.0)], run).unwrap();
+    assert_eq!(report.moved, None);
+}
+
+#[test]
+fn no_more_batches_are_taken_once_the_statistics_have_settled() {
+    let at = |value: f32| batch(&[[value - 1.0, value - 1.0], [value + 1.0, value + 1.0]]);
+    // The first is off by 9. After n batches the mean is 9 / n, and moved by 1 / n over the last tenth, the variance
+    // is 1 + 81 (n - 1) / n^2.
+    let run_until = |within: f64| {
+        let mut taken = 0;
+        let batches = (0..400).map(|index| {
+            taken = index + 1;
+            at(if index == 0 { 9.0 } else { 0.0 })
+        });
+        let way = BatchNormReestimation::default().until_settled(within);
+        let (_, report) = way.run(&Net::new([0.1, 0.1]), batches, run).unwrap();
+        assert_eq!(taken, report.batches);
+        report
+    };
+    let coarse = run_until(0.02);
+    let fine = run_until(0.01);
+    assert!(coarse.moved.unwrap() <= 0.02 && fine.moved.unwrap() <= 0.01);
+    assert!(10 < coarse.batches && coarse.batches < fine.batches && fine.batches < 400);
+    // What never settles takes all.
+    assert_eq!(run_until(0.0).batches, 400);
+    // What is settled from the beginning is looked at after ten.
+    assert_eq!(run_until(10.0).batches, 10);
+}
+
+#[test]
+fn what_cannot_be_estimated_is_an_error_that_names_the_layer() {
+    let some = || [batch(&[[1.0, 2.0], [3.0, 4.0]])];
+
+    let none: [Tensor<2>; 0] = [];
+    let error = reestimate_batch_norm(&Net::new([0.1, 0.1]), none, run).unwrap_err();
+    assert!(matches!(error, BatchNormError::NoBatches), "{error}");
+
+    let error = reestimate_batch_norm(&Net::new([0.1, 0.0]), some(), run).unwrap_err();
+    assert!(error.to_string().contains("`second`"), "{error}");
+    assert!(
+        matches!(error, BatchNormError::NotUpdated { .. }),
+        "{error}"
+    );
+
+    let only_second = |model: &Net, rows: Tensor<2>| {
+        model.second.forward(rows);
+        2
+    };
+    let error = reestimate_batch_norm(&Net::new([0.1, 0.1]), some(), only_second).unwrap_err();
+    assert!(error.to_string().contains("`first`"), "{error}");
+
+    let bad = [batch(&[[1.0, 2.0], [3.0, f32::NAN]])];
+    let error = reestimate_batch_norm(&Net::new([0.1, 0.1]), bad, run).unwrap_err();
+    assert!(matches!(error, BatchNormError::NotFinite { .. }), "{error}");
+
+    let failing = [Err(io::Error::other("disk on fire"))];
+    let error = reestimate_batch_norm(
+        &Net::new([0.1, 0.1]),
+        failing,
+        |model: &Net, rows: Tensor<2>| run(model, rows),
+    )
+    .unwrap_err();
+    assert!(error.to_string().contains("disk on fire"), "{error}");
+}
+
+#[test]
+fn statistics_in_16_bits_are_refused_with_a_way_out() {
+    for dtype in [FloatDType::BF16, FloatDType::F16] {
+        let mut model = Net::new([0.1, 0.1]);
+        let device = Device::default().autodiff();
+        let mean = Tensor::<1>::zeros([2], &device).cast(dtype);
+        model.second.running_mean = RunningState::new(mean);
+        let error = reestimate_batch_norm(&model, [batch(&[[1.0, 2.0]])], run).unwrap_err();
+        assert!(error.to_string().contains("`second`"), "{error}");
+        assert!(error.to_string().contains("F32"), "{error}");
+    }
+}
+
+#[test]
+fn a_model_without_batch_norm_is_done_at_once() {
+    let model: Linear = LinearConfig::new(2, 2).init(&Device::default());
+    let batches = std::iter::from_fn(|| -> Option<Result<Tensor<2>, Infallible>> {
+        panic!("no batch should be asked for")
+    });
+    let (_, report) = reestimate_batch_norm(&model, batches, |_: &Linear, _: Tensor<2>| 1).unwrap();
+    assert_eq!(report, BatchNormReport::default());
+}
