@@ -3,8 +3,8 @@
 //! Any wgpu device will do; where there is no GPU, Mesa's software Vulkan is one (Debian's `mesa-vulkan-drivers`):
 //!
 //! ```text
-//! cargo test --release --workspace --features burn-swa-tests/wgpu --test wgpu
-//! cargo test --release --workspace --features burn-swa-tests/wgpu,burn-swa-tests/fusion --test wgpu
+//! cargo test --profile unoptimized --workspace --features burn-swa-tests/wgpu --test wgpu
+//! cargo test --profile unoptimized --workspace --features burn-swa-tests/wgpu,burn-swa-tests/fusion --test wgpu
 //! ```
 
 use std::collections::BTreeMap;
