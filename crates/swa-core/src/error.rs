@@ -89,6 +89,18 @@ pub enum AverageError {
         decay: f64,
     },
 
+    /// A rule's weight that is not a share.
+    #[error(
+        "the averaging rule gives update {updates} the weight {weight}, which must be in [0, 1]: \
+         the average keeps its value"
+    )]
+    InvalidWeight {
+        /// The number of the update, counted from 0.
+        updates: usize,
+        /// The weight.
+        weight: f64,
+    },
+
     /// The device could not be read.
     #[error("reading from the device that holds the average failed: {reason}")]
     Device {

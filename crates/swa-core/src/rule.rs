@@ -32,7 +32,7 @@ use crate::AverageError;
 ///
 /// impl AveragingRule for Recent {
 ///     fn weight(&self, updates: usize) -> f64 {
-///         1.0 / (updates.min(self.window - 1) + 1) as f64
+///         1.0 / (updates + 1).min(self.window.max(1)) as f64
 ///     }
 /// }
 ///

@@ -149,6 +149,7 @@ impl<M: Module> Average<M> {
     ///   [`ShapeMismatch`](AverageError::ShapeMismatch): another model than the average's.
     /// - [`NotFinite`](AverageError::NotFinite): a NaN or an infinity in the weights, now or in an
     ///   earlier [`update_non_blocking`](Self::update_non_blocking).
+    /// - [`InvalidWeight`](AverageError::InvalidWeight) of a rule of your own.
     /// - [`Reparameterized`](AverageError::Reparameterized),
     ///   [`Quantized`](AverageError::Quantized).
     pub fn update(&mut self, model: &M) -> Result<(), AverageError> {
@@ -175,11 +176,15 @@ impl<M: Module> Average<M> {
 
     fn apply(&mut self, current: Vec<Parameter>, flags: Flags) -> Result<(), AverageError> {
         parameter::compare(&self.parameters, &current)?;
-        let accept = self.accept(&current, flags)?;
         let weight = match self.updates.value {
             0 => 1.0,
             updates => self.rule.weight(updates),
         };
+        if !(0.0..=1.0).contains(&weight) {
+            let updates = self.updates();
+            return Err(AverageError::InvalidWeight { updates, weight });
+        }
+        let accept = self.accept(&current, flags)?;
         let update = Update::new(current, weight, accept, self.averages_running_statistics);
         let average = self.model.take().expect(PRESENT);
         self.model = Some(update.of(average));
@@ -400,7 +405,12 @@ impl<M: Module> Module for Average<M> {
 
         mapper.enter_module("updates", CONTAINER);
         let device = first_device(self.state());
+        let before = self.updates();
         self.updates = self.updates.map(mapper, &device);
+        if self.updates() != before {
+            // The record of another average: nothing that was found before is of its updates.
+            self.unread = None;
+        }
         mapper.exit_module("updates", CONTAINER);
         self
     }

@@ -1,8 +1,6 @@
-use burn::module::{Lora, ParamId, Quantizer};
+use burn::module::{Lora, Param, ParamId, Quantizer};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
 use burn::tensor::quantization::{Calibration, QuantScheme};
-
-use burn::module::Param;
 use burn::tensor::{Bool, DType, FloatDType, Int, Tensor};
 
 use super::*;
@@ -308,6 +306,68 @@ fn a_record_brings_back_the_average_and_its_count() {
     }
     let weight = |average: &Average<Net>| floats(average.state().weight.val());
     assert_eq!(weight(&average), weight(&resumed));
+}
+
+/// Casts every float parameter to bf16, as one might to halve a record.
+struct ToBf16;
+
+impl ModuleMapper for ToBf16 {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|tensor| tensor.cast(FloatDType::BF16))
+    }
+}
+
+#[test]
+fn a_record_in_16_bits_is_averaged_in_32_from_there_on() {
+    let device = autodiff();
+    let model = |value: f32| net([value, 0.0], 0, false, 0.0, &device);
+    let mut average = Average::new(&model(0.0), EqualWeights).unwrap();
+    average.update(&model(256.0)).unwrap();
+    let record = average.clone().map(&mut ToBf16).into_record();
+
+    let mut resumed = average.try_load_record(record).unwrap();
+    assert_eq!(resumed.state().weight.val().dtype(), DType::BF16);
+    resumed.update(&model(258.0)).unwrap();
+    // 257 needs more bits than bf16 has.
+    assert_eq!(floats(resumed.state().weight.val())[0], 257.0);
+}
+
+#[test]
+fn a_record_is_not_judged_by_what_was_found_before() {
+    let device = autodiff();
+    let model = |value| net([value, value], 0, true, 0.0, &device);
+    let mut average = Average::new(&model(0.0), EqualWeights).unwrap();
+    average.update(&model(1.0)).unwrap();
+    let record = average.clone().into_record();
+
+    update_unread(&mut average, &model(f32::NAN));
+    let mut resumed = average.clone().try_load_record(record).unwrap();
+    assert_eq!(resumed.check(), Ok(()));
+    resumed.update(&model(3.0)).unwrap();
+    assert_eq!(floats(resumed.model().unwrap().weight.val()), [2.0, 2.0]);
+    // The other still is.
+    assert!(average.check().is_err());
+}
+
+#[test]
+fn a_weight_that_is_no_share_is_refused_and_nothing_is_lost() {
+    #[derive(Debug)]
+    struct Wrong(f64);
+    impl AveragingRule for Wrong {
+        fn weight(&self, _updates: usize) -> f64 {
+            self.0
+        }
+    }
+    let device = autodiff();
+    let model = |value| net([value, value], 0, true, 0.0, &device);
+    for wrong in [f64::NAN, -0.1, 1.5, f64::INFINITY] {
+        let mut average = Average::new(&model(0.0), Wrong(wrong)).unwrap();
+        average.update(&model(1.0)).unwrap();
+        let error = average.update(&model(3.0)).unwrap_err();
+        assert!(error.to_string().contains("[0, 1]"), "{error}");
+        assert_eq!(average.updates(), 1);
+        assert_eq!(floats(average.model().unwrap().weight.val()), [1.0, 1.0]);
+    }
 }
 
 #[test]

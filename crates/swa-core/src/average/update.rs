@@ -1,9 +1,9 @@
 //! One update of an average, parameter by parameter.
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{Bool, FloatDType, Int, Tensor, kind::Basic};
 #[cfg(feature = "cubecl")]
-use burn::tensor::{DType, Device};
+use burn::tensor::Device;
+use burn::tensor::{Bool, DType, FloatDType, Int, Tensor, kind::Basic};
 
 use super::verdict::Accept;
 #[cfg(feature = "cubecl")]
@@ -137,8 +137,12 @@ impl ModuleMapper for Update {
             if !averaged {
                 return self.accepted(moved(average, &current), current);
             }
-            let dtype = FloatDType::from(average.dtype());
-            let average = moved(average, &current);
+            // A record may have brought another dtype than the accumulator's.
+            let dtype = match average.dtype() {
+                DType::F64 => FloatDType::F64,
+                _ => parameter::accumulator_dtype(current.dtype()),
+            };
+            let average = parameter::cast(moved(average, &current), dtype);
             #[cfg(feature = "cubecl")]
             if self.weight != 1.0
                 && let Some(step) = self.step_on_cube(&average, &current)

@@ -86,6 +86,14 @@ pub(super) struct Statistics {
     pub(super) variance: Tensor<1>,
 }
 
+impl Statistics {
+    /// 1 for the channels of the layers that a batch passed, which started from [`NOT_PASSED`], and 0 for others.
+    pub(super) fn passed(&self) -> Tensor<1> {
+        let passed = self.variance.clone().not_equal_elem(NOT_PASSED);
+        cast(passed.float(), FloatDType::F32)
+    }
+}
+
 /// A copy of `model` in which BatchNorm layers, and they alone, are in training mode: on the autodiff
 /// device, without gradients.
 pub(super) fn training_mode<M: Module>(model: &M) -> M {
@@ -111,6 +119,10 @@ pub(super) fn training_mode<M: Module>(model: &M) -> M {
         .no_grad()
         .map(&mut OnlyBatchNorm::default())
 }
+
+/// What running statistics start from before a batch: so little that a batch's outweighs it, and what no layer that is
+/// passed still has as its variance afterwards, since that of a batch is not negative.
+pub(super) const NOT_PASSED: f64 = -1.0 / (1u128 << 100) as f64;
 
 /// Sets all running means and variances to `value`.
 pub(super) fn start_from<M: Module>(model: M, value: f64) -> M {

@@ -10,7 +10,7 @@ use burn::module::Module;
 use burn::tensor::DType;
 use thiserror::Error;
 
-use layers::{Layers, SetStatistics, start_from, statistics, training_mode};
+use layers::{Layers, NOT_PASSED, SetStatistics, start_from, statistics, training_mode};
 use momentum::{Momentum, PROBE};
 use pooled::Pooled;
 
@@ -19,7 +19,7 @@ use pooled::Pooled;
 ///
 /// Averaged weights never produced the running statistics that come with them. This passes data
 /// through the averaged model once, with BatchNorm layers *alone* in training mode, and gives each
-/// layer the statistics of its input, over all batches `b` of `n_b` samples, pooled:
+/// layer the statistics of its input, over all batches `b` of `n_b` samples that pass it, pooled:
 ///
 /// ```text
 /// mean     = sum_b n_b mean_b / sum_b n_b
@@ -39,7 +39,8 @@ use pooled::Pooled;
 /// - `forward` runs the model's forward pass on a batch and returns the batch's number of samples.
 ///   The model that it is given is on an autodiff device, which is what puts BatchNorm into training
 ///   mode. A BatchNorm layer that is given the batch itself needs it there as well (`.autodiff()`).
-///   The first batch is passed twice.
+///   The first batch is passed twice. It has to pass every layer, and every batch those that it passes
+///   equally often.
 ///
 /// A model without BatchNorm comes back as it is, without a pass over the data.
 ///
@@ -75,8 +76,8 @@ use pooled::Pooled;
 /// # Errors
 ///
 /// - [`BatchNormError::NoBatches`]: there is no batch, or none with a sample.
-/// - [`BatchNormError::NotUpdated`]: a layer's statistics did not change in the forward pass, since
-///   its momentum is 0, or the pass does not reach it.
+/// - [`BatchNormError::NotUpdated`]: a layer's statistics did not change in the forward pass of the
+///   first batch, since its momentum is 0, or the pass does not reach it.
 /// - [`BatchNormError::NotFinite`]: a layer's statistics are not numbers.
 /// - [`BatchNormError::TooNarrow`]: a layer keeps its statistics in 16 bits.
 /// - [`BatchNormError::Batch`]: a batch could not be had.
@@ -120,6 +121,16 @@ impl BatchNormReestimation {
         self
     }
 
+    /// Whether the layers of `model` can be re-estimated, as far as that can be seen without data: before a training,
+    /// say.
+    ///
+    /// # Errors
+    ///
+    /// [`BatchNormError::TooNarrow`].
+    pub fn check<M: Module>(self, model: &M) -> Result<(), BatchNormError> {
+        Layers::of(model).check_dtypes()
+    }
+
     /// Re-estimates: see [`reestimate_batch_norm`].
     ///
     /// # Errors
@@ -158,11 +169,12 @@ impl BatchNormReestimation {
                     momentum.insert(Momentum::from_probe(&layers, statistics(&running.valid()))?)
                 }
             };
-            running = start_from(running, 0.0);
+            running = start_from(running, NOT_PASSED);
             let samples = forward(&running, batch);
             let batch = statistics(&running.valid());
             if samples > 0 {
-                pooled.add(samples, momentum.divide_out(batch));
+                let passed = batch.passed();
+                pooled.add(samples, momentum.divide_out(batch), passed);
             }
             if let Some(within) = self.settled
                 && pooled.batches >= next_look
@@ -225,15 +237,15 @@ pub struct BatchNormReport {
 pub enum BatchNormError {
     /// No batch, or none with a sample.
     #[error(
-        "re-estimating BatchNorm needs data, and there was no batch: \
-         pass the training data, or check that its loader is not empty"
+        "re-estimating BatchNorm needs data, and there was no batch, or none with a sample: \
+         pass the training data, or check that its loader is not empty and counts its items"
     )]
     NoBatches,
 
     /// A layer's running statistics stayed as they were.
     #[error(
         "the forward pass left the running statistics of BatchNorm layer `{layer}` as they were: \
-         its momentum is 0, or the pass does not reach it, or its input is not on an autodiff device \
+         its momentum is 0, or the first batch does not reach it, or its input is not on an autodiff device \
          (call `.autodiff()` on the batch). Give it a momentum such as 0.1"
     )]
     NotUpdated {

@@ -1,6 +1,6 @@
 //! The momentum of BatchNorm layers, found out from outside.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 
 use super::BatchNormError;
 use super::layers::{Layers, Statistics, read};
@@ -39,14 +39,17 @@ impl Momentum {
             }
         }
         let channels = inverse.len();
-        let inverse = Tensor::from_data(TensorData::new(inverse, [channels]), &device);
+        // Not in the device's default dtype: what is divided is in f32.
+        let inverse = TensorData::new(inverse, [channels]);
+        let inverse = Tensor::from_data(inverse, (&device, DType::F32));
         Ok(Self { inverse })
     }
 
     pub(super) fn divide_out(&self, running: Statistics) -> Statistics {
         Statistics {
             mean: running.mean.mul(self.inverse.clone()),
-            variance: running.variance.mul(self.inverse.clone()),
+            // Where they start from is a little below zero.
+            variance: running.variance.mul(self.inverse.clone()).clamp_min(0.0),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Statistics of many batches from those of each.
 
+use burn::tensor::Tensor;
+
 use super::layers::{Layers, Statistics, read};
 use super::{BatchNormError, BatchNormReport, Pooling};
 
@@ -9,7 +11,8 @@ pub(super) struct Pooled {
     pooling: Pooling,
     pub(super) batches: usize,
     samples: usize,
-    statistics: Option<Statistics>,
+    /// With the weight that each channel's have, the sum of those of the batches that passed it.
+    statistics: Option<(Statistics, Tensor<1>)>,
     /// Earlier states, some tens of them however many batches there are, to say what moved since.
     history: Vec<(usize, Statistics)>,
     /// A state is kept every `stride` batches.
@@ -31,32 +34,35 @@ impl Pooled {
         }
     }
 
-    pub(super) fn add(&mut self, samples: usize, batch: Statistics) {
-        let total = self.samples + samples;
-        let share = match self.pooling {
-            Pooling::Exact | Pooling::WeightedBySize => samples as f64 / total as f64,
-            Pooling::Equal => 1.0 / (self.batches + 1) as f64,
-        };
-        let statistics = match self.statistics.take() {
-            None => batch,
-            Some(before) => {
+    /// Adds a batch of `samples`, to the channels that it `passed` (1, else 0).
+    pub(super) fn add(&mut self, samples: usize, batch: Statistics, passed: Tensor<1>) {
+        let weight = passed.mul_scalar(match self.pooling {
+            Pooling::Exact | Pooling::WeightedBySize => samples as f64,
+            Pooling::Equal => 1.0,
+        });
+        let (statistics, total) = match self.statistics.take() {
+            None => (batch, weight),
+            Some((before, total)) => {
+                let total = total.add(weight.clone());
+                let share = weight.div(total.clone().clamp_min(1.0));
                 let delta = batch.mean.sub(before.mean.clone());
                 let within = batch.variance.sub(before.variance.clone());
-                let variance = before.variance.add(within.mul_scalar(share));
-                let between = delta.clone().square().mul_scalar(share * (1.0 - share));
-                Statistics {
-                    mean: before.mean.add(delta.mul_scalar(share)),
-                    variance: match self.pooling {
-                        Pooling::Exact => variance.add(between),
-                        Pooling::WeightedBySize | Pooling::Equal => variance,
-                    },
-                }
+                let variance = before.variance.add(within.mul(share.clone()));
+                let variance = match self.pooling {
+                    Pooling::Exact => {
+                        let rest = share.clone().neg().add_scalar(1.0);
+                        variance.add(delta.clone().square().mul(share.clone()).mul(rest))
+                    }
+                    Pooling::WeightedBySize | Pooling::Equal => variance,
+                };
+                let mean = before.mean.add(delta.mul(share));
+                (Statistics { mean, variance }, total)
             }
         };
         self.batches += 1;
-        self.samples = total;
+        self.samples += samples;
         self.remember(&statistics);
-        self.statistics = Some(statistics);
+        self.statistics = Some((statistics, total));
     }
 
     fn remember(&mut self, statistics: &Statistics) {
@@ -75,7 +81,7 @@ impl Pooled {
 
     /// See [`BatchNormReport::moved`].
     pub(super) fn moved(&self) -> Result<Option<f64>, BatchNormError> {
-        let Some(now) = &self.statistics else {
+        let Some((now, _)) = &self.statistics else {
             return Ok(None);
         };
         let mut history = self.history.iter();
@@ -97,13 +103,17 @@ impl Pooled {
         layers: &Layers,
     ) -> Result<(Statistics, BatchNormReport), BatchNormError> {
         let moved = self.moved()?;
-        let statistics = self.statistics.ok_or(BatchNormError::NoBatches)?;
+        let (statistics, weight) = self.statistics.ok_or(BatchNormError::NoBatches)?;
         let mean = read(statistics.mean.clone())?;
         let variance = read(statistics.variance.clone())?;
         let not_finite = |&index: &usize| !(mean[index].is_finite() && variance[index].is_finite());
         if let Some(index) = (0..mean.len()).find(not_finite) {
             let layer = layers.at_channel(index).to_owned();
             return Err(BatchNormError::NotFinite { layer });
+        }
+        if let Some(index) = read(weight)?.iter().position(|weight| *weight == 0.0) {
+            let layer = layers.at_channel(index).to_owned();
+            return Err(BatchNormError::NotUpdated { layer });
         }
         let report = BatchNormReport {
             layers: layers.len(),

@@ -102,6 +102,52 @@ fn peers_average_the_statistics_of_batches_instead() {
 }
 
 #[test]
+fn a_layer_is_pooled_over_the_batches_that_pass_it() {
+    let batches = || {
+        [
+            (batch(&[[1.0, 2.0], [3.0, 2.0], [5.0, 4.0]]), true),
+            (batch(&[[11.0, 8.0]]), false),
+            (batch(&[[11.0, 8.0]]), true),
+        ]
+    };
+    let run = |model: &Net, (rows, both): (Tensor<2>, bool)| match both {
+        true => run(model, rows),
+        false => {
+            model.first.forward(rows.clone());
+            rows.dims()[0]
+        }
+    };
+    for (pooling, first, second) in [
+        // Of 1, 3, 5, 11, 11 the mean is 6.2, the variance 16.96; `second` sees one 11 only, three times and plus one.
+        (
+            Pooling::Exact,
+            [6.2, 4.8, 16.96, 7.36],
+            [16.0, 13.0, 126.0, 54.0],
+        ),
+        // Means 3, 11, 11 and 8/3, 8, 8 of batches, or 10, 34 and 9, 25; variances 8/3 and 8/9, or 24 and 8, and none.
+        (
+            Pooling::Equal,
+            [25.0 / 3.0, 56.0 / 9.0, 8.0 / 9.0, 8.0 / 27.0],
+            [22.0, 17.0, 12.0, 4.0],
+        ),
+    ] {
+        let way = BatchNormReestimation::default().with_pooling(pooling);
+        let (model, _) = way.run(&Net::new([0.1, 0.9]), batches(), run).unwrap();
+        assert_close(&statistics_of(&model.first), &first);
+        assert_close(&statistics_of(&model.second), &second);
+    }
+
+    // What only a batch without samples passes has no statistics.
+    let empty = |model: &Net, (rows, both)| match both {
+        true => run(model, (rows, both)) * 0,
+        false => run(model, (rows, both)),
+    };
+    let [both, first, _] = batches();
+    let error = reestimate_batch_norm(&Net::new([0.1, 0.9]), [both, first], empty).unwrap_err();
+    assert!(error.to_string().contains("`second`"), "{error}");
+}
+
+#[test]
 fn a_large_mean_does_not_drown_the_variance() {
     // 1000 ± 1: variance 1.
     let batches = (0..100).map(|_| batch(&[[1000.0, 0.0], [1002.0, 0.0]]));
@@ -218,6 +264,8 @@ fn statistics_in_16_bits_are_refused_with_a_way_out() {
         let error = reestimate_batch_norm(&model, [batch(&[[1.0, 2.0]])], run).unwrap_err();
         assert!(error.to_string().contains("`second`"), "{error}");
         assert!(error.to_string().contains("F32"), "{error}");
+        let before = BatchNormReestimation::default().check(&model).unwrap_err();
+        assert_eq!(before.to_string(), error.to_string());
     }
 }
 

@@ -1,0 +1,28 @@
+//! A device whose floats are f64 by default. A program of its own: a device is configured once, before its first tensor.
+
+use burn::nn::{BatchNorm, BatchNormConfig};
+use burn::tensor::{DType, Device, FloatDType, Tensor};
+use swa_core::{Average, EqualWeights, reestimate_batch_norm};
+
+#[test]
+fn batch_norm_is_averaged_and_re_estimated_where_floats_are_f64_by_default() {
+    let mut device = Device::flex();
+    device.configure(FloatDType::F64).unwrap();
+    let norm: BatchNorm = BatchNormConfig::new(1).init(&device.clone().autodiff());
+    assert_eq!(norm.gamma.val().dtype(), DType::F64);
+
+    let mut average = Average::new(&norm, EqualWeights).unwrap();
+    average.update(&norm).unwrap();
+    average.update(&norm).unwrap();
+    let batches = [vec![1.0f64, 3.0], vec![5.0, 11.0]];
+    let (norm, _) = reestimate_batch_norm(&average.model().unwrap(), batches, |norm, batch| {
+        let count = batch.len();
+        let input = Tensor::<1>::from_data(batch.as_slice(), &device);
+        norm.forward(input.reshape([count, 1]).autodiff());
+        count
+    })
+    .unwrap();
+    let mean = norm.running_mean.value().into_scalar::<f64>();
+    let variance = norm.running_var.value().into_scalar::<f64>();
+    assert!((mean - 5.0).abs() < 1e-5 && (variance - 14.0).abs() < 1e-4);
+}
