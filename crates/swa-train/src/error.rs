@@ -32,6 +32,31 @@ pub enum SwaError {
         total_steps: usize,
     },
 
+    /// The training ended before it collected anything.
+    #[error(
+        "nothing was averaged: the training took {steps} optimizer steps, and SWA collects for the first time after \
+         step {first_step}. Train on or start earlier; and if gradients are accumulated, or there are several devices, \
+         tell `RunLength` (`with_gradient_accumulation`, `of_items`), since it counts the optimizer's steps"
+    )]
+    NothingCollected {
+        /// The optimizer step after which the first weights were to be collected.
+        first_step: usize,
+        /// How many optimizer steps were taken.
+        steps: usize,
+    },
+
+    /// Another training has averaged with a clone of the wrapper.
+    #[error(
+        "the average is at step {averaged_step} of another training with a clone of this `Swa`, and this training at \
+         step {step}: clones share one average. Make a `Swa` for each training, with `SwaConfig::init`"
+    )]
+    Shared {
+        /// The optimizer step after which the average was updated last.
+        averaged_step: usize,
+        /// How many optimizer steps this training has taken.
+        step: usize,
+    },
+
     /// The average could not be made or updated.
     #[error(transparent)]
     Average(#[from] AverageError),

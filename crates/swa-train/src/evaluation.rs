@@ -1,5 +1,6 @@
 //! The averaged model as it is validated: with its BatchNorm re-estimated.
 
+use std::error::Error;
 use std::sync::{Arc, Mutex};
 
 use burn::data::dataloader::DataLoader;
@@ -71,6 +72,7 @@ type Run<M> = dyn Fn(M, &Device) -> Result<(M, BatchNormReport), SwaError> + Sen
 
 struct Evaluated<M> {
     updates: usize,
+    device: Device,
     model: M,
     report: BatchNormReport,
 }
@@ -113,11 +115,12 @@ impl<M: LearnerModel> Evaluation<M> {
     }
 
     /// The model of `average`, on `device`, with its BatchNorm re-estimated: anew only if the average
-    /// was updated since the last time.
+    /// was updated since the last time, or that was on another device.
     pub(crate) fn evaluate(&self, average: &Average<M>, device: &Device) -> Result<M, SwaError> {
         let mut last = lock(&self.last);
         let updates = average.updates();
-        let evaluated = match last.take().filter(|last| last.updates == updates) {
+        let is_it = |last: &Evaluated<M>| last.updates == updates && last.device == *device;
+        let evaluated = match last.take().filter(is_it) {
             Some(evaluated) => evaluated,
             None => {
                 let model = average
@@ -127,6 +130,7 @@ impl<M: LearnerModel> Evaluation<M> {
                 log::info!("SWA: re-estimated BatchNorm for {updates} updates: {report:?}");
                 Evaluated {
                     updates,
+                    device: device.clone(),
                     model,
                     report,
                 }
@@ -185,11 +189,17 @@ where
     // Not before the first batch is asked for: a model without BatchNorm asks for none.
     let mut iterator = None;
     let mut items = 0;
-    let batches = std::iter::from_fn(|| {
+    let batches = std::iter::from_fn(|| -> Option<Result<_, Box<dyn Error + Send + Sync>>> {
         let iterator = iterator.get_or_insert_with(|| loader.iter());
         let batch = iterator.next()?;
-        let items_before = std::mem::replace(&mut items, iterator.progress().items_processed);
-        Some(batch.map(|batch| (batch, items - items_before)))
+        let before = std::mem::replace(&mut items, iterator.progress().items_processed);
+        Some(match items.checked_sub(before) {
+            Some(items) => batch.map(|batch| (batch, items)).map_err(Into::into),
+            None => Err(format!(
+                "the progress of its loader fell from {before} items to {items}, and must count them up"
+            )
+            .into()),
+        })
     })
     .take(batches);
 

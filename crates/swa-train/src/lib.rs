@@ -1,5 +1,5 @@
-//! Stochastic Weight Averaging in Burn's `Learner`: one wrapper around the model, and nothing else
-//! changes.
+//! Stochastic Weight Averaging in Burn's `Learner`: one wrapper around the model, and a learning rate
+//! that stays high.
 //!
 //! ```
 //! use std::sync::Arc;

@@ -15,7 +15,8 @@ use burn::train::metric::{
 ///
 /// Burn's metrics of classification and text take the averaged model's output (the live one's, while nothing has
 /// been averaged), and [`Live`] metrics the live one's. For a metric input of your own, implement
-/// `Adaptor<YourInput> for LiveAndAveraged<YourOutput>` by adapting [`evaluated`](Self::evaluated).
+/// `Adaptor<YourInput> for LiveAndAveraged<YourOutput>` by adapting [`evaluated`](Self::evaluated). Image metrics of
+/// `burn-train` (its feature `vision`) take the live model's output only, or without live metrics the averaged one's.
 #[derive(Debug)]
 pub struct LiveAndAveraged<O> {
     /// The live model's output.

@@ -17,7 +17,7 @@ use burn::train::{
     InferenceStep, Interrupter, LearnerModel, ModuleSharder, TrainOutput, TrainStep, TrainingError,
 };
 use swa_core::{
-    Average, AverageError, AveragingRule, BatchNormReport, Counter, EqualWeights, Pooling,
+    Average, AveragingRule, BatchNormReestimation, BatchNormReport, Counter, EqualWeights, Pooling,
 };
 
 use crate::evaluation::{Evaluation, Reestimate};
@@ -101,11 +101,15 @@ impl SwaConfig {
     /// `train_loader` is what BatchNorm is re-estimated from: the loader that the training uses, or
     /// another one over the same data. It is used only if the model has BatchNorm layers. Its batches
     /// go through the model's own [`InferenceStep::step`], and count by the loader's progress in
-    /// items, as that of all of Burn's loaders is.
+    /// items, as that of all of Burn's loaders is. Under `multi` or `ddp` with one device, a shuffled loader that
+    /// trains and re-estimates serves its batches in another order than if it only trained (Burn 0.22.1 draws from
+    /// its generator to move it to a device): where that matters, give this a loader of its own.
     ///
     /// # Errors
     ///
-    /// [`SwaError::Average`] for a model that cannot be averaged, such as one with LoRA adapters.
+    /// - [`SwaError::Average`] for a model that cannot be averaged, such as one with LoRA adapters.
+    /// - [`SwaError::BatchNorm`] for one whose BatchNorm cannot be re-estimated, such as one in 16 bits, unless it
+    ///   [never](Reestimate::Never) is to be.
     pub fn init<M>(
         self,
         model: M,
@@ -116,6 +120,9 @@ impl SwaConfig {
         <M as InferenceStep>::Input: Clone,
     {
         self.reestimate.validate()?;
+        if self.reestimate != Reestimate::Never {
+            BatchNormReestimation::default().check(&model)?;
+        }
         let mut average = Average::new(&model, SharedRule(self.rule))?;
         if self.averages_running_statistics {
             average = average.averaging_running_statistics();
@@ -177,8 +184,8 @@ impl AveragingRule for SharedRule {
 /// - the optimizer sees the live model alone, with the parameter paths it always had;
 /// - the average, the number of updates and of steps are recorded with the live weights, under
 ///   `average` and `steps` beside `model`, so that a checkpoint resumes all of them;
-/// - clones and forks share one average, which is updated once a step; `valid` makes a copy that later
-///   steps leave alone.
+/// - clones and forks share one average, which is updated once a step, so that each training needs a
+///   `Swa` of its own; `valid` makes a copy that later steps leave alone.
 ///
 /// # Several devices
 ///
@@ -236,9 +243,9 @@ struct Failed {
 }
 
 impl Failed {
-    /// Whether there is an update that the average lacks.
+    /// Whether the average lacks an update, or has those of another training.
     fn ends_averaging(&self) -> bool {
-        matches!(self.error, SwaError::Average(_))
+        matches!(self.error, SwaError::Average(_) | SwaError::Shared { .. })
     }
 }
 
@@ -275,8 +282,6 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
     /// [`SwaError::Average`] if `averaged` is another model than the live one, or not finite.
     pub fn continuing(self, averaged: &M, updates: usize) -> Result<Self, SwaError> {
         let average = self.average().continuing(averaged, updates)?;
-        // It may hold another average of as many updates.
-        self.evaluation.forget();
         Ok(self.with_average(|_| average))
     }
 
@@ -286,18 +291,21 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
     ///
     /// # Errors
     ///
-    /// - [`AverageError::NothingAveraged`] if the training ended before it collected anything.
-    /// - What kept the average from being updated, even if the training went on after it.
-    ///   [`average`](Self::average) still has the last good average.
+    /// - [`SwaError::NothingCollected`] if the training ended before it collected anything.
+    /// - What kept the average from being updated, even if the training went on after it. The last good
+    ///   average is what [`average`](Self::average) gives: take it before.
     /// - What keeps BatchNorm from being re-estimated now.
     pub fn into_averaged(self) -> Result<M, SwaError> {
         self.check();
-        if let Some(error @ SwaError::Average(_)) = self.failure() {
+        if let Some(error) = self.failure.ended_averaging() {
             return Err(error);
         }
         match self.evaluate()? {
             Some(averaged) => Ok(averaged),
-            None => Err(AverageError::NothingAveraged.into()),
+            None => Err(SwaError::NothingCollected {
+                first_step: self.collect.first_step(),
+                steps: self.steps(),
+            }),
         }
     }
 
@@ -348,10 +356,18 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
         if self.is_replica {
             self.interrupt_with_the_others();
         }
-        let stopped = lock(&self.failure.last)
-            .as_ref()
-            .is_some_and(Failed::ends_averaging);
-        if self.collect.is_due(self.steps()) && !stopped {
+        if self.failure.ended_averaging().is_some() {
+            return self;
+        }
+        let averaged_step = self.collected().last_step;
+        // Clones that train together are at most a step apart.
+        if averaged_step > self.steps() + 1 {
+            let step = self.steps();
+            self.fail(SwaError::Shared {
+                averaged_step,
+                step,
+            });
+        } else if self.collect.is_due(self.steps()) {
             self.collect_weights();
         }
         self
@@ -417,9 +433,12 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
         self.evaluation.evaluate(&average, &self.device()).map(Some)
     }
 
-    /// The averaged model that validation goes by, if there is one.
+    /// The averaged model that validation goes by, if there is one, and no update of it has failed.
     fn evaluated(&self) -> Option<&M> {
         let evaluated = self.evaluated.get_or_init(|| {
+            if self.failure.ended_averaging().is_some() {
+                return None;
+            }
             self.evaluate().unwrap_or_else(|error| {
                 self.fail(error);
                 None
@@ -430,6 +449,21 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
 }
 
 impl Failure {
+    /// What keeps the average from being updated, if anything does.
+    fn ended_averaging(&self) -> Option<SwaError> {
+        let last = lock(&self.last);
+        let ended = last.as_ref().filter(|failed| failed.ends_averaging());
+        ended.map(|failed| failed.error.clone())
+    }
+
+    /// No failure, with the same interrupter.
+    fn of_its_own(&self) -> Self {
+        Self {
+            last: Mutex::new(None),
+            interrupter: self.interrupter.clone(),
+        }
+    }
+
     fn interrupt(&self, error: &SwaError) {
         if let Some(interrupter) = &self.interrupter {
             interrupter.fail(training_error(error));
@@ -534,14 +568,19 @@ impl<M: LearnerModel, const LIVE: bool> Module for Swa<M, LIVE> {
         self
     }
 
-    /// A copy for validation, which later steps of the training leave alone.
+    /// A copy for validation, which later steps of the training leave alone. What it evaluates is kept for
+    /// [`Swa::into_averaged`].
     fn valid(&self) -> Self {
         self.check();
-        Self {
+        let valid = Self {
             model: self.model.valid(),
             ..self.clone()
+        };
+        let evaluation = valid.evaluation.clone();
+        Self {
+            evaluation,
+            ..valid.with_average(|average| average)
         }
-        .with_average(|average| average)
     }
 
     fn materialize(mut self) -> Self {
@@ -585,7 +624,12 @@ impl<M: LearnerModel, const LIVE: bool> Module for Swa<M, LIVE> {
 
         mapper.enter_module("steps", CONTAINER);
         let device = self.device();
+        let before = self.steps();
         self.steps = self.steps.map(mapper, &device);
+        if self.steps() != before {
+            // A record's: what failed before is not of its steps.
+            self.failure = Arc::new(self.failure.of_its_own());
+        }
         mapper.exit_module("steps", CONTAINER);
         self
     }
@@ -605,13 +649,13 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
     /// to whichever worker is the first at a step.
     fn into_replica(mut self) -> Self {
         self.is_replica = true;
-        self.evaluation = Arc::new(self.evaluation.of_its_own());
         self.with_average(|average| average)
     }
 
-    /// The same with an average of its own, changed by `change`.
+    /// The same with an average of its own, changed by `change`, of which nothing was evaluated yet.
     fn with_average(mut self, change: impl FnOnce(Average<M>) -> Average<M>) -> Self {
         let average = change(self.average());
+        self.evaluation = Arc::new(self.evaluation.of_its_own());
         self.collected = Arc::new(Mutex::new(Collected {
             average,
             last_step: 0,
@@ -736,5 +780,53 @@ mod tests {
         let valid = swa.valid();
         let swa = swa.after_step();
         assert_eq!((valid.updates(), swa.updates()), (1, 2));
+    }
+
+    fn weight(model: &Net) -> f32 {
+        model.layer.weight.val().into_scalar()
+    }
+
+    #[test]
+    fn what_was_evaluated_is_not_taken_for_another_records() {
+        let evaluated = swa().after_step();
+        evaluated.clone().into_averaged().unwrap();
+        let other = swa().after_step();
+        let record = other.clone().into_record();
+        let loaded = evaluated.try_load_record(record).unwrap();
+        let averaged = loaded.into_averaged().unwrap();
+        assert_eq!(weight(&averaged), weight(other.live()));
+    }
+
+    #[test]
+    fn weights_that_diverged_are_not_averaged_until_an_earlier_checkpoint_is_loaded() {
+        let mut swa = swa().after_step();
+        let record = swa.clone().into_record();
+        assert!(swa.evaluated().is_some());
+        let layer = &mut swa.model.layer;
+        layer.weight = layer
+            .weight
+            .clone()
+            .map(|weight| weight.mul_scalar(f32::NAN));
+        let diverged = swa.after_step();
+        assert!(diverged.evaluated().is_none());
+        assert!(diverged.clone().into_averaged().is_err());
+        let diverged = diverged.after_step();
+        assert_eq!((diverged.updates(), diverged.steps()), (1, 3));
+
+        let resumed = diverged.try_load_record(record).unwrap();
+        assert!(resumed.failure().is_none());
+        let resumed = resumed.after_step();
+        assert_eq!((resumed.updates(), resumed.steps()), (2, 2));
+        resumed.into_averaged().unwrap();
+    }
+
+    #[test]
+    fn a_training_with_a_clone_of_what_another_has_trained_is_told() {
+        let start = swa();
+        let first = (0..4).fold(start.clone(), |swa, _| swa.after_step());
+        let averaged = first.clone().into_averaged().unwrap();
+        let error = start.after_step().into_averaged().unwrap_err();
+        assert!(error.to_string().contains("SwaConfig::init"), "{error}");
+        assert_eq!(weight(&averaged), weight(first.live()));
     }
 }

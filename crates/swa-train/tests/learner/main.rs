@@ -9,18 +9,18 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use burn::data::dataloader::DataLoader;
-use burn::module::Module;
+use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::SgdConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::store::ModuleRecord;
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType, Tensor};
 use burn::train::metric::store::{Aggregate, Direction, Split};
 use burn::train::metric::{AccuracyMetric, LossMetric};
 use burn::train::{
     Interrupter, Learner, LearnerModel, LearningResult, MetricEarlyStoppingStrategy,
     StoppingCondition, SupervisedTraining,
 };
-use swa_train::swa_core::{AverageError, Exponential, reestimate_batch_norm};
+use swa_train::swa_core::{Exponential, reestimate_batch_norm};
 use swa_train::{Collect, Live, PaperLrScheduler, Reestimate, RunLength, Swa, SwaConfig, SwaError};
 
 use net::{BATCH, Batch, ITEMS, Net, Watched, loader, weights};
@@ -193,6 +193,21 @@ fn a_checkpoint_resumes_weights_average_counters_and_learning_rate_to_the_bit() 
 }
 
 #[test]
+fn the_averaged_model_can_be_taken_from_a_checkpoint() {
+    in_temporary_folder(|directory| {
+        let checkpointed = training(directory).with_default_checkpointers();
+        let result = checkpointed.launch(learner(wrap(Net::new())));
+        let file = directory.join(format!("checkpoint/model-{EPOCHS}.bpk"));
+        let loaded = wrap(Net::new()).try_load_file(file).unwrap();
+        let averaged = |swa: Swa<Net>| {
+            let averaged = swa.into_averaged().unwrap();
+            (weights(&averaged), averaged.running_statistics())
+        };
+        assert_eq!(averaged(loaded), averaged(result.model));
+    });
+}
+
+#[test]
 fn the_averaged_model_is_validated_and_handed_over_with_its_statistics_re_estimated() {
     let (result, _) = train_swa(|training| training);
     let report = result.model.batch_norm_report();
@@ -295,7 +310,7 @@ fn a_training_that_ends_before_it_collects_has_no_averaged_model_but_a_live_one(
     assert_eq!(live.len(), weights(&Net::new()).len());
     let error = result.model.into_averaged().unwrap_err();
     assert!(
-        matches!(error, SwaError::Average(AverageError::NothingAveraged)),
+        matches!(error, SwaError::NothingCollected { first_step, steps } if steps < first_step),
         "{error}"
     );
 }
@@ -378,6 +393,33 @@ fn a_loader_without_data_is_an_error_that_says_so() {
     let result = in_temporary_folder(|directory| training(directory).launch(learner(swa)));
     let error = result.model.into_averaged().unwrap_err();
     assert!(error.to_string().contains("there was no batch"), "{error}");
+}
+
+#[test]
+fn a_loader_whose_progress_falls_is_an_error_that_says_so() {
+    let collect = Collect::from_epoch(3, &run_length()).unwrap();
+    let swa = SwaConfig::new(collect)
+        .init(Net::new(), Arc::new(net::CountingDown(loader())))
+        .unwrap();
+    let result = in_temporary_folder(|directory| training(directory).launch(learner(swa)));
+    let error = result.model.into_averaged().unwrap_err();
+    assert!(error.to_string().contains("its loader fell"), "{error}");
+}
+
+#[test]
+fn batch_norm_in_16_bits_is_refused_before_the_training_unless_it_is_averaged_too() {
+    struct ToBf16;
+    impl ModuleMapper for ToBf16 {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|tensor| tensor.cast(FloatDType::BF16))
+        }
+    }
+    let model = || Net::new().map(&mut ToBf16);
+    let swa = || SwaConfig::new(Collect::from_epoch(3, &run_length()).unwrap());
+    let error = swa().init(model(), loader()).unwrap_err();
+    assert!(error.to_string().contains("`norm`"), "{error}");
+    let averaging = swa().averaging_running_statistics();
+    averaging.init(model(), loader()).unwrap();
 }
 
 #[test]

@@ -306,6 +306,43 @@ impl DataLoaderIterator<Batch> for Unreadable {
     }
 }
 
+/// A loader whose progress tells what is left, and so falls.
+pub(crate) struct CountingDown(pub(crate) Arc<dyn DataLoader<Batch>>);
+
+impl DataLoader<Batch> for CountingDown {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Batch> + 'a> {
+        Box::new(Remaining(self.0.iter()))
+    }
+
+    fn num_items(&self) -> usize {
+        self.0.num_items()
+    }
+
+    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<Batch>> {
+        Arc::new(Self(self.0.to_device(device)))
+    }
+
+    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<Batch>> {
+        Arc::new(Self(self.0.slice(start, end)))
+    }
+}
+
+struct Remaining<'a>(Box<dyn DataLoaderIterator<Batch> + 'a>);
+
+impl Iterator for Remaining<'_> {
+    type Item = Result<Batch, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next()
+    }
+}
+
+impl DataLoaderIterator<Batch> for Remaining<'_> {
+    fn progress(&self) -> Progress {
+        Progress::new(ITEMS - self.0.progress().items_processed, ITEMS, None)
+    }
+}
+
 pub(crate) fn empty_loader() -> Arc<dyn DataLoader<Batch>> {
     loader_of([], BATCH)
 }
