@@ -24,6 +24,30 @@ impl AveragingRule for Recent {
     }
 }
 
+/// timm's `use_warmup`, with its default gamma of 1 and power of 2/3.
+#[derive(Debug)]
+struct WarmedUp {
+    decay: f64,
+}
+
+impl AveragingRule for WarmedUp {
+    fn weight(&self, updates: usize) -> f64 {
+        ((1 + updates) as f64)
+            .powf(-2.0 / 3.0)
+            .max(1.0 - self.decay)
+    }
+}
+
+#[test]
+fn a_warmed_up_decay_is_as_large_as_timm_says() {
+    // "power=2/3 [...] reaches decay factor 0.999 at 31.6K steps, 0.9999 at 1M steps" (timm, `ModelEmaV3`).
+    let rule = WarmedUp { decay: 0.9999 };
+    let decay = |updates| 1.0 - rule.weight(updates);
+    assert!((decay(31_600) - 0.999).abs() < 1e-6);
+    assert!((decay(1_000_000) - 0.9999).abs() < 1e-9);
+    assert!((decay(10_000_000) - 0.9999).abs() < 1e-9);
+}
+
 #[allow(dead_code, reason = "that it compiles is the test")]
 fn of_a_loop<M: Module>(
     model: M,
@@ -60,6 +84,8 @@ where
     let (epoch, n) = (161, 2);
     let collect = Collect::from_epoch(epoch, &run)?.every_epochs(n)?;
     let _ = Collect::from_step(epoch, &run)?.every_steps(n)?;
+    let k = 100;
+    let _ = Collect::from_step(k + 1, &run)?;
     let _ = SwaConfig::new(Collect::from_fraction(0.8, &run)?);
     let _ = SwaConfig::new(Collect::from_epoch(epoch, &run)?);
     let _ = SwaConfig::new(Collect::from_epoch(5, &run)?);

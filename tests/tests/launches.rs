@@ -95,9 +95,10 @@ fn update<M: Module>(name: &str, model: &M, device: &Device) {
     } = parameters;
     let all: usize = kernels.values().sum();
     println!(
-        "{name}, {averaged} parameters averaged, the latest of {latest} kept: {all} launches, {:.1} for each averaged; \
-         {:.0} MB moved, where three passes are {:.0} MB",
+        "{name}, {averaged} parameters averaged, the latest of {latest} kept: {all} launches, {:.1} for each averaged and \
+         {} for each kept; {:.0} MB moved, where three passes are {:.0} MB",
         (all - LIMIT[1] * latest) as f64 / averaged as f64,
+        LIMIT[1],
         (PASSES * size_of::<f32>() * elements) as f64 / 1e6,
         (3 * size_of::<f32>() * elements) as f64 / 1e6,
     );

@@ -129,8 +129,8 @@ pub enum PaddingChoice {
 /// and in a new one take the paper's for the model.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct GivenSettings {
-    /// `synthetic`, `download`, `download100`, or a folder: train/CLASS/*.png and test/CLASS/*, or CIFAR's binary
-    /// files [default: synthetic]
+    /// `synthetic`, `download`, `download100`, or a folder: images of 32x32, PNG or JPEG, as train/CLASS/* and
+    /// test/CLASS/*, or CIFAR's binary files [default: synthetic]
     #[arg(long, value_name = "WHERE")]
     pub data: Option<String>,
 

@@ -27,7 +27,7 @@ pub struct EvaluateArgs {
     #[command(flatten)]
     file: FileArgs,
 
-    /// The images: `synthetic`, `download`, or a folder, as in `cifar train`
+    /// The images: `synthetic`, `download`, `download100`, or a folder, as in `cifar train`
     #[arg(long, value_name = "WHERE", default_value = "synthetic")]
     pub data: String,
 
