@@ -70,7 +70,8 @@ impl Step {
 }
 
 trait Averaging: Backend {
-    /// `finite`, with 0 in `place` if any of `values` is a NaN or an infinity.
+    /// `finite`, with 0 in `place` if any of `values` is a NaN or an infinity: in place, since it is nobody else's. (CubeCL
+    /// cannot always tell, as long as the device has not come to it.)
     fn mark_not_finite(
         finite: FloatTensor<Self>,
         values: FloatTensor<Self>,
@@ -138,10 +139,6 @@ fn vector_size(one: &CubeTensor, other: &CubeTensor) -> usize {
 
 impl Averaging for CubeBackend {
     fn mark_not_finite(finite: CubeTensor, values: CubeTensor, place: usize) -> CubeTensor {
-        let finite = match finite.can_mut() {
-            true => finite,
-            false => finite.copy(),
-        };
         let units = values.meta.num_elements();
         if units > 0 {
             let client = values.client.clone();
