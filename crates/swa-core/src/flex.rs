@@ -3,10 +3,12 @@
 //! Burn's operations would take three passes over each parameter (subtract, multiply, add), and wake the other cores for
 //! each anew.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Element, Tensor, TensorData};
-use rayon::prelude::*;
 
 /// How many elements a thread takes at a time.
 const PART: usize = 1 << 16;
@@ -103,11 +105,14 @@ fn first_not_finite_of<F: Float>(tensors: &[Plain]) -> Option<usize> {
         values.chunks(PART).map(move |part| (index, part))
     });
     let parts: Vec<(usize, &[F])> = parts.collect();
-    let not_finite = |(index, part): &(usize, &[F])| (!F::all_finite(part)).then_some(*index);
-    match is_worth_a_thread(parts.iter().map(|(_, part)| part.len())) {
-        true => parts.par_iter().filter_map(not_finite).min(),
-        false => parts.iter().find_map(not_finite),
-    }
+    let elements = parts.iter().map(|(_, part)| part.len()).sum();
+    let first = AtomicUsize::new(usize::MAX);
+    on_all_cores(parts, elements, |(index, part)| {
+        if !F::all_finite(part) {
+            first.fetch_min(index, Ordering::Relaxed);
+        }
+    });
+    Some(first.into_inner()).filter(|index| *index < tensors.len())
 }
 
 /// An average, and the current values that it takes a step towards.
@@ -132,19 +137,36 @@ fn take_steps_in<F: Float>(steps: &mut [Step], weight: f64) {
     let mut pairs: Vec<(&mut [F], &[F])> = pairs.collect();
     // The last that were read to check them may still be in a cache: up to a tenth less time, where it holds half of VGG16.
     pairs.reverse();
-    let step = |(average, current): &mut (&mut [F], &[F])| {
-        for (average, current) in average.iter_mut().zip(*current) {
+    let elements = pairs.iter().map(|(average, _)| average.len()).sum();
+    on_all_cores(pairs, elements, |(average, current)| {
+        for (average, current) in average.iter_mut().zip(current) {
             *average = F::step(*average, *current, weight);
         }
-    };
-    match is_worth_a_thread(pairs.iter().map(|(average, _)| average.len())) {
-        true => pairs.par_iter_mut().for_each(step),
-        false => pairs.iter_mut().for_each(step),
-    }
+    });
 }
 
-fn is_worth_a_thread(lengths: impl Iterator<Item = usize>) -> bool {
-    lengths.sum::<usize>() > NOT_WORTH_A_THREAD
+/// Does `work` on all parts, which have so many `elements` together.
+///
+/// This thread begins at once, and takes part by part what those that it has woken do not: on two virtual cores, a thread
+/// that is woken begins 0.1 to 2.5 ms later, and VGG16's update takes 7.
+fn on_all_cores<T: Send>(parts: Vec<T>, elements: usize, work: impl Fn(T) + Sync) {
+    let others = match elements > NOT_WORTH_A_THREAD {
+        true => rayon::current_num_threads().min(parts.len()) - 1,
+        false => 0,
+    };
+    let parts = Mutex::new(parts.into_iter());
+    let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let take_parts = || {
+        while let Some(part) = next() {
+            work(part);
+        }
+    };
+    rayon::in_place_scope(|scope| {
+        for _ in 0..others {
+            scope.spawn(|_| take_parts());
+        }
+        take_parts();
+    });
 }
 
 #[cfg(test)]

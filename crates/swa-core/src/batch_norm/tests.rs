@@ -138,9 +138,9 @@ fn a_layer_is_pooled_over_the_batches_that_pass_it() {
     }
 
     // What only a batch without samples passes has no statistics.
-    let empty = |model: &Net, (rows, both)| match both {
-        true => run(model, (rows, both)) * 0,
-        false => run(model, (rows, both)),
+    let empty = |model: &Net, (rows, both)| {
+        let samples = run(model, (rows, both));
+        if both { 0 } else { samples }
     };
     let [both, first, _] = batches();
     let error = reestimate_batch_norm(&Net::new([0.1, 0.9]), [both, first], empty).unwrap_err();
