@@ -161,6 +161,9 @@ fn on_all_cores<T: Send>(parts: Vec<T>, elements: usize, work: impl Fn(T) + Sync
             work(part);
         }
     };
+    if others == 0 {
+        return take_parts();
+    }
     rayon::in_place_scope(|scope| {
         for _ in 0..others {
             scope.spawn(|_| take_parts());
