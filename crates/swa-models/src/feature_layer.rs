@@ -11,8 +11,8 @@ use burn::tensor::{Device, Tensor};
 
 /// A layer that maps images to images: what PyTorch's `nn.Sequential` holds in a VGG.
 ///
-/// Its [`Module`] is written by hand: the derived one of an enum (Burn 0.22.1) puts the variant's name into every
-/// parameter's path, and so into every record: `features.0.Convolution.weight` where PyTorch has `features.0.weight`.
+/// Its [`Module`] is written by hand: the derived one (see [`burn_0_22`](crate::burn_0_22)) would make a path
+/// `features.0.Convolution.weight` where PyTorch has `features.0.weight`.
 #[derive(Debug, Clone)]
 pub(crate) enum FeatureLayer {
     Convolution(Conv2d),

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod burn_0_22;
 mod error;
 mod feature_layer;
 mod initialization;

@@ -7,6 +7,7 @@ use burn::store::{ModuleSnapshot, PyTorchToBurnAdapter, bridge};
 use burn::tensor::{DType, Shape};
 
 use super::{AVERAGED_MODEL, BATCHES_TRACKED, Entry, StateDict, StateDictError, UPDATES, tensors};
+use crate::burn_0_22::settled;
 
 impl StateDict {
     /// `model` with the parameters and running statistics of this, on the device that it is on.
@@ -23,8 +24,7 @@ impl StateDict {
     /// names are there under several, [`StateDictError::Misfit`] if there are missing, unknown or wrongly shaped tensors,
     /// which it lists all, [`StateDictError::Corrupt`] if there are no tensors at all, or one cannot be read.
     pub fn load<M: Module>(&self, mut model: M) -> Result<M, StateDictError> {
-        // Applies what a training step may have left pending, which would replace what is loaded later (Burn 0.22.1).
-        let expected = tensors(&model.valid());
+        let expected = tensors(&settled(&model));
         let prefix = self.prefix(&expected)?;
         self.compare(&prefix, &expected)?;
 

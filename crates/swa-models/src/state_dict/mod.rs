@@ -13,6 +13,7 @@ use burn::store::burn_pack::Tensor as Entry;
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, bridge};
 use burn::tensor::{DType, Shape, TensorData};
 
+use crate::burn_0_22::settled;
 pub use error::StateDictError;
 
 /// The tensors of a network by PyTorch's names and in PyTorch's layout: what `model.state_dict()` is there.
@@ -75,8 +76,7 @@ impl StateDict {
     /// The state dict of `model`, the running statistics of its last step included.
     pub fn of<M: Module>(model: &M) -> Self {
         let mut entries = BTreeMap::new();
-        // A step leaves its update of the running statistics pending, and `valid()` is what applies it (Burn 0.22.1).
-        for entry in tensors(&model.valid()) {
+        for entry in tensors(&settled(model)) {
             if let Some(layer) = entry.name.strip_suffix(".running_mean") {
                 let count = scalar(format!("{layer}.{BATCHES_TRACKED}"), 0);
                 entries.insert(count.name.clone(), count);
