@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::WeightsError;
+
 /// Why a model could not be averaged, or an average not be used.
 ///
 /// No error changes an average: it keeps the value of its last good update.
@@ -107,4 +109,30 @@ pub enum AverageError {
         /// What the device says.
         reason: String,
     },
+
+    /// The weights could not be taken out of the model for another reason.
+    #[error(transparent)]
+    Weights(WeightsError),
+}
+
+impl From<WeightsError> for AverageError {
+    fn from(error: WeightsError) -> Self {
+        match error {
+            WeightsError::MissingParameter { path } => Self::MissingParameter { path },
+            WeightsError::UnknownParameter { path } => Self::UnknownParameter { path },
+            WeightsError::ShapeMismatch {
+                path,
+                expected,
+                got,
+            } => Self::ShapeMismatch {
+                path,
+                expected,
+                got,
+            },
+            WeightsError::Reparameterized { path } => Self::Reparameterized { path },
+            WeightsError::Quantized { path } => Self::Quantized { path },
+            WeightsError::Device { reason } => Self::Device { reason },
+            other => Self::Weights(other),
+        }
+    }
 }

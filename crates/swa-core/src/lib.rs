@@ -87,21 +87,22 @@
 
 mod average;
 mod batch_norm;
+mod burn_0_22;
 mod counter;
-#[cfg(feature = "cubecl")]
-mod cube;
 mod error;
-#[cfg(feature = "flex")]
-mod flex;
-mod parameter;
+mod kernels;
 mod path;
 mod rule;
+mod weights;
 
 pub use average::Average;
 pub use batch_norm::{
     BatchNormError, BatchNormReestimation, BatchNormReport, IntoBatch, Pooling,
     reestimate_batch_norm,
 };
+pub use burn_0_22::read_tensors_when_asked;
 pub use counter::Counter;
 pub use error::AverageError;
+pub use kernels::parameters_a_launch;
 pub use rule::{AveragingRule, EqualWeights, Exponential};
+pub use weights::{Layout, Parameter, Role, Weights, WeightsError};

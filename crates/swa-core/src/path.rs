@@ -6,29 +6,53 @@
 /// container is `"Struct:Name"` for a field of a struct, `"Vec"` for an element and so on.
 #[derive(Debug, Default)]
 pub(crate) struct Path {
-    names: Vec<String>,
-    containers: Vec<String>,
+    dotted: String,
+    levels: Vec<Level>,
+}
+
+#[derive(Debug)]
+struct Level {
+    /// Where in the dotted path its name begins.
+    name: usize,
+    container: Container,
+}
+
+/// What has the field that a level is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Container {
+    BatchNorm,
+    /// A layer whose weight has its outputs in the second dimension.
+    OutputsSecond,
+    Other,
 }
 
 impl Path {
     pub(crate) fn enter(&mut self, name: &str, container: &str) {
-        self.names.push(name.to_owned());
-        self.containers.push(container.to_owned());
+        if !self.levels.is_empty() {
+            self.dotted.push('.');
+        }
+        self.levels.push(Level {
+            name: self.dotted.len(),
+            container: Container::named(container),
+        });
+        self.dotted.push_str(name);
     }
 
     pub(crate) fn exit(&mut self) {
-        self.names.pop();
-        self.containers.pop();
+        if let Some(level) = self.levels.pop() {
+            self.dotted.truncate(level.name.saturating_sub(1));
+        }
     }
 
     /// The dotted path, as Burn's records spell it: `layer1.0.conv1.weight`.
-    pub(crate) fn dotted(&self) -> String {
-        self.names.join(".")
+    pub(crate) fn dotted(&self) -> &str {
+        &self.dotted
     }
 
     /// The dotted path of the module that holds the parameter.
-    pub(crate) fn dotted_parent(&self) -> String {
-        self.names[..self.names.len().saturating_sub(1)].join(".")
+    pub(crate) fn dotted_parent(&self) -> &str {
+        let name = self.levels.last().map_or(0, |level| level.name);
+        &self.dotted[..name.saturating_sub(1)]
     }
 
     /// The field of a BatchNorm layer that is being traversed, if it is one's.
@@ -36,10 +60,8 @@ impl Path {
     /// Burn visits running statistics as ordinary float parameters, so where they are is all that
     /// tells them apart (`burn_nn::BatchNorm`, Burn 0.22.1).
     pub(crate) fn batch_norm_field(&self) -> Option<&str> {
-        match self.containers.last()?.as_str() {
-            "Struct:BatchNorm" => self.names.last().map(String::as_str),
-            _ => None,
-        }
+        let level = self.levels.last()?;
+        (level.container == Container::BatchNorm).then(|| &self.dotted[level.name..])
     }
 
     /// Whether the parameter is a BatchNorm layer's running mean or variance.
@@ -48,5 +70,65 @@ impl Path {
             self.batch_norm_field(),
             Some("running_mean" | "running_var")
         )
+    }
+
+    /// The dimension of the parameter that runs over the outputs of its layer.
+    pub(crate) fn filter_dimension(&self) -> usize {
+        match self.levels.last() {
+            Some(level) if level.container == Container::OutputsSecond => 1,
+            _ => 0,
+        }
+    }
+}
+
+impl Container {
+    /// Those of `burn_nn`, Burn 0.22.1.
+    fn named(container: &str) -> Self {
+        match container {
+            "Struct:BatchNorm" => Self::BatchNorm,
+            "Struct:Linear"
+            | "Struct:ConvTranspose1d"
+            | "Struct:ConvTranspose2d"
+            | "Struct:ConvTranspose3d" => Self::OutputsSecond,
+            _ => Self::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_what_was_entered_and_not_left() {
+        let mut path = Path::default();
+        assert_eq!((path.dotted(), path.dotted_parent()), ("", ""));
+        for (name, container) in [
+            ("layers", "Struct:Net"),
+            ("0", "Vec"),
+            ("gamma", "Struct:BatchNorm"),
+        ] {
+            path.enter(name, container);
+        }
+        assert_eq!(
+            (path.dotted(), path.dotted_parent()),
+            ("layers.0.gamma", "layers.0")
+        );
+        assert_eq!(path.batch_norm_field(), Some("gamma"));
+        path.exit();
+        path.enter("running_var", "Struct:BatchNorm");
+        assert!(path.is_running_statistic());
+        path.exit();
+        path.exit();
+        path.enter("12", "Vec");
+        assert_eq!(
+            (path.dotted(), path.batch_norm_field()),
+            ("layers.12", None)
+        );
+        path.exit();
+        path.exit();
+        assert_eq!(path.dotted(), "");
+        path.enter("weight", "Struct:Linear");
+        assert_eq!((path.dotted(), path.filter_dimension()), ("weight", 1));
     }
 }

@@ -115,8 +115,10 @@
 //! `.checkpoint(n)` resumes them all. Whether the *data* goes on in the same order is up to the loader:
 //! `DataLoaderBuilder::shuffle` of Burn 0.22.1 starts its order over in a resumed run. Nor is the state
 //! of the device's random generator in Burn's checkpoints, from which dropout draws. What Burn's
-//! checkpoints would lack on an accelerator is mended: see [`Average`](swa_core::Average) on records there.
+//! checkpoints would lack on an accelerator is mended: see [`swa_core::read_tensors_when_asked`], which
+//! [`SwaConfig::init`] calls.
 
+mod burn_0_22;
 mod collect;
 mod error;
 mod evaluation;

@@ -1,25 +1,23 @@
 //! The wrapper that turns SWA on in a `Learner`.
 
-use core::any::type_name;
 use core::fmt;
 use std::cell::OnceCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::data::dataloader::DataLoader;
-use burn::data::dataset::DatasetError;
 use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor};
 use burn::optim::{
     GradientsParams, ModuleOptimizer, MultiGradientsParams,
     lr_scheduler::module_lr_scheduler::ModuleLearningRate,
 };
 use burn::tensor::Device;
-use burn::train::{
-    InferenceStep, Interrupter, LearnerModel, ModuleSharder, TrainOutput, TrainStep, TrainingError,
-};
+use burn::train::{InferenceStep, Interrupter, LearnerModel, TrainOutput, TrainStep};
 use swa_core::{
     Average, AveragingRule, BatchNormReestimation, BatchNormReport, Counter, EqualWeights, Pooling,
+    read_tensors_when_asked,
 };
 
+use crate::burn_0_22::{is_sharder, training_error};
 use crate::evaluation::{Evaluation, Reestimate};
 use crate::{Collect, LiveAndAveraged, SwaError};
 
@@ -105,6 +103,9 @@ impl SwaConfig {
     /// trains and re-estimates serves its batches in another order than if it only trained (Burn 0.22.1 draws from
     /// its generator to move it to a device): where that matters, give this a loader of its own.
     ///
+    /// From here on the process [reads tensors when asked](read_tensors_when_asked), so that a checkpoint on an
+    /// accelerator holds weights, average and the optimizer's state of one step.
+    ///
     /// # Errors
     ///
     /// - [`SwaError::Average`] for a model that cannot be averaged, such as one with LoRA adapters.
@@ -119,6 +120,7 @@ impl SwaConfig {
         M: LearnerModel,
         <M as InferenceStep>::Input: Clone,
     {
+        read_tensors_when_asked();
         self.reestimate.validate()?;
         if self.reestimate != Reestimate::Never {
             BatchNormReestimation::default().check(&model)?;
@@ -213,8 +215,8 @@ pub struct Swa<M: LearnerModel, const LIVE: bool = false> {
     /// Optimizer steps taken, over all resumed parts of the run.
     steps: Counter,
     collect: Collect,
-    /// Behind a lock and not a plain field, so that an update owns the average and can work in place:
-    /// `Learner::optimizer_step` holds a second handle on its model meanwhile (Burn 0.22.1).
+    /// Behind a lock and not a plain field, so that an update owns the average and can work in place: see
+    /// [`burn_0_22`](crate::burn_0_22).
     collected: Arc<Mutex<Collected<M>>>,
     evaluation: Arc<Evaluation<M>>,
     /// The averaged model that this value validates with, if there is one, once it has validated.
@@ -471,12 +473,6 @@ impl Failure {
     }
 }
 
-/// A failure of ours as one that Burn knows. None of its variants (Burn 0.22.1) is for us; this one
-/// keeps the error as its source.
-fn training_error(error: &SwaError) -> TrainingError {
-    TrainingError::Dataset(DatasetError::new(error.clone()))
-}
-
 /// A poisoned lock is as good as another: a panic is on its way to whoever trains, and this must not
 /// hide it behind another.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -633,15 +629,6 @@ impl<M: LearnerModel, const LIVE: bool> Module for Swa<M, LIVE> {
         mapper.exit_module("steps", CONTAINER);
         self
     }
-}
-
-/// Whether a mapper is the one with which every worker of `ExecutionStrategy::ddp` marks its replica's
-/// parameters as those whose gradients are to be reduced (`Learner::grad_sharded`, Burn 0.22.1). It
-/// panics for tensors without a graph, as the average's are, which have no gradients either.
-///
-/// By its name: mappers need not be `'static`, which their `TypeId` would take.
-fn is_sharder<Mapper>() -> bool {
-    type_name::<Mapper>() == type_name::<ModuleSharder>()
 }
 
 impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {

@@ -240,8 +240,8 @@ impl Session<'_> {
             + InferenceStep<Input = ImageBatch>,
         <M as InferenceStep>::Output: Adaptor<AccuracyInput> + Adaptor<LossInput>,
     {
-        // Without SWA too, a checkpoint is to hold one step's state on an accelerator: see `swa_core::Average`.
-        burn_std::set_runtime_kind(burn_std::RuntimeKind::Async);
+        // Without SWA too, a checkpoint is to hold one step's state on an accelerator.
+        swa_core::read_tensors_when_asked();
         let config = self.config;
         let checkpoints = Checkpoints::new(self.directory.checkpoints())?;
         if let Some(from) = self.from {

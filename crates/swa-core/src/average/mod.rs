@@ -1,18 +1,19 @@
 //! The average of a module's parameters.
 
 mod update;
-mod verdict;
 
 use core::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor};
 use burn::tensor::Device;
 
-use crate::parameter::{self, Cast, Description, Finite, Parameter, Role};
+use crate::burn_0_22::reads_when_looked_at;
+use crate::kernels::{Refusal, Verdict};
+use crate::weights::{Role, Skeleton, Weights};
 use crate::{AverageError, AveragingRule, Counter};
-use update::Update;
-use verdict::{Accept, Flags, Unread};
+use update::{Flags, updated};
 
 /// The weighted average of the parameters that a module passes through.
 ///
@@ -57,22 +58,31 @@ use verdict::{Accept, Flags, Unread};
 ///
 /// # Copies and records on an accelerator
 ///
-/// [`new`](Self::new) makes the whole process read a tensor's data at the time it is asked for
-/// (`burn_std::set_runtime_kind(RuntimeKind::Async)`). Burn 0.22.1 would, on CubeCL's devices, put the
-/// reading off until somebody looks at the data, and show what has become of it meanwhile, in place: by
-/// the next update of the average, or by the optimizer of its momentum. A copy of the average on the CPU
-/// would go on changing, and a checkpoint that Burn's `Learner` writes in a thread of its own would hold
-/// something of several steps, and resume another run. The price is that a checkpoint is in the host's
-/// memory whole, and not a tensor at a time.
+/// Burn 0.22.1 puts the reading of a tensor on CubeCL's devices off until somebody looks at the data, and shows what has
+/// become of the tensor meanwhile. An average that something was copied or recorded of therefore takes new memory for its next
+/// update, and the copy stays as it was. (Not if the process [reads tensors when asked](crate::read_tensors_when_asked):
+/// then there is nothing to protect, and every update happens in place.)
 pub struct Average<M> {
-    /// Always present, but for the moment in which an update owns it.
-    model: Option<M>,
-    parameters: Vec<Description>,
+    skeleton: Skeleton<M>,
+    /// In accumulators' dtypes, of what is averaged.
+    weights: Weights,
     rule: Arc<dyn AveragingRule>,
     updates: Counter,
     averages_running_statistics: bool,
     device: Option<Device>,
     unread: Option<Unread>,
+    /// Whether somebody has been shown the weights since the last update.
+    is_shown: AtomicBool,
+}
+
+/// What updates have found, and nobody has read yet.
+#[derive(Clone)]
+struct Unread {
+    /// How many updates were made before the first of these.
+    updates_before: usize,
+    /// Where the weights of these were.
+    devices: Vec<Device>,
+    verdict: Verdict,
 }
 
 impl<M: Module> Average<M> {
@@ -85,20 +95,16 @@ impl<M: Module> Average<M> {
     ///
     /// [`AverageError::Reparameterized`] and [`AverageError::Quantized`], which name the parameter.
     pub fn new(model: &M, rule: impl AveragingRule + 'static) -> Result<Self, AverageError> {
-        read_tensors_when_asked();
         let model = model.valid();
-        let parameters = parameter::read(&model, None, |_| false)?
-            .into_iter()
-            .map(|parameter| parameter.description)
-            .collect();
         let mut average = Self {
-            model: Some(model),
-            parameters,
+            weights: Weights::read(&model)?,
+            skeleton: Skeleton::of(model),
             rule: Arc::new(rule),
             updates: Counter::default(),
             averages_running_statistics: false,
             device: None,
             unread: None,
+            is_shown: AtomicBool::new(false),
         };
         average.cast_accumulators();
         Ok(average)
@@ -116,7 +122,7 @@ impl<M: Module> Average<M> {
     /// no memory to spare, say. Every update then moves the parameters there.
     pub fn on_device(mut self, device: &Device) -> Self {
         let device = device.clone().without_autodiff();
-        self.model = self.model.map(|model| model.to_device(&device));
+        self = self.moved_to(&device);
         self.device = Some(device);
         self
     }
@@ -154,7 +160,7 @@ impl<M: Module> Average<M> {
     ///   [`Quantized`](AverageError::Quantized).
     pub fn update(&mut self, model: &M) -> Result<(), AverageError> {
         self.check()?;
-        self.apply(self.read(model)?, Flags::ReadNow)
+        self.apply(model, Flags::ReadNow)
     }
 
     /// Like [`update`](Self::update), but without waiting for an accelerator, for a training that
@@ -166,30 +172,64 @@ impl<M: Module> Average<M> {
     ///
     /// Those of [`update`](Self::update), `NotFinite` only where the weights are in the host's memory.
     pub fn update_non_blocking(&mut self, model: &M) -> Result<(), AverageError> {
-        self.apply(self.read(model)?, Flags::LeaveOnDevice)
+        self.apply(model, Flags::LeaveOnDevice)
     }
 
-    fn read(&self, model: &M) -> Result<Vec<Parameter>, AverageError> {
-        let averaged = |role| self.averages(role);
-        parameter::read(&model.valid(), self.device.as_ref(), averaged)
-    }
-
-    fn apply(&mut self, current: Vec<Parameter>, flags: Flags) -> Result<(), AverageError> {
-        parameter::compare(&self.parameters, &current)?;
-        let weight = match self.updates.value {
+    fn apply(&mut self, model: &M, flags: Flags) -> Result<(), AverageError> {
+        let mut current = Weights::read_as(&model.valid(), self.weights.layout_shared())?;
+        if let Some(device) = &self.device {
+            current = current.transferred_to(device)?;
+        }
+        let updates = self.updates();
+        let weight = match updates {
             0 => 1.0,
             updates => self.rule.weight(updates),
         };
         if !(0.0..=1.0).contains(&weight) {
-            let updates = self.updates();
             return Err(AverageError::InvalidWeight { updates, weight });
         }
-        let accept = self.accept(&current, flags)?;
-        let update = Update::new(current, weight, accept, self.averages_running_statistics);
-        let average = self.model.take().expect(PRESENT);
-        self.model = Some(update.of(average));
-        self.updates.value += 1;
-        Ok(())
+        if let Some(unread) = &self.unread
+            && unread.devices != current.devices()
+        {
+            // Of a model that has moved since.
+            self.check()?;
+        }
+        let (updates_before, mut verdict) = match self.unread.take() {
+            None => (updates, None),
+            Some(unread) => (unread.updates_before, Some(unread.verdict)),
+        };
+        // While there is another handle on them, no weights are changed in place.
+        let _shown = self.weights_to_protect();
+        let averages_running_statistics = self.averages_running_statistics;
+        let (average, outcome) = updated(
+            self.weights.take_values(),
+            current,
+            weight,
+            |role| is_averaged(role, averages_running_statistics),
+            flags,
+            &mut verdict,
+        );
+        self.weights.put_values(average);
+        self.unread = verdict.map(|verdict| Unread {
+            updates_before,
+            devices: self.weights.devices(),
+            verdict,
+        });
+        match outcome {
+            Ok(()) => {
+                self.updates.value += 1;
+                Ok(())
+            }
+            Err(Refusal::NotFinite(index)) => Err(self.not_finite(index)),
+            Err(Refusal::Device(reason)) => Err(AverageError::Device { reason }),
+        }
+    }
+
+    /// The weights, if what somebody was shown of them may not have been read yet.
+    fn weights_to_protect(&self) -> Option<Weights> {
+        let is_shown = self.is_shown.swap(false, Ordering::Relaxed);
+        let is_read_later = || self.weights.devices().iter().any(reads_when_looked_at);
+        (is_shown && is_read_later()).then(|| self.weights.clone())
     }
 
     /// Reads from the device whether all updates so far had finite weights: one round trip, if there
@@ -203,16 +243,18 @@ impl<M: Module> Average<M> {
         let Some(unread) = self.unread.take() else {
             return Ok(());
         };
-        match unread.read() {
-            Ok(None) => Ok(()),
-            Ok(Some(left_out)) => {
-                self.updates.value = left_out.updates;
-                Err(self.not_finite(&left_out.finite))
-            }
-            Err(error) => {
+        match unread.verdict.read() {
+            Err(reason) => {
                 self.unread = Some(unread);
-                Err(error)
+                Err(AverageError::Device { reason })
             }
+            Ok(found) => match found.not_finite.first() {
+                None => Ok(()),
+                Some(first) => {
+                    self.updates.value = unread.updates_before + found.taken;
+                    Err(self.not_finite(*first))
+                }
+            },
         }
     }
 
@@ -235,109 +277,73 @@ impl<M: Module> Average<M> {
         if self.updates() == 0 {
             return Err(AverageError::NothingAveraged);
         }
-        let dtypes = self.parameters.iter().map(|it| it.dtype);
-        Ok(self.state().valid().map(&mut Cast::to(dtypes)))
+        let weights = self.weights().in_dtypes_of_the_module();
+        Ok(self.skeleton.filled(&weights))
     }
 
-    fn state(&self) -> &M {
-        self.model.as_ref().expect(PRESENT)
+    /// The averaged weights, in f32 or f64, on the average's device; before the first update, those of the model that the
+    /// average was made of.
+    pub fn weights(&self) -> &Weights {
+        self.is_shown.store(true, Ordering::Relaxed);
+        &self.weights
     }
 
     /// Makes every float that is averaged an accumulator: f32 or wider.
     fn cast_accumulators(&mut self) {
-        let dtypes = self
-            .parameters
-            .iter()
-            .map(|it| match self.averages(it.role) {
-                true => parameter::accumulator_dtype(it.dtype).into(),
-                false => it.dtype,
-            });
-        let mut cast = Cast::to(dtypes);
-        self.model = self.model.take().map(|model| model.map(&mut cast));
+        let averages_running_statistics = self.averages_running_statistics;
+        let weights = &self.weights;
+        self.weights = weights.accumulators(|role| is_averaged(role, averages_running_statistics));
     }
 
-    fn averages(&self, role: Role) -> bool {
-        role.is_averaged(self.averages_running_statistics)
+    fn moved_to(mut self, device: &Device) -> Self {
+        self.skeleton = self.skeleton.to_device(device);
+        self.weights = self.weights.moved_to(device);
+        self
     }
 
-    /// Decides whether the weights are fit to be averaged: here, or by what is returned, on the device.
-    fn accept(
-        &mut self,
-        current: &[Parameter],
-        flags: Flags,
-    ) -> Result<Option<Accept>, AverageError> {
-        let mut unchecked = Vec::new();
-        for parameter in current {
-            match &parameter.finite {
-                Finite::Known(true) => {}
-                Finite::Known(false) => {
-                    return Err(AverageError::NotFinite {
-                        path: parameter.description.path.clone(),
-                        updates: self.updates(),
-                    });
-                }
-                Finite::OnDevice(value) => unchecked.push(value.clone()),
-            }
-        }
-        let Some(finite) = parameter::finite(&unchecked) else {
-            return Ok(None);
-        };
-        match flags {
-            Flags::ReadNow => {
-                let finite = verdict::read(finite)?;
-                match finite.contains(&0.0) {
-                    false => Ok(None),
-                    true => Err(self.not_finite(&finite)),
-                }
-            }
-            Flags::LeaveOnDevice => {
-                let unread = match self.unread.take() {
-                    None => Unread::first(finite, self.updates()),
-                    Some(before) => before.and(finite),
-                };
-                let accept = unread.accept();
-                self.unread = Some(unread);
-                Ok(Some(accept))
-            }
-        }
-    }
-
-    /// The error for the first weight whose flag is 0.
-    fn not_finite(&self, finite: &[f64]) -> AverageError {
-        let averaged = self.parameters.iter().filter(|it| self.averages(it.role));
-        let first = averaged.zip(finite).find(|(_, finite)| **finite == 0.0);
+    /// The error for the float parameter with this index among all.
+    fn not_finite(&self, index: usize) -> AverageError {
+        let parameters = self.weights.layout().parameters().iter();
+        let mut floats =
+            parameters.filter(|it| matches!(it.role, Role::Weight | Role::RunningStatistic));
         AverageError::NotFinite {
-            path: first.map_or_else(String::new, |(parameter, _)| parameter.path.clone()),
+            path: floats
+                .nth(index)
+                .map_or_else(String::new, |it| it.path.clone()),
             updates: self.updates(),
         }
     }
+
+    fn first_device(&self) -> Device {
+        self.weights
+            .devices()
+            .into_iter()
+            .next()
+            .unwrap_or_default()
+    }
 }
 
-/// Has CubeCL's devices read a tensor when its data is asked for: see [`Average`].
-fn read_tensors_when_asked() {
-    burn_std::set_runtime_kind(burn_std::RuntimeKind::Async);
+fn is_averaged(role: Role, averages_running_statistics: bool) -> bool {
+    match role {
+        Role::Weight => true,
+        Role::RunningStatistic => averages_running_statistics,
+        Role::Int | Role::Bool => false,
+    }
 }
-
-const PRESENT: &str = "an average holds its model between updates";
 
 impl<M: Module> Clone for Average<M> {
     /// A copy that shares nothing that changes: running statistics included, which clones of a Burn
     /// module share.
     fn clone(&self) -> Self {
-        self.with_model(self.state().valid())
-    }
-}
-
-impl<M: Module> Average<M> {
-    fn with_model(&self, model: M) -> Self {
         Self {
-            model: Some(model),
-            parameters: self.parameters.clone(),
+            skeleton: self.skeleton.clone(),
+            weights: self.weights().clone(),
             rule: self.rule.clone(),
             updates: self.updates.clone(),
             averages_running_statistics: self.averages_running_statistics,
             device: self.device.clone(),
             unread: self.unread.clone(),
+            is_shown: AtomicBool::new(true),
         }
     }
 }
@@ -345,33 +351,32 @@ impl<M: Module> Average<M> {
 impl<M: Module> fmt::Debug for Average<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Average")
-            .field("model", &self.model)
+            .field("weights", &self.weights)
             .field("rule", &self.rule)
             .field("updates", &self.updates())
             .finish()
     }
 }
 
-fn first_device<M: Module>(model: &M) -> Device {
-    model.devices().into_iter().next().unwrap_or_default()
-}
-
 /// The container that the fields of an average are visited in.
 const CONTAINER: &str = "Struct:Average";
 
 impl<M: Module> Module for Average<M> {
-    fn collect_devices(&self, devices: Devices) -> Devices {
-        self.state().collect_devices(devices)
+    fn collect_devices(&self, mut devices: Devices) -> Devices {
+        for device in self.weights.devices() {
+            if !devices.contains(&device) {
+                devices.push(device);
+            }
+        }
+        devices
     }
 
     fn fork(self, device: &Device) -> Self {
         self.to_device(device)
     }
 
-    fn to_device(mut self, device: &Device) -> Self {
-        let device = device.clone().without_autodiff();
-        self.model = self.model.map(|model| model.to_device(&device));
-        self
+    fn to_device(self, device: &Device) -> Self {
+        self.moved_to(&device.clone().without_autodiff())
     }
 
     /// The average itself: its parameters are never trained.
@@ -390,21 +395,21 @@ impl<M: Module> Module for Average<M> {
 
     fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
         visitor.enter_module("model", CONTAINER);
-        self.state().visit(visitor);
+        self.skeleton.visit(self.weights(), visitor);
         visitor.exit_module("model", CONTAINER);
 
         visitor.enter_module("updates", CONTAINER);
-        visitor.visit_int(&self.updates.param(&first_device(self.state())));
+        visitor.visit_int(&self.updates.param(&self.first_device()));
         visitor.exit_module("updates", CONTAINER);
     }
 
     fn map<Mapper: ModuleMapper>(mut self, mapper: &mut Mapper) -> Self {
         mapper.enter_module("model", CONTAINER);
-        self.model = self.model.map(|model| model.map(mapper));
+        (self.skeleton, self.weights) = self.skeleton.map(self.weights, mapper);
         mapper.exit_module("model", CONTAINER);
 
         mapper.enter_module("updates", CONTAINER);
-        let device = first_device(self.state());
+        let device = self.first_device();
         let before = self.updates();
         self.updates = self.updates.map(mapper, &device);
         if self.updates() != before {

@@ -4,7 +4,15 @@ use burn::tensor::quantization::{Calibration, QuantScheme};
 use burn::tensor::{Bool, DType, FloatDType, Int, Tensor};
 
 use super::*;
+use crate::kernels::as_elsewhere;
 use crate::{EqualWeights, Exponential};
+
+impl<M: Module> Average<M> {
+    /// The module with the averages in the dtypes in which they are kept.
+    fn state(&self) -> M {
+        self.skeleton.filled(&self.weights)
+    }
+}
 
 #[derive(Module, Debug)]
 struct Net {
@@ -193,18 +201,7 @@ fn weights_whose_sum_overflows_are_finite_all_the_same() {
 
 /// What an accelerator does: the sums stay on the device until somebody asks.
 fn update_unread(average: &mut Average<Net>, model: &Net) {
-    let checked = |role| role == Role::Weight;
-    let mut current = parameter::read(&model.valid(), None, checked).unwrap();
-    for parameter in &mut current {
-        if let Finite::Known(finite) = parameter.finite
-            && parameter.description.role == Role::Weight
-        {
-            let sum = if finite { 1.0 } else { f32::NAN };
-            let sum = Tensor::from_floats([sum], &Device::default());
-            parameter.finite = Finite::OnDevice(parameter::Unchecked::Sum(Box::new(sum)));
-        }
-    }
-    average.apply(current, Flags::LeaveOnDevice).unwrap();
+    as_elsewhere(|| average.update_non_blocking(model)).unwrap();
 }
 
 #[test]

@@ -4,7 +4,7 @@ use burn::module::{Flag, Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, FloatDType, Tensor};
 
 use super::BatchNormError;
-use crate::parameter::cast;
+use crate::kernels::cast;
 use crate::path::Path;
 
 /// The BatchNorm layers of a model, in order.
@@ -34,7 +34,7 @@ impl Layers {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
                 if self.path.batch_norm_field() == Some("running_mean") {
                     self.layers.push(Layer {
-                        path: self.path.dotted_parent(),
+                        path: self.path.dotted_parent().to_owned(),
                         channels: param.lazy_shape().num_elements(),
                         dtype: param.val().dtype(),
                     });

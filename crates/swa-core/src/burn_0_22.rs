@@ -1,0 +1,32 @@
+//! What Burn 0.22.1 makes this crate work around.
+//!
+//! - CubeCL's devices read a tensor's data when somebody looks at it, and not when it is asked for:
+//!   [`read_tensors_when_asked`].
+//! - Running statistics are visited as float parameters like any other, and a module does not say what it is: `path.rs` tells by
+//!   the names of its fields.
+//! - Clones of a module share their running statistics, and `map` and `to_device` write through them: only `Module::valid`
+//!   makes a copy, and reads what the last forward pass has left. So averages and re-estimations begin with it.
+//! - A record holds tensor parameters alone: [`Counter`](crate::Counter) is a number as one.
+
+use burn::tensor::Device;
+use burn_std::RuntimeKind;
+
+use crate::kernels::is_host;
+
+/// Has the whole process read a tensor's data at the time it is asked for, on every device:
+/// `burn_std::set_runtime_kind(RuntimeKind::Async)`.
+///
+/// On CubeCL's devices, Burn 0.22.1 would put the reading off until somebody looks at the data, and show what has become of the
+/// tensor meanwhile, in place. A checkpoint that a `Learner` writes in a thread of its own would hold the optimizer's momentum
+/// of a later step than its weights, and resume another run: with or without weight averaging. `swa_train::SwaConfig::init` calls
+/// this; call it at the start of a program that writes checkpoints without that.
+///
+/// The price is that a checkpoint is in the host's memory whole, and not a tensor at a time.
+pub fn read_tensors_when_asked() {
+    burn_std::set_runtime_kind(RuntimeKind::Async);
+}
+
+/// Whether `device` reads a tensor's data only when somebody looks at it.
+pub(crate) fn reads_when_looked_at(device: &Device) -> bool {
+    !is_host(device) && burn_std::runtime_kind() != RuntimeKind::Async
+}

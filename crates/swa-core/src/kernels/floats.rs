@@ -1,0 +1,85 @@
+//! Float tensors of any rank, in one list.
+
+#[cfg(any(feature = "flex", feature = "cubecl"))]
+use burn::backend::DispatchTensorKind;
+use burn::backend::{DispatchTensor, TensorMetadata};
+use burn::tensor::{DType, Device, FloatDType, Shape, Tensor};
+
+/// The elements of a float tensor of whatever rank, as a vector in row-major order.
+///
+/// The tensor stays as its device laid it out. CUDA and ROCm pad the rows of a tensor of two dimensions or more, so that to
+/// make it flat is to copy it: the kernels here read it as it is instead.
+#[derive(Debug, Clone)]
+pub(crate) struct Floats(DispatchTensor);
+
+impl Floats {
+    pub(crate) fn of<const D: usize>(tensor: Tensor<D>) -> Self {
+        Self(tensor.into_dispatch())
+    }
+
+    /// A tensor of any shape of as many elements.
+    pub(crate) fn into_tensor<const D: usize>(self, shape: impl Into<Shape>) -> Tensor<D> {
+        let shape = shape.into();
+        if self.0.shape() == shape {
+            return Tensor::from_dispatch(self.0);
+        }
+        self.of_any_rank().reshape(shape)
+    }
+
+    /// A tensor of shape `[len]`.
+    pub(crate) fn flat(self) -> Tensor<1> {
+        let shape = [self.len()];
+        self.into_tensor(shape)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.shape().num_elements()
+    }
+
+    pub(crate) fn dtype(&self) -> DType {
+        self.0.dtype()
+    }
+
+    pub(crate) fn device(&self) -> Device {
+        Device::new(TensorMetadata::device(&self.0))
+    }
+
+    /// The same in `dtype`, without a copy where it is already.
+    pub(crate) fn cast(self, dtype: FloatDType) -> Self {
+        match self.dtype() == DType::from(dtype) {
+            true => self,
+            false => Self::of(self.of_any_rank().cast(dtype)),
+        }
+    }
+
+    /// The same on `device`, without a copy where it is already.
+    pub(crate) fn to_device(self, device: &Device) -> Self {
+        match self.device() == *device {
+            true => self,
+            false => Self::of(self.of_any_rank().to_device(device)),
+        }
+    }
+
+    #[cfg(any(feature = "flex", feature = "cubecl"))]
+    pub(super) fn kind(&self) -> &DispatchTensorKind {
+        &self.0.kind
+    }
+
+    #[cfg(feature = "flex")]
+    pub(super) fn kind_mut(&mut self) -> &mut DispatchTensorKind {
+        &mut self.0.kind
+    }
+
+    /// A tensor whose rank in its type is not its own, for operations that do not look at it.
+    pub(crate) fn of_any_rank(self) -> Tensor<1> {
+        Tensor::from_dispatch(self.0)
+    }
+}
+
+/// `tensor` in `dtype`, without a copy where it is already.
+pub(crate) fn cast<const D: usize>(tensor: Tensor<D>, dtype: FloatDType) -> Tensor<D> {
+    match tensor.dtype() == DType::from(dtype) {
+        true => tensor,
+        false => tensor.cast(dtype),
+    }
+}

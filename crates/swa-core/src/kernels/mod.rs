@@ -1,0 +1,236 @@
+//! Lists of tensors, and what is done with them on each kind of device.
+//!
+//! This is the only door to the backends, with a file for each way through: `portable` for Burn's ordinary operations, which
+//! serve any backend, `flex` for tensors in the host's memory, `cube` for CubeCL's devices (and `fusion` for those kernels
+//! where Burn puts operations off). A new backend is one more file. No `cfg(feature)` is anywhere else.
+
+#[cfg(feature = "cubecl")]
+mod cube;
+#[cfg(feature = "flex")]
+mod flex;
+mod floats;
+#[cfg(feature = "cubecl")]
+mod fusion;
+mod portable;
+mod verdict;
+
+use burn::tensor::{DType, Device, FloatDType};
+
+pub(crate) use floats::{Floats, cast};
+pub(crate) use portable::accepted;
+pub(crate) use verdict::{Found, Verdict};
+
+/// A parameter's current values, and the averages that take a step towards them:
+///
+/// ```text
+/// average += weight * (current - average)
+/// ```
+///
+/// with a weight for each; one of 1 gives the current values themselves. An average keeps its dtype.
+pub(crate) struct Step {
+    pub(crate) current: Floats,
+    /// Whether a NaN or an infinity in the current values is a reason to take no step at all.
+    pub(crate) checked: bool,
+    pub(crate) averages: Vec<(Floats, f64)>,
+}
+
+/// When the host reads what a device other than the host's memory finds of the current values.
+pub(crate) enum Reading<'a> {
+    /// Before the steps are taken.
+    Now,
+    /// Some time later. Until then the device itself leaves out the steps towards values that are not finite, and all
+    /// steps after them.
+    Later(&'a mut Option<Verdict>),
+}
+
+/// Why no step was taken.
+pub(crate) enum Refusal {
+    /// The current values of the step with this index hold a NaN or an infinity.
+    NotFinite(usize),
+    /// The device could not be read, and says why.
+    Device(String),
+}
+
+/// Checks all current values that are to be, in one pass, and then takes all steps: in the memory of the averages, where
+/// nobody shares that.
+///
+/// # Errors
+///
+/// Why the averages are as they were.
+pub(crate) fn take(steps: &mut [Step], reading: Reading<'_>) -> Result<(), Refusal> {
+    let is_elsewhere = |step: &Step| step.checked && !is_host(&step.current.device());
+    let elsewhere = steps
+        .iter()
+        .enumerate()
+        .filter(|(_, step)| is_elsewhere(step));
+    let (elsewhere, values): (Vec<usize>, Vec<Floats>) = elsewhere
+        .map(|(index, step)| (index, step.current.clone()))
+        .unzip();
+    if elsewhere.is_empty() {
+        return take_in_memory(steps).map_err(Refusal::NotFinite);
+    }
+    check_in_memory(steps).map_err(Refusal::NotFinite)?;
+    match reading {
+        Reading::Now => match Verdict::of(values, elsewhere).read() {
+            Ok(Found { not_finite, .. }) if not_finite.is_empty() => take_unchecked(steps, None),
+            Ok(Found { not_finite, .. }) => return Err(Refusal::NotFinite(not_finite[0])),
+            Err(reason) => return Err(Refusal::Device(reason)),
+        },
+        Reading::Later(unread) => {
+            let verdict = match unread.take() {
+                None => Verdict::of(values, elsewhere),
+                Some(earlier) => earlier.and(values),
+            };
+            take_unchecked(steps, Some(&verdict));
+            *unread = Some(verdict);
+        }
+    }
+    Ok(())
+}
+
+/// Takes all steps, or leaves that to the device if there is a verdict on it that the host does not know.
+pub(crate) fn take_unchecked(steps: &mut [Step], verdict: Option<&Verdict>) {
+    #[cfg(feature = "flex")]
+    if verdict.is_none() {
+        flex::take(steps);
+    }
+    take_elsewhere(steps, verdict);
+}
+
+/// Takes all steps, after a check of what is in the host's memory.
+fn take_in_memory(steps: &mut [Step]) -> Result<(), usize> {
+    #[cfg(feature = "flex")]
+    flex::check_and_take(steps)?;
+    take_elsewhere(steps, None);
+    Ok(())
+}
+
+/// The index of the first step whose current values are in the host's memory, and not finite, as an error.
+fn check_in_memory(steps: &[Step]) -> Result<(), usize> {
+    #[cfg(feature = "flex")]
+    flex::check(steps)?;
+    let _ = steps;
+    Ok(())
+}
+
+/// Takes the steps that are not taken in the host's memory.
+fn take_elsewhere(steps: &mut [Step], verdict: Option<&Verdict>) {
+    #[cfg(feature = "cubecl")]
+    cube::take(steps, verdict);
+    for Step {
+        current, averages, ..
+    } in steps
+    {
+        for (average, weight) in averages {
+            match Way::of(current, average, *weight, verdict) {
+                Way::Copy => *average = current.clone().cast(average.dtype().into()),
+                Way::Operations => {
+                    *average = portable::step(average, current.clone(), *weight, verdict);
+                }
+                #[cfg(feature = "flex")]
+                Way::Memory => {}
+                #[cfg(feature = "cubecl")]
+                Way::Cube => {}
+            }
+        }
+    }
+}
+
+/// By what a step is taken.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    /// The average shares the memory of the current values.
+    Copy,
+    #[cfg(feature = "flex")]
+    Memory,
+    #[cfg(feature = "cubecl")]
+    Cube,
+    Operations,
+}
+
+impl Way {
+    fn of(current: &Floats, average: &Floats, weight: f64, verdict: Option<&Verdict>) -> Self {
+        if verdict.is_none() && weight == 1.0 {
+            return Self::Copy;
+        }
+        #[cfg(feature = "flex")]
+        if verdict.is_none() && flex::serves(current, average) {
+            return Self::Memory;
+        }
+        #[cfg(feature = "cubecl")]
+        if cube::serves(current, average) {
+            return Self::Cube;
+        }
+        Self::Operations
+    }
+}
+
+/// The sum of `coefficient * vector` over all terms, parameter by parameter: `terms[i].1[p]` is parameter `p` of vector
+/// `i`. In one pass over each vector where they are in the host's memory. All vectors are on one device, and of one dtype for
+/// each parameter.
+pub(crate) fn combine(terms: &[(f64, Vec<Floats>)]) -> Vec<Floats> {
+    #[cfg(feature = "flex")]
+    if let Some(combined) = flex::combine(terms) {
+        return combined;
+    }
+    portable::combine(terms)
+}
+
+/// The sum over all parameters of the products of the elements of both lists: in f64 where they are in the host's memory,
+/// else in f32 for each parameter and in f64 over these.
+///
+/// # Errors
+///
+/// What the device says that could not be read.
+pub(crate) fn dot(left: &[Floats], right: &[Floats]) -> Result<f64, String> {
+    #[cfg(feature = "flex")]
+    if let Some(dot) = flex::dot(left, right) {
+        return Ok(dot);
+    }
+    portable::dot(left, right)
+}
+
+/// The number `G` of parameters that one launch takes for an update of an [`Average`](crate::Average) on `device`, or `None` where
+/// no kernel of ours runs.
+///
+/// An update of `K` parameters takes `ceil(K / G)` launches to check them, as many to average them, and a few more. What
+/// bounds `G` is the number of buffers that the device binds to a launch.
+pub fn parameters_a_launch(device: &Device) -> Option<usize> {
+    #[cfg(feature = "cubecl")]
+    return cube::parameters_a_launch(device);
+    #[cfg(not(feature = "cubecl"))]
+    {
+        let _ = device;
+        None
+    }
+}
+
+/// Whether the tensors of a device are in the host's memory.
+pub(crate) fn is_host(device: &Device) -> bool {
+    #[cfg(test)]
+    if tests::IS_ELSEWHERE.get() {
+        return false;
+    }
+    #[cfg(feature = "flex")]
+    return *device == Device::flex();
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = device;
+        false
+    }
+}
+
+/// The dtype in which a parameter of `dtype` is averaged: f64 for f64, and f32 for the rest, since a mean kept in 16 bits
+/// stops moving after a few hundred updates.
+pub(crate) fn accumulator_dtype(dtype: DType) -> FloatDType {
+    match dtype {
+        DType::F64 => FloatDType::F64,
+        _ => FloatDType::F32,
+    }
+}
+
+#[cfg(test)]
+pub(crate) use tests::as_elsewhere;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,222 @@
+use std::cell::Cell;
+
+use burn::tensor::{Distribution, FloatDType, Tensor};
+
+use super::*;
+
+thread_local! {
+    pub(super) static IS_ELSEWHERE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does `work` as if no tensor were in the host's memory, so that ordinary operations do it.
+pub(crate) fn as_elsewhere<T>(work: impl FnOnce() -> T) -> T {
+    IS_ELSEWHERE.set(true);
+    let result = work();
+    IS_ELSEWHERE.set(false);
+    result
+}
+
+/// More than what a second thread is woken for, and no multiple of what a thread takes at a time.
+const LONG: usize = (1 << 18) + 5;
+
+fn tensor(values: &[f32]) -> Tensor<1> {
+    Tensor::from_floats(values, &Device::flex())
+}
+
+fn full(length: usize, value: f32) -> Tensor<1> {
+    Tensor::full([length], value, &Device::flex())
+}
+
+fn wide(value: f64) -> Tensor<1> {
+    Tensor::from_data([value], (&Device::flex(), DType::F64))
+}
+
+fn step(current: Tensor<1>, averages: impl IntoIterator<Item = (Tensor<1>, f64)>) -> Step {
+    let averages = averages.into_iter();
+    Step {
+        current: Floats::of(current),
+        checked: true,
+        averages: averages
+            .map(|(it, weight)| (Floats::of(it), weight))
+            .collect(),
+    }
+}
+
+fn values(floats: Floats) -> Vec<f64> {
+    floats.flat().into_data().iter::<f64>().collect()
+}
+
+fn taken(mut steps: Vec<Step>) -> Vec<Vec<f64>> {
+    assert!(take(&mut steps, Reading::Now).is_ok());
+    let averages = steps.into_iter().flat_map(|step| step.averages);
+    averages.map(|(average, _)| values(average)).collect()
+}
+
+#[test]
+fn an_average_takes_a_step_towards_the_current_value() {
+    let steps = || vec![step(tensor(&[3.0, 0.0]), [(tensor(&[1.0, 4.0]), 0.25)])];
+    assert_eq!(taken(steps()), [[1.5, 3.0]]);
+    assert_eq!(as_elsewhere(|| taken(steps())), [[1.5, 3.0]]);
+}
+
+#[test]
+fn every_average_of_several_takes_its_own_step_by_its_own_weight() {
+    let steps = || {
+        vec![
+            step(
+                full(LONG, 4.0),
+                [(full(LONG, 0.0), 0.5), (full(LONG, 8.0), 0.75)],
+            ),
+            step(full(3, 0.0), [(full(3, 8.0), 0.5), (full(3, 2.0), 1.0)]),
+            step(wide(1.0 + 4e-16), [(wide(1.0), 0.5)]),
+        ]
+    };
+    for averages in [taken(steps()), as_elsewhere(|| taken(steps()))] {
+        let [half, quarter, short, copied, wide] = averages.try_into().unwrap();
+        assert!(half.len() == LONG && half.iter().all(|value| *value == 2.0));
+        assert!(quarter.len() == LONG && quarter.iter().all(|value| *value == 5.0));
+        assert_eq!((short, copied), (vec![4.0; 3], vec![0.0; 3]));
+        assert_eq!(wide, [1.0 + 2e-16]);
+    }
+}
+
+#[test]
+fn a_shared_average_is_left_alone_and_an_owned_one_is_changed_in_place() {
+    let shared = full(LONG, 1.0);
+    let averaged = taken(vec![step(full(LONG, 3.0), [(shared.clone(), 0.5)])]);
+    assert!(values(Floats::of(shared)).iter().all(|value| *value == 1.0));
+    assert!(averaged[0].iter().all(|value| *value == 2.0));
+
+    let address = |step: &Step| {
+        let average = step.averages[0].0.clone().flat();
+        let average = average.try_into_primitive::<burn::backend::Flex>().unwrap();
+        average.bytes().as_ptr()
+    };
+    let mut owned = vec![step(full(LONG, 3.0), [(full(LONG, 1.0), 0.5)])];
+    let before = address(&owned[0]);
+    assert!(take(&mut owned, Reading::Now).is_ok());
+    assert_eq!(address(&owned[0]), before);
+}
+
+#[test]
+fn parts_of_tensors_are_averaged_as_such() {
+    let whole = tensor(&[1.0, 2.0, 3.0, 4.0]);
+    let towards = || tensor(&[4.0, 7.0]);
+    let averaged = taken(vec![step(
+        towards(),
+        [(whole.clone().narrow(0, 1, 2), 0.5)],
+    )]);
+    assert_eq!(averaged, [[3.0, 5.0]]);
+    // Nobody else has a handle on the whole.
+    let part = tensor(&[1.0, 2.0, 3.0, 4.0]).narrow(0, 1, 2);
+    assert_eq!(taken(vec![step(towards(), [(part, 0.5)])]), [[3.0, 5.0]]);
+
+    let columns = Step {
+        current: Floats::of(whole.reshape([2, 2]).transpose()),
+        checked: true,
+        averages: vec![(Floats::of(full(4, 0.0)), 0.5)],
+    };
+    assert_eq!(taken(vec![columns]), [[0.5, 1.5, 1.0, 2.0]]);
+}
+
+#[test]
+fn the_formula_is_that_of_burns_operations_to_the_bit() {
+    let device = Device::flex();
+    device.seed(1);
+    let random = || Tensor::<1>::random([1000], Distribution::Default, &device);
+    let (a, c) = (random(), random());
+    let expected = a.clone() + (c.clone() - a.clone()).mul_scalar(1.0 / 7.0);
+    let averaged = taken(vec![step(c, [(a, 1.0 / 7.0)])]);
+    assert_eq!(averaged, [values(Floats::of(expected))]);
+}
+
+#[test]
+fn no_step_is_taken_if_a_checked_value_is_not_finite_wherever_it_is() {
+    let first = |mut steps: Vec<Step>| {
+        let refusal = take(&mut steps, Reading::Now).err();
+        let averages = steps.into_iter().flat_map(|step| step.averages);
+        assert!(averages.into_iter().all(|(it, _)| values(it)[0] == 1.0));
+        match refusal {
+            Some(Refusal::NotFinite(index)) => Some(index),
+            _ => None,
+        }
+    };
+    // By a weight of 0, so that an average is the same if the step is taken.
+    let of = |values: Tensor<1>| {
+        let ones = values.ones_like();
+        step(values, [(ones, 0.0)])
+    };
+    for (length, place) in [(3, 0), (LONG, 1 << 17), (LONG, LONG - 1)] {
+        let mut values = vec![1.0; length];
+        let steps = |values: &[f32]| {
+            let values = || tensor(values);
+            vec![of(wide(2.0)), of(values()), of(values()), of(wide(2.0))]
+        };
+        assert_eq!(first(steps(&values)), None);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            values[place] = bad;
+            assert_eq!(first(steps(&values)), Some(1));
+            assert_eq!(as_elsewhere(|| first(steps(&values))), Some(1));
+        }
+    }
+    let steps = [tensor(&[1.0]), wide(f64::NAN), tensor(&[f32::NAN])].map(of);
+    assert_eq!(first(steps.into()), Some(1));
+
+    // In 16 bits, which is checked in a copy.
+    let half = tensor(&[f32::INFINITY]).cast(FloatDType::BF16);
+    let steps = [tensor(&[1.0]), half, tensor(&[f32::NAN])].map(of);
+    assert_eq!(first(steps.into()), Some(1));
+
+    let mut unchecked = of(tensor(&[f32::NAN]));
+    unchecked.checked = false;
+    assert!(take(&mut [unchecked], Reading::Now).is_ok());
+}
+
+#[test]
+fn a_verdict_counts_the_updates_before_the_first_that_is_left_out() {
+    let mut verdict = None;
+    let mut average = Floats::of(full(2, 1.0));
+    let mut update = |value: f32, verdict: &mut Option<Verdict>| {
+        let mut steps = [
+            step(tensor(&[0.0]), []),
+            Step {
+                current: Floats::of(tensor(&[value, 3.0])),
+                checked: true,
+                averages: vec![(average.clone(), 0.5)],
+            },
+        ];
+        as_elsewhere(|| assert!(take(&mut steps, Reading::Later(verdict)).is_ok()));
+        let [_, step] = steps;
+        average = step.averages[0].0.clone();
+        let found = verdict.as_ref().unwrap().read().unwrap();
+        (values(average.clone()), found.taken, found.not_finite)
+    };
+    // 1 + (3 - 1) / 2, then 2 + (4 - 2) / 2
+    assert_eq!(update(3.0, &mut verdict), (vec![2.0, 2.0], 1, vec![]));
+    assert_eq!(update(4.0, &mut verdict), (vec![3.0, 2.5], 2, vec![]));
+    assert_eq!(update(f32::NAN, &mut verdict), (vec![3.0, 2.5], 2, vec![1]));
+    assert_eq!(update(5.0, &mut verdict), (vec![3.0, 2.5], 2, vec![1]));
+}
+
+#[test]
+fn sums_and_products_of_vectors_are_those_worked_out_by_hand() {
+    let vector = |parts: [&[f32]; 2]| parts.map(|part| Floats::of(tensor(part))).to_vec();
+    let a = vector([&[1.0, 2.0], &[3.0]]);
+    let b = vector([&[-4.0, 0.5], &[2.0]]);
+    let check = || {
+        let sum = combine(&[(2.0, a.clone()), (-1.0, b.clone()), (0.5, a.clone())]);
+        let sum: Vec<Vec<f64>> = sum.into_iter().map(values).collect();
+        assert_eq!(sum, [vec![6.5, 4.5], vec![5.5]]);
+        // -4 + 1 + 6
+        assert_eq!(dot(&a, &b), Ok(3.0));
+    };
+    check();
+    as_elsewhere(check);
+}
+
+#[test]
+fn products_are_summed_in_f64() {
+    // In f32, 1e8 and more swallow a 1.
+    let values = vec![Floats::of(tensor(&[1e4, 1.0, 1.0]))];
+    assert_eq!(dot(&values, &values), Ok(1e8 + 2.0));
+}

@@ -1,0 +1,157 @@
+//! What a device finds of the values of updates, which the host does not wait for.
+
+use burn::tensor::{Bool, DType, Device, Tensor, TensorData};
+
+#[cfg(feature = "cubecl")]
+use super::cube;
+use super::{Floats, portable};
+
+/// What updates have found of the values that they checked, on the device of these.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    /// In f32, shape `[3 + values]`: 1 if all values were finite in all updates before the last, else 0; the same with the
+    /// last; how many updates before the last were taken; and for each value, 0 if it was not finite in the first update
+    /// that was left out, else 1.
+    state: Tensor<1>,
+    /// The indices of the steps whose values those are.
+    steps: Vec<usize>,
+}
+
+/// Where in the state the numbers are.
+pub(super) const BEFORE: usize = 0;
+pub(super) const NOW: usize = 1;
+pub(super) const TAKEN: usize = 2;
+pub(super) const VALUES: usize = 3;
+
+/// A verdict, read.
+pub(crate) struct Found {
+    /// How many updates were taken, before the first that was left out.
+    pub(crate) taken: usize,
+    /// The indices of the steps whose values were not finite in that, if there is one.
+    pub(crate) not_finite: Vec<usize>,
+}
+
+impl Verdict {
+    /// Of the values of a first update, those of the `steps` with these indices: at least one.
+    pub(super) fn of(values: Vec<Floats>, steps: Vec<usize>) -> Self {
+        let state = start(values.len(), &values[0].device());
+        Self {
+            state: mark(state, values),
+            steps,
+        }
+    }
+
+    /// This, and what the next update has found of the values at the same places.
+    pub(super) fn and(self, values: Vec<Floats>) -> Self {
+        Self {
+            state: mark(advance(self.state), values),
+            steps: self.steps,
+        }
+    }
+
+    /// Whether the device takes the last update: one element.
+    pub(super) fn accept(&self, device: &Device) -> Tensor<1, Bool> {
+        let now = self.state.clone().narrow(0, NOW, 1);
+        now.to_device(device).greater_elem(0.5)
+    }
+
+    /// The state on `device`, whose element [`NOW`] says whether to take the last update.
+    #[cfg(feature = "cubecl")]
+    pub(super) fn state(&self, device: &Device) -> Tensor<1> {
+        self.state.clone().to_device(device)
+    }
+
+    /// A state that takes an update whatever its values.
+    #[cfg(feature = "cubecl")]
+    pub(super) fn to_take_all(device: &Device) -> Tensor<1> {
+        start(0, device)
+    }
+
+    /// One round trip to the device.
+    ///
+    /// # Errors
+    ///
+    /// What the device says that could not be read.
+    pub(crate) fn read(&self) -> Result<Found, String> {
+        let state = portable::read(self.state.clone())?;
+        let finite = self.steps.iter().zip(&state[VALUES..]);
+        let not_finite = finite.filter(|(_, finite)| **finite == 0.0);
+        Ok(Found {
+            taken: (state[TAKEN] + state[NOW]) as usize,
+            not_finite: not_finite.map(|(step, _)| *step).collect(),
+        })
+    }
+}
+
+impl Clone for Verdict {
+    /// With memory of its own: a kernel changes the state in place.
+    fn clone(&self) -> Self {
+        Self {
+            state: self.state.clone().add_scalar(0.0),
+            steps: self.steps.clone(),
+        }
+    }
+}
+
+/// Notes that the last update is one before the next.
+fn advance(state: Tensor<1>) -> Tensor<1> {
+    #[cfg(feature = "cubecl")]
+    if cube::marks(&state.device(), &[Floats::of(state.clone())]) {
+        return cube::advance(state);
+    }
+    let part = |at: usize| state.clone().narrow(0, at, 1);
+    let taken = part(TAKEN).add(part(NOW));
+    let values = state.dims()[0] - VALUES;
+    let finite = state.clone().narrow(0, VALUES, values);
+    Tensor::cat(vec![part(NOW), part(NOW), taken, finite], 0)
+}
+
+/// Notes which values are not finite, unless an update before was left out.
+fn mark(state: Tensor<1>, values: Vec<Floats>) -> Tensor<1> {
+    #[cfg(feature = "cubecl")]
+    if cube::marks(&state.device(), &values) {
+        return cube::mark(state, values);
+    }
+    let part = |at: usize, count: usize| state.clone().narrow(0, at, count);
+    let finite = finite(values).to_device(&state.device());
+    let before = part(BEFORE, 1);
+    let now = before.clone().mul(finite.clone().min());
+    let stopped = before.clone().lower_elem(0.5).expand(finite.shape());
+    let values = finite.dims()[0];
+    let finite = finite.mask_where(stopped, part(VALUES, values));
+    Tensor::cat(vec![before, now, part(TAKEN, 1), finite], 0)
+}
+
+/// For each of the values 1 if they are finite, else 0: on the device of the first, where a model is spread over several.
+fn finite(values: Vec<Floats>) -> Tensor<1> {
+    let device = values[0].device();
+    let mut rest = values.into_iter().peekable();
+    let mut flags = Vec::new();
+    while let Some(first) = rest.next() {
+        let on = first.device();
+        let mut values = vec![first];
+        while let Some(next) = rest.next_if(|next| next.device() == on) {
+            values.push(next);
+        }
+        flags.push(finite_on(&on, values).to_device(&device));
+    }
+    Tensor::cat(flags, 0)
+}
+
+fn finite_on(device: &Device, values: Vec<Floats>) -> Tensor<1> {
+    #[cfg(feature = "cubecl")]
+    if cube::marks(device, &values) {
+        let count = values.len();
+        return cube::mark(start(count, device), values).narrow(0, VALUES, count);
+    }
+    let _ = device;
+    portable::finite(values)
+}
+
+/// The state before the first update.
+fn start(values: usize, device: &Device) -> Tensor<1> {
+    let mut state = vec![1.0_f32; VALUES + values];
+    state[TAKEN] = 0.0;
+    let shape = [state.len()];
+    Tensor::from_data(TensorData::new(state, shape), (device, DType::F32))
+}

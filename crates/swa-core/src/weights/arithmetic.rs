@@ -1,0 +1,117 @@
+//! Linear algebra of weights.
+
+use super::{Role, Value, Weights, WeightsError};
+use crate::kernels::{self, Floats, Step};
+
+impl Weights {
+    /// `w + t (v - w)`, where `v` is `other`: in this vector's own memory, if nobody shares it.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::MissingParameter`], [`WeightsError::UnknownParameter`] and [`WeightsError::ShapeMismatch`] for the weights of
+    /// another module.
+    pub fn lerp(self, other: &Self, t: f64) -> Result<Self, WeightsError> {
+        let other = other.like(&self)?;
+        let (layout, mut values) = self.accumulators(is_weight).into_parts();
+        let mut steps: Vec<Step> = Vec::new();
+        let mut places = Vec::new();
+        for (place, value) in values.iter_mut().enumerate() {
+            if let (Value::Float(values), Value::Float(towards), Role::Weight) =
+                (value, &other.values[place], layout.parameters()[place].role)
+            {
+                let from = std::mem::replace(values, towards.clone());
+                steps.push(Step {
+                    current: towards.clone(),
+                    checked: false,
+                    averages: vec![(from, t)],
+                });
+                places.push(place);
+            }
+        }
+        kernels::take_unchecked(&mut steps, None);
+        for (place, step) in places.into_iter().zip(steps) {
+            for (stepped, _) in step.averages {
+                values[place] = Value::Float(stepped);
+            }
+        }
+        Ok(Self::from_parts(layout, values))
+    }
+
+    /// `w + a v`, where `v` is `other`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`lerp`](Self::lerp).
+    pub fn axpy(&self, a: f64, other: &Self) -> Result<Self, WeightsError> {
+        Self::combine(&[(1.0, self), (a, other)])
+    }
+
+    /// The sum of `c v` over any number of terms `(c, v)`: in one pass over each vector, in the host's memory.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::Nothing`] without terms, and those of [`lerp`](Self::lerp).
+    pub fn combine(terms: &[(f64, &Self)]) -> Result<Self, WeightsError> {
+        let (_, first) = terms.first().ok_or(WeightsError::Nothing)?;
+        let vectors = terms.iter().map(|(coefficient, vector)| {
+            let vector = vector.like(first)?.accumulators(is_weight);
+            Ok((*coefficient, vector.weights().cloned().collect()))
+        });
+        let vectors = vectors.collect::<Result<Vec<(f64, Vec<Floats>)>, WeightsError>>()?;
+        Ok(first.with_weights(kernels::combine(&vectors)))
+    }
+
+    /// `<w, v>`, where `v` is `other`: summed in f64 in the host's memory, elsewhere in f32 for each parameter.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::Device`], and those of [`lerp`](Self::lerp).
+    pub fn dot(&self, other: &Self) -> Result<f64, WeightsError> {
+        let other = other.like(self)?;
+        let wide = |weights: &Self| -> Vec<Floats> {
+            weights.accumulators(is_weight).weights().cloned().collect()
+        };
+        kernels::dot(&wide(self), &wide(&other)).map_err(|reason| WeightsError::Device { reason })
+    }
+
+    /// `sqrt(<w, w>)`.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::Device`].
+    pub fn norm(&self) -> Result<f64, WeightsError> {
+        Ok(self.dot(self)?.sqrt())
+    }
+
+    /// The norm of `w - v`, where `v` is `other`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`dot`](Self::dot).
+    pub fn distance(&self, other: &Self) -> Result<f64, WeightsError> {
+        self.axpy(-1.0, other)?.norm()
+    }
+
+    /// The same weights in the order of `other`'s, each on the device of `other`'s.
+    pub(super) fn like(&self, other: &Self) -> Result<Self, WeightsError> {
+        let (layout, values) = self.clone().arranged_as(&other.layout)?.into_parts();
+        let values = values.into_iter().zip(&other.values);
+        let values = values.map(|(value, other)| value.to_device(&other.device()));
+        Ok(Self::from_parts(layout, values.collect()))
+    }
+
+    /// The same with these values of the parameters with [`Role::Weight`], in their order.
+    pub(super) fn with_weights(&self, weights: Vec<Floats>) -> Self {
+        let mut weights = weights.into_iter();
+        let parameters = self.layout.parameters().iter().zip(&self.values);
+        let values = parameters.map(|(parameter, value)| match parameter.role {
+            Role::Weight => weights.next().map_or_else(|| value.clone(), Value::Float),
+            _ => value.clone(),
+        });
+        Self::from_parts(self.layout.clone(), values.collect())
+    }
+}
+
+pub(super) fn is_weight(role: Role) -> bool {
+    role == Role::Weight
+}

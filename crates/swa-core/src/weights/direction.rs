@@ -1,0 +1,76 @@
+//! Directions to leave weights in.
+
+use burn::tensor::{Distribution, Tensor};
+
+use super::arithmetic::is_weight;
+use super::{Role, Weights, WeightsError};
+use crate::kernels::{Floats, accumulator_dtype};
+
+/// What keeps a filter of length 0 from being divided by that: `net_plotter.py` of the source below.
+const SMALLEST: f64 = 1e-10;
+
+impl Weights {
+    /// A direction that is uniform on the sphere of radius 1: `z / |z|` of as many standard normal numbers, from the
+    /// generators of the weights' devices (see `Device::seed`).
+    ///
+    /// Source: Izmailov et al. 2018, sec. 3.3, the rays of Fig. 4.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::Device`], and [`WeightsError::NoDirection`] for weights of no elements.
+    pub fn random_direction(&self) -> Result<Self, WeightsError> {
+        let normal = self.weights().map(|values| {
+            let options = (&values.device(), accumulator_dtype(values.dtype()).into());
+            let distribution = Distribution::Normal(0.0, 1.0);
+            Floats::of(Tensor::<1>::random([values.len()], distribution, options))
+        });
+        let normal = normal.collect();
+        self.with_weights(normal).normalised()
+    }
+
+    /// `w / |w|`.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::NoDirection`] if the length is 0 or not finite, and [`WeightsError::Device`].
+    pub fn normalised(&self) -> Result<Self, WeightsError> {
+        let length = self.norm()?;
+        match length > 0.0 && length.is_finite() {
+            true => Self::combine(&[(1.0 / length, self)]),
+            false => Err(WeightsError::NoDirection { length }),
+        }
+    }
+
+    /// This direction with each filter as long as that of `weights`: `d_f |w_f| / |d_f|`, where a filter is what makes one
+    /// output of a layer (see [`Parameter::filters`](super::Parameter::filters)). Parameters of one dimension, such as
+    /// biases and those of BatchNorm, get 0.
+    ///
+    /// Source: Li et al. 2018, *Visualizing the Loss Landscape of Neural Nets*, sec. 4, with `ignore='biasbn'` of its code.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`lerp`](Self::lerp).
+    pub fn filter_normalised(&self, weights: &Self) -> Result<Self, WeightsError> {
+        let weights = weights.like(self)?.accumulators(is_weight);
+        let direction = self.accumulators(is_weight);
+        let parameters = direction.layout.parameters().iter();
+        let parameters = parameters.filter(|parameter| parameter.role == Role::Weight);
+        let values = direction.weights().zip(weights.weights()).zip(parameters);
+        let normalised = values.map(|((direction, weights), parameter)| {
+            let direction = direction.clone();
+            if parameter.shape.len() < 2 {
+                return Floats::of(direction.flat().zeros_like());
+            }
+            let (before, from) = parameter.shape.split_at(parameter.filters);
+            let (filters, after) = (from[0], from[1..].iter().product());
+            let shape = [before.iter().product(), filters, after];
+            let direction: Tensor<3> = direction.into_tensor(shape);
+            let lengths = |values: Tensor<3>| values.square().sum_dim(0).sum_dim(2).sqrt();
+            let wanted = lengths(weights.clone().into_tensor(shape));
+            let scale = wanted.div(lengths(direction.clone()).add_scalar(SMALLEST));
+            Floats::of(Floats::of(direction.mul(scale)).flat())
+        });
+        let normalised = normalised.collect();
+        Ok(direction.with_weights(normalised))
+    }
+}

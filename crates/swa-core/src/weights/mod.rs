@@ -1,0 +1,214 @@
+//! The weights of a module, as a vector.
+
+mod arithmetic;
+mod direction;
+mod error;
+mod layout;
+mod skeleton;
+mod transfer;
+mod value;
+
+use core::fmt;
+use std::sync::Arc;
+
+use burn::module::Module;
+use burn::tensor::{Device, FloatDType, Tensor};
+
+use crate::kernels::{Floats, accumulator_dtype};
+pub use error::WeightsError;
+pub use layout::{Layout, Parameter, Role};
+pub(crate) use skeleton::Skeleton;
+pub(crate) use value::Value;
+
+/// The weights of a module as a vector `w`, taken [out](Self::of) of the module and [put](Self::put_into) into one like it:
+///
+/// ```text
+/// w.lerp(v, t)           w + t (v - w)
+/// w.axpy(a, v)           w + a v
+/// combine([(c, v), ..])  sum of c v
+/// w.dot(v), w.norm()     <w, v>, sqrt(<w, w>)
+/// ```
+///
+/// An average, a soup of checkpoints, a point on a line, a plane or a curve between networks: all are such combinations.
+///
+/// The vector is a [`Layout`] and one flat tensor for each parameter, which shares the module's memory as long as neither
+/// changes. Its elements are those of the parameters with [`Role::Weight`], in the order of the layout, each row-major. What
+/// else the module holds (running statistics, ints, bools) comes along: a result has that of the first operand.
+///
+/// Results are in f32, or in f64 where the module is; what is put into a module gets the module's dtypes. Parameters are matched
+/// by path, whatever the order. Operands on another device are moved to the first operand's.
+///
+/// # Example
+///
+/// ```
+/// use burn::nn::{Linear, LinearConfig};
+/// use burn::tensor::Device;
+/// use swa_core::Weights;
+///
+/// let device = Device::default();
+/// let [start, end]: [Linear; 2] = [(); 2].map(|()| LinearConfig::new(4, 2).init(&device));
+/// let (start_weights, end_weights) = (Weights::of(&start)?, Weights::of(&end)?);
+///
+/// let halfway: Linear = start_weights.clone().lerp(&end_weights, 0.5)?.put_into(&start)?;
+///
+/// let apart = start_weights.distance(&end_weights)?;
+/// let from_start = start_weights.distance(&Weights::of(&halfway)?)?;
+/// assert!((from_start - apart / 2.0).abs() < 1e-6 * apart);
+/// # Ok::<(), swa_core::WeightsError>(())
+/// ```
+#[derive(Clone)]
+pub struct Weights {
+    layout: Arc<Layout>,
+    values: Vec<Value>,
+}
+
+impl Weights {
+    /// The weights of `module`, on the module's device. The module does not change, nor does its graph.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::Reparameterized`], [`WeightsError::Quantized`] and [`WeightsError::SharedPath`], which name the
+    /// parameter.
+    pub fn of<M: Module>(module: &M) -> Result<Self, WeightsError> {
+        Self::read(&module.valid())
+    }
+
+    /// A copy of `module` with these weights, and with the running statistics, ints and bools that came with them: in
+    /// validation mode, in the module's dtypes, and on the weights' device.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::MissingParameter`], [`WeightsError::UnknownParameter`] and [`WeightsError::ShapeMismatch`] for a
+    /// module of other parameters, and those of [`of`](Self::of).
+    pub fn put_into<M: Module>(&self, module: &M) -> Result<M, WeightsError> {
+        let there = Self::of(module)?;
+        let weights = self.clone().arranged_as(&there.layout)?;
+        Ok(skeleton::fill(
+            module.valid(),
+            &weights.in_dtypes_of_the_module(),
+        ))
+    }
+
+    /// The parameters that the vector is of.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The values of the float parameter at `path`, row-major: a tensor of shape `[elements]`.
+    pub fn parameter(&self, path: &str) -> Option<Tensor<1>> {
+        match &self.values[self.layout.place(path)?] {
+            Value::Float(values) => Some(values.clone().flat()),
+            Value::Int(_) | Value::Bool(_) => None,
+        }
+    }
+
+    /// The number of elements of the vector.
+    pub fn num_elements(&self) -> usize {
+        self.weights().map(Floats::len).sum()
+    }
+
+    /// The devices that the weights are on, each once.
+    pub fn devices(&self) -> Vec<Device> {
+        let mut devices = Vec::new();
+        for value in &self.values {
+            let device = value.device();
+            if !devices.contains(&device) {
+                devices.push(device);
+            }
+        }
+        devices
+    }
+
+    /// The values of parameters with [`Role::Weight`].
+    fn weights(&self) -> impl Iterator<Item = &Floats> {
+        let parameters = self.layout.parameters().iter().zip(&self.values);
+        parameters.filter_map(|(parameter, value)| match value {
+            Value::Float(values) if parameter.role == Role::Weight => Some(values),
+            _ => None,
+        })
+    }
+
+    /// The same, in the order of a layout.
+    pub(crate) fn arranged_as(self, layout: &Arc<Layout>) -> Result<Self, WeightsError> {
+        if Arc::ptr_eq(&self.layout, layout) || layout.is_same(&self.layout) {
+            let layout = layout.clone();
+            return Ok(Self { layout, ..self });
+        }
+        let places = layout.places_in(&self.layout)?;
+        let values = places.into_iter().map(|place| self.values[place].clone());
+        Ok(Self {
+            layout: layout.clone(),
+            values: values.collect(),
+        })
+    }
+
+    /// The same, with all float parameters in the dtypes that the module has them in.
+    pub(crate) fn in_dtypes_of_the_module(&self) -> Self {
+        let dtypes = self.layout.parameters().iter().map(|it| it.dtype);
+        self.cast(dtypes.map(|dtype| dtype.is_float().then(|| dtype.into())))
+    }
+
+    /// The same, with those parameters in the dtype of an [accumulator](accumulator_dtype) that are to be.
+    pub(crate) fn accumulators(&self, is_averaged: impl Fn(Role) -> bool) -> Self {
+        self.cast(self.layout.parameters().iter().map(|parameter| {
+            is_averaged(parameter.role).then(|| accumulator_dtype(parameter.dtype))
+        }))
+    }
+
+    fn cast(&self, dtypes: impl Iterator<Item = Option<FloatDType>>) -> Self {
+        let cast =
+            self.values
+                .iter()
+                .zip(dtypes)
+                .map(|(value, dtype)| match (value.clone(), dtype) {
+                    (Value::Float(values), Some(dtype)) => Value::Float(values.cast(dtype)),
+                    (value, _) => value,
+                });
+        Self {
+            layout: self.layout.clone(),
+            values: cast.collect(),
+        }
+    }
+
+    pub(crate) fn layout_shared(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    /// The same on `device`.
+    pub(crate) fn moved_to(self, device: &Device) -> Self {
+        let values = self.values.into_iter();
+        let values = values.map(|value| value.to_device(device)).collect();
+        Self { values, ..self }
+    }
+
+    /// The only handles on the values, to be [put back](Self::put_values).
+    pub(crate) fn take_values(&mut self) -> Vec<Value> {
+        std::mem::take(&mut self.values)
+    }
+
+    pub(crate) fn put_values(&mut self, values: Vec<Value>) {
+        self.values = values;
+    }
+
+    /// The layout, and the values in its order.
+    pub(crate) fn into_parts(self) -> (Arc<Layout>, Vec<Value>) {
+        (self.layout, self.values)
+    }
+
+    /// The values belong to the parameters of the layout, in its order.
+    pub(crate) fn from_parts(layout: Arc<Layout>, values: Vec<Value>) -> Self {
+        Self { layout, values }
+    }
+}
+
+impl fmt::Debug for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Weights")
+            .field("parameters", &self.values.len())
+            .field("elements", &self.num_elements())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

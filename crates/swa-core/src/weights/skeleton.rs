@@ -1,0 +1,249 @@
+//! A module without its weights.
+
+use std::sync::Arc;
+
+use burn::module::{Flag, Module, ModuleMapper, ModuleVisitor, Param, ParameterValue};
+use burn::tensor::{Bool, Device, Int, Tensor};
+
+use super::value::Kind;
+use super::{Layout, Parameter, Value, Weights};
+use crate::path::Path;
+
+/// A module whose parameters hold their places only: each keeps its id, its rank, whether it requires a gradient, and how it is
+/// saved and loaded, over a tensor of a single element. Weights stand in for them wherever the module is looked at.
+#[derive(Debug)]
+pub(crate) struct Skeleton<M>(M);
+
+impl<M: Module> Skeleton<M> {
+    /// Of a module on a plain device (see [`Module::valid`]), which shares nothing with another.
+    pub(crate) fn of(module: M) -> Self {
+        Self(module.map(&mut Hollow))
+    }
+
+    /// The module with these weights, in the dtypes in which they are held.
+    pub(crate) fn filled(&self, weights: &Weights) -> M {
+        fill(self.0.valid(), weights)
+    }
+
+    /// The same with all but the weights on `device`.
+    pub(crate) fn to_device(self, device: &Device) -> Self {
+        Self(self.0.to_device(device))
+    }
+
+    /// Visits the module as if it held these weights.
+    pub(crate) fn visit<V: ModuleVisitor>(&self, weights: &Weights, visitor: &mut V) {
+        let path = Path::default();
+        self.0.visit(&mut Filled {
+            path,
+            weights,
+            visitor,
+        });
+    }
+
+    /// Maps the module as if it held these weights: the skeleton, and the weights of what that gives.
+    pub(crate) fn map<Mapper: ModuleMapper>(
+        self,
+        weights: Weights,
+        mapper: &mut Mapper,
+    ) -> (Self, Weights) {
+        let (layout, values) = weights.into_parts();
+        let mut mapper = Refilled {
+            path: Path::default(),
+            layout,
+            values,
+            mapper,
+        };
+        let skeleton = Self(self.0.map(&mut mapper));
+        (skeleton, Weights::from_parts(mapper.layout, mapper.values))
+    }
+}
+
+impl<M: Module> Clone for Skeleton<M> {
+    /// A copy that shares nothing that changes: running statistics included, which clones of a Burn module share.
+    fn clone(&self) -> Self {
+        Self(self.0.valid())
+    }
+}
+
+/// `module` with these weights, in the dtypes in which they are held. It changes the running statistics of its clones too.
+pub(super) fn fill<M: Module>(module: M, weights: &Weights) -> M {
+    let path = Path::default();
+    module.map(&mut Fill { path, weights })
+}
+
+/// Puts weights into the parameters of a module.
+struct Fill<'a> {
+    path: Path,
+    weights: &'a Weights,
+}
+
+impl Weights {
+    fn at(&self, path: &Path) -> Option<(&Value, &Parameter)> {
+        let place = self.layout.place(path.dotted())?;
+        Some((&self.values[place], &self.layout.parameters()[place]))
+    }
+}
+
+fn filled<const D: usize, K: Kind>(
+    param: Param<Tensor<D, K>>,
+    with: Option<(&Value, &Parameter)>,
+) -> Param<Tensor<D, K>>
+where
+    Tensor<D, K>: ParameterValue,
+{
+    param.map(|tensor| {
+        let value = with.and_then(|(value, parameter)| K::tensor(value, &parameter.shape));
+        value.unwrap_or(tensor)
+    })
+}
+
+impl ModuleMapper for Fill<'_> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        filled(param, self.weights.at(&self.path))
+    }
+
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        filled(param, self.weights.at(&self.path))
+    }
+
+    fn map_bool<const D: usize>(
+        &mut self,
+        param: Param<Tensor<D, Bool>>,
+    ) -> Param<Tensor<D, Bool>> {
+        filled(param, self.weights.at(&self.path))
+    }
+}
+
+/// Shows a visitor weights in the places of a skeleton's.
+struct Filled<'a, V> {
+    path: Path,
+    weights: &'a Weights,
+    visitor: &'a mut V,
+}
+
+impl<V: ModuleVisitor> ModuleVisitor for Filled<'_, V> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+        self.visitor.enter_module(name, container);
+    }
+
+    fn exit_module(&mut self, name: &str, container: &str) {
+        self.path.exit();
+        self.visitor.exit_module(name, container);
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let param = filled(param.clone(), self.weights.at(&self.path));
+        self.visitor.visit_float(&param);
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        let param = filled(param.clone(), self.weights.at(&self.path));
+        self.visitor.visit_int(&param);
+    }
+
+    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
+        let param = filled(param.clone(), self.weights.at(&self.path));
+        self.visitor.visit_bool(&param);
+    }
+
+    fn visit_flag(&mut self, flag: &Param<Flag>) {
+        self.visitor.visit_flag(flag);
+    }
+}
+
+/// Puts weights into a skeleton, has them mapped, and takes them out again, parameter by parameter.
+struct Refilled<'a, Mapper> {
+    path: Path,
+    layout: Arc<Layout>,
+    values: Vec<Value>,
+    mapper: &'a mut Mapper,
+}
+
+impl<Mapper> Refilled<'_, Mapper> {
+    fn through<const D: usize, K: Kind>(
+        &mut self,
+        param: Param<Tensor<D, K>>,
+        map: impl FnOnce(&mut Mapper, Param<Tensor<D, K>>) -> Param<Tensor<D, K>>,
+    ) -> Param<Tensor<D, K>>
+    where
+        Tensor<D, K>: ParameterValue,
+    {
+        let Some(place) = self.layout.place(self.path.dotted()) else {
+            return map(self.mapper, param);
+        };
+        let with = (&self.values[place], &self.layout.parameters()[place]);
+        let param = map(self.mapper, filled(param, Some(with)));
+        param.map(|tensor| {
+            let (hollow, shape) = (hollow(&tensor), tensor.dims());
+            self.values[place] = K::value(tensor);
+            if self.layout.parameters()[place].shape != shape {
+                Arc::make_mut(&mut self.layout).reshape(place, &shape);
+            }
+            hollow
+        })
+    }
+}
+
+impl<Mapper: ModuleMapper> ModuleMapper for Refilled<'_, Mapper> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+        self.mapper.enter_module(name, container);
+    }
+
+    fn exit_module(&mut self, name: &str, container: &str) {
+        self.path.exit();
+        self.mapper.exit_module(name, container);
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        self.through(param, Mapper::map_float)
+    }
+
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        self.through(param, Mapper::map_int)
+    }
+
+    fn map_bool<const D: usize>(
+        &mut self,
+        param: Param<Tensor<D, Bool>>,
+    ) -> Param<Tensor<D, Bool>> {
+        self.through(param, Mapper::map_bool)
+    }
+
+    fn map_flag(&mut self, flag: Param<Flag>) -> Param<Flag> {
+        self.mapper.map_flag(flag)
+    }
+}
+
+/// Takes the values out of parameters.
+struct Hollow;
+
+impl ModuleMapper for Hollow {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|tensor| hollow(&tensor))
+    }
+
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        param.map(|tensor| hollow(&tensor))
+    }
+
+    fn map_bool<const D: usize>(
+        &mut self,
+        param: Param<Tensor<D, Bool>>,
+    ) -> Param<Tensor<D, Bool>> {
+        param.map(|tensor| hollow(&tensor))
+    }
+}
+
+fn hollow<const D: usize, K: Kind>(tensor: &Tensor<D, K>) -> Tensor<D, K> {
+    Tensor::zeros([1; D], &tensor.device())
+}

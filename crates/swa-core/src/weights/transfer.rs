@@ -1,0 +1,167 @@
+//! Weights out of a module.
+
+use std::sync::Arc;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Bool, Device, Int, Tensor, Transaction};
+
+use super::value::Kind;
+use super::{Layout, Parameter, Role, Value, Weights, WeightsError};
+use crate::kernels::{Floats, is_host};
+use crate::path::Path;
+
+impl Weights {
+    /// The weights of a module on a plain device (see [`Module::valid`]).
+    pub(crate) fn read<M: Module>(module: &M) -> Result<Self, WeightsError> {
+        Self::read_as(module, &Arc::default())
+    }
+
+    /// The same in the order of a layout, which is the module's as a rule.
+    pub(crate) fn read_as<M: Module>(
+        module: &M,
+        expected: &Arc<Layout>,
+    ) -> Result<Self, WeightsError> {
+        let mut reader = Reader {
+            expected,
+            path: Path::default(),
+            parameters: Vec::new(),
+            values: Vec::new(),
+            error: None,
+        };
+        module.visit(&mut reader);
+        if let Some(error) = reader.error {
+            return Err(error);
+        }
+        let (parameters, values) = (reader.parameters, reader.values);
+        let is_expected = parameters.is_empty() && values.len() == expected.parameters().len();
+        if is_expected {
+            return Ok(Self::from_parts(expected.clone(), values));
+        }
+        let as_expected = expected.parameters()[..values.len() - parameters.len()].iter();
+        let parameters = as_expected.cloned().chain(parameters);
+        let layout = Arc::new(Layout::new(parameters.collect())?);
+        let weights = Self::from_parts(layout, values);
+        match expected.parameters().is_empty() {
+            true => Ok(weights),
+            false => weights.arranged_as(expected),
+        }
+    }
+
+    /// The same on `device`: in one transfer from each device, if it is the host's memory.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::Device`].
+    pub(crate) fn transferred_to(self, device: &Device) -> Result<Self, WeightsError> {
+        if !is_host(device) {
+            return Ok(self.moved_to(device));
+        }
+        let (layout, values) = self.into_parts();
+        Ok(Self::from_parts(layout, download(values, device)?))
+    }
+}
+
+/// Reads values, and the parameters from the first on that is not the next of those expected.
+struct Reader<'a> {
+    expected: &'a Layout,
+    path: Path,
+    parameters: Vec<Parameter>,
+    values: Vec<Value>,
+    error: Option<WeightsError>,
+}
+
+impl Reader<'_> {
+    fn push<const D: usize, K: Kind>(&mut self, tensor: Tensor<D, K>, role: Role) {
+        if !self.parameters.is_empty() || !self.is_next(&tensor, role) {
+            self.parameters.push(Parameter {
+                path: self.path.dotted().to_owned(),
+                shape: tensor.dims().to_vec(),
+                dtype: tensor.dtype(),
+                role,
+                filters: self.path.filter_dimension(),
+            });
+        }
+        self.values.push(K::value(tensor));
+    }
+
+    fn is_next<const D: usize, K: Kind>(&self, tensor: &Tensor<D, K>, role: Role) -> bool {
+        let next = self.expected.parameters().get(self.values.len());
+        next.is_some_and(|next| {
+            next.path == self.path.dotted() && next.role == role && next.shape == tensor.dims()
+        })
+    }
+
+    fn fail(&mut self, error: WeightsError) {
+        self.error.get_or_insert(error);
+    }
+}
+
+impl ModuleVisitor for Reader<'_> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        // Burn visits the base of a reparameterized parameter first, then its state in here.
+        if container == "Reparameterization" {
+            let path = self.path.dotted().to_owned();
+            self.fail(WeightsError::Reparameterized { path });
+        }
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let value = param.val();
+        if !value.dtype().is_float() {
+            let path = self.path.dotted().to_owned();
+            return self.fail(WeightsError::Quantized { path });
+        }
+        let role = match self.path.is_running_statistic() {
+            true => Role::RunningStatistic,
+            false => Role::Weight,
+        };
+        self.push(value, role);
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        self.push(param.val(), Role::Int);
+    }
+
+    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
+        self.push(param.val(), Role::Bool);
+    }
+}
+
+/// Moves values into the host's memory: in one transfer from each device, since the host would wait for each of several.
+fn download(mut values: Vec<Value>, to: &Device) -> Result<Vec<Value>, WeightsError> {
+    let mut from: Vec<Device> = values.iter().map(Value::device).collect();
+    from.retain(|device| device != to);
+    while let Some(device) = from.first().cloned() {
+        from.retain(|other| *other != device);
+        let moved = values.iter_mut().filter(|value| value.device() == device);
+        let moved: Vec<&mut Value> = moved.collect();
+        let transfer = moved
+            .iter()
+            .fold(Transaction::default(), |transfer, value| {
+                match (**value).clone() {
+                    Value::Float(values) => transfer.register(values.flat()),
+                    Value::Int(values) => transfer.register(values),
+                    Value::Bool(values) => transfer.register(values),
+                }
+            });
+        let arrived = transfer
+            .try_execute()
+            .map_err(|error| WeightsError::Device {
+                reason: error.to_string(),
+            })?;
+        for (value, data) in moved.into_iter().zip(arrived) {
+            let options = (to, data.dtype());
+            *value = match value {
+                Value::Float(_) => Value::Float(Floats::of(Tensor::<1>::from_data(data, options))),
+                Value::Int(_) => Value::Int(Tensor::from_data(data, options)),
+                Value::Bool(_) => Value::Bool(Tensor::from_data(data, options)),
+            };
+        }
+    }
+    Ok(values)
+}
