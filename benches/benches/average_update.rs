@@ -8,22 +8,33 @@
 //! - those three and a fourth, which reads the weights: an update is of all parameters or of none, so that all are looked
 //!   through for a NaN or an infinity before the first is averaged. Where memory is read no faster for that, it takes half
 //!   of what the three do, and the limit of 1.5 is as good as out of reach; what stands above 1 in this ratio is the
-//!   library's to mend;
+//!   library's to mend. **Limit: 1.2 times as long**;
 //! - a copy of as many f32, the fastest there is: on all cores, into memory that was written before, so that no page has to
 //!   be mapped. **Limit: 3 times as long.**
 //!
 //! First for VGG16 (15.2 million parameters, 61 MB), then for stacks of eight square linear layers from 100 thousand to
 //! 200 million parameters, which shows whether what a parameter costs stays flat.
 //!
+//! How fast memory is depends on where it is: on one virtual machine, what was allocated first was slower by a third than what was
+//! allocated later, by whomever. The baselines therefore go over memory from before the model and over memory from after it,
+//! and count as the mean of both.
+//!
+//! Beside it, where `SWA_PYTHON` names a Python with PyTorch, what its update takes, which checks nothing
+//! (`benches/average_update.py`).
+//!
 //! Then Divan's table: updates of other networks, whose many small parameters cost more by their number
 //! than by their size.
 
+use std::ffi::OsStr;
 use std::hint::black_box;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread::{available_parallelism, scope};
 
-use burn::module::Module;
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use burn_swa_benches::rounds;
 use cifar::measure::{Spread, by_turns, seconds};
 use divan::Bencher;
@@ -34,45 +45,62 @@ const ROUNDS: usize = 41;
 const FINITE: &str = "finite weights";
 
 fn main() {
-    compare("VGG16", &vgg16(), ROUNDS);
+    compare("VGG16", vgg16, ROUNDS);
+    compare("PreResNet-110", || preresnet(110), 10 * ROUNDS);
     for parameters in [100_000, 1_000_000, 10_000_000, 50_000_000, 200_000_000] {
         // Few rounds for what takes long, and many for what is over before a second core has woken up.
         let rounds = (2_000_000_000 / parameters).clamp(7, 301);
-        compare("linear layers", &linear_layers(parameters), rounds);
+        compare("linear layers", || linear_layers(parameters), rounds);
     }
     println!();
     divan::main();
 }
 
-fn compare<M: Module>(name: &str, model: &M, most_rounds: usize) {
-    let count = model.num_params();
-    let mut average = average_of(model);
-    // Memory of its own for every case, as the update's is: what another has just read is in a cache.
-    let values = || vec![0.5_f32; count];
-    let (mut copy, copied) = (values(), values());
-    let (mut plain, current) = (values(), values());
-    let (mut plain_checked, current_checked) = (values(), values());
+/// Two vectors of a baseline's own, as the update's are: what another has just read is in a cache.
+struct Memory([Vec<f32>; 2]);
+
+impl Memory {
+    /// For three baselines.
+    fn of(count: usize) -> [Self; 3] {
+        [(); 3].map(|()| Self([(); 2].map(|()| vec![0.5; count])))
+    }
+
+    fn copy(&mut self) -> f64 {
+        let [to, from] = &mut self.0;
+        seconds(|| on_all_cores(to, from, |to, from| to.copy_from_slice(black_box(from))))
+    }
+
+    fn three_passes(&mut self) -> f64 {
+        let [average, current] = &mut self.0;
+        seconds(|| on_all_cores(average, current, step))
+    }
+
+    fn four_passes(&mut self) -> f64 {
+        let [average, current] = &mut self.0;
+        seconds(|| {
+            on_all_cores(average, current, |_, current| {
+                black_box(all_bits(current));
+            });
+            on_all_cores(average, current, step);
+        })
+    }
+}
+
+fn compare<M: Module>(name: &str, model: impl Fn() -> M, most_rounds: usize) {
+    let count = model().num_params();
+    let rounds = rounds(most_rounds);
+    let [mut copied, mut passed, mut checked] = Memory::of(count);
+    let model = model();
+    let mut average = average_of(&model);
+    let [mut copied_after, mut passed_after, mut checked_after] = Memory::of(count);
 
     let [update, copy, plain, checked] = by_turns(
-        rounds(most_rounds),
+        rounds,
         [
-            &mut || seconds(|| average.update(model).expect(FINITE)),
-            &mut || {
-                seconds(|| {
-                    on_all_cores(&mut copy, &copied, |copy, current| {
-                        copy.copy_from_slice(black_box(current));
-                    });
-                })
-            },
-            &mut || seconds(|| on_all_cores(&mut plain, &current, step)),
-            &mut || {
-                seconds(|| {
-                    on_all_cores(&mut plain_checked, &current_checked, |_, current| {
-                        black_box(all_bits(current));
-                    });
-                    on_all_cores(&mut plain_checked, &current_checked, step);
-                })
-            },
+            &mut || seconds(|| average.update(&model).expect(FINITE)),
+            &mut || f64::midpoint(copied.copy(), copied_after.copy()),
+            &mut || f64::midpoint(passed.three_passes(), passed_after.three_passes()),
+            &mut || f64::midpoint(checked.four_passes(), checked_after.four_passes()),
         ],
     );
 
@@ -85,12 +113,71 @@ fn compare<M: Module>(name: &str, model: &M, most_rounds: usize) {
         1e9 * median(&update) / count as f64,
     );
     println!(
-        "  {:.2} times the three passes at {:.1} GB/s, limit 1.5; {:.2} times all four; {:.2} times a copy, limit 3",
+        "  {:.2} times the three passes at {:.1} GB/s, limit 1.5; {:.2} times all four, limit 1.2; {:.2} times a copy, limit 3",
         Spread::of_ratios(&update, &plain),
         gigabytes / median(&plain),
         Spread::of_ratios(&update, &checked),
         Spread::of_ratios(&update, &copy),
     );
+    if let Some(python) = std::env::var_os("SWA_PYTHON") {
+        // One after the other, as there: with as much in the caches.
+        let [update] = by_turns(
+            rounds,
+            [&mut || seconds(|| average.update(&model).expect(FINITE))],
+        );
+        let pytorch = pytorch(&python, &model, rounds);
+        println!(
+            "  alone, {:.2} ms; PyTorch {} on {} threads, without a check, {:.2} ms: {:.2} times",
+            1e3 * median(&update),
+            pytorch.version,
+            pytorch.threads,
+            pytorch.milliseconds,
+            1e3 * median(&update) / pytorch.milliseconds,
+        );
+    }
+}
+
+/// What PyTorch prints of an update of its own.
+struct PyTorch {
+    version: String,
+    threads: String,
+    milliseconds: f64,
+}
+
+fn pytorch(python: &OsStr, model: &impl Module, rounds: usize) -> PyTorch {
+    #[derive(Default)]
+    struct Shapes(Vec<Vec<usize>>);
+    impl ModuleVisitor for Shapes {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.push(param.lazy_shape().to_vec());
+        }
+    }
+    let mut shapes = Shapes::default();
+    model.visit(&mut shapes);
+
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("average_update.py");
+    let mut process = Command::new(python)
+        .arg(script)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a Python at SWA_PYTHON");
+    let input = format!("[{:?}, {rounds}]", shapes.0);
+    let mut stdin = process.stdin.take().expect("a pipe");
+    stdin
+        .write_all(input.as_bytes())
+        .expect("a process that reads");
+    drop(stdin);
+    let output = process.wait_with_output().expect("an output");
+    assert!(output.status.success(), "PyTorch at SWA_PYTHON failed");
+    let output = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut words = output.split_whitespace().map(str::to_owned);
+    let mut next = || words.next().expect("version, threads and milliseconds");
+    PyTorch {
+        version: next(),
+        threads: next(),
+        milliseconds: next().parse().expect("milliseconds"),
+    }
 }
 
 fn step(average: &mut [f32], current: &[f32]) {
