@@ -17,3 +17,8 @@ pub struct ComingFromPytorch;
 #[doc = include_str!("../../docs/several-machines.md")]
 #[cfg(doctest)]
 pub struct SeveralMachines;
+
+/// The page for Burn's maintainers, whose programs for flex are run.
+#[doc = include_str!("../../docs/upstream.md")]
+#[cfg(doctest)]
+pub struct Upstream;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::generator::uniform;
 
@@ -39,11 +40,11 @@ pub fn files(prefix: &str) -> Result<Vec<PathBuf>, Box<dyn Error>> {
     }
 }
 
-/// One file.
+/// One file, with a description of what is in it.
 #[derive(Debug)]
-pub struct Vectors {
-    /// The network, and how its weights are made.
-    pub description: Description,
+pub struct Vectors<D = Description> {
+    /// The network, and how its weights are made, or whatever else the vectors are of.
+    pub description: D,
     tensors: BTreeMap<String, Vec<f64>>,
 }
 
@@ -96,12 +97,31 @@ pub struct Entry {
 /// What an entry is, which decides the range of its values.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Rule {
+pub enum Rule {
+    /// Around 0, and as wide as the fan-in wants it.
     Weight,
+    /// Around 1.
     Scale,
+    /// Around 0.
     Shift,
+    /// Around 0.
     RunningMean,
+    /// Around 1, and positive.
     RunningVar,
+}
+
+impl Rule {
+    /// The values of an entry of `shape`, row-major.
+    pub fn values(self, stream: u64, shape: &[usize]) -> Vec<f32> {
+        let fan_in: usize = shape.iter().skip(1).product();
+        let (width, centre) = match self {
+            Self::Weight => ((24.0 / fan_in as f64).sqrt(), 0.0),
+            Self::Scale => (0.4, 1.0),
+            Self::Shift | Self::RunningMean => (0.2, 0.0),
+            Self::RunningVar => (1.0, 1.0),
+        };
+        uniform(stream, shape.iter().product(), width, centre)
+    }
 }
 
 impl Description {
@@ -126,18 +146,11 @@ impl Description {
 impl Entry {
     /// The values, row-major.
     pub fn values(&self) -> Vec<f32> {
-        let fan_in: usize = self.shape.iter().skip(1).product();
-        let (width, centre) = match self.rule {
-            Rule::Weight => ((24.0 / fan_in as f64).sqrt(), 0.0),
-            Rule::Scale => (0.4, 1.0),
-            Rule::Shift | Rule::RunningMean => (0.2, 0.0),
-            Rule::RunningVar => (1.0, 1.0),
-        };
-        uniform(self.stream, self.shape.iter().product(), width, centre)
+        self.rule.values(self.stream, &self.shape)
     }
 }
 
-impl Vectors {
+impl<D: DeserializeOwned> Vectors<D> {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self, Box<dyn Error>> {
         let bytes = std::fs::read(path)?;
