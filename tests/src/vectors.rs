@@ -42,7 +42,7 @@ pub fn files(prefix: &str) -> Result<Vec<PathBuf>, Box<dyn Error>> {
 
 /// One file, with a description of what is in it.
 #[derive(Debug)]
-pub struct Vectors<D = Description> {
+pub struct VectorsOf<D> {
     /// The network, and how its weights are made, or whatever else the vectors are of.
     pub description: D,
     tensors: BTreeMap<String, Vec<f64>>,
@@ -150,7 +150,10 @@ impl Entry {
     }
 }
 
-impl<D: DeserializeOwned> Vectors<D> {
+/// Vectors of a network.
+pub type Vectors = VectorsOf<Description>;
+
+impl<D: DeserializeOwned> VectorsOf<D> {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self, Box<dyn Error>> {
         let bytes = std::fs::read(path)?;

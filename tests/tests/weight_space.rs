@@ -11,7 +11,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_swa_tests::comparison::{Comparisons, relative_l2};
 use burn_swa_tests::generator::uniform;
 use burn_swa_tests::named_tensors::values;
-use burn_swa_tests::vectors::{self, Rule, Vectors};
+use burn_swa_tests::vectors::{self, Rule, VectorsOf};
 use serde::Deserialize;
 use swa_train::swa_core::{Weights, WeightsError};
 
@@ -101,9 +101,9 @@ impl Net {
             ))
         };
         Ok(Self {
-            conv: Layer::new("conv", dtype, &data)?,
-            norm: Layer::new("norm", dtype, &data)?,
-            fc: Layer::new("fc", dtype, &data)?,
+            conv: Layer::new("conv", dtype, data)?,
+            norm: Layer::new("norm", dtype, data)?,
+            fc: Layer::new("fc", dtype, data)?,
         })
     }
 }
@@ -127,7 +127,7 @@ impl<const D: usize> Layer<D> {
 #[test]
 fn weight_space_linear_algebra_agrees_with_the_papers_formulas() {
     let file = vectors::folder().join("weight_space/linear_algebra.safetensors");
-    let vectors = Vectors::<LinearAlgebra>::read(&file);
+    let vectors = VectorsOf::<LinearAlgebra>::read(&file);
     let vectors = vectors.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     for (dtype, allowed) in [(DType::F32, FLOAT32), (DType::F64, FLOAT64)] {
         let comparisons = compare(&vectors, dtype, allowed).unwrap();
@@ -137,7 +137,7 @@ fn weight_space_linear_algebra_agrees_with_the_papers_formulas() {
 }
 
 fn compare(
-    vectors: &Vectors<LinearAlgebra>,
+    vectors: &VectorsOf<LinearAlgebra>,
     dtype: DType,
     allowed: f64,
 ) -> Result<Comparisons, Box<dyn Error>> {

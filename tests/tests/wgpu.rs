@@ -19,10 +19,10 @@ use burn::train::SupervisedTraining;
 use burn::train::{InferenceStep, Learner, TrainStep};
 use burn_swa_tests::classifier::{Batch, Batches, Classifier};
 use burn_swa_tests::comparison::relative_l2;
-use burn_swa_tests::named_tensors::tensors;
+use burn_swa_tests::named_tensors::{tensors, values};
 use cifar::progress::{PlainRenderer, Progress};
 use swa_models::{PreResNet, PreResNetConfig};
-use swa_train::swa_core::{Average, AverageError, EqualWeights, reestimate_batch_norm};
+use swa_train::swa_core::{Average, AverageError, EqualWeights, Weights, reestimate_batch_norm};
 use swa_train::{Collect, RunLength, Swa, SwaConfig};
 
 /// Two backends add in different orders. Over the few steps here, that moves a weight by some 1e-6 of its size.
@@ -348,6 +348,52 @@ fn weights_are_averaged_whatever_the_layout_of_their_elements() {
         assert_eq!(values(&models[0]), rows().into_data());
         assert_eq!(values(&models[1]), columns().into_data());
     }
+}
+
+#[test]
+fn arithmetic_of_weights_is_that_of_flex() {
+    let networks = |device: &Device| {
+        let network = network(device);
+        let scaled = |by| Weights::of(&scaled(network.valid(), by)).unwrap();
+        [1.0, -2.0, 0.3].map(scaled)
+    };
+    let of = |weights: &Weights, path| values(weights.parameter(path).unwrap());
+    let [ours, theirs] = [wgpu(), Device::flex()].map(|device| {
+        let [a, b, c] = networks(&device);
+        // More terms than a launch binds the buffers of, too.
+        let few = Weights::combine(&[(0.5, &a), (2.0, &b), (-1.0, &c)]).unwrap();
+        let many = Weights::combine(&[(0.01, &a); 200]).unwrap();
+        let line = a.clone().lerp(&b, 0.25).unwrap();
+        let numbers = [
+            a.norm().unwrap(),
+            a.dot(&b).unwrap(),
+            a.distance(&c).unwrap(),
+        ];
+        let filtered = c.filter_normalised(&a).unwrap();
+        ([few, many, line, filtered], numbers)
+    });
+    for (ours, theirs) in ours.1.iter().zip(theirs.1) {
+        assert!(
+            (ours - theirs).abs() < 1e-5 * theirs.abs(),
+            "{ours} {theirs}"
+        );
+    }
+    for (ours, theirs) in ours.0.iter().zip(&theirs.0) {
+        for path in ["conv1.weight", "layer2.0.bn1.gamma", "fc.weight", "fc.bias"] {
+            let deviation = relative_l2(&of(ours, path), &of(theirs, path));
+            assert!(deviation < 1e-5, "{path} deviates by {deviation:.1e}");
+        }
+    }
+    // 0.5 - 4 - 0.3
+    let expected: Vec<f64> = tensors(&network(&wgpu()))["conv1.weight"]
+        .iter()
+        .map(|weight| -3.8 * weight)
+        .collect();
+    assert!(relative_l2(&of(&ours.0[0], "conv1.weight"), &expected) < 1e-5);
+
+    let into = network(&wgpu());
+    let filled = ours.0[1].put_into(&into).unwrap();
+    assert_eq!(filled.devices(), [wgpu()]);
 }
 
 #[derive(Default)]

@@ -1,9 +1,9 @@
-//! What Burn 0.22.1 makes this crate work around.
+//! Workarounds for Burn 0.22.1.
 //!
 //! - CubeCL's devices read a tensor's data when somebody looks at it, and not when it is asked for:
 //!   [`read_tensors_when_asked`].
-//! - Running statistics are visited as float parameters like any other, and a module does not say what it is: `path.rs` tells by
-//!   the names of its fields.
+//! - Running statistics are visited as float parameters like any other, and a parameter does not say which dimension runs over a
+//!   layer's outputs: the name of the [`Container`] that has the field is all that tells.
 //! - Clones of a module share their running statistics, and `map` and `to_device` write through them: only `Module::valid`
 //!   makes a copy, and reads what the last forward pass has left. So averages and re-estimations begin with it.
 //! - A record holds tensor parameters alone: [`Counter`](crate::Counter) is a number as one.
@@ -26,7 +26,29 @@ pub fn read_tensors_when_asked() {
     burn_std::set_runtime_kind(RuntimeKind::Async);
 }
 
-/// Whether `device` reads a tensor's data only when somebody looks at it.
+/// Tells a device that reads a tensor's data only when somebody looks at it.
 pub(crate) fn reads_when_looked_at(device: &Device) -> bool {
     !is_host(device) && burn_std::runtime_kind() != RuntimeKind::Async
+}
+
+/// The module that has the field that is being traversed, as far as it matters: by the names of `burn_nn`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Container {
+    BatchNorm,
+    /// A layer whose weight has its outputs in the second dimension.
+    OutputsSecond,
+    Other,
+}
+
+impl Container {
+    pub(crate) fn named(container: &str) -> Self {
+        match container {
+            "Struct:BatchNorm" => Self::BatchNorm,
+            "Struct:Linear"
+            | "Struct:ConvTranspose1d"
+            | "Struct:ConvTranspose2d"
+            | "Struct:ConvTranspose3d" => Self::OutputsSecond,
+            _ => Self::Other,
+        }
+    }
 }

@@ -10,6 +10,9 @@
 //! 3. [`reestimate_batch_norm`], since averaged weights never produced the running statistics that
 //!    their BatchNorm layers carry.
 //!
+//! Underneath, a module's [`Weights`] are a vector: with sums of any number of them, products, points between, and directions to
+//! leave them in.
+//!
 //! This crate knows nothing of training loops, data sets and networks. Those who train with Burn's
 //! `Learner` want the crate `swa-train`, which does all of this behind one wrapper.
 //!

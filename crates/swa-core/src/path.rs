@@ -1,4 +1,6 @@
-//! Where in a module a traversal is.
+//! The place in a module at which a traversal is.
+
+use crate::burn_0_22::Container;
 
 /// The names of the modules that enclose the parameter being visited or mapped, and their kinds.
 ///
@@ -12,18 +14,9 @@ pub(crate) struct Path {
 
 #[derive(Debug)]
 struct Level {
-    /// Where in the dotted path its name begins.
+    /// The index in the dotted path at which its name begins.
     name: usize,
     container: Container,
-}
-
-/// What has the field that a level is.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Container {
-    BatchNorm,
-    /// A layer whose weight has its outputs in the second dimension.
-    OutputsSecond,
-    Other,
 }
 
 impl Path {
@@ -56,15 +49,12 @@ impl Path {
     }
 
     /// The field of a BatchNorm layer that is being traversed, if it is one's.
-    ///
-    /// Burn visits running statistics as ordinary float parameters, so where they are is all that
-    /// tells them apart (`burn_nn::BatchNorm`, Burn 0.22.1).
     pub(crate) fn batch_norm_field(&self) -> Option<&str> {
         let level = self.levels.last()?;
         (level.container == Container::BatchNorm).then(|| &self.dotted[level.name..])
     }
 
-    /// Whether the parameter is a BatchNorm layer's running mean or variance.
+    /// Tells a BatchNorm layer's running mean or variance.
     pub(crate) fn is_running_statistic(&self) -> bool {
         matches!(
             self.batch_norm_field(),
@@ -77,20 +67,6 @@ impl Path {
         match self.levels.last() {
             Some(level) if level.container == Container::OutputsSecond => 1,
             _ => 0,
-        }
-    }
-}
-
-impl Container {
-    /// Those of `burn_nn`, Burn 0.22.1.
-    fn named(container: &str) -> Self {
-        match container {
-            "Struct:BatchNorm" => Self::BatchNorm,
-            "Struct:Linear"
-            | "Struct:ConvTranspose1d"
-            | "Struct:ConvTranspose2d"
-            | "Struct:ConvTranspose3d" => Self::OutputsSecond,
-            _ => Self::Other,
         }
     }
 }

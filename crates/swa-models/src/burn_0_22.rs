@@ -1,4 +1,4 @@
-//! What Burn 0.22.1 makes this crate work around.
+//! Workarounds for Burn 0.22.1.
 //!
 //! - A forward pass in training mode leaves its update of the running statistics where only [`Module::valid`] sees it, and
 //!   applies it later over whatever was loaded in between: [`settled`].

@@ -1,4 +1,4 @@
-//! What Burn 0.22.1 makes this crate work around.
+//! Workarounds for Burn 0.22.1.
 //!
 //! - `Learner::optimizer_step` holds a second handle on its model while `TrainStep::optimize` runs, so that nothing in the model
 //!   could be changed in place: the average is behind a lock, which all handles share.

@@ -71,17 +71,17 @@ pub struct Average<M> {
     averages_running_statistics: bool,
     device: Option<Device>,
     unread: Option<Unread>,
-    /// Whether somebody has been shown the weights since the last update.
+    /// Somebody has been shown the weights since the last update, or shares their memory.
     is_shown: AtomicBool,
+    /// The model shares the memory of what is not averaged.
+    shares_latest: bool,
 }
 
-/// What updates have found, and nobody has read yet.
+/// The finding of updates that nobody has read yet.
 #[derive(Clone)]
 struct Unread {
-    /// How many updates were made before the first of these.
+    /// The number of updates before the first of these.
     updates_before: usize,
-    /// Where the weights of these were.
-    devices: Vec<Device>,
     verdict: Verdict,
 }
 
@@ -93,18 +93,22 @@ impl<M: Module> Average<M> {
     ///
     /// # Errors
     ///
-    /// [`AverageError::Reparameterized`] and [`AverageError::Quantized`], which name the parameter.
+    /// [`AverageError::Reparameterized`] and [`AverageError::Quantized`], which name the parameter, and
+    /// [`AverageError::Weights`] for a module with a hand-written traversal that does not tell its parameters apart.
     pub fn new(model: &M, rule: impl AveragingRule + 'static) -> Result<Self, AverageError> {
         let model = model.valid();
+        let weights = Weights::read(&model)?;
         let mut average = Self {
-            weights: Weights::read(&model)?,
-            skeleton: Skeleton::of(model),
+            skeleton: Skeleton::of(model, weights.layout())?,
+            weights,
             rule: Arc::new(rule),
             updates: Counter::default(),
             averages_running_statistics: false,
             device: None,
             unread: None,
-            is_shown: AtomicBool::new(false),
+            // By the model, whose memory they share.
+            is_shown: AtomicBool::new(true),
+            shares_latest: false,
         };
         average.cast_accumulators();
         Ok(average)
@@ -170,7 +174,8 @@ impl<M: Module> Average<M> {
     ///
     /// # Errors
     ///
-    /// Those of [`update`](Self::update), `NotFinite` only where the weights are in the host's memory.
+    /// Those of [`update`](Self::update), `NotFinite` only where the weights are in the host's memory, or where the model
+    /// has moved to another device since an earlier update that [`check`](Self::check) was not called for.
     pub fn update_non_blocking(&mut self, model: &M) -> Result<(), AverageError> {
         self.apply(model, Flags::LeaveOnDevice)
     }
@@ -188,18 +193,12 @@ impl<M: Module> Average<M> {
         if !(0.0..=1.0).contains(&weight) {
             return Err(AverageError::InvalidWeight { updates, weight });
         }
-        if let Some(unread) = &self.unread
-            && unread.devices != current.devices()
-        {
-            // Of a model that has moved since.
-            self.check()?;
-        }
         let (updates_before, mut verdict) = match self.unread.take() {
             None => (updates, None),
             Some(unread) => (unread.updates_before, Some(unread.verdict)),
         };
         // While there is another handle on them, no weights are changed in place.
-        let _shown = self.weights_to_protect();
+        let _protected = self.weights_to_protect(flags);
         let averages_running_statistics = self.averages_running_statistics;
         let (average, outcome) = updated(
             self.weights.take_values(),
@@ -212,24 +211,33 @@ impl<M: Module> Average<M> {
         self.weights.put_values(average);
         self.unread = verdict.map(|verdict| Unread {
             updates_before,
-            devices: self.weights.devices(),
             verdict,
         });
         match outcome {
             Ok(()) => {
+                // A first update shares the model's memory, as do the latest values of what is not averaged.
+                *self.is_shown.get_mut() = updates == 0;
+                self.shares_latest = flags == Flags::ReadNow;
                 self.updates.value += 1;
                 Ok(())
             }
             Err(Refusal::NotFinite(index)) => Err(self.not_finite(index)),
             Err(Refusal::Device(reason)) => Err(AverageError::Device { reason }),
+            Err(Refusal::OtherValues) => {
+                // What is unread is of a model that was elsewhere.
+                self.check()?;
+                self.apply(model, flags)
+            }
         }
     }
 
-    /// The weights, if what somebody was shown of them may not have been read yet.
-    fn weights_to_protect(&self) -> Option<Weights> {
-        let is_shown = self.is_shown.swap(false, Ordering::Relaxed);
+    /// Weights that somebody may not have read yet who was shown them.
+    fn weights_to_protect(&self, flags: Flags) -> Option<Weights> {
+        let is_shown = self.is_shown.load(Ordering::Relaxed);
+        // To share what is not averaged is no harm if it is shared again.
+        let is_shared = self.shares_latest && flags == Flags::LeaveOnDevice;
         let is_read_later = || self.weights.devices().iter().any(reads_when_looked_at);
-        (is_shown && is_read_later()).then(|| self.weights.clone())
+        ((is_shown || is_shared) && is_read_later()).then(|| self.weights.clone())
     }
 
     /// Reads from the device whether all updates so far had finite weights: one round trip, if there
@@ -277,12 +285,12 @@ impl<M: Module> Average<M> {
         if self.updates() == 0 {
             return Err(AverageError::NothingAveraged);
         }
-        let weights = self.weights().in_dtypes_of_the_module();
+        let weights = self.weights().clone().in_dtypes_of_the_module();
         Ok(self.skeleton.filled(&weights))
     }
 
-    /// The averaged weights, in f32 or f64, on the average's device; before the first update, those of the model that the
-    /// average was made of.
+    /// The averaged weights, in the dtypes in which they are kept (f32 or f64, or what a record brought), on the average's
+    /// device; before the first update, those of the model that the average was made of.
     pub fn weights(&self) -> &Weights {
         self.is_shown.store(true, Ordering::Relaxed);
         &self.weights
@@ -291,12 +299,12 @@ impl<M: Module> Average<M> {
     /// Makes every float that is averaged an accumulator: f32 or wider.
     fn cast_accumulators(&mut self) {
         let averages_running_statistics = self.averages_running_statistics;
-        let weights = &self.weights;
+        let weights = self.weights.clone();
         self.weights = weights.accumulators(|role| is_averaged(role, averages_running_statistics));
     }
 
     fn moved_to(mut self, device: &Device) -> Self {
-        self.skeleton = self.skeleton.to_device(device);
+        self.skeleton = self.skeleton.moved_to(device);
         self.weights = self.weights.moved_to(device);
         self
     }
@@ -344,6 +352,7 @@ impl<M: Module> Clone for Average<M> {
             device: self.device.clone(),
             unread: self.unread.clone(),
             is_shown: AtomicBool::new(true),
+            shares_latest: self.shares_latest,
         }
     }
 }
@@ -406,6 +415,7 @@ impl<M: Module> Module for Average<M> {
     fn map<Mapper: ModuleMapper>(mut self, mapper: &mut Mapper) -> Self {
         mapper.enter_module("model", CONTAINER);
         (self.skeleton, self.weights) = self.skeleton.map(self.weights, mapper);
+        *self.is_shown.get_mut() = true;
         mapper.exit_module("model", CONTAINER);
 
         mapper.enter_module("updates", CONTAINER);

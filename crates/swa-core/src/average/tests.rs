@@ -417,3 +417,41 @@ fn an_average_on_a_device_of_its_own_stays_there() {
     average.update(&model).unwrap();
     assert_eq!(average.devices(), vec![device]);
 }
+
+#[derive(Module, Debug)]
+struct Nothing {
+    width: usize,
+}
+
+#[test]
+fn an_average_of_no_parameters_is_of_a_module_without_any() {
+    let mut average = Average::new(&Nothing { width: 1 }, EqualWeights).unwrap();
+    average.update(&Nothing { width: 1 }).unwrap();
+    assert_eq!(average.updates(), 1);
+
+    // Two modules of one type, one of which has no layers.
+    let mut average = Average::new(&layers(&[2]), EqualWeights).unwrap();
+    let error = average.update(&layers(&[2, 3])).unwrap_err();
+    let path = "layers.0.weight".to_owned();
+    assert_eq!(error, AverageError::UnknownParameter { path });
+}
+
+#[test]
+fn what_is_unread_is_read_before_other_values_are_checked() {
+    let device = autodiff();
+    let model = |weight: f32, mean| net([weight; 2], 1, true, mean, &device);
+    let mut average = Average::new(&model(0.0, 0.0), EqualWeights).unwrap();
+    update_unread(&mut average, &model(1.0, 1.0));
+    let mut average = average.averaging_running_statistics();
+    update_unread(&mut average, &model(3.0, 5.0));
+    assert_eq!(average.check(), Ok(()));
+    let averaged = average.model().unwrap();
+    assert_eq!(floats(averaged.weight.val()), [2.0, 2.0]);
+    assert_eq!(floats(averaged.norm.running_mean.value()), [3.0]);
+
+    // In the host's memory, where nothing is left to be read.
+    update_unread(&mut average, &model(f32::NAN, 5.0));
+    let error = average.update_non_blocking(&model(5.0, 5.0)).unwrap_err();
+    assert!(error.to_string().contains("`weight`"), "{error}");
+    assert_eq!(average.updates(), 2);
+}

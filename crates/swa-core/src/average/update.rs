@@ -2,10 +2,10 @@
 
 use burn::tensor::{DType, FloatDType, Tensor, kind::Basic};
 
-use crate::kernels::{self, Floats, Reading, Refusal, Step, Verdict, accumulator_dtype};
+use crate::kernels::{self, Floats, Reading, Refusal, Step, Verdict, accumulator_dtype, is_host};
 use crate::weights::{Role, Value, Weights};
 
-/// When the host reads an accelerator's verdict on the weights.
+/// The time at which the host reads an accelerator's verdict on the weights.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Flags {
     ReadNow,
@@ -25,13 +25,19 @@ pub(super) fn updated(
     unread: &mut Option<Verdict>,
 ) -> (Vec<Value>, Result<(), Refusal>) {
     let (layout, current) = current.into_parts();
+    assert_eq!(
+        average.len(),
+        current.len(),
+        "an earlier update has panicked"
+    );
     let mut steps = Vec::new();
     let parameters = layout.parameters().iter().zip(average).zip(current);
     let values = parameters.map(|((parameter, average), current)| match (average, current) {
         (Value::Float(average), Value::Float(current)) => {
-            steps.push(match is_averaged(parameter.role) {
-                true => step(average, current, weight),
-                false => latest(average, current),
+            steps.push(if is_averaged(parameter.role) {
+                step(average, current, weight)
+            } else {
+                latest(average, current)
             });
             None
         }
@@ -64,8 +70,15 @@ fn step(average: Floats, current: Floats, weight: f64) -> Step {
         DType::F64 => FloatDType::F64,
         _ => accumulator_dtype(current.dtype()),
     };
+    let device = current.device();
+    // In the host's memory, what is read in the average's dtype is averaged in one pass.
+    let current = if is_host(&device) {
+        current.cast(dtype)
+    } else {
+        current
+    };
     Step {
-        averages: vec![(average.to_device(&current.device()).cast(dtype), weight)],
+        averages: vec![(average.moved_to(&device).cast(dtype), weight)],
         current,
         checked: true,
     }
@@ -73,7 +86,7 @@ fn step(average: Floats, current: Floats, weight: f64) -> Step {
 
 /// A step to the current values themselves.
 fn latest(average: Floats, current: Floats) -> Step {
-    let average = average.to_device(&current.device());
+    let average = average.moved_to(&current.device());
     Step {
         averages: vec![(average.cast(current.dtype().into()), 1.0)],
         current,

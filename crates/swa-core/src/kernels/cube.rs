@@ -22,26 +22,25 @@ use burn_std::Metadata;
 use super::verdict::{BEFORE, NOW, TAKEN, VALUES, Verdict};
 use super::{Floats, Step, Way};
 
-/// The most buffers that a launch binds, whatever the device allows: each takes up to 30 of the 4096 bytes that CUDA has for
+/// The most buffers that a launch binds, whatever the device allows: each takes up to 40 of the 4096 bytes that CUDA has for
 /// a kernel's parameters.
-const MOST_BUFFERS: usize = 128;
+const MOST_BUFFERS: usize = 96;
 
 /// The most averages that a launch takes of one parameter.
 const MOST_AVERAGES: usize = 8;
 
-/// Whether a step of `average` towards `current` is taken by a kernel.
+/// Tells a step of `average` towards `current` that a kernel takes.
 pub(super) fn serves(current: &Floats, average: &Floats) -> bool {
     is_read(current) && is_here(average) && average.dtype() == DType::F32
 }
 
-/// Whether a kernel marks values on `device` that are not finite, for all of these.
+/// Tells values that are all on `device`, and looked through by a kernel.
 pub(super) fn marks(device: &Device, values: &[Floats]) -> bool {
     let marked = |values: &Floats| is_read(values) && values.device() == *device;
     values.iter().all(marked)
 }
 
-/// Whether the kernels read these values: whether they are on one of CubeCL's devices, and of a dtype that is not wider than
-/// theirs.
+/// Tells values that the kernels read: on one of CubeCL's devices, and of a dtype that is not wider than theirs.
 fn is_read(values: &Floats) -> bool {
     matches!(values.dtype(), DType::F32 | DType::F16 | DType::BF16) && is_here(values)
 }
@@ -52,7 +51,7 @@ fn is_here(values: &Floats) -> bool {
 
 /// See [`super::parameters_a_launch`].
 pub(super) fn parameters_a_launch(device: &Device) -> Option<usize> {
-    match device.as_dispatch() {
+    match device.clone().without_autodiff().as_dispatch() {
         DispatchDevice::Cube(device) => Some(buffers(&device.client()) / 2),
         #[allow(
             unreachable_patterns,
@@ -62,7 +61,7 @@ pub(super) fn parameters_a_launch(device: &Device) -> Option<usize> {
     }
 }
 
-/// How many buffers a launch binds beside the state, and that in which CubeCL may pass shapes.
+/// The number of buffers that a launch binds beside the state, and that in which CubeCL may pass shapes.
 fn buffers(client: &Client) -> usize {
     let most = client.properties().hardware.max_bindings as usize;
     most.min(MOST_BUFFERS).saturating_sub(2)
@@ -127,6 +126,38 @@ fn take_on(device: &Device, steps: &mut [Step], verdict: Option<&Verdict>) {
     }
 }
 
+/// See [`super::combine`]: `None` if a vector is elsewhere, or not in f32.
+pub(super) fn combine(terms: &[(f64, Vec<Floats>)]) -> Option<Vec<Floats>> {
+    let (_, first) = terms.first()?;
+    let device = first.first()?.device();
+    let is_here = |values: &Floats| {
+        is_here(values) && values.dtype() == DType::F32 && values.device() == device
+    };
+    if !terms.iter().all(|(_, vector)| vector.iter().all(is_here)) {
+        return None;
+    }
+    let DispatchDevice::Cube(device) = device.as_dispatch() else {
+        return None;
+    };
+    // One buffer is that of the sum. What a launch does not bind the buffers of is added by the next.
+    let most = buffers(&device.client()).saturating_sub(1).max(2);
+    let (now, later) = terms.split_at(terms.len().min(most));
+    let coefficients = now.iter().map(|(coefficient, _)| *coefficient as f32);
+    let values = (0..first.len()).map(|parameter| {
+        let of_terms = now.iter().map(|(_, vector)| vector[parameter].clone());
+        of_terms.map(primitive).collect()
+    });
+    let combined = Cube::combine(values.collect(), coefficients.collect());
+    let combined = combined.into_iter().map(|sum| Floats::of(tensor(sum)));
+    let combined: Vec<Floats> = combined.collect();
+    if later.is_empty() {
+        return Some(combined);
+    }
+    let rest = later.iter().cloned();
+    let terms: Vec<_> = core::iter::once((1.0, combined)).chain(rest).collect();
+    self::combine(&terms)
+}
+
 fn primitive(values: Floats) -> FloatTensor<Cube> {
     let values = values.of_any_rank().try_into_primitive::<Cube>();
     values.expect("a tensor was found to be on a CubeCL device")
@@ -154,7 +185,7 @@ impl<B: Backend> Default for Steps<B> {
     }
 }
 
-/// What a backend's kernels do, to lists of tensors. The state is a [`Verdict`]'s, and changed in place.
+/// The work of a backend's kernels, on lists of tensors. The state is a [`Verdict`]'s, and changed in place.
 pub(super) trait Averaging: Backend {
     /// Notes that the last update is one before the next.
     fn advance(state: FloatTensor<Self>) -> FloatTensor<Self>;
@@ -165,6 +196,13 @@ pub(super) trait Averaging: Backend {
     /// The averages, flat, after their steps or, if the state says so, as they were: in their own memory, if nobody shares
     /// it.
     fn step(state: FloatTensor<Self>, steps: Steps<Self>) -> Vec<FloatTensor<Self>>;
+
+    /// For each of several parameters, the sum of `coefficient * values` over the terms of all coefficients: flat, in f32, as the
+    /// values are.
+    fn combine(
+        values: Vec<Vec<FloatTensor<Self>>>,
+        coefficients: Vec<f32>,
+    ) -> Vec<FloatTensor<Self>>;
 }
 
 #[cube(launch)]
@@ -233,6 +271,28 @@ fn step_towards<C: Float, N: Size>(
     }
 }
 
+/// The values of a parameter's terms one after the other.
+#[cube(launch, address_type = "dynamic")]
+fn combine_terms<N: Size>(
+    values: Sequence<LinearView<'static, Vector<f32, N>>>,
+    coefficients: Sequence<f32>,
+    mut combined: Sequence<LinearViewMut<'static, Vector<f32, N>>>,
+    #[comptime] terms: usize,
+) {
+    #[unroll]
+    for i in 0..combined.len() {
+        if values[comptime!(i * terms)].is_in_bounds(ABSOLUTE_POS) {
+            let mut sum = Vector::<f32, N>::new(0.0);
+            #[unroll]
+            for j in 0..terms {
+                let place = comptime!(i * terms + j);
+                sum += values[place].read(ABSOLUTE_POS) * Vector::new(coefficients[j]);
+            }
+            combined.index_mut(i).write(ABSOLUTE_POS, sum);
+        }
+    }
+}
+
 impl Averaging for CubeBackend {
     fn advance(state: CubeTensor) -> CubeTensor {
         let client = state.client.clone();
@@ -275,10 +335,12 @@ impl Averaging for CubeBackend {
         // Those of no elements stay as they are.
         let is_empty = |average: &CubeTensor| elements(average) == 0;
         let averages = steps.averages.iter();
-        let averages = averages.map(|average| is_empty(average).then(|| average.clone()));
+        let averages = averages.map(|average| is_empty(average).then(|| flat(average.clone())));
         let mut averages: Vec<Option<CubeTensor>> = averages.collect();
 
-        for (kind, mut group) in grouped(Job::all(steps), Job::kind) {
+        // Out of place, an average takes two.
+        let most_averages = MOST_AVERAGES.min((buffers(&state.client) - 1) / 2).max(1);
+        for (kind, mut group) in grouped(Job::all(steps, most_averages), Job::kind) {
             group.sort_by_key(|job| Reverse(elements(&job.current)));
             let capacity = (buffers(&state.client) / kind.buffers()).max(1);
             while !group.is_empty() {
@@ -293,6 +355,75 @@ impl Averaging for CubeBackend {
             .map(|average| average.expect("each is in a group"))
             .collect()
     }
+
+    fn combine(values: Vec<Vec<CubeTensor>>, coefficients: Vec<f32>) -> Vec<CubeTensor> {
+        let flat = |values: Vec<CubeTensor>| values.into_iter().map(flat).collect();
+        let values: Vec<Vec<CubeTensor>> = values.into_iter().map(flat).collect();
+        // Those of no elements are their own sum.
+        let empty = |values: &Vec<CubeTensor>| {
+            let first = &values[0];
+            (elements(first) == 0).then(|| first.clone())
+        };
+        let mut sums: Vec<Option<CubeTensor>> = values.iter().map(empty).collect();
+
+        let parameters = values.into_iter().enumerate();
+        let parameters = parameters.filter(|(_, values)| elements(&values[0]) > 0);
+        let kind = |(_, values): &(usize, Vec<CubeTensor>)| {
+            let size = values.iter().map(vector_size).min().unwrap_or(1);
+            (size, values.iter().all(CubeTensor::is_contiguous))
+        };
+        for ((vector_size, _), mut group) in grouped(parameters, kind) {
+            group.sort_by_key(|(_, values)| Reverse(elements(&values[0])));
+            let buffers = buffers(&group[0].1[0].client);
+            let capacity = (buffers / (coefficients.len() + 1)).max(1);
+            while !group.is_empty() {
+                let part = group.split_off(group.len().saturating_sub(capacity));
+                for (place, sum) in launch_sums(vector_size, part, &coefficients) {
+                    sums[place] = Some(sum);
+                }
+            }
+        }
+        let sums = sums.into_iter();
+        sums.map(|sum| sum.expect("each is in a group")).collect()
+    }
+}
+
+/// Takes sums of as many parameters as a launch can bind: these, with their places.
+fn launch_sums(
+    vector_size: usize,
+    parameters: Vec<(usize, Vec<CubeTensor>)>,
+    coefficients: &[f32],
+) -> Vec<(usize, CubeTensor)> {
+    let first = &parameters[0].1[0];
+    let (client, device) = (first.client.clone(), first.device.clone());
+    let count = |(_, values): &(usize, Vec<CubeTensor>)| elements(&values[0]);
+    let units = parameters.iter().map(count).max().unwrap_or_default() / vector_size;
+    let dim = CubeDim::new(&client, units);
+    let address_type = address_type(parameters.iter().flat_map(|(_, values)| values));
+
+    let mut sums = Vec::new();
+    let (mut all, mut combined) = (SequenceArg::new(), SequenceArg::new());
+    for (place, values) in parameters {
+        let shape = [elements(&values[0])].into();
+        let sum = empty_device_dtype(client.clone(), device.clone(), shape, DType::F32);
+        combined.push(sum.clone().into_linear_view());
+        sums.push((place, sum));
+        for values in values {
+            all.push(values.into_linear_view());
+        }
+    }
+    combine_terms::launch(
+        &client,
+        calculate_cube_count_elemwise(&client, units, dim),
+        dim,
+        address_type,
+        vector_size,
+        all,
+        coefficients.iter().copied().collect(),
+        combined,
+        coefficients.len(),
+    );
+    sums
 }
 
 /// One parameter's current values, and averages with their places in the list of all and their weights.
@@ -301,30 +432,32 @@ struct Job {
     averages: Vec<(usize, CubeTensor, f32)>,
 }
 
-/// What jobs have in common that one launch takes.
+/// The properties that all jobs of a launch share.
 #[derive(Clone, Copy, PartialEq)]
 struct Kind {
     /// Of the current values.
     dtype: DType,
     contiguous: bool,
-    /// How many elements are read and written at once.
+    /// The number of elements that are read and written at once.
     vector_size: usize,
     averages: usize,
     in_place: bool,
 }
 
 impl Kind {
-    /// How many a job binds.
+    /// The number of buffers that a job binds.
     fn buffers(self) -> usize {
-        match self.in_place {
-            true => 1 + self.averages,
-            false => 1 + 2 * self.averages,
+        if self.in_place {
+            1 + self.averages
+        } else {
+            1 + 2 * self.averages
         }
     }
 }
 
 impl Job {
-    fn all(steps: Steps<CubeBackend>) -> Vec<Self> {
+    /// With so many averages each at most.
+    fn all(steps: Steps<CubeBackend>, most_averages: usize) -> Vec<Self> {
         let currents: Vec<CubeTensor> = steps.currents.into_iter().map(flat).collect();
         let mut jobs: Vec<(usize, Self)> = Vec::new();
         let averages = steps.averages.into_iter().zip(steps.weights);
@@ -334,7 +467,7 @@ impl Job {
             }
             let average = (place, flat(average), weight);
             match jobs.last_mut() {
-                Some((of, job)) if *of == index && job.averages.len() < MOST_AVERAGES => {
+                Some((of, job)) if *of == index && job.averages.len() < most_averages => {
                     job.averages.push(average);
                 }
                 _ => {
@@ -427,7 +560,7 @@ fn elements(tensor: &CubeTensor) -> usize {
     tensor.meta.num_elements()
 }
 
-/// How many elements of a tensor can be read at once.
+/// The number of elements of a tensor that can be read at once.
 fn vector_size(tensor: &CubeTensor) -> usize {
     tensor_vector_size_parallel(
         tensor.client.io_optimized_vector_sizes(tensor.elem_size()),
@@ -437,7 +570,7 @@ fn vector_size(tensor: &CubeTensor) -> usize {
     )
 }
 
-/// What reaches all elements of all tensors.
+/// The type of an index that reaches all elements of all tensors.
 fn address_type<'a>(tensors: impl Iterator<Item = &'a CubeTensor>) -> AddressType {
     let types = tensors.map(CubeTensor::required_address_type);
     types.max().unwrap_or_default()

@@ -12,7 +12,7 @@ use burn::tensor::{DType, Element, TensorData};
 
 use super::{Floats, Step, Way, accumulator_dtype, is_host};
 
-/// How many elements a thread takes at a time.
+/// The number of elements that a thread takes at a time.
 const PART: usize = 1 << 16;
 
 /// Below this many elements, one thread is faster: it takes 0.1 to 2.5 ms to wake a second on two virtual cores.
@@ -28,7 +28,7 @@ trait Float: Element + bytemuck::Pod + Send + Sync {
 
     fn wide(self) -> f64;
 
-    /// Whether all are finite.
+    /// Tells if all are finite.
     fn all_finite(values: &[Self]) -> bool;
 }
 
@@ -82,7 +82,7 @@ struct Towards<'a, F> {
 
 type Part<'a> = Of<Towards<'a, f32>, Towards<'a, f64>>;
 
-/// Whether a step of `average` towards `current` is taken here.
+/// Tells a step of `average` towards `current` that is taken here.
 pub(super) fn serves(current: &Floats, average: &Floats) -> bool {
     let wide = elements(current).is_some() && current.dtype() == average.dtype();
     wide && elements(average).is_some()
@@ -134,7 +134,7 @@ fn first_not_finite_out_of_order(steps: &[Step]) -> Option<usize> {
     })
 }
 
-/// What to check, with the index of the step that it is of, and which steps to take.
+/// The values to check, with the index of the step that they are of, and the steps to take.
 fn parts(steps: &mut [Step]) -> (Vec<(usize, Elements<'_>)>, Vec<Part<'_>>) {
     let (mut all_checks, mut parts) = (Vec::new(), Vec::new());
     for (index, step) in steps.iter_mut().enumerate() {
@@ -183,9 +183,10 @@ fn towards<'a, F: Float>(
         Some((elements.chunks_mut(PART), weight))
     });
     let mut averages: Vec<_> = averages.collect();
-    let parts = match averages.is_empty() {
-        true => 0,
-        false => current.len(),
+    let parts = if averages.is_empty() {
+        0
+    } else {
+        current.len()
     };
     current[..parts].chunks(PART).map(move |current| Towards {
         current,
@@ -400,9 +401,10 @@ fn next<T>(parts: &Queue<T>) -> Option<T> {
 /// Runs `work`, which takes parts of so many `elements` together until none is left, on all cores: this thread begins at
 /// once, and others take what they are in time for.
 fn on_all_cores(elements: usize, work: impl Fn() + Sync) {
-    let others = match elements > ELEMENTS_FOR_A_THREAD {
-        true => (rayon::current_num_threads() - 1).min(elements / PART),
-        false => 0,
+    let others = if elements > ELEMENTS_FOR_A_THREAD {
+        (rayon::current_num_threads() - 1).min(elements / PART)
+    } else {
+        0
     };
     if others == 0 {
         return work();

@@ -46,18 +46,18 @@ impl Floats {
 
     /// The same in `dtype`, without a copy where it is already.
     pub(crate) fn cast(self, dtype: FloatDType) -> Self {
-        match self.dtype() == DType::from(dtype) {
-            true => self,
-            false => Self::of(self.of_any_rank().cast(dtype)),
+        if self.dtype() == DType::from(dtype) {
+            return self;
         }
+        Self::of(self.of_any_rank().cast(dtype))
     }
 
     /// The same on `device`, without a copy where it is already.
-    pub(crate) fn to_device(self, device: &Device) -> Self {
-        match self.device() == *device {
-            true => self,
-            false => Self::of(self.of_any_rank().to_device(device)),
+    pub(crate) fn moved_to(self, device: &Device) -> Self {
+        if self.device() == *device {
+            return self;
         }
+        Self::of(self.of_any_rank().to_device(device))
     }
 
     #[cfg(any(feature = "flex", feature = "cubecl"))]
@@ -78,8 +78,8 @@ impl Floats {
 
 /// `tensor` in `dtype`, without a copy where it is already.
 pub(crate) fn cast<const D: usize>(tensor: Tensor<D>, dtype: FloatDType) -> Tensor<D> {
-    match tensor.dtype() == DType::from(dtype) {
-        true => tensor,
-        false => tensor.cast(dtype),
+    if tensor.dtype() == DType::from(dtype) {
+        return tensor;
     }
+    tensor.cast(dtype)
 }

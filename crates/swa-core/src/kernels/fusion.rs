@@ -68,6 +68,29 @@ impl<B: FusionBackend + Averaging> Averaging for Fusion<B> {
             },
         )
     }
+
+    fn combine(
+        values: Vec<Vec<FloatTensor<Self>>>,
+        coefficients: Vec<f32>,
+    ) -> Vec<FloatTensor<Self>> {
+        let terms = coefficients.len();
+        let sums = values.iter().map(|values| {
+            let (shape, dtype) = description(&values[0]);
+            ([shape.num_elements()].into(), dtype)
+        });
+        let sums = sums.collect();
+        let scalars = coefficients.iter().map(|it| ScalarIr::Float((*it).into()));
+        let scalars = scalars.collect();
+        let inputs = values.into_iter().flatten().collect();
+        put_off::<B>("swa_combine", inputs, scalars, sums, move |mut inputs| {
+            let mut values = Vec::new();
+            while !inputs.is_empty() {
+                let rest = inputs.split_off(terms);
+                values.push(std::mem::replace(&mut inputs, rest));
+            }
+            B::combine(values, coefficients.clone())
+        })
+    }
 }
 
 fn description<R: FusionRuntime>(tensor: &FusionTensor<R>) -> (Shape, DType) {

@@ -29,12 +29,12 @@ pub(crate) use verdict::{Found, Verdict};
 /// with a weight for each; one of 1 gives the current values themselves. An average keeps its dtype.
 pub(crate) struct Step {
     pub(crate) current: Floats,
-    /// Whether a NaN or an infinity in the current values is a reason to take no step at all.
+    /// A NaN or an infinity in the current values is a reason to take no step at all.
     pub(crate) checked: bool,
     pub(crate) averages: Vec<(Floats, f64)>,
 }
 
-/// When the host reads what a device other than the host's memory finds of the current values.
+/// The time at which the host reads the finding of a device other than its own memory.
 pub(crate) enum Reading<'a> {
     /// Before the steps are taken.
     Now,
@@ -43,12 +43,14 @@ pub(crate) enum Reading<'a> {
     Later(&'a mut Option<Verdict>),
 }
 
-/// Why no step was taken.
+/// The reason to take no step.
 pub(crate) enum Refusal {
     /// The current values of the step with this index hold a NaN or an infinity.
     NotFinite(usize),
     /// The device could not be read, and says why.
     Device(String),
+    /// The verdict that is to be read later is one on other values, or on another device.
+    OtherValues,
 }
 
 /// Checks all current values that are to be, in one pass, and then takes all steps: in the memory of the averages, where
@@ -56,7 +58,7 @@ pub(crate) enum Refusal {
 ///
 /// # Errors
 ///
-/// Why the averages are as they were.
+/// The reason, with the averages as they were.
 pub(crate) fn take(steps: &mut [Step], reading: Reading<'_>) -> Result<(), Refusal> {
     let is_elsewhere = |step: &Step| step.checked && !is_host(&step.current.device());
     let elsewhere = steps
@@ -66,6 +68,11 @@ pub(crate) fn take(steps: &mut [Step], reading: Reading<'_>) -> Result<(), Refus
     let (elsewhere, values): (Vec<usize>, Vec<Floats>) = elsewhere
         .map(|(index, step)| (index, step.current.clone()))
         .unzip();
+    if let Reading::Later(Some(earlier)) = &reading
+        && !earlier.is_of(&values, &elsewhere)
+    {
+        return Err(Refusal::OtherValues);
+    }
     if elsewhere.is_empty() {
         return take_in_memory(steps).map_err(Refusal::NotFinite);
     }
@@ -136,7 +143,7 @@ fn take_elsewhere(steps: &mut [Step], verdict: Option<&Verdict>) {
     }
 }
 
-/// By what a step is taken.
+/// The code that takes a step.
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
     /// The average shares the memory of the current values.
@@ -166,11 +173,15 @@ impl Way {
 }
 
 /// The sum of `coefficient * vector` over all terms, parameter by parameter: `terms[i].1[p]` is parameter `p` of vector
-/// `i`. In one pass over each vector where they are in the host's memory. All vectors are on one device, and of one dtype for
-/// each parameter.
+/// `i`. In one pass over each vector, in the host's memory and on CubeCL's devices. All vectors are on one device, and of one
+/// dtype for each parameter.
 pub(crate) fn combine(terms: &[(f64, Vec<Floats>)]) -> Vec<Floats> {
     #[cfg(feature = "flex")]
     if let Some(combined) = flex::combine(terms) {
+        return combined;
+    }
+    #[cfg(feature = "cubecl")]
+    if let Some(combined) = cube::combine(terms) {
         return combined;
     }
     portable::combine(terms)
@@ -181,7 +192,7 @@ pub(crate) fn combine(terms: &[(f64, Vec<Floats>)]) -> Vec<Floats> {
 ///
 /// # Errors
 ///
-/// What the device says that could not be read.
+/// The words of the device that could not be read.
 pub(crate) fn dot(left: &[Floats], right: &[Floats]) -> Result<f64, String> {
     #[cfg(feature = "flex")]
     if let Some(dot) = flex::dot(left, right) {
@@ -193,8 +204,8 @@ pub(crate) fn dot(left: &[Floats], right: &[Floats]) -> Result<f64, String> {
 /// The number `G` of parameters that one launch takes for an update of an [`Average`](crate::Average) on `device`, or `None` where
 /// no kernel of ours runs.
 ///
-/// An update of `K` parameters takes `ceil(K / G)` launches to check them, as many to average them, and a few more. What
-/// bounds `G` is the number of buffers that the device binds to a launch.
+/// An update of `K` parameters takes at most `ceil(K / G)` launches to check them, as many to average them, and a few more.
+/// What bounds `G` is the number of buffers that the device binds to a launch.
 pub fn parameters_a_launch(device: &Device) -> Option<usize> {
     #[cfg(feature = "cubecl")]
     return cube::parameters_a_launch(device);
@@ -205,7 +216,7 @@ pub fn parameters_a_launch(device: &Device) -> Option<usize> {
     }
 }
 
-/// Whether the tensors of a device are in the host's memory.
+/// Tells a device whose tensors are in the host's memory.
 pub(crate) fn is_host(device: &Device) -> bool {
     #[cfg(test)]
     if tests::IS_ELSEWHERE.get() {

@@ -13,12 +13,11 @@ pub(super) fn step(
 ) -> Floats {
     let dtype: FloatDType = average.dtype().into();
     let (average, current) = (average.clone().flat(), current.cast(dtype).flat());
-    let stepped = match weight == 1.0 {
-        true => current,
-        false => {
-            let step = current.sub(average.clone()).mul_scalar(weight);
-            average.clone().add(step)
-        }
+    let stepped = if weight == 1.0 {
+        current
+    } else {
+        let step = current.sub(average.clone()).mul_scalar(weight);
+        average.clone().add(step)
     };
     Floats::of(accepted(average, stepped, verdict))
 }
@@ -77,10 +76,10 @@ pub(super) fn dot(left: &[Floats], right: &[Floats]) -> Result<f64, String> {
         in_f32(wide(left).mul(wide(right)).sum())
     });
     let sums: Vec<_> = sums.collect();
-    match sums.is_empty() {
-        true => Ok(0.0),
-        false => Ok(read(Tensor::cat(sums, 0))?.into_iter().sum()),
+    if sums.is_empty() {
+        return Ok(0.0);
     }
+    Ok(read(Tensor::cat(sums, 0))?.into_iter().sum())
 }
 
 /// Reads numbers from their device.

@@ -1,4 +1,4 @@
-//! What a device finds of the values of updates, which the host does not wait for.
+//! The verdict of a device on the values of updates, which the host does not wait for.
 
 use burn::tensor::{Bool, DType, Device, Tensor, TensorData};
 
@@ -6,7 +6,7 @@ use burn::tensor::{Bool, DType, Device, Tensor, TensorData};
 use super::cube;
 use super::{Floats, portable};
 
-/// What updates have found of the values that they checked, on the device of these.
+/// The finding of several updates on the values that they checked, on the device of these.
 #[derive(Debug)]
 pub(crate) struct Verdict {
     /// In f32, shape `[3 + values]`: 1 if all values were finite in all updates before the last, else 0; the same with the
@@ -17,7 +17,7 @@ pub(crate) struct Verdict {
     steps: Vec<usize>,
 }
 
-/// Where in the state the numbers are.
+/// The places of the numbers in the state.
 pub(super) const BEFORE: usize = 0;
 pub(super) const NOW: usize = 1;
 pub(super) const TAKEN: usize = 2;
@@ -25,7 +25,7 @@ pub(super) const VALUES: usize = 3;
 
 /// A verdict, read.
 pub(crate) struct Found {
-    /// How many updates were taken, before the first that was left out.
+    /// The number of updates that were taken, before the first that was left out.
     pub(crate) taken: usize,
     /// The indices of the steps whose values were not finite in that, if there is one.
     pub(crate) not_finite: Vec<usize>,
@@ -41,6 +41,12 @@ impl Verdict {
         }
     }
 
+    /// Tells values of the same steps, on the same device.
+    pub(super) fn is_of(&self, values: &[Floats], steps: &[usize]) -> bool {
+        let device = values.first().map(Floats::device);
+        self.steps == steps && device == Some(self.state.device())
+    }
+
     /// This, and what the next update has found of the values at the same places.
     pub(super) fn and(self, values: Vec<Floats>) -> Self {
         Self {
@@ -49,7 +55,7 @@ impl Verdict {
         }
     }
 
-    /// Whether the device takes the last update: one element.
+    /// One element, which tells if the device takes the last update.
     pub(super) fn accept(&self, device: &Device) -> Tensor<1, Bool> {
         let now = self.state.clone().narrow(0, NOW, 1);
         now.to_device(device).greater_elem(0.5)
@@ -71,7 +77,7 @@ impl Verdict {
     ///
     /// # Errors
     ///
-    /// What the device says that could not be read.
+    /// The words of the device that could not be read.
     pub(crate) fn read(&self) -> Result<Found, String> {
         let state = portable::read(self.state.clone())?;
         let finite = self.steps.iter().zip(&state[VALUES..]);
@@ -129,13 +135,27 @@ fn finite(values: Vec<Floats>) -> Tensor<1> {
     let mut flags = Vec::new();
     while let Some(first) = rest.next() {
         let on = first.device();
+        let is_marked = is_marked(&first);
         let mut values = vec![first];
-        while let Some(next) = rest.next_if(|next| next.device() == on) {
+        while let Some(next) =
+            rest.next_if(|next| next.device() == on && self::is_marked(next) == is_marked)
+        {
             values.push(next);
         }
         flags.push(finite_on(&on, values).to_device(&device));
     }
     Tensor::cat(flags, 0)
+}
+
+/// Tells what a kernel looks through.
+fn is_marked(values: &Floats) -> bool {
+    #[cfg(feature = "cubecl")]
+    return cube::marks(&values.device(), std::slice::from_ref(values));
+    #[cfg(not(feature = "cubecl"))]
+    {
+        let _ = values;
+        false
+    }
 }
 
 fn finite_on(device: &Device, values: Vec<Floats>) -> Tensor<1> {

@@ -1,6 +1,7 @@
 //! Linear algebra of weights.
 
 use super::{Role, Value, Weights, WeightsError};
+use crate::burn_0_22::reads_when_looked_at;
 use crate::kernels::{self, Floats, Step};
 
 impl Weights {
@@ -12,6 +13,9 @@ impl Weights {
     /// another module.
     pub fn lerp(self, other: &Self, t: f64) -> Result<Self, WeightsError> {
         let other = other.like(&self)?;
+        // While there is another handle on them, no weights are changed in place.
+        let is_read_later = self.devices().iter().any(reads_when_looked_at);
+        let _protected = is_read_later.then(|| self.clone());
         let (layout, mut values) = self.accumulators(is_weight).into_parts();
         let mut steps: Vec<Step> = Vec::new();
         let mut places = Vec::new();
@@ -46,7 +50,8 @@ impl Weights {
         Self::combine(&[(1.0, self), (a, other)])
     }
 
-    /// The sum of `c v` over any number of terms `(c, v)`: in one pass over each vector, in the host's memory.
+    /// The sum of `c v` over any number of terms `(c, v)`: in one pass over each vector, in the
+    /// host's memory and on CubeCL's devices.
     ///
     /// # Errors
     ///
@@ -69,7 +74,8 @@ impl Weights {
     pub fn dot(&self, other: &Self) -> Result<f64, WeightsError> {
         let other = other.like(self)?;
         let wide = |weights: &Self| -> Vec<Floats> {
-            weights.accumulators(is_weight).weights().cloned().collect()
+            let weights = weights.clone().accumulators(is_weight);
+            weights.weights().cloned().collect()
         };
         kernels::dot(&wide(self), &wide(&other)).map_err(|reason| WeightsError::Device { reason })
     }
@@ -96,7 +102,7 @@ impl Weights {
     pub(super) fn like(&self, other: &Self) -> Result<Self, WeightsError> {
         let (layout, values) = self.clone().arranged_as(&other.layout)?.into_parts();
         let values = values.into_iter().zip(&other.values);
-        let values = values.map(|(value, other)| value.to_device(&other.device()));
+        let values = values.map(|(value, other)| value.moved_to(&other.device()));
         Ok(Self::from_parts(layout, values.collect()))
     }
 

@@ -6,7 +6,7 @@ use super::arithmetic::is_weight;
 use super::{Role, Weights, WeightsError};
 use crate::kernels::{Floats, accumulator_dtype};
 
-/// What keeps a filter of length 0 from being divided by that: `net_plotter.py` of the source below.
+/// The number that keeps a filter of length 0 from being divided by that: `net_plotter.py` of the source below.
 const SMALLEST: f64 = 1e-10;
 
 impl Weights {
@@ -35,9 +35,10 @@ impl Weights {
     /// [`WeightsError::NoDirection`] if the length is 0 or not finite, and [`WeightsError::Device`].
     pub fn normalised(&self) -> Result<Self, WeightsError> {
         let length = self.norm()?;
-        match length > 0.0 && length.is_finite() {
-            true => Self::combine(&[(1.0 / length, self)]),
-            false => Err(WeightsError::NoDirection { length }),
+        if length > 0.0 && length.is_finite() {
+            Self::combine(&[(1.0 / length, self)])
+        } else {
+            Err(WeightsError::NoDirection { length })
         }
     }
 
@@ -52,7 +53,7 @@ impl Weights {
     /// Those of [`lerp`](Self::lerp).
     pub fn filter_normalised(&self, weights: &Self) -> Result<Self, WeightsError> {
         let weights = weights.like(self)?.accumulators(is_weight);
-        let direction = self.accumulators(is_weight);
+        let direction = self.clone().accumulators(is_weight);
         let parameters = direction.layout.parameters().iter();
         let parameters = parameters.filter(|parameter| parameter.role == Role::Weight);
         let values = direction.weights().zip(weights.weights()).zip(parameters);

@@ -1,15 +1,15 @@
-//! What can go wrong with weights.
+//! Errors with weights.
 
 use thiserror::Error;
 
-/// Why the weights of a module could not be had, combined or put into another.
+/// The reason why the weights of a module could not be had, combined or put into another.
 #[derive(Debug, Clone, PartialEq, Error)]
 #[non_exhaustive]
 pub enum WeightsError {
     /// The second operand, or what is put into a module, lacks a parameter.
     #[error(
-        "parameter `{path}` is missing: combine weights of the same module only, and put them into one that is built as \
-         theirs is"
+        "the weights have no parameter `{path}`, which the first operand (or the module that they are put into) has: take \
+         those of a module with the same configuration"
     )]
     MissingParameter {
         /// The parameter's path, as in the module's record.
@@ -18,8 +18,8 @@ pub enum WeightsError {
 
     /// The second operand, or what is put into a module, has a parameter that the first, or the module, lacks.
     #[error(
-        "parameter `{path}` is one too many: combine weights of the same module only, and put them into one that is built \
-         as theirs is"
+        "the weights' parameter `{path}` is not in the first operand (or in the module that they are put into): take those \
+         of a module with the same configuration"
     )]
     UnknownParameter {
         /// The parameter's path, as in the module's record.
@@ -28,8 +28,8 @@ pub enum WeightsError {
 
     /// A parameter of the second operand, or of what is put into a module, has another shape.
     #[error(
-        "parameter `{path}` has shape {got:?}, expected {expected:?}: combine weights of the same module only, and put them \
-         into one that is built as theirs is"
+        "parameter `{path}` has shape {got:?}, expected {expected:?}: take the weights of a module with the same \
+         configuration"
     )]
     ShapeMismatch {
         /// The parameter's path, as in the module's record.
@@ -47,6 +47,16 @@ pub enum WeightsError {
     )]
     SharedPath {
         /// Their path.
+        path: String,
+    },
+
+    /// The module's traversals differ.
+    #[error(
+        "the module's `map` has a parameter at `{path}`, where its `visit` has none: a hand-written `map` must call \
+         `enter_module` with the same names as `visit`"
+    )]
+    PathsDiffer {
+        /// The path.
         path: String,
     },
 
@@ -84,9 +94,12 @@ pub enum WeightsError {
     },
 
     /// The device could not be read.
-    #[error("reading from the device that holds the weights failed: {reason}")]
+    #[error(
+        "reading from the device that holds the weights failed: {reason}. If its memory is full, take fewer vectors at a \
+         time, or keep them on the CPU"
+    )]
     Device {
-        /// What the device says.
+        /// The words of the device.
         reason: String,
     },
 }

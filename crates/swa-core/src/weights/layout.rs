@@ -1,4 +1,4 @@
-//! What identifies each parameter of a vector of weights.
+//! The parameters of a vector of weights.
 
 use std::collections::HashMap;
 
@@ -18,13 +18,13 @@ pub struct Layout {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Parameter {
-    /// Where it is, as the module's record spells it: `layer1.0.conv1.weight`.
+    /// Its place, as the module's record spells it: `layer1.0.conv1.weight`.
     pub path: String,
     /// Its shape in the module.
     pub shape: Vec<usize>,
     /// Its dtype in the module. The vector may hold it in a wider one.
     pub dtype: DType,
-    /// What it is to the module.
+    /// Its role in the module.
     pub role: Role,
     /// The dimension that runs over filters: over the outputs of a layer, for a weight of two dimensions or more.
     ///
@@ -33,7 +33,7 @@ pub struct Parameter {
     pub filters: usize,
 }
 
-/// What a parameter is to its module, and so what arithmetic does with it.
+/// The role of a parameter in its module, by which arithmetic treats it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Role {
@@ -69,7 +69,7 @@ impl Layout {
         &self.parameters
     }
 
-    /// Where in [`parameters`](Self::parameters) the one with this path is.
+    /// The index in [`parameters`](Self::parameters) of the one with this path.
     pub fn place(&self, path: &str) -> Option<usize> {
         self.places.get(path).copied()
     }
@@ -97,13 +97,14 @@ impl Layout {
         let places = self.parameters.iter().map(|expected| {
             let place = other.places[&expected.path];
             let got = &other.parameters[place];
-            match got.shape == expected.shape {
-                true => Ok(place),
-                false => Err(WeightsError::ShapeMismatch {
+            if got.shape == expected.shape {
+                Ok(place)
+            } else {
+                Err(WeightsError::ShapeMismatch {
                     path: got.path.clone(),
                     expected: expected.shape.clone(),
                     got: got.shape.clone(),
-                }),
+                })
             }
         });
         places.collect()
@@ -116,7 +117,7 @@ impl Layout {
         })
     }
 
-    /// Whether both list the same, in the same order.
+    /// Tells a layout that lists the same, in the same order.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         let alike = |(a, b): (&Parameter, &Parameter)| {
             a.path == b.path && a.role == b.role && a.shape == b.shape

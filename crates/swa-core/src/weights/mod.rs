@@ -79,14 +79,13 @@ impl Weights {
     /// # Errors
     ///
     /// [`WeightsError::MissingParameter`], [`WeightsError::UnknownParameter`] and [`WeightsError::ShapeMismatch`] for a
-    /// module of other parameters, and those of [`of`](Self::of).
+    /// module of other parameters, and those of [`of`](Self::of) for this one.
     pub fn put_into<M: Module>(&self, module: &M) -> Result<M, WeightsError> {
-        let there = Self::of(module)?;
+        let module = module.valid();
+        let there = Self::read(&module)?;
         let weights = self.clone().arranged_as(&there.layout)?;
-        Ok(skeleton::fill(
-            module.valid(),
-            &weights.in_dtypes_of_the_module(),
-        ))
+        let skeleton = Skeleton::of(module, &there.layout)?;
+        Ok(skeleton.filled(&weights.in_dtypes_of_the_module()))
     }
 
     /// The parameters that the vector is of.
@@ -143,31 +142,26 @@ impl Weights {
     }
 
     /// The same, with all float parameters in the dtypes that the module has them in.
-    pub(crate) fn in_dtypes_of_the_module(&self) -> Self {
-        let dtypes = self.layout.parameters().iter().map(|it| it.dtype);
-        self.cast(dtypes.map(|dtype| dtype.is_float().then(|| dtype.into())))
+    pub(crate) fn in_dtypes_of_the_module(self) -> Self {
+        self.cast(|parameter| parameter.dtype.is_float().then(|| parameter.dtype.into()))
     }
 
     /// The same, with those parameters in the dtype of an [accumulator](accumulator_dtype) that are to be.
-    pub(crate) fn accumulators(&self, is_averaged: impl Fn(Role) -> bool) -> Self {
-        self.cast(self.layout.parameters().iter().map(|parameter| {
+    pub(crate) fn accumulators(self, is_averaged: impl Fn(Role) -> bool) -> Self {
+        self.cast(|parameter| {
             is_averaged(parameter.role).then(|| accumulator_dtype(parameter.dtype))
-        }))
+        })
     }
 
-    fn cast(&self, dtypes: impl Iterator<Item = Option<FloatDType>>) -> Self {
-        let cast =
-            self.values
-                .iter()
-                .zip(dtypes)
-                .map(|(value, dtype)| match (value.clone(), dtype) {
-                    (Value::Float(values), Some(dtype)) => Value::Float(values.cast(dtype)),
-                    (value, _) => value,
-                });
-        Self {
-            layout: self.layout.clone(),
-            values: cast.collect(),
-        }
+    fn cast(self, dtype: impl Fn(&Parameter) -> Option<FloatDType>) -> Self {
+        let (layout, values) = self.into_parts();
+        let values = values.into_iter().zip(layout.parameters());
+        let values = values.map(|(value, parameter)| match (value, dtype(parameter)) {
+            (Value::Float(values), Some(dtype)) => Value::Float(values.cast(dtype)),
+            (value, _) => value,
+        });
+        let values = values.collect();
+        Self { layout, values }
     }
 
     pub(crate) fn layout_shared(&self) -> &Arc<Layout> {
@@ -177,7 +171,7 @@ impl Weights {
     /// The same on `device`.
     pub(crate) fn moved_to(self, device: &Device) -> Self {
         let values = self.values.into_iter();
-        let values = values.map(|value| value.to_device(device)).collect();
+        let values = values.map(|value| value.moved_to(device)).collect();
         Self { values, ..self }
     }
 

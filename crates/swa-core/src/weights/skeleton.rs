@@ -6,7 +6,7 @@ use burn::module::{Flag, Module, ModuleMapper, ModuleVisitor, Param, ParameterVa
 use burn::tensor::{Bool, Device, Int, Tensor};
 
 use super::value::Kind;
-use super::{Layout, Parameter, Value, Weights};
+use super::{Layout, Parameter, Value, Weights, WeightsError};
 use crate::path::Path;
 
 /// A module whose parameters hold their places only: each keeps its id, its rank, whether it requires a gradient, and how it is
@@ -15,18 +15,39 @@ use crate::path::Path;
 pub(crate) struct Skeleton<M>(M);
 
 impl<M: Module> Skeleton<M> {
-    /// Of a module on a plain device (see [`Module::valid`]), which shares nothing with another.
-    pub(crate) fn of(module: M) -> Self {
-        Self(module.map(&mut Hollow))
+    /// Of a module on a plain device (see [`Module::valid`]), which shares nothing with another, and has the layout.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::PathsDiffer`].
+    pub(crate) fn of(module: M, layout: &Layout) -> Result<Self, WeightsError> {
+        let mut hollow = Hollow {
+            path: Path::default(),
+            layout,
+            unknown: None,
+        };
+        let skeleton = Self(module.map(&mut hollow));
+        match hollow.unknown {
+            None => Ok(skeleton),
+            Some(path) => Err(WeightsError::PathsDiffer { path }),
+        }
     }
 
-    /// The module with these weights, in the dtypes in which they are held.
+    /// The module with these weights, in the dtypes in which they are held, on their device.
     pub(crate) fn filled(&self, weights: &Weights) -> M {
-        fill(self.0.valid(), weights)
+        let mut module = self.0.valid();
+        // The tensors that are no parameters: a model that is spread over several devices keeps them where they are.
+        if let [device] = weights.devices().as_slice()
+            && module.devices() != [device.clone()]
+        {
+            module = module.to_device(device);
+        }
+        let path = Path::default();
+        module.map(&mut Fill { path, weights })
     }
 
     /// The same with all but the weights on `device`.
-    pub(crate) fn to_device(self, device: &Device) -> Self {
+    pub(crate) fn moved_to(self, device: &Device) -> Self {
         Self(self.0.to_device(device))
     }
 
@@ -63,12 +84,6 @@ impl<M: Module> Clone for Skeleton<M> {
     fn clone(&self) -> Self {
         Self(self.0.valid())
     }
-}
-
-/// `module` with these weights, in the dtypes in which they are held. It changes the running statistics of its clones too.
-pub(super) fn fill<M: Module>(module: M, weights: &Weights) -> M {
-    let path = Path::default();
-    module.map(&mut Fill { path, weights })
 }
 
 /// Puts weights into the parameters of a module.
@@ -225,22 +240,48 @@ impl<Mapper: ModuleMapper> ModuleMapper for Refilled<'_, Mapper> {
 }
 
 /// Takes the values out of parameters.
-struct Hollow;
+struct Hollow<'a> {
+    path: Path,
+    layout: &'a Layout,
+    /// The first path that the layout does not have.
+    unknown: Option<String>,
+}
 
-impl ModuleMapper for Hollow {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+impl Hollow<'_> {
+    fn hollow<const D: usize, K: Kind>(&mut self, param: Param<Tensor<D, K>>) -> Param<Tensor<D, K>>
+    where
+        Tensor<D, K>: ParameterValue,
+    {
+        if self.layout.place(self.path.dotted()).is_none() {
+            let path = self.path.dotted().to_owned();
+            self.unknown.get_or_insert(path);
+        }
         param.map(|tensor| hollow(&tensor))
+    }
+}
+
+impl ModuleMapper for Hollow<'_> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        self.hollow(param)
     }
 
     fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
-        param.map(|tensor| hollow(&tensor))
+        self.hollow(param)
     }
 
     fn map_bool<const D: usize>(
         &mut self,
         param: Param<Tensor<D, Bool>>,
     ) -> Param<Tensor<D, Bool>> {
-        param.map(|tensor| hollow(&tensor))
+        self.hollow(param)
     }
 }
 

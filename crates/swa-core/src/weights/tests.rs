@@ -224,42 +224,116 @@ fn weights_of_another_module_are_refused_with_the_path_of_the_difference() {
     );
 }
 
-#[test]
-fn two_parameters_of_one_path_are_refused() {
-    #[derive(Debug, Clone)]
-    struct Unnamed(Linear, Linear);
-    impl Module for Unnamed {
-        fn collect_devices(&self, devices: burn::module::Devices) -> burn::module::Devices {
-            self.0.collect_devices(devices)
-        }
-        fn fork(self, device: &Device) -> Self {
-            Self(self.0.fork(device), self.1.fork(device))
-        }
-        fn to_device(self, device: &Device) -> Self {
-            Self(self.0.to_device(device), self.1.to_device(device))
-        }
-        fn train(self) -> Self {
-            Self(self.0.train(), self.1.train())
-        }
-        fn valid(&self) -> Self {
-            Self(self.0.valid(), self.1.valid())
-        }
-        fn materialize(self) -> Self {
-            self
-        }
-        fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
-            self.0.visit(visitor);
-            self.1.visit(visitor);
-        }
-        fn map<Mapper: ModuleMapper>(self, mapper: &mut Mapper) -> Self {
-            Self(self.0.map(mapper), self.1.map(mapper))
+/// Two layers by a hand-written traversal, which visits and maps them by these names: by none, if they are empty.
+#[derive(Debug, Clone)]
+struct ByHand {
+    layers: [Linear; 2],
+    visited: [&'static str; 2],
+    mapped: [&'static str; 2],
+}
+
+impl Module for ByHand {
+    fn collect_devices(&self, devices: burn::module::Devices) -> burn::module::Devices {
+        self.layers.collect_devices(devices)
+    }
+
+    fn fork(self, device: &Device) -> Self {
+        self.to_device(device)
+    }
+
+    fn to_device(self, device: &Device) -> Self {
+        let layers = self.layers.map(|layer| layer.to_device(device));
+        Self { layers, ..self }
+    }
+
+    fn train(self) -> Self {
+        let layers = self.layers.map(Linear::train);
+        Self { layers, ..self }
+    }
+
+    fn valid(&self) -> Self {
+        let layers = self.layers.each_ref().map(Linear::valid);
+        Self { layers, ..*self }
+    }
+
+    fn materialize(self) -> Self {
+        self
+    }
+
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        for (layer, name) in self.layers.iter().zip(self.visited) {
+            if name.is_empty() {
+                layer.visit(visitor);
+            } else {
+                visitor.enter_module(name, "Struct:ByHand");
+                layer.visit(visitor);
+                visitor.exit_module(name, "Struct:ByHand");
+            }
         }
     }
+
+    fn map<Mapper: ModuleMapper>(mut self, mapper: &mut Mapper) -> Self {
+        let mut names = self.mapped.into_iter();
+        self.layers = self.layers.map(|layer| {
+            let name = names.next().unwrap();
+            mapper.enter_module(name, "Struct:ByHand");
+            let layer = layer.map(mapper);
+            mapper.exit_module(name, "Struct:ByHand");
+            layer
+        });
+        self
+    }
+}
+
+#[test]
+fn modules_whose_traversals_do_not_tell_parameters_apart_are_refused() {
     let layer = || LinearConfig::new(2, 2).init(&device());
-    let error = Weights::of(&Unnamed(layer(), layer())).unwrap_err();
+    let by_hand = |visited, mapped| ByHand {
+        layers: [layer(), layer()],
+        visited,
+        mapped,
+    };
+    let unnamed = by_hand([""; 2], [""; 2]);
+    let error = Weights::of(&unnamed).unwrap_err();
     assert!(
         error.to_string().contains("two parameters at `weight`"),
         "{error}"
+    );
+
+    let differing = by_hand(["a", "b"], ["a", "c"]);
+    let weights = Weights::of(&differing).unwrap();
+    let error = weights.put_into(&differing).unwrap_err();
+    assert!(
+        error.to_string().contains("a parameter at `c.weight`"),
+        "{error}"
+    );
+    let error = crate::Average::new(&differing, crate::EqualWeights).unwrap_err();
+    assert!(error.to_string().contains("enter_module"), "{error}");
+
+    let named = by_hand(["a", "b"], ["a", "b"]);
+    Weights::of(&named).unwrap().put_into(&named).unwrap();
+}
+
+#[test]
+fn a_vector_that_nobody_shares_is_changed_in_place() {
+    let address = |weights: &Weights| {
+        let values = weights.parameter("weight").unwrap();
+        let values = values.try_into_primitive::<burn::backend::Flex>().unwrap();
+        values.bytes().as_ptr()
+    };
+    let other = weights(&second());
+    let shared = weights(&first());
+    let own = shared.clone().lerp(&other, 0.5).unwrap();
+    let before = address(&own);
+    let own = own.lerp(&other, 0.5).unwrap();
+    assert_eq!(address(&own), before);
+    assert_eq!(
+        floats(own.parameter("weight").unwrap()),
+        [2.5, 2.0, 1.5, 1.0]
+    );
+    assert_eq!(
+        floats(shared.parameter("weight").unwrap()),
+        [1.0, 2.0, 3.0, 4.0]
     );
 }
 
@@ -290,7 +364,7 @@ fn a_skeleton_holds_one_element_a_parameter_and_what_else_a_parameter_is() {
     let mut layer: Linear = config.init(&device());
     layer.bias = layer.bias.map(|bias| bias.set_require_grad(false));
     let weights = Weights::of(&layer).unwrap();
-    let skeleton = Skeleton::of(layer.valid());
+    let skeleton = Skeleton::of(layer.valid(), weights.layout()).unwrap();
     let (bare, whole) = (seen(&skeleton.filled(&weights).train()), seen(&layer));
     assert_eq!(bare, whole);
     assert_eq!(whole.require_grad, [true, false]);

@@ -13,14 +13,28 @@ use crate::path::Path;
 impl Weights {
     /// The weights of a module on a plain device (see [`Module::valid`]).
     pub(crate) fn read<M: Module>(module: &M) -> Result<Self, WeightsError> {
-        Self::read_as(module, &Arc::default())
+        Self::read_next_to(module, &Layout::default())
+            .map(|(layout, values)| Self::from_parts(Arc::new(layout.unwrap_or_default()), values))
     }
 
-    /// The same in the order of a layout, which is the module's as a rule.
+    /// The same, in the order of a layout, which is the module's as a rule.
     pub(crate) fn read_as<M: Module>(
         module: &M,
         expected: &Arc<Layout>,
     ) -> Result<Self, WeightsError> {
+        match Self::read_next_to(module, expected)? {
+            (None, values) => Ok(Self::from_parts(expected.clone(), values)),
+            (Some(layout), values) => {
+                Self::from_parts(Arc::new(layout), values).arranged_as(expected)
+            }
+        }
+    }
+
+    /// The values of a module, and its layout, if that is not the one that was expected.
+    fn read_next_to<M: Module>(
+        module: &M,
+        expected: &Layout,
+    ) -> Result<(Option<Layout>, Vec<Value>), WeightsError> {
         let mut reader = Reader {
             expected,
             path: Path::default(),
@@ -29,22 +43,22 @@ impl Weights {
             error: None,
         };
         module.visit(&mut reader);
-        if let Some(error) = reader.error {
+        let Reader {
+            parameters,
+            values,
+            error,
+            ..
+        } = reader;
+        if let Some(error) = error {
             return Err(error);
         }
-        let (parameters, values) = (reader.parameters, reader.values);
-        let is_expected = parameters.is_empty() && values.len() == expected.parameters().len();
-        if is_expected {
-            return Ok(Self::from_parts(expected.clone(), values));
+        let as_expected = values.len() - parameters.len();
+        if as_expected == expected.parameters().len() && parameters.is_empty() {
+            return Ok((None, values));
         }
-        let as_expected = expected.parameters()[..values.len() - parameters.len()].iter();
-        let parameters = as_expected.cloned().chain(parameters);
-        let layout = Arc::new(Layout::new(parameters.collect())?);
-        let weights = Self::from_parts(layout, values);
-        match expected.parameters().is_empty() {
-            true => Ok(weights),
-            false => weights.arranged_as(expected),
-        }
+        let as_expected = expected.parameters()[..as_expected].iter().cloned();
+        let layout = Layout::new(as_expected.chain(parameters).collect())?;
+        Ok((Some(layout), values))
     }
 
     /// The same on `device`: in one transfer from each device, if it is the host's memory.
@@ -116,9 +130,10 @@ impl ModuleVisitor for Reader<'_> {
             let path = self.path.dotted().to_owned();
             return self.fail(WeightsError::Quantized { path });
         }
-        let role = match self.path.is_running_statistic() {
-            true => Role::RunningStatistic,
-            false => Role::Weight,
+        let role = if self.path.is_running_statistic() {
+            Role::RunningStatistic
+        } else {
+            Role::Weight
         };
         self.push(value, role);
     }

@@ -21,9 +21,9 @@ impl Value {
         }
     }
 
-    pub(crate) fn to_device(self, device: &Device) -> Self {
+    pub(crate) fn moved_to(self, device: &Device) -> Self {
         match self {
-            Self::Float(values) => Self::Float(values.to_device(device)),
+            Self::Float(values) => Self::Float(values.moved_to(device)),
             Self::Int(values) => Self::Int(values.to_device(device)),
             Self::Bool(values) => Self::Bool(values.to_device(device)),
         }

@@ -1,0 +1,96 @@
+//! Whatever was shown of weights on a CubeCL device stays as it was, even where Burn reads a tensor's data only when somebody
+//! looks at it (see `docs/upstream.md`).
+//!
+//! A program of its own: `swa_core::read_tensors_when_asked`, which trainings call, is for the whole process.
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::{Device, Tensor};
+use swa_train::swa_core::{Average, EqualWeights, Weights};
+
+fn wgpu() -> Device {
+    cifar::device::parse("wgpu").unwrap()
+}
+
+/// A layer all of whose weights are `value`.
+fn layer(value: f32) -> Linear {
+    struct Fill(f32);
+    impl ModuleMapper for Fill {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|tensor| tensor.full_like(self.0))
+        }
+    }
+    LinearConfig::new(64, 64)
+        .init(&wgpu())
+        .map(&mut Fill(value))
+}
+
+/// An average of 1 that has memory of its own.
+fn average() -> Average<Linear> {
+    let mut average = Average::new(&layer(1.0), EqualWeights).unwrap();
+    for _ in 0..3 {
+        average.update(&layer(1.0)).unwrap();
+    }
+    average
+}
+
+fn bytes(layer: Linear) -> Vec<u8> {
+    layer.into_record().into_bytes().unwrap().to_vec()
+}
+
+/// What `record` holds once it is looked at.
+macro_rules! assert_is_of {
+    ($record:expr, $value:expr) => {
+        wgpu().sync().unwrap();
+        assert!($record.into_bytes().unwrap().to_vec() == $value);
+    };
+}
+
+#[test]
+fn a_record_of_an_average_is_left_alone_by_the_next_update() {
+    let mut average = average();
+    let expected = bytes(average.model().unwrap());
+    let record = average.model().unwrap().into_record();
+    average.update(&layer(5.0)).unwrap();
+    assert_is_of!(record, expected);
+}
+
+#[test]
+fn a_record_is_left_alone_by_an_update_after_one_that_was_refused() {
+    let mut average = average();
+    let expected = bytes(average.model().unwrap());
+    let record = average.model().unwrap().into_record();
+    average.update(&layer(f32::NAN)).unwrap_err();
+    average.update(&layer(5.0)).unwrap();
+    assert_is_of!(record, expected);
+}
+
+#[test]
+fn a_record_of_the_live_model_is_left_alone_by_updates_of_an_average_that_shares_its_memory() {
+    let model = layer(1.0);
+    let expected = bytes(model.clone());
+    let mut average = Average::new(&model, EqualWeights).unwrap();
+    average.update(&model).unwrap();
+    let record = model.clone().into_record();
+    drop(model);
+    average.update(&layer(5.0)).unwrap();
+    assert_is_of!(record, expected);
+}
+
+#[test]
+fn a_record_of_weights_is_left_alone_by_arithmetic_on_them() {
+    let into = layer(0.0);
+    let own = |value| {
+        let weights = Weights::of(&layer(value)).unwrap();
+        weights.axpy(0.0, &weights).unwrap()
+    };
+    let weights = own(1.0);
+    let expected = bytes(weights.put_into(&into).unwrap());
+    let record = weights.put_into(&into).unwrap().into_record();
+    let moved = weights.lerp(&own(3.0), 0.5).unwrap();
+    assert_is_of!(record, expected);
+    assert_eq!(
+        moved.norm().unwrap(),
+        2.0 * (moved.num_elements() as f64).sqrt()
+    );
+}
