@@ -220,3 +220,48 @@ fn products_are_summed_in_f64() {
     let values = vec![Floats::of(tensor(&[1e4, 1.0, 1.0]))];
     assert_eq!(dot(&values, &values), Ok(1e8 + 2.0));
 }
+
+/// Steps of three averages of many parameters, from none to more elements than a launch has units in one cube, with one of the
+/// averages shared: the results, and what is shared.
+#[cfg(feature = "wgpu")]
+fn many_steps(device: &Device, reading: Reading<'_>) -> (Vec<Vec<f64>>, Vec<Vec<f64>>) {
+    let tensor = |length: usize, factor: usize| {
+        let values: Vec<f32> = (0..length)
+            .map(|i| (i * factor % 101) as f32 / 50.0 - 1.0)
+            .collect();
+        Tensor::<1>::from_floats(values.as_slice(), device)
+    };
+    let lengths = [0, 1, 7, 64, 1000, 3000].repeat(8);
+    let averages = |length| [(tensor(length, 41), 0.5), (tensor(length, 43), 0.25), (tensor(length, 47), 1.0)];
+    let mut steps: Vec<Step> = lengths
+        .iter()
+        .map(|length| step(tensor(*length, 37), averages(*length)))
+        .collect();
+    // Rows out of order, too.
+    steps[5].current = Floats::of(tensor(3000, 37).reshape([30, 100]).transpose());
+    let shared: Vec<Floats> = steps.iter().step_by(5).map(|step| step.averages[0].0.clone()).collect();
+    assert!(take(&mut steps, reading).is_ok());
+    let averages = steps.into_iter().flat_map(|step| step.averages);
+    (
+        averages.map(|(average, _)| values(average)).collect(),
+        shared.into_iter().map(values).collect(),
+    )
+}
+
+#[cfg(feature = "wgpu")]
+#[test]
+fn on_wgpu_several_averages_of_many_parameters_take_the_steps_that_they_take_on_flex() {
+    let wgpu = Device::wgpu(burn::tensor::DeviceKind::default());
+    let expected = many_steps(&Device::flex(), Reading::Now);
+    assert_eq!(expected.0.len(), 3 * 48);
+    let mut verdict = None;
+    for reading in [Reading::Now, Reading::Later(&mut verdict)] {
+        let got = many_steps(&wgpu, reading);
+        assert_eq!(got.1, expected.1);
+        for (got, expected) in got.0.iter().zip(&expected.0) {
+            let close = |(got, expected): (&f64, &f64)| (got - expected).abs() < 1e-6;
+            assert!(got.len() == expected.len() && got.iter().zip(expected).all(close));
+        }
+    }
+    assert_eq!(verdict.unwrap().read().unwrap().taken, 1);
+}
