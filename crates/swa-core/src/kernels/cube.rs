@@ -111,7 +111,13 @@ fn take_on(device: &Device, steps: &mut [Step], verdict: Option<&Verdict>) {
                 places.push((index, place));
             }
         }
-        list.currents.push(primitive(current.clone()));
+        if list
+            .weights
+            .last()
+            .is_some_and(|(of, _)| *of == list.currents.len())
+        {
+            list.currents.push(primitive(current.clone()));
+        }
     }
     if places.is_empty() {
         return;

@@ -232,14 +232,24 @@ fn many_steps(device: &Device, reading: Reading<'_>) -> (Vec<Vec<f64>>, Vec<Vec<
         Tensor::<1>::from_floats(values.as_slice(), device)
     };
     let lengths = [0, 1, 7, 64, 1000, 3000].repeat(8);
-    let averages = |length| [(tensor(length, 41), 0.5), (tensor(length, 43), 0.25), (tensor(length, 47), 1.0)];
+    let averages = |length| {
+        [
+            (tensor(length, 41), 0.5),
+            (tensor(length, 43), 0.25),
+            (tensor(length, 47), 1.0),
+        ]
+    };
     let mut steps: Vec<Step> = lengths
         .iter()
         .map(|length| step(tensor(*length, 37), averages(*length)))
         .collect();
     // Rows out of order, too.
     steps[5].current = Floats::of(tensor(3000, 37).reshape([30, 100]).transpose());
-    let shared: Vec<Floats> = steps.iter().step_by(5).map(|step| step.averages[0].0.clone()).collect();
+    let shared: Vec<Floats> = steps
+        .iter()
+        .step_by(5)
+        .map(|step| step.averages[0].0.clone())
+        .collect();
     assert!(take(&mut steps, reading).is_ok());
     let averages = steps.into_iter().flat_map(|step| step.averages);
     (
