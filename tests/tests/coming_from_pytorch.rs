@@ -11,7 +11,7 @@ use burn::tensor::Device;
 use burn::train::{InferenceStep, LearnerModel};
 use swa_models::StateDict;
 use swa_train::swa_core::{
-    Average, AveragingRule, EqualWeights, Exponential, Pooling, reestimate_batch_norm,
+    Average, AveragingRule, EqualWeights, Exponential, Pooling, Weights, reestimate_batch_norm,
 };
 use swa_train::{Annealing, Collect, Reestimate, RunLength, Swa, SwaConfig, SwaLrScheduler};
 
@@ -56,6 +56,13 @@ fn of_a_loop<M: Module>(
     batches: Vec<M>,
     forward: impl FnMut(&M, M) -> usize,
 ) -> Result<M, Box<dyn Error>> {
+    let weights = Weights::of(&model)?;
+    let (start, end, t) = (
+        weights.clone(),
+        Weights::of(&weights.put_into(&model)?)?,
+        0.5,
+    );
+    let _ = start.lerp(&end, t)?;
     let _ = Average::new(&model, Recent)?.averaging_running_statistics();
     let _ = Average::new(&model, Exponential::new(0.999)?)?.on_device(&Device::flex());
     let mut average = Average::new(&model, EqualWeights)?;
