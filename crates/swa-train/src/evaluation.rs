@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use burn::train::{InferenceStep, LearnerModel};
 use swa_core::{Average, BatchNormReestimation, BatchNormReport, Pooling};
 
-use crate::{SwaError, collect::positive, swa::lock};
+use crate::{SwaError, collect::positive, lock::lock};
 
 /// From how much data BatchNorm's running statistics are re-estimated for a validation.
 ///

@@ -122,6 +122,7 @@ mod burn_0_22;
 mod collect;
 mod error;
 mod evaluation;
+mod lock;
 mod lr_scheduler;
 mod metric;
 mod swa;

@@ -1,0 +1,125 @@
+use burn::data::dataloader::{DataLoaderBuilder, batcher::Batcher};
+use burn::data::dataset::InMemDataset;
+use burn::module::Module;
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::Tensor;
+use burn::train::{RegressionOutput, TrainOutput, TrainStep};
+
+use super::*;
+use crate::RunLength;
+
+#[derive(Module, Debug)]
+struct Net {
+    layer: Linear,
+}
+
+impl TrainStep for Net {
+    type Input = Tensor<2>;
+    type Output = RegressionOutput;
+
+    fn step(&self, input: Tensor<2>) -> TrainOutput<RegressionOutput> {
+        let output = InferenceStep::step(self, input);
+        TrainOutput::new(self, output.loss.backward(), output)
+    }
+}
+
+impl InferenceStep for Net {
+    type Input = Tensor<2>;
+    type Output = RegressionOutput;
+
+    fn step(&self, input: Tensor<2>) -> RegressionOutput {
+        let output = self.layer.forward(input);
+        RegressionOutput::new(output.clone().mean(), output.clone(), output)
+    }
+}
+
+struct Rows;
+
+impl Batcher<f32, Tensor<2>> for Rows {
+    fn batch(&self, items: Vec<f32>, device: &Device) -> Tensor<2> {
+        Tensor::<1>::from_floats(items.as_slice(), device).unsqueeze_dim(1)
+    }
+}
+
+fn swa() -> Swa<Net> {
+    let model = Net {
+        layer: LinearConfig::new(1, 1).init(&Device::default().autodiff()),
+    };
+    let loader = DataLoaderBuilder::new(Rows).build(InMemDataset::new(vec![1.0]));
+    let run = RunLength::new(1, 10).unwrap();
+    SwaConfig::new(Collect::from_step(1, &run).unwrap())
+        .init(model, loader)
+        .unwrap()
+}
+
+#[test]
+fn forks_for_workers_share_the_average_and_do_not_copy_it() {
+    let swa = swa();
+    let worker = swa.clone().fork(&Device::flex().autodiff());
+    assert!(Arc::ptr_eq(&swa.collected, &worker.collected));
+}
+
+#[test]
+fn clones_that_train_together_update_the_average_once_a_step() {
+    let workers = [swa()].map(|first| [first.clone(), first]).concat();
+    let workers: Vec<_> = workers.into_iter().map(Swa::after_step).collect();
+    assert_eq!(workers[0].updates(), 1);
+    let workers: Vec<_> = workers.into_iter().map(Swa::after_step).collect();
+    assert_eq!(workers[1].updates(), 2);
+}
+
+#[test]
+fn a_copy_for_validation_is_left_alone_by_later_steps() {
+    let swa = swa().after_step();
+    let valid = swa.valid();
+    let swa = swa.after_step();
+    assert_eq!((valid.updates(), swa.updates()), (1, 2));
+}
+
+fn weight(model: &Net) -> f32 {
+    model.layer.weight.val().into_scalar()
+}
+
+#[test]
+fn what_was_evaluated_is_not_taken_for_another_records() {
+    let evaluated = swa().after_step();
+    evaluated.clone().into_averaged().unwrap();
+    let other = swa().after_step();
+    let record = other.clone().into_record();
+    let loaded = evaluated.try_load_record(record).unwrap();
+    let averaged = loaded.into_averaged().unwrap();
+    assert_eq!(weight(&averaged), weight(other.live()));
+}
+
+#[test]
+fn weights_that_diverged_are_not_averaged_until_an_earlier_checkpoint_is_loaded() {
+    let mut swa = swa().after_step();
+    let record = swa.clone().into_record();
+    assert!(swa.evaluated().is_some());
+    let layer = &mut swa.model.layer;
+    layer.weight = layer
+        .weight
+        .clone()
+        .map(|weight| weight.mul_scalar(f32::NAN));
+    let diverged = swa.after_step();
+    assert!(diverged.evaluated().is_none());
+    assert!(diverged.clone().into_averaged().is_err());
+    let diverged = diverged.after_step();
+    assert_eq!((diverged.updates(), diverged.steps()), (1, 3));
+
+    let resumed = diverged.try_load_record(record).unwrap();
+    assert!(resumed.failure().is_none());
+    let resumed = resumed.after_step();
+    assert_eq!((resumed.updates(), resumed.steps()), (2, 2));
+    resumed.into_averaged().unwrap();
+}
+
+#[test]
+fn a_training_with_a_clone_of_what_another_has_trained_is_told() {
+    let start = swa();
+    let first = (0..4).fold(start.clone(), |swa, _| swa.after_step());
+    let averaged = first.clone().into_averaged().unwrap();
+    let error = start.after_step().into_averaged().unwrap_err();
+    assert!(error.to_string().contains("SwaConfig::init"), "{error}");
+    assert_eq!(weight(&averaged), weight(first.live()));
+}
