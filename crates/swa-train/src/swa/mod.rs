@@ -83,7 +83,7 @@ where
     /// Shows the live model's validation metrics beside the averaged one's, at the price of a second
     /// forward pass.
     ///
-    /// Metrics of validation then take a [`LiveAndAveraged`] output: those registered as they are show
+    /// Metrics of validation then take a [`LiveAndAveraged`](crate::LiveAndAveraged) output: those registered as they are show
     /// the averaged model, and those wrapped in [`Live`](crate::Live) the live one, under a name that
     /// says so, as on the [crate's front page](crate).
     pub fn with_live_metrics(self) -> Swa<M, true> {
