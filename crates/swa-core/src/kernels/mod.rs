@@ -1,8 +1,8 @@
 //! Lists of tensors, and what is done with them on each kind of device.
 //!
 //! This is the only door to the backends, with a file for each way through: `portable` for Burn's ordinary operations, which
-//! serve any backend, `flex` for tensors in the host's memory, `cube` for CubeCL's devices (and `fusion` for those kernels
-//! where Burn puts operations off). A new backend is one more file. No `cfg(feature)` is anywhere else.
+//! serve any backend, `flex` for tensors in the host's memory, `cube` for CubeCL's devices, with a file a kernel (and `fusion`
+//! for those kernels where Burn puts operations off). A new backend is one more. No `cfg(feature)` is anywhere else.
 
 #[cfg(feature = "cubecl")]
 mod cube;
