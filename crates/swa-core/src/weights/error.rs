@@ -52,8 +52,8 @@ pub enum WeightsError {
 
     /// The module's traversals differ.
     #[error(
-        "the module's `map` has a parameter at `{path}`, where its `visit` has none: a hand-written `map` must call \
-         `enter_module` with the same names as `visit`"
+        "the module has a parameter at `{path}` by one of its `visit` and `map`, and none by the other: where they are \
+         written by hand, both must pass all parameters, and call `enter_module` with the same names"
     )]
     PathsDiffer {
         /// The path.

@@ -24,10 +24,14 @@ impl<M: Module> Skeleton<M> {
         let mut hollow = Hollow {
             path: Path::default(),
             layout,
+            is_mapped: vec![false; layout.parameters().len()],
             unknown: None,
         };
         let skeleton = Self(module.map(&mut hollow));
-        match hollow.unknown {
+        let mut parameters = layout.parameters().iter().zip(hollow.is_mapped);
+        let unmapped = parameters.find(|(_, is_mapped)| !is_mapped);
+        let unmapped = unmapped.map(|(parameter, _)| parameter.path.clone());
+        match hollow.unknown.or(unmapped) {
             None => Ok(skeleton),
             Some(path) => Err(WeightsError::PathsDiffer { path }),
         }
@@ -243,6 +247,7 @@ impl<Mapper: ModuleMapper> ModuleMapper for Refilled<'_, Mapper> {
 struct Hollow<'a> {
     path: Path,
     layout: &'a Layout,
+    is_mapped: Vec<bool>,
     /// The first path that the layout does not have.
     unknown: Option<String>,
 }
@@ -252,9 +257,10 @@ impl Hollow<'_> {
     where
         Tensor<D, K>: ParameterValue,
     {
-        if self.layout.place(self.path.dotted()).is_none() {
-            let path = self.path.dotted().to_owned();
-            self.unknown.get_or_insert(path);
+        let path = self.path.dotted();
+        match self.layout.place(path) {
+            Some(place) => self.is_mapped[place] = true,
+            None => _ = self.unknown.get_or_insert_with(|| path.to_owned()),
         }
         param.map(|tensor| hollow(&tensor))
     }

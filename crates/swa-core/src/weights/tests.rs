@@ -310,6 +310,13 @@ fn modules_whose_traversals_do_not_tell_parameters_apart_are_refused() {
     let error = crate::Average::new(&differing, crate::EqualWeights).unwrap_err();
     assert!(error.to_string().contains("enter_module"), "{error}");
 
+    let twice = by_hand(["a", "b"], ["a", "a"]);
+    let error = Weights::of(&twice).unwrap().put_into(&twice).unwrap_err();
+    assert!(
+        error.to_string().contains("a parameter at `b.weight`"),
+        "{error}"
+    );
+
     let named = by_hand(["a", "b"], ["a", "b"]);
     Weights::of(&named).unwrap().put_into(&named).unwrap();
 }

@@ -31,7 +31,7 @@ pub(super) fn combine(values: Vec<Vec<CubeTensor>>, coefficients: Vec<f32>) -> V
     for ((vector_size, _), mut group) in grouped(parameters, kind) {
         group.sort_by_key(|(_, values)| Reverse(elements(&values[0])));
         let buffers = buffers(&group[0].1[0].client);
-        let capacity = (buffers / (coefficients.len() + 1)).max(1);
+        let capacity = buffers / (coefficients.len() + 1);
         while !group.is_empty() {
             let part = group.split_off(group.len().saturating_sub(capacity));
             for (place, sum) in launch_sums(vector_size, part, &coefficients) {

@@ -58,7 +58,8 @@ pub(super) fn parameters_a_launch(device: &Device) -> Option<usize> {
 /// The number of buffers that a launch binds beside the state, and that in which CubeCL may pass shapes.
 fn buffers(client: &Client) -> usize {
     let most = client.properties().hardware.max_bindings as usize;
-    most.min(MOST_BUFFERS).saturating_sub(2)
+    // No device is known that binds fewer than three: current values, and an average before and after its step.
+    most.min(MOST_BUFFERS).saturating_sub(2).max(3)
 }
 
 /// See [`super::verdict`].
@@ -140,7 +141,7 @@ pub(super) fn combine(terms: &[(f64, Vec<Floats>)]) -> Option<Vec<Floats>> {
         return None;
     };
     // One buffer is that of the sum. What a launch does not bind the buffers of is added by the next.
-    let most = buffers(&device.client()).saturating_sub(1).max(2);
+    let most = buffers(&device.client()) - 1;
     let (now, later) = terms.split_at(terms.len().min(most));
     let coefficients = now.iter().map(|(coefficient, _)| *coefficient as f32);
     let values = (0..first.len()).map(|parameter| {

@@ -26,10 +26,10 @@ pub(super) fn step(state: CubeTensor, steps: Steps<CubeBackend>) -> Vec<CubeTens
     let mut averages: Vec<Option<CubeTensor>> = averages.collect();
 
     // Out of place, an average takes two.
-    let most_averages = MOST_AVERAGES.min((buffers(&state.client) - 1) / 2).max(1);
+    let most_averages = MOST_AVERAGES.min((buffers(&state.client) - 1) / 2);
     for (kind, mut group) in grouped(Job::all(steps, most_averages), Job::kind) {
         group.sort_by_key(|job| Reverse(elements(&job.current)));
-        let capacity = (buffers(&state.client) / kind.buffers()).max(1);
+        let capacity = buffers(&state.client) / kind.buffers();
         while !group.is_empty() {
             let part = group.split_off(group.len().saturating_sub(capacity));
             for (place, average) in launch(kind, part, &state) {
