@@ -12,7 +12,7 @@ use burn::tensor::{Device, Tensor};
 use burn_swa_benches::rounds;
 use cifar::architecture::Network;
 use cifar::measure::{Spread, by_turns, seconds};
-use swa_core::reestimate_batch_norm;
+use swa_core::{ReestimationConfig, reestimate_batch_norm};
 use swa_models::{PreResNetConfig, VggConfig};
 
 const ROUNDS: usize = 7;
@@ -38,9 +38,10 @@ fn split<N: Network>(name: &str, network: &N, batches: usize) {
     let on_autodiff = images.clone().autodiff();
     // Networks here have no dropout in what is timed but VGG's, of 512 values an image.
     let training = network.valid().train().no_grad();
+    let config = ReestimationConfig::new();
     let reestimate = |batches: usize| {
         let batches = std::iter::repeat_n(on_autodiff.clone(), batches);
-        reestimate_batch_norm(network, batches, |network, images| {
+        reestimate_batch_norm(network, &config, batches, |network, images| {
             network.forward(images);
             BATCH_SIZE
         })

@@ -24,7 +24,7 @@ use cifar::data::{
 use cifar::epoch_log::Score;
 use cifar::evaluate::evaluate;
 use cifar::measure::learner;
-use swa_core::{Average, BatchNormReport, EqualWeights, reestimate_batch_norm};
+use swa_core::{Average, BatchNormReport, EqualWeights, ReestimationConfig, reestimate_batch_norm};
 use swa_models::{PreResNet, PreResNetConfig};
 
 const BATCH_SIZE: usize = 64;
@@ -133,10 +133,10 @@ fn score(
     batches: usize,
     data: &ImageSet,
 ) -> (BatchNormReport, Score) {
-    let batches = pass.iter().take(batches);
     let (model, report) = reestimate_batch_norm(
         averaged,
-        batches,
+        &ReestimationConfig::new().with_first_batches(Some(batches)),
+        pass.iter(),
         |network: &PreResNet, batch: ImageBatch| {
             let count = batch.images.dims()[0];
             Network::forward(network, batch.images);

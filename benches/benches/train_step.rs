@@ -19,7 +19,7 @@ use cifar::classifier::Classifier;
 use cifar::data::EpochLoader;
 use cifar::measure::{LEARNING_RATE, Spread, Step, by_turns, images, learner, seconds, step, swa};
 use std::sync::Arc;
-use swa_core::{Average, EqualWeights, Exponential};
+use swa_core::{Average, EqualWeights, RuleConfig};
 use swa_models::{PreResNet, PreResNetConfig};
 use swa_train::{Collect, RunLength, SwaConfig};
 
@@ -37,7 +37,7 @@ fn main() {
     let run = RunLength::new(1, STEPS_PER_EPOCH).expect("an epoch");
     let once = SwaConfig::new(Collect::from_epoch(1, &run).expect("within the run"));
     let every_step = SwaConfig::new(Collect::from_step(1, &run).expect("within the run"))
-        .with_rule(Exponential::new(0.999).expect("a decay"));
+        .with_rule(RuleConfig::Exponential { decay: 0.999 });
 
     let mut bare = learner(Classifier::new(network(), Arc::default()), LEARNING_RATE);
     let hooked = |config| {

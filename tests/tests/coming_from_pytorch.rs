@@ -11,9 +11,12 @@ use burn::tensor::Device;
 use burn::train::{InferenceStep, LearnerModel};
 use swa_models::StateDict;
 use swa_train::swa_core::{
-    Average, AveragingRule, EqualWeights, Exponential, Pooling, Weights, reestimate_batch_norm,
+    Average, AveragingRule, EqualWeights, Exponential, Weights, reestimate_batch_norm,
 };
-use swa_train::{Annealing, Collect, Reestimate, RunLength, Swa, SwaConfig, SwaLrScheduler};
+use swa_train::{
+    Annealing, Collect, Pooling, ReestimationConfig, RuleConfig, RunLength, RunningStatistics, Swa,
+    SwaConfig, SwaLrSchedulerConfig,
+};
 
 #[derive(Debug)]
 struct Recent;
@@ -63,17 +66,18 @@ fn of_a_loop<M: Module>(
         0.5,
     );
     let _ = start.lerp(&end, t)?;
-    let _ = Average::new(&model, Recent)?.averaging_running_statistics();
-    let _ = Average::new(&model, Exponential::new(0.999)?)?.on_device(&Device::flex());
+    let _ = Average::new(&model, Recent)?.with_running_statistics_averaged();
+    let _ = Average::new(&model, Exponential::new(0.999)?)?.with_device(&Device::flex());
     let mut average = Average::new(&model, EqualWeights)?;
     average.update(&model)?;
-    average = average.continuing(&StateDict::read(file)?.load(model)?, updates)?;
+    average = average.with_initial_average(&StateDict::read(file)?.load(model)?, updates)?;
     assert!(average.updates() > 0);
     let model = average.model()?;
     StateDict::of(&average.model()?)
         .averaged(average.updates())
         .write(file)?;
-    let (model, _report) = reestimate_batch_norm(&model, batches, forward)?;
+    let config = ReestimationConfig::new();
+    let (model, _report) = reestimate_batch_norm(&model, &config, batches, forward)?;
     Ok(model)
 }
 
@@ -97,13 +101,15 @@ where
     let _ = SwaConfig::new(Collect::from_epoch(epoch, &run)?);
     let _ = SwaConfig::new(Collect::from_epoch(5, &run)?);
     let _ = SwaConfig::new(Collect::from_step(1, &run)?)
-        .with_rule(Exponential::new(0.999)?)
-        .averaging_running_statistics();
+        .with_rule(RuleConfig::Exponential { decay: 0.999 })
+        .with_running_statistics(RunningStatistics::Averaged);
+    let _ = SwaConfig::new(collect).with_running_statistics(RunningStatistics::Latest);
+    let reestimation = ReestimationConfig::new().with_pooling(Pooling::Equal);
     let _ = SwaConfig::new(collect)
-        .with_reestimation(Reestimate::Never)
-        .with_pooling(Pooling::Equal);
+        .with_running_statistics(RunningStatistics::Reestimated(reestimation));
     let swa: Swa<M> = SwaConfig::new(collect).init(model, train_loader)?;
-    let swa = swa.continuing(&averaged, updates)?;
+    let swa = swa.with_rule(Recent).with_device(&Device::flex());
+    let swa = swa.with_initial_average(&averaged, updates)?;
     Ok(swa.into_averaged()?)
 }
 
@@ -113,8 +119,9 @@ fn of_a_schedule(
     start_step: usize,
     steps_per_epoch: usize,
 ) -> Result<impl LrScheduler, Box<dyn Error>> {
-    let schedule = SwaLrScheduler::new(before, start_step, 0.05, 10 * steps_per_epoch)?;
-    Ok(schedule.with_annealing(Annealing::Linear))
+    let config = SwaLrSchedulerConfig::new(start_step, 0.05, 10 * steps_per_epoch);
+    let config = config.with_annealing(Annealing::Linear);
+    Ok(config.init(before)?)
 }
 
 #[test]

@@ -95,7 +95,7 @@ fn an_averaged_model_goes_on_here_and_back_there() -> Result<(), Box<dyn Error>>
     let updates = theirs.updates()?.expect("an AveragedModel counts");
     assert_eq!(updates, 3);
     let average = Average::new(&network(), EqualWeights)?;
-    let mut average = average.continuing(&theirs.load(network())?, updates)?;
+    let mut average = average.with_initial_average(&theirs.load(network())?, updates)?;
     assert_agrees(&average.model()?, "averaged_3", 1e-5);
 
     average.update(&read("bare_after_4.pt").load(network())?)?;

@@ -21,8 +21,9 @@ use burn_swa_tests::named_tensors::{tensors, values, with_scaled_variances};
 use burn_swa_tests::network::{Network, WithNetwork, with_network};
 use burn_swa_tests::vectors::{self, Description, Training, Vectors};
 use cifar::progress::{PlainRenderer, Progress};
-use swa_train::swa_core::{AveragingRule, EqualWeights, Exponential, Pooling};
-use swa_train::{Collect, RunLength, Swa, SwaConfig};
+use swa_train::{
+    Collect, Pooling, ReestimationConfig, RuleConfig, RunLength, RunningStatistics, Swa, SwaConfig,
+};
 
 /// Float32 itself deviates by at most 1.2e-4 from float64 here.
 const ALLOWED: f64 = 10.0 * 1.2e-4;
@@ -54,7 +55,7 @@ fn compare_file(file: &Path) -> Result<(), Box<dyn Error>> {
     let vectors = Vectors::read(file)?;
     let mut comparisons = Comparisons::default();
     for (pooling, way) in WAYS {
-        let trained = train(&vectors.description, EqualWeights, pooling)?;
+        let trained = train(&vectors.description, RuleConfig::EqualWeights, pooling)?;
         if pooling == Pooling::Exact {
             compare_weights(&mut comparisons, &vectors, "live", &trained.live)?;
             compare_weights(&mut comparisons, &vectors, "swa", &trained.averaged)?;
@@ -66,7 +67,7 @@ fn compare_file(file: &Path) -> Result<(), Box<dyn Error>> {
     let decay = training_of(&vectors.description)?.ema_decay;
     let ema = train(
         &vectors.description,
-        Exponential::new(decay)?,
+        RuleConfig::Exponential { decay },
         Pooling::Exact,
     )?;
     compare_weights(&mut comparisons, &vectors, "ema", &ema.averaged)?;
@@ -98,7 +99,7 @@ struct Trained {
 
 fn train(
     description: &Description,
-    rule: impl AveragingRule + 'static,
+    rule: RuleConfig,
     pooling: Pooling,
 ) -> Result<Trained, Box<dyn Error>> {
     let device = Device::flex().autodiff();
@@ -110,13 +111,13 @@ fn train(
     with_network(description, &device, train)
 }
 
-struct Train<'a, R> {
+struct Train<'a> {
     description: &'a Description,
-    rule: R,
+    rule: RuleConfig,
     pooling: Pooling,
 }
 
-impl<R: AveragingRule + 'static> WithNetwork for Train<'_, R> {
+impl WithNetwork for Train<'_> {
     type Output = Trained;
 
     fn with<N: Network>(self, network: N) -> Result<Trained, Box<dyn Error>> {
@@ -132,9 +133,10 @@ impl<R: AveragingRule + 'static> WithNetwork for Train<'_, R> {
         };
         let run = RunLength::new(1, training.step_sizes.len())?;
         let collect = Collect::from_step(training.averaged_from_step, &run)?;
+        let reestimation = ReestimationConfig::new().with_pooling(self.pooling);
         let swa = SwaConfig::new(collect)
             .with_rule(self.rule)
-            .with_pooling(self.pooling)
+            .with_running_statistics(RunningStatistics::Reestimated(reestimation))
             .init(
                 Classifier::new(network),
                 batches(100, &training.bn_batch_sizes)?,

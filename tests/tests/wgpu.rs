@@ -23,7 +23,7 @@ use burn_swa_tests::named_tensors::{tensors, values};
 use cifar::progress::{PlainRenderer, Progress};
 use swa_models::{PreResNet, PreResNetConfig};
 use swa_train::swa_core::{Average, AverageError, EqualWeights, Weights, reestimate_batch_norm};
-use swa_train::{Collect, RunLength, Swa, SwaConfig};
+use swa_train::{Collect, ReestimationConfig, RunLength, Swa, SwaConfig};
 
 /// Two backends add in different orders. Over the few steps here, that moves a weight by some 1e-6 of its size.
 const ALLOWED: f64 = 1e-4;
@@ -65,14 +65,13 @@ const REESTIMATION_STREAM: u64 = 100;
 /// The network in `Swa`, in a `Learner`.
 fn learner(device: &Device, average_on: Option<&Device>) -> Learner<Swa<Classifier<PreResNet>>> {
     let run = RunLength::new(1, STEPS).unwrap();
-    let mut config = SwaConfig::new(Collect::from_step(2, &run).unwrap());
-    if let Some(device) = average_on {
-        config = config.on_device(device);
-    }
     let reestimation = batches(REESTIMATION_STREAM, &REESTIMATION, device);
-    let swa = config
+    let mut swa = SwaConfig::new(Collect::from_step(2, &run).unwrap())
         .init(Classifier::new(network(device)), Arc::new(reestimation))
         .unwrap();
+    if let Some(device) = average_on {
+        swa = swa.with_device(device);
+    }
     Learner::new(swa, optimizer(), ConstantLr::new(0.2))
 }
 
@@ -166,7 +165,9 @@ fn assert_averages_its_own_weights(average_on: Option<&Device>) {
         InferenceStep::step(model, batch);
         size
     };
-    let (expected, _) = reestimate_batch_norm(&mean.model().unwrap(), stream, forward).unwrap();
+    let config = ReestimationConfig::new();
+    let mean = mean.model().unwrap();
+    let (expected, _) = reestimate_batch_norm(&mean, &config, stream, forward).unwrap();
     let averaged = trained.into_averaged().unwrap();
     assert_eq!(averaged.devices(), [device]);
     assert_close(

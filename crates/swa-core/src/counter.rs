@@ -15,16 +15,15 @@ pub struct Counter {
     id: ParamId,
 }
 
-impl Default for Counter {
-    fn default() -> Self {
+impl Counter {
+    /// A count of `value`.
+    pub fn new(value: usize) -> Self {
         Self {
-            value: 0,
+            value,
             id: ParamId::new(),
         }
     }
-}
 
-impl Counter {
     /// The count as a parameter of shape `[1]`, to be visited.
     pub fn param(&self, device: &Device) -> Param<Tensor<1, Int>> {
         let value = self.value as i64;

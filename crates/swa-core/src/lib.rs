@@ -23,7 +23,7 @@
 //! use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig, loss::MseLoss, loss::Reduction};
 //! use burn::optim::{GradientsParams, SgdConfig};
 //! use burn::tensor::{Device, Distribution, Tensor};
-//! use swa_core::{Average, EqualWeights, reestimate_batch_norm};
+//! use swa_core::{Average, EqualWeights, ReestimationConfig, reestimate_batch_norm};
 //!
 //! #[derive(Module, Debug)]
 //! struct Net {
@@ -73,6 +73,7 @@
 //!
 //! let (averaged, report) = reestimate_batch_norm(
 //!     &average.model()?,
+//!     &ReestimationConfig::new(),
 //!     data.iter(),
 //!     |model, (input, _): &(Tensor<2>, Tensor<2>)| {
 //!         model.forward(input.clone());
@@ -100,12 +101,11 @@ mod weights;
 
 pub use average::Average;
 pub use batch_norm::{
-    BatchNormError, BatchNormReestimation, BatchNormReport, IntoBatch, Pooling,
-    reestimate_batch_norm,
+    BatchNormError, BatchNormReport, IntoBatch, Pooling, ReestimationConfig, reestimate_batch_norm,
 };
 pub use burn_0_22::read_tensors_when_asked;
 pub use counter::Counter;
 pub use error::AverageError;
 pub use kernels::parameters_a_launch;
-pub use rule::{AveragingRule, EqualWeights, Exponential};
+pub use rule::{AveragingRule, EqualWeights, Exponential, RuleConfig};
 pub use weights::{Layout, Parameter, Role, Weights, WeightsError};

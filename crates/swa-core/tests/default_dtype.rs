@@ -2,7 +2,7 @@
 
 use burn::nn::{BatchNorm, BatchNormConfig};
 use burn::tensor::{DType, Device, FloatDType, Tensor};
-use swa_core::{Average, EqualWeights, reestimate_batch_norm};
+use swa_core::{Average, EqualWeights, ReestimationConfig, reestimate_batch_norm};
 
 #[test]
 fn batch_norm_is_averaged_and_re_estimated_where_floats_are_f64_by_default() {
@@ -15,7 +15,9 @@ fn batch_norm_is_averaged_and_re_estimated_where_floats_are_f64_by_default() {
     average.update(&norm).unwrap();
     average.update(&norm).unwrap();
     let batches = [vec![1.0f64, 3.0], vec![5.0, 11.0]];
-    let (norm, _) = reestimate_batch_norm(&average.model().unwrap(), batches, |norm, batch| {
+    let config = ReestimationConfig::new();
+    let averaged = average.model().unwrap();
+    let (norm, _) = reestimate_batch_norm(&averaged, &config, batches, |norm, batch| {
         let count = batch.len();
         let input = Tensor::<1>::from_data(batch.as_slice(), &device);
         norm.forward(input.reshape([count, 1]).autodiff());

@@ -1,10 +1,13 @@
 //! When to collect weights for the average.
 
+use burn::serde::{Deserialize, Serialize};
+
 use crate::SwaError;
 
 /// How long a run is. Everything here counts in optimizer steps; this is the one place where epochs
 /// become steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde")]
 pub struct RunLength {
     epochs: usize,
     steps_per_epoch: usize,
@@ -50,6 +53,11 @@ impl RunLength {
         Self::new(self.epochs, self.steps_per_epoch.div_ceil(batches))
     }
 
+    /// Checks a length that may have been loaded.
+    pub(crate) fn check(&self) -> Result<(), SwaError> {
+        Self::new(self.epochs, self.steps_per_epoch).map(drop)
+    }
+
     /// The number of epochs.
     pub fn epochs(&self) -> usize {
         self.epochs
@@ -62,7 +70,7 @@ impl RunLength {
 
     /// The number of optimizer steps of the run.
     pub fn total_steps(&self) -> usize {
-        self.epochs * self.steps_per_epoch
+        self.epochs.saturating_mul(self.steps_per_epoch)
     }
 }
 
@@ -84,7 +92,8 @@ impl RunLength {
 /// assert!(collect.is_due(127 * 391));
 /// # Ok::<(), swa_train::SwaError>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde")]
 pub struct Collect {
     first_step: usize,
     every_steps: usize,
@@ -171,6 +180,13 @@ impl Collect {
             every_steps,
             run: *run,
         })
+    }
+
+    /// Checks what may have been loaded.
+    pub(crate) fn check(&self) -> Result<(), SwaError> {
+        self.run.check()?;
+        positive("the step to start collecting at", self.first_step)?;
+        self.every_steps(self.every_steps).map(drop)
     }
 
     /// Whether weights are collected after optimizer step `step`.

@@ -45,6 +45,17 @@ pub enum SwaError {
         steps: usize,
     },
 
+    /// A name that no average has.
+    #[error(
+        "there is no model called `{name}` here, only `{known}`: see `SwaConfig::further_averages`"
+    )]
+    UnknownAverage {
+        /// The name.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
+
     /// Another training has averaged with a clone of the wrapper.
     #[error(
         "the average is at step {averaged_step} of another training with a clone of this `Swa`, and this training at \

@@ -1,74 +1,39 @@
 //! The averaged model as it is validated: with its BatchNorm re-estimated.
 
+use std::collections::HashMap;
 use std::error::Error;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
 use burn::train::{InferenceStep, LearnerModel};
-use swa_core::{Average, BatchNormReestimation, BatchNormReport, Pooling};
+use swa_core::{
+    Average, BatchNormError, BatchNormReport, ReestimationConfig, reestimate_batch_norm,
+};
 
-use crate::{SwaError, collect::positive, lock::lock};
-
-/// From how much data BatchNorm's running statistics are re-estimated for a validation.
-///
-/// The report of a re-estimation says how far the statistics still moved over the last tenth of it
-/// ([`Swa::batch_norm_report`](crate::Swa::batch_norm_report)), and so whether less data would do.
-///
-/// The default is from a measurement too. With PreResNet-8 at half its width, five passes in other orders over 63 batches
-/// of 64, the test accuracy after each differed from that with all batches, at worst, by
-///
-/// | first batches | 1 | 2 | 4 | 8 | 16 | 32 | all 63 |
-/// |---|---|---|---|---|---|---|---|
-/// | points of accuracy | 1.0 | 1.2 | 0.9 | 0.9 | 0.4 | 0.2 | 0.1 |
-///
-/// It is not worse on average from 16 batches on (0.05 points), but more a matter of chance: a thousand samples will do to
-/// watch a training, and all of them are for a result. (`cargo bench --bench batch_norm_batches` in the repository.)
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub enum Reestimate {
-    /// One pass over the training loader, as the paper and PyTorch's `update_bn` do.
-    #[default]
-    AllBatches,
-    /// The loader's first batches, at least one.
-    FirstBatches(usize),
-    /// The loader's batches, as long as the statistics still move by more than this over the last tenth of them: see
-    /// [`BatchNormReestimation::until_settled`].
-    UntilSettled(f64),
-    /// No data: the averaged model keeps the latest running statistics of the training (or their
-    /// average, if they are averaged too).
-    Never,
-}
-
-impl Reestimate {
-    pub(crate) fn validate(self) -> Result<(), SwaError> {
-        match self {
-            Self::FirstBatches(batches) => positive(
-                "the number of batches to re-estimate BatchNorm from",
-                batches,
-            ),
-            Self::UntilSettled(within) if !(within > 0.0 && within.is_finite()) => {
-                Err(SwaError::Invalid {
-                    name: "what BatchNorm's statistics may still move by once they have settled",
-                    expected: "a number above 0, such as 0.003",
-                    got: within.to_string(),
-                })
-            }
-            Self::AllBatches | Self::UntilSettled(_) | Self::Never => Ok(()),
-        }
-    }
-}
+use crate::SwaError;
 
 /// A loader of batches of type `O`.
 type Loader<O> = Arc<dyn DataLoader<O>>;
 
 /// Prepares averaged models for inference, each once.
 pub(crate) struct Evaluation<M: LearnerModel> {
-    run: Arc<Run<M>>,
-    last: Mutex<Option<Evaluated<M>>>,
+    loader: Loader<<M as InferenceStep>::Input>,
+    /// On the autodiff device, where BatchNorm trains. Made once a device: a shuffled Burn loader forks its generator each time,
+    /// and a threaded one starts its threads.
+    on_device: Option<(Device, Loader<<M as InferenceStep>::Input>)>,
+    reestimation: Option<ReestimationConfig>,
+    /// [`reestimate`], which only takes batches that can be cloned.
+    reestimate: Reestimate<M>,
+    /// The last model of each average, by the average's name.
+    evaluated: HashMap<String, Evaluated<M>>,
 }
 
-/// The model of an average, on a device, re-estimated.
-type Run<M> = dyn Fn(M, &Device) -> Result<(M, BatchNormReport), SwaError> + Send + Sync;
+type Reestimate<M> = fn(
+    &M,
+    &ReestimationConfig,
+    &dyn DataLoader<<M as InferenceStep>::Input>,
+) -> Result<(M, BatchNormReport), BatchNormError>;
 
 struct Evaluated<M> {
     updates: usize,
@@ -78,110 +43,104 @@ struct Evaluated<M> {
 }
 
 impl<M: LearnerModel> Evaluation<M> {
+    /// Without `reestimation`, running statistics stay as they are.
     pub(crate) fn new(
         loader: Loader<<M as InferenceStep>::Input>,
-        reestimate: Reestimate,
-        pooling: Pooling,
+        reestimation: Option<ReestimationConfig>,
     ) -> Self
     where
         <M as InferenceStep>::Input: Clone,
     {
-        let loader = OnAutodiffDevice {
+        Self {
             loader,
-            last: Mutex::new(None),
-        };
-        Self {
-            run: Arc::new(move |model, device| {
-                let way = BatchNormReestimation::default().with_pooling(pooling);
-                let (way, batches) = match reestimate {
-                    Reestimate::AllBatches => (way, usize::MAX),
-                    Reestimate::FirstBatches(batches) => (way, batches),
-                    Reestimate::UntilSettled(within) => (way.until_settled(within), usize::MAX),
-                    Reestimate::Never => return Ok((model, BatchNormReport::default())),
-                };
-                let loader = loader.of(device);
-                Ok(from_loader(way, &model, loader.as_ref(), batches)?)
-            }),
-            last: Mutex::new(None),
+            on_device: None,
+            reestimation,
+            reestimate: reestimate::<M>,
+            evaluated: HashMap::new(),
         }
     }
 
-    /// The same preparation, for another average.
-    pub(crate) fn of_its_own(&self) -> Self {
+    /// The same preparation, for other averages.
+    pub(crate) fn fresh(&self) -> Self {
         Self {
-            run: self.run.clone(),
-            last: Mutex::new(None),
+            loader: self.loader.clone(),
+            on_device: self.on_device.clone(),
+            reestimation: self.reestimation.clone(),
+            reestimate: self.reestimate,
+            evaluated: HashMap::new(),
         }
     }
 
-    /// The model of `average`, on `device`, with its BatchNorm re-estimated: anew only if the average
-    /// was updated since the last time, or that was on another device.
-    pub(crate) fn evaluate(&self, average: &Average<M>, device: &Device) -> Result<M, SwaError> {
-        let mut last = lock(&self.last);
+    /// The model of the average called `name`, on `device`, with its BatchNorm re-estimated: anew only if the average was
+    /// updated since the last time, or that was on another device.
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::Average`], [`SwaError::BatchNorm`].
+    pub(crate) fn evaluate(
+        &mut self,
+        name: &str,
+        average: &Average<M>,
+        device: &Device,
+    ) -> Result<M, SwaError> {
         let updates = average.updates();
         let is_it = |last: &Evaluated<M>| last.updates == updates && last.device == *device;
-        let evaluated = match last.take().filter(is_it) {
-            Some(evaluated) => evaluated,
-            None => {
-                let model = average
-                    .model()?
-                    .to_device(&device.clone().without_autodiff());
-                let (model, report) = (self.run)(model, device)?;
-                log::info!("SWA: re-estimated BatchNorm for {updates} updates: {report:?}");
-                Evaluated {
-                    updates,
-                    device: device.clone(),
-                    model,
-                    report,
-                }
-            }
-        };
+        if !self.evaluated.get(name).is_some_and(is_it) {
+            // Before the next one takes memory.
+            self.forget(name);
+            let model = average
+                .model()?
+                .to_device(&device.clone().without_autodiff());
+            let (model, report) = self.reestimated(model, device)?;
+            log::info!("SWA: re-estimated BatchNorm for {updates} updates: {report:?}");
+            let evaluated = Evaluated {
+                updates,
+                device: device.clone(),
+                model,
+                report,
+            };
+            self.evaluated.insert(name.to_owned(), evaluated);
+        }
         // A copy of its own: clones share their running statistics.
-        let model = evaluated.model.valid();
-        *last = Some(evaluated);
-        Ok(model)
+        Ok(self.evaluated[name].model.valid())
     }
 
-    pub(crate) fn report(&self, updates: usize) -> Option<BatchNormReport> {
-        lock(&self.last)
-            .as_ref()
-            .filter(|last| last.updates == updates)
+    fn reestimated(
+        &mut self,
+        model: M,
+        device: &Device,
+    ) -> Result<(M, BatchNormReport), BatchNormError> {
+        let Some(reestimation) = &self.reestimation else {
+            return Ok((model, BatchNormReport::default()));
+        };
+        let is_there = |(on, _): &(Device, _)| on == device;
+        let (_, loader) = match self.on_device.take().filter(is_there) {
+            Some(on_device) => self.on_device.insert(on_device),
+            None => {
+                let loader = self.loader.to_device(&device.clone().autodiff());
+                self.on_device.insert((device.clone(), loader))
+            }
+        };
+        (self.reestimate)(&model, reestimation, loader.as_ref())
+    }
+
+    pub(crate) fn report(&self, name: &str, updates: usize) -> Option<BatchNormReport> {
+        let last = self.evaluated.get(name);
+        last.filter(|last| last.updates == updates)
             .map(|last| last.report)
     }
 
-    /// Frees what was evaluated.
-    pub(crate) fn forget(&self) {
-        *lock(&self.last) = None;
+    /// Frees what was evaluated of the average called `name`.
+    pub(crate) fn forget(&mut self, name: &str) {
+        self.evaluated.remove(name);
     }
 }
 
-/// A loader with its batches on the autodiff device, where BatchNorm trains. Made once a device: a
-/// shuffled Burn loader forks its generator each time, and a threaded one starts its threads.
-struct OnAutodiffDevice<O> {
-    loader: Loader<O>,
-    last: Mutex<Option<(Device, Loader<O>)>>,
-}
-
-impl<O> OnAutodiffDevice<O> {
-    fn of(&self, device: &Device) -> Loader<O> {
-        let mut last = lock(&self.last);
-        match &*last {
-            Some((on, loader)) if on == device => loader.clone(),
-            _ => {
-                let loader = self.loader.to_device(&device.clone().autodiff());
-                *last = Some((device.clone(), loader.clone()));
-                loader
-            }
-        }
-    }
-}
-
-fn from_loader<M>(
-    way: BatchNormReestimation,
+fn reestimate<M>(
     model: &M,
+    config: &ReestimationConfig,
     loader: &dyn DataLoader<<M as InferenceStep>::Input>,
-    batches: usize,
-) -> Result<(M, BatchNormReport), swa_core::BatchNormError>
+) -> Result<(M, BatchNormReport), BatchNormError>
 where
     M: LearnerModel,
     <M as InferenceStep>::Input: Clone,
@@ -200,11 +159,11 @@ where
             )
             .into()),
         })
-    })
-    .take(batches);
+    });
 
-    way.run(
+    reestimate_batch_norm(
         model,
+        config,
         batches,
         |model, (batch, items): (<M as InferenceStep>::Input, usize)| {
             InferenceStep::step(model, batch);

@@ -13,7 +13,7 @@
 //!     InferenceStep, Learner, RegressionOutput, SupervisedTraining, TrainOutput, TrainStep,
 //!     metric::LossMetric,
 //! };
-//! use swa_train::{Collect, Live, PaperLrScheduler, RunLength, SwaConfig};
+//! use swa_train::{Collect, ModelMetric, PaperLrSchedulerConfig, RunLength, SwaConfig};
 //!
 //! // A model, its data and its training, as ever.
 //! #[derive(Module, Debug)]
@@ -77,15 +77,15 @@
 //! // SWA: when to collect, what re-estimates BatchNorm, and a learning rate that stays high.
 //! let run = RunLength::of_items(12, 64, 16)?;
 //! let swa = SwaConfig::new(Collect::from_epoch(9, &run)?).init(model, train_loader.clone())?;
-//! let learning_rate = PaperLrScheduler::swa(0.05, 0.02, 9, &run)?;
+//! let learning_rate = PaperLrSchedulerConfig::swa(0.05, 0.02, 9, run).init()?;
 //! // Wanted or not: the live model's loss beside the averaged one's.
-//! let swa = swa.with_live_metrics();
+//! let swa = swa.with_metrics_of(&["live"])?;
 //!
 //! # let directory = tempfile::tempdir()?;
 //! # let directory = directory.path();
 //! let result = SupervisedTraining::new(directory, train_loader, valid_loader)
 //!     .metrics((LossMetric::new(),))
-//!     .metric_valid_numeric(Live::new(LossMetric::new()))
+//!     .metric_valid_numeric(ModelMetric::new("live", LossMetric::new()))
 //! #   .with_application_logger(None)
 //!     .with_default_checkpointers()
 //!     .num_epochs(12)
@@ -102,7 +102,10 @@
 //! - [`Collect`] says when, from a step, an epoch or a fraction of the run on. [`RunLength`] turns
 //!   epochs into steps.
 //! - [`PaperLrScheduler`] is the paper's learning rate, [`SwaLrScheduler`] PyTorch's `SWALR`.
-//! - [`Live`] shows the live model's metrics beside the averaged one's.
+//! - [`ModelMetric`] shows metrics of the live model, and of further averages, beside the averaged one's.
+//!
+//! All settings are configurations as Burn's are: saved and loaded, and made into what they are settings of by `init`. What
+//! cannot be saved (a rule of your own, a device, an interrupter) the wrapper takes from then on.
 //!
 //! # Momentum, as in PyTorch and the paper
 //!
@@ -122,17 +125,19 @@ mod burn_0_22;
 mod collect;
 mod error;
 mod evaluation;
-mod lock;
 mod lr_scheduler;
 mod metric;
 mod swa;
 
 pub use collect::{Collect, RunLength};
 pub use error::SwaError;
-pub use evaluation::Reestimate;
-pub use lr_scheduler::{Annealing, PaperLrScheduler, SwaLrScheduler};
-pub use metric::{Live, LiveAndAveraged, LiveInput};
-pub use swa::{Swa, SwaConfig};
+pub use lr_scheduler::{
+    Annealing, PaperLrScheduler, PaperLrSchedulerConfig, SwaLrScheduler, SwaLrSchedulerConfig,
+};
+pub use metric::{ModelInput, ModelMetric, ModelOutputs};
+pub use swa::{AverageConfig, RunningStatistics, Swa, SwaConfig, SwaMetrics};
+
+pub use swa_core::{Pooling, ReestimationConfig, RuleConfig};
 
 /// The crate of the average itself, for its [rules](swa_core::AveragingRule) and errors.
 pub use swa_core;

@@ -1,8 +1,8 @@
-//! Metrics of the live model beside those of the averaged one.
+//! Metrics of several models, each under its name.
 
 use std::sync::Arc;
 
-use burn::tensor::TensorReadError;
+use burn::tensor::{ExecutionError, TensorReadError};
 use burn::train::ItemLazy;
 use burn::train::metric::{
     AccuracyInput, Adaptor, BleuInput, CerInput, ConfusionStatsInput, HammingScoreInput, LossInput,
@@ -10,51 +10,66 @@ use burn::train::metric::{
     RougeLInput, SerializedEntry, TopKAccuracyInput, WerInput,
 };
 
-/// What both models make of a validation item: the output of
-/// [`Swa::with_live_metrics`](crate::Swa::with_live_metrics).
+use crate::swa::MAIN;
+
+/// The outputs of several models for one validation batch: the output of a [`SwaMetrics`](crate::SwaMetrics).
 ///
-/// Burn's metrics of classification and text take the averaged model's output (the live one's, while nothing has
-/// been averaged), and [`Live`] metrics the live one's. For a metric input of your own, implement
-/// `Adaptor<YourInput> for LiveAndAveraged<YourOutput>` by adapting [`evaluated`](Self::evaluated). Image metrics of
-/// `burn-train` (its feature `vision`) take the live model's output only, or without live metrics the averaged one's.
+/// Burn's metrics of classification and text take that of the averaged model (of the live one, while nothing has been averaged),
+/// and a [`ModelMetric`] that of the model it names. For another metric input `T`, name the averaged model too,
+/// `ModelMetric::new("averaged", metric)`, or implement `Adaptor<T> for ModelOutputs<YourOutput>` by adapting
+/// [`evaluated`](Self::evaluated).
 #[derive(Debug)]
-pub struct LiveAndAveraged<O> {
-    /// The live model's output.
-    pub live: O,
-    /// The averaged model's output, once there is one.
-    pub averaged: Option<O>,
+pub struct ModelOutputs<O> {
+    evaluated: O,
+    named: Vec<(Arc<str>, O)>,
 }
 
-impl<O> LiveAndAveraged<O> {
+impl<O> ModelOutputs<O> {
+    pub(crate) fn new(evaluated: O, named: Vec<(Arc<str>, O)>) -> Self {
+        Self { evaluated, named }
+    }
+
     /// The output that validation goes by: the averaged model's, or the live one's while nothing has
     /// been averaged.
     pub fn evaluated(&self) -> &O {
-        self.averaged.as_ref().unwrap_or(&self.live)
+        &self.evaluated
+    }
+
+    /// The output of the model called `name`, if it is one of those that metrics were asked for, or `averaged`.
+    pub fn named(&self, name: &str) -> Option<&O> {
+        let named = self.named.iter().find(|(known, _)| **known == *name);
+        let named = named.map(|(_, output)| output);
+        named.or_else(|| (name == MAIN).then_some(&self.evaluated))
     }
 }
 
-impl<O: ItemLazy> ItemLazy for LiveAndAveraged<O> {
-    fn sync(self) -> Result<Self, burn::tensor::ExecutionError> {
+impl<O: ItemLazy> ItemLazy for ModelOutputs<O> {
+    fn sync(self) -> Result<Self, ExecutionError> {
+        let named = self.named.into_iter();
+        let named = named.map(|(name, output)| Ok((name, output.sync()?)));
         Ok(Self {
-            live: self.live.sync()?,
-            averaged: self.averaged.map(ItemLazy::sync).transpose()?,
+            evaluated: self.evaluated.sync()?,
+            named: named.collect::<Result<_, _>>()?,
         })
     }
 }
 
-/// A metric of the live model: the input of `M`, made from [`LiveAndAveraged::live`].
-pub struct LiveInput<T>(T);
+/// The input of a [`ModelMetric`]: that of its metric, from each model.
+#[derive(Debug)]
+pub struct ModelInput<T>(ModelOutputs<T>);
 
-impl<T, O: Adaptor<T>> Adaptor<LiveInput<T>> for LiveAndAveraged<O> {
-    fn adapt(&self) -> LiveInput<T> {
-        LiveInput(self.live.adapt())
+impl<T, O: Adaptor<T>> Adaptor<ModelInput<T>> for ModelOutputs<O> {
+    fn adapt(&self) -> ModelInput<T> {
+        let named = self.named.iter();
+        let named = named.map(|(name, output)| (name.clone(), output.adapt()));
+        ModelInput(ModelOutputs::new(self.evaluated.adapt(), named.collect()))
     }
 }
 
-/// Not a blanket implementation, which would overlap with that for [`LiveInput`].
+/// Not a blanket implementation, which would overlap with that for [`ModelInput`].
 macro_rules! adapt_evaluated {
     ($($input:ty),* $(,)?) => {$(
-        impl<O: Adaptor<$input>> Adaptor<$input> for LiveAndAveraged<O> {
+        impl<O: Adaptor<$input>> Adaptor<$input> for ModelOutputs<O> {
             fn adapt(&self) -> $input {
                 self.evaluated().adapt()
             }
@@ -75,30 +90,36 @@ adapt_evaluated!(
     WerInput,
 );
 
-/// The metric `Me` of the live model, under its name with " (live)" behind it.
+/// The metric `Me` of one model: `live`, `averaged`, or the name of a further average. The model's name stands behind the
+/// metric's.
 ///
 /// ```
 /// use burn::train::metric::{AccuracyMetric, Metric};
-/// use swa_train::Live;
+/// use swa_train::ModelMetric;
 ///
-/// assert_eq!(*Live::new(AccuracyMetric::new()).name(), "Accuracy (live)");
+/// let metric = ModelMetric::new("live", AccuracyMetric::new());
+/// assert_eq!(*metric.name(), "Accuracy (live)");
 /// ```
 #[derive(Debug, Clone)]
-pub struct Live<Me> {
+pub struct ModelMetric<Me> {
+    model: Arc<str>,
     metric: Me,
     name: MetricName,
 }
 
-impl<Me: Metric> Live<Me> {
-    /// `metric`, of the live model.
-    pub fn new(metric: Me) -> Self {
-        let name = Arc::new(format!("{} (live)", metric.name()));
-        Self { metric, name }
+impl<Me: Metric> ModelMetric<Me> {
+    /// `metric` of the model called `model`, which [`Swa::with_metrics_of`](crate::Swa::with_metrics_of) names too.
+    pub fn new(model: &str, metric: Me) -> Self {
+        Self {
+            model: model.into(),
+            name: Arc::new(format!("{} ({model})", metric.name())),
+            metric,
+        }
     }
 }
 
-impl<Me: Metric> Metric for Live<Me> {
-    type Input = LiveInput<Me::Input>;
+impl<Me: Metric> Metric for ModelMetric<Me> {
+    type Input = ModelInput<Me::Input>;
 
     fn name(&self) -> MetricName {
         self.name.clone()
@@ -117,7 +138,10 @@ impl<Me: Metric> Metric for Live<Me> {
         item: &Self::Input,
         metadata: &MetricMetadata,
     ) -> Result<SerializedEntry, TensorReadError> {
-        self.metric.update(&item.0, metadata)
+        match item.0.named(&self.model) {
+            Some(input) => self.metric.update(input, metadata),
+            None => Err(not_validated(&self.model).into()),
+        }
     }
 
     fn compute(&mut self) -> Result<SerializedEntry, TensorReadError> {
@@ -129,7 +153,7 @@ impl<Me: Metric> Metric for Live<Me> {
     }
 }
 
-impl<Me: Numeric> Numeric for Live<Me> {
+impl<Me: Numeric> Numeric for ModelMetric<Me> {
     fn value(&self) -> Option<NumericEntry> {
         self.metric.value()
     }
@@ -140,5 +164,14 @@ impl<Me: Numeric> Numeric for Live<Me> {
 
     fn final_value(&self) -> NumericEntry {
         self.metric.final_value()
+    }
+}
+
+/// The error of a metric of a model that is not validated. None of Burn's is for it.
+fn not_validated(model: &str) -> ExecutionError {
+    ExecutionError::WithContext {
+        reason: format!(
+            "there are no outputs of a model called `{model}`: name it in `Swa::with_metrics_of`, too"
+        ),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::data::dataloader::DataLoader;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
-use swa_core::{Average, EqualWeights, Exponential, reestimate_batch_norm};
+use swa_core::{Average, EqualWeights, ReestimationConfig, RuleConfig, reestimate_batch_norm};
 use swa_models::{PreResNet, PreResNetConfig};
 use swa_train::{Collect, RunLength, Swa, SwaConfig};
 
@@ -282,8 +282,8 @@ impl WithNetwork for Timing<'_> {
         let batch = batches.first().ok_or("no images")?;
 
         let run = RunLength::new(1, batches_per_epoch(args))?;
-        let every_step =
-            SwaConfig::new(Collect::from_step(1, &run)?).with_rule(Exponential::new(0.999)?);
+        let every_step = SwaConfig::new(Collect::from_step(1, &run)?)
+            .with_rule(RuleConfig::Exponential { decay: 0.999 });
         // Parameters of its own: a graph is used up by one backward pass.
         let hooked = network.valid().train();
         let hooked = swa(hooked, every_step, &images, args.batch_size, device)?;
@@ -321,10 +321,11 @@ impl WithNetwork for Timing<'_> {
                 },
                 &mut || {
                     only(seconds(|| {
+                        let config = ReestimationConfig::new();
                         let batches =
                             std::iter::repeat_n(batch.images.clone(), REESTIMATION_BATCHES);
                         let reestimated =
-                            reestimate_batch_norm(&inference, batches, |model, images| {
+                            reestimate_batch_norm(&inference, &config, batches, |model, images| {
                                 model.forward(images);
                                 args.batch_size
                             });

@@ -22,7 +22,10 @@ use burn::train::{
     ClassificationOutput, InferenceStep, Learner, LearnerModel, LearningResult, SupervisedTraining,
     TrainStep, TrainingError,
 };
-use swa_train::{Collect, Live, PaperLrScheduler, Reestimate, RunLength, Swa, SwaConfig};
+use swa_train::{
+    Collect, ModelMetric, PaperLrScheduler, PaperLrSchedulerConfig, ReestimationConfig, RunLength,
+    RunningStatistics, Swa, SwaConfig,
+};
 
 use crate::Failure;
 use crate::architecture::Network;
@@ -118,13 +121,14 @@ impl Session<'_> {
         let reestimation = PassTime::default();
         let model = self
             .averaging(network, swa, &progress, &reestimation)?
-            .with_live_metrics();
-        let schedule = PaperLrScheduler::swa(self.config.lr, swa.lr, swa.start, &length)?;
+            .with_metrics_of(&["live"])?;
+        let schedule =
+            PaperLrSchedulerConfig::swa(self.config.lr, swa.lr, swa.start, length).init()?;
 
         let fitted = self.fit(model, schedule, progress, reestimation, |training| {
             training
-                .metric_valid_numeric(Live::new(AccuracyMetric::new()))
-                .metric_valid_numeric(Live::new(LossMetric::new()))
+                .metric_valid_numeric(ModelMetric::new("live", AccuracyMetric::new()))
+                .metric_valid_numeric(ModelMetric::new("live", LossMetric::new()))
         })?;
         let model = match fitted {
             Fitted::Model(model) => model,
@@ -139,7 +143,7 @@ impl Session<'_> {
     }
 
     fn train_sgd<N: Network>(self, network: N) -> Result<End, Failure> {
-        let schedule = PaperLrScheduler::sgd(self.config.lr, &self.length()?)?;
+        let schedule = PaperLrSchedulerConfig::sgd(self.config.lr, self.length()?).init()?;
         let model = self.classifier(network);
         let (progress, no_reestimation) = (Progress::of_images(), PassTime::default());
         let fitted = self.fit(model, schedule, progress, no_reestimation, |training| {
@@ -166,10 +170,7 @@ impl Session<'_> {
         reestimation: &PassTime,
     ) -> Result<Swa<Classifier<N>>, Failure> {
         let collect = Collect::from_epoch(swa.start, &self.length()?)?.every_epochs(swa.every)?;
-        let reestimate = match swa.batch_norm_batches {
-            None => Reestimate::AllBatches,
-            Some(batches) => Reestimate::FirstBatches(batches),
-        };
+        let batch_norm = ReestimationConfig::new().with_first_batches(swa.batch_norm_batches);
         let train_images = EpochLoader::reestimation(
             self.images.train.clone(),
             self.config.batch_size,
@@ -187,10 +188,9 @@ impl Session<'_> {
         }
         let train_images = TimedLoader::new(train_images, self.device, reestimation.clone());
         let swa = SwaConfig::new(collect)
-            .with_reestimation(reestimate)
-            .with_interrupter(self.interruption.interrupter())
+            .with_running_statistics(RunningStatistics::Reestimated(batch_norm))
             .init(self.classifier(network), Arc::new(train_images))?;
-        Ok(swa)
+        Ok(swa.with_interrupter(self.interruption.interrupter()))
     }
 
     /// Makes a plain SGD run go on from the checkpoint `at` of this run, which is one of SWA: copies

@@ -10,7 +10,7 @@ use burn::optim::{SgdConfig, decay::WeightDecayConfig};
 use burn::tensor::Device;
 use burn::train::metric::{AccuracyMetric, LossMetric};
 use burn::train::{Learner, SupervisedTraining};
-use swa_train::{Collect, Live, PaperLrScheduler, RunLength, SwaConfig}; // SWA
+use swa_train::{Collect, ModelMetric, PaperLrSchedulerConfig, RunLength, SwaConfig}; // SWA
 
 use digits::{DigitBatcher, digits};
 use model::Model;
@@ -36,20 +36,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let run = RunLength::of_items(EPOCHS, TRAIN_ITEMS, BATCH_SIZE)?; // SWA
     let collect = Collect::from_epoch(SWA_START, &run)?; // SWA: when to average
     let model = SwaConfig::new(collect).init(model, train_loader.clone())?; // SWA: the one wrapper
-    let model = model.with_live_metrics(); // SWA: show SGD's own metrics too
+    let model = model.with_metrics_of(&["live"])?; // SWA: show SGD's own metrics too
 
     let momentum = MomentumConfig::new().with_dampening(0.0);
     let optimizer = SgdConfig::new()
         .with_momentum(Some(momentum))
         .with_weight_decay(Some(WeightDecayConfig::new(5e-4)))
         .init();
-    let learning_rate = PaperLrScheduler::swa(0.05, 0.02, SWA_START, &run)?; // SWA: it stays high
+    let learning_rate = PaperLrSchedulerConfig::swa(0.05, 0.02, SWA_START, run).init()?; // SWA: it stays high
 
     let directory = std::env::temp_dir().join("swa-quickstart");
     let mut training = SupervisedTraining::new(&directory, train_loader, valid_loader)
         .metrics((AccuracyMetric::new(), LossMetric::new()))
-        .metric_valid_numeric(Live::new(AccuracyMetric::new())) // SWA
-        .metric_valid_numeric(Live::new(LossMetric::new())) // SWA
+        .metric_valid_numeric(ModelMetric::new("live", AccuracyMetric::new())) // SWA
+        .metric_valid_numeric(ModelMetric::new("live", LossMetric::new())) // SWA
         .num_epochs(EPOCHS)
         .summary();
     if let Some(renderer) = lines::unless_on_a_terminal() {

@@ -28,7 +28,7 @@ use update::{Flags, updated};
 /// in f32 (f64 where the model is f64), whatever the model's dtype. Int and bool parameters take the
 /// latest value, as do the running mean and variance of BatchNorm layers, which averaged weights never
 /// produced: re-estimate them with [`reestimate_batch_norm`](crate::reestimate_batch_norm), or average
-/// them too with [`averaging_running_statistics`](Self::averaging_running_statistics).
+/// them too with [`with_running_statistics_averaged`](Self::with_running_statistics_averaged).
 ///
 /// The average is another value than the model: it shares no state with it, is no part of its
 /// autodiff graph, and its parameters require no gradient.
@@ -89,7 +89,7 @@ impl<M: Module> Average<M> {
     /// An average of `model`'s parameters that has averaged nothing yet.
     ///
     /// It lives on the device that the model is on, and follows it if it moves, unless told
-    /// otherwise with [`on_device`](Self::on_device).
+    /// otherwise with [`with_device`](Self::with_device).
     ///
     /// # Errors
     ///
@@ -102,7 +102,7 @@ impl<M: Module> Average<M> {
             skeleton: Skeleton::of(model, weights.layout())?,
             weights,
             rule: Arc::new(rule),
-            updates: Counter::default(),
+            updates: Counter::new(0),
             averages_running_statistics: false,
             device: None,
             unread: None,
@@ -114,9 +114,15 @@ impl<M: Module> Average<M> {
         Ok(average)
     }
 
+    /// Averages by another rule from the next update on.
+    pub fn with_rule(mut self, rule: impl AveragingRule + 'static) -> Self {
+        self.rule = Arc::new(rule);
+        self
+    }
+
     /// Averages the running mean and variance of BatchNorm layers as well, instead of keeping the
     /// latest.
-    pub fn averaging_running_statistics(mut self) -> Self {
+    pub fn with_running_statistics_averaged(mut self) -> Self {
         self.averages_running_statistics = true;
         self.cast_accumulators();
         self
@@ -124,7 +130,7 @@ impl<M: Module> Average<M> {
 
     /// Keeps the average on `device` instead of on the model's: on the CPU for a training that has
     /// no memory to spare, say. Every update then moves the parameters there.
-    pub fn on_device(mut self, device: &Device) -> Self {
+    pub fn with_device(mut self, device: &Device) -> Self {
         let device = device.clone().without_autodiff();
         self = self.moved_to(&device);
         self.device = Some(device);
@@ -137,7 +143,11 @@ impl<M: Module> Average<M> {
     /// # Errors
     ///
     /// Those of [`update`](Self::update).
-    pub fn continuing(mut self, averaged: &M, updates: usize) -> Result<Self, AverageError> {
+    pub fn with_initial_average(
+        mut self,
+        averaged: &M,
+        updates: usize,
+    ) -> Result<Self, AverageError> {
         self.unread = None;
         self.updates.value = 0;
         // The first update copies.
@@ -164,7 +174,7 @@ impl<M: Module> Average<M> {
     ///   [`Quantized`](AverageError::Quantized).
     pub fn update(&mut self, model: &M) -> Result<(), AverageError> {
         self.check()?;
-        self.apply(model, Flags::ReadNow)
+        self.apply(self.read(model)?, Flags::ReadNow)
     }
 
     /// Like [`update`](Self::update), but without waiting for an accelerator, for a training that
@@ -177,11 +187,33 @@ impl<M: Module> Average<M> {
     /// Those of [`update`](Self::update), `NotFinite` only where the weights are in the host's memory, or where the model
     /// has moved to another device since an earlier update that [`check`](Self::check) was not called for.
     pub fn update_non_blocking(&mut self, model: &M) -> Result<(), AverageError> {
-        self.apply(model, Flags::LeaveOnDevice)
+        self.update_from(self.read(model)?)
     }
 
-    fn apply(&mut self, model: &M, flags: Flags) -> Result<(), AverageError> {
-        let mut current = Weights::read_as(&model.valid(), self.weights.layout_shared())?;
+    /// The weights of `model`, for [`update_from`](Self::update_from): of this average, and of others of the same model, for
+    /// which it is read once.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`update`](Self::update) that are about the model's parameters.
+    pub fn read(&self, model: &M) -> Result<Weights, AverageError> {
+        Ok(Weights::read_as(
+            &model.valid(),
+            self.weights.layout_shared(),
+        )?)
+    }
+
+    /// [`update_non_blocking`](Self::update_non_blocking) with weights that were [read](Self::read) before.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`update_non_blocking`](Self::update_non_blocking).
+    pub fn update_from(&mut self, weights: Weights) -> Result<(), AverageError> {
+        let weights = weights.arranged_as(self.weights.layout_shared())?;
+        self.apply(weights, Flags::LeaveOnDevice)
+    }
+
+    fn apply(&mut self, mut current: Weights, flags: Flags) -> Result<(), AverageError> {
         if let Some(device) = &self.device {
             current = current.transferred_to(device)?;
         }
@@ -197,6 +229,8 @@ impl<M: Module> Average<M> {
             None => (updates, None),
             Some(unread) => (unread.updates_before, Some(unread.verdict)),
         };
+        // For a second try, if what is unread is of a model on another device.
+        let again = verdict.is_some().then(|| current.clone());
         // While there is another handle on them, no weights are changed in place.
         let _protected = self.weights_to_protect(flags);
         let averages_running_statistics = self.averages_running_statistics;
@@ -224,9 +258,11 @@ impl<M: Module> Average<M> {
             Err(Refusal::NotFinite(index)) => Err(self.not_finite(index)),
             Err(Refusal::Device(reason)) => Err(AverageError::Device { reason }),
             Err(Refusal::OtherValues) => {
-                // What is unread is of a model that was elsewhere.
                 self.check()?;
-                self.apply(model, flags)
+                let Some(again) = again else {
+                    unreachable!("only what is unread is of other values")
+                };
+                self.apply(again, flags)
             }
         }
     }

@@ -71,7 +71,7 @@ fn running_statistics_are_averaged_when_asked_to() {
     let model = |mean| net([0.0, 0.0], 0, false, mean, &device);
     let mut average = Average::new(&model(9.0), Exponential::new(0.75).unwrap())
         .unwrap()
-        .averaging_running_statistics();
+        .with_running_statistics_averaged();
     for mean in [8.0, 4.0, 1.0] {
         average.update(&model(mean)).unwrap();
     }
@@ -372,7 +372,9 @@ fn an_average_goes_on_from_another() {
     let device = autodiff();
     let model = |weight, mean| net(weight, 1, true, mean, &device);
     let average = Average::new(&model([9.0, 9.0], 9.0), EqualWeights).unwrap();
-    let mut average = average.continuing(&model([2.0, 4.0], 5.0), 3).unwrap();
+    let mut average = average
+        .with_initial_average(&model([2.0, 4.0], 5.0), 3)
+        .unwrap();
     assert_eq!(average.updates(), 3);
     let averaged = average.model().unwrap();
     assert_eq!(floats(averaged.weight.val()), [2.0, 4.0]);
@@ -391,7 +393,9 @@ fn an_average_goes_on_from_another() {
         }
     }
     let tenth = Average::new(&model([9.0, 9.0], 9.0), Tenth).unwrap();
-    let mut tenth = tenth.continuing(&model([2.0, 4.0], 5.0), 3).unwrap();
+    let mut tenth = tenth
+        .with_initial_average(&model([2.0, 4.0], 5.0), 3)
+        .unwrap();
     tenth.update(&model([12.0, 14.0], 6.0)).unwrap();
     for (got, expected) in floats(tenth.model().unwrap().weight.val())
         .iter()
@@ -401,7 +405,9 @@ fn an_average_goes_on_from_another() {
     }
 
     // An average of nothing begins.
-    let mut average = average.continuing(&model([7.0, 7.0], 7.0), 0).unwrap();
+    let mut average = average
+        .with_initial_average(&model([7.0, 7.0], 7.0), 0)
+        .unwrap();
     assert_eq!(average.model().unwrap_err(), AverageError::NothingAveraged);
     average.update(&model([1.0, 2.0], 1.0)).unwrap();
     assert_eq!(floats(average.model().unwrap().weight.val()), [1.0, 2.0]);
@@ -413,7 +419,7 @@ fn an_average_on_a_device_of_its_own_stays_there() {
     let model = net([1.0, 2.0], 1, true, 1.0, &autodiff());
     let mut average = Average::new(&model, EqualWeights)
         .unwrap()
-        .on_device(&device);
+        .with_device(&device);
     average.update(&model).unwrap();
     assert_eq!(average.devices(), vec![device]);
 }
@@ -442,7 +448,7 @@ fn what_is_unread_is_read_before_other_values_are_checked() {
     let model = |weight: f32, mean| net([weight; 2], 1, true, mean, &device);
     let mut average = Average::new(&model(0.0, 0.0), EqualWeights).unwrap();
     update_unread(&mut average, &model(1.0, 1.0));
-    let mut average = average.averaging_running_statistics();
+    let mut average = average.with_running_statistics_averaged();
     update_unread(&mut average, &model(3.0, 5.0));
     assert_eq!(average.check(), Ok(()));
     let averaged = average.model().unwrap();

@@ -9,7 +9,7 @@ use super::{BatchNormError, BatchNormReport, Pooling};
 /// Sample Variance*: exact in whatever order and however large the mean.
 pub(super) struct Pooled {
     pooling: Pooling,
-    pub(super) batches: usize,
+    batches: usize,
     samples: usize,
     /// With the weight that each channel's have, the sum of those of the batches that passed it.
     statistics: Option<(Statistics, Tensor<1>)>,
@@ -80,7 +80,7 @@ impl Pooled {
     }
 
     /// See [`BatchNormReport::moved`].
-    pub(super) fn moved(&self) -> Result<Option<f64>, BatchNormError> {
+    fn moved(&self) -> Result<Option<f64>, BatchNormError> {
         let Some((now, _)) = &self.statistics else {
             return Ok(None);
         };

@@ -51,6 +51,21 @@ fn run(model: &Net, rows: Tensor<2>) -> usize {
     samples
 }
 
+/// As by default.
+fn reestimate<M, I, B>(
+    model: &M,
+    batches: I,
+    forward: impl FnMut(&M, B) -> usize,
+) -> Result<(M, BatchNormReport), BatchNormError>
+where
+    M: Module,
+    I: IntoIterator,
+    I::Item: IntoBatch<B>,
+    B: Clone,
+{
+    reestimate_batch_norm(model, &ReestimationConfig::new(), batches, forward)
+}
+
 fn statistics_of(norm: &BatchNorm) -> Vec<f64> {
     let mean = norm.running_mean.value().into_data();
     let variance = norm.running_var.value().into_data();
@@ -75,7 +90,7 @@ fn statistics_are_those_of_all_samples_whatever_the_batches_and_the_momentum() {
     ];
     for momenta in [[0.1, 0.9], [1.0, 0.01]] {
         let model = Net::new(momenta);
-        let (model, report) = reestimate_batch_norm(&model, batches.clone(), run).unwrap();
+        let (model, report) = reestimate(&model, batches.clone(), run).unwrap();
         assert_close(&statistics_of(&model.first), &[5.0, 4.0, 14.0, 6.0]);
         // Three times, plus one: had dropout been on, these would be others.
         assert_close(&statistics_of(&model.second), &[16.0, 13.0, 126.0, 54.0]);
@@ -95,8 +110,8 @@ fn peers_average_the_statistics_of_batches_instead() {
         (Pooling::Equal, [7.0, 16.0 / 3.0, 4.0 / 3.0, 4.0 / 9.0]),
     ] {
         let model = Net::new([0.1, 0.9]);
-        let way = BatchNormReestimation::default().with_pooling(pooling);
-        let (model, _) = way.run(&model, batches.clone(), run).unwrap();
+        let config = ReestimationConfig::new().with_pooling(pooling);
+        let (model, _) = reestimate_batch_norm(&model, &config, batches.clone(), run).unwrap();
         assert_close(&statistics_of(&model.first), &expected);
     }
 }
@@ -131,8 +146,9 @@ fn a_layer_is_pooled_over_the_batches_that_pass_it() {
             [22.0, 17.0, 12.0, 4.0],
         ),
     ] {
-        let way = BatchNormReestimation::default().with_pooling(pooling);
-        let (model, _) = way.run(&Net::new([0.1, 0.9]), batches(), run).unwrap();
+        let config = ReestimationConfig::new().with_pooling(pooling);
+        let (model, _) =
+            reestimate_batch_norm(&Net::new([0.1, 0.9]), &config, batches(), run).unwrap();
         assert_close(&statistics_of(&model.first), &first);
         assert_close(&statistics_of(&model.second), &second);
     }
@@ -143,7 +159,7 @@ fn a_layer_is_pooled_over_the_batches_that_pass_it() {
         if both { 0 } else { samples }
     };
     let [both, first, _] = batches();
-    let error = reestimate_batch_norm(&Net::new([0.1, 0.9]), [both, first], empty).unwrap_err();
+    let error = reestimate(&Net::new([0.1, 0.9]), [both, first], empty).unwrap_err();
     assert!(error.to_string().contains("`second`"), "{error}");
 }
 
@@ -151,7 +167,7 @@ fn a_layer_is_pooled_over_the_batches_that_pass_it() {
 fn a_large_mean_does_not_drown_the_variance() {
     // 1000 ± 1: variance 1.
     let batches = (0..100).map(|_| batch(&[[1000.0, 0.0], [1002.0, 0.0]]));
-    let (model, _) = reestimate_batch_norm(&Net::new([0.1, 0.1]), batches, run).unwrap();
+    let (model, _) = reestimate(&Net::new([0.1, 0.1]), batches, run).unwrap();
     let statistics = statistics_of(&model.first);
     assert!((statistics[0] - 1001.0).abs() < 2e-3, "{statistics:?}");
     assert!((statistics[2] - 1.0).abs() < 1e-3, "{statistics:?}");
@@ -160,7 +176,7 @@ fn a_large_mean_does_not_drown_the_variance() {
 #[test]
 fn the_model_passed_in_does_not_change() {
     let model = Net::new([0.1, 0.1]);
-    reestimate_batch_norm(&model, [batch(&[[1.0, 2.0], [3.0, 4.0]])], run).unwrap();
+    reestimate(&model, [batch(&[[1.0, 2.0], [3.0, 4.0]])], run).unwrap();
     let expected = [7.0, 7.0, 1.0, 1.0];
     assert_eq!(statistics_of(&model.first.valid()), expected);
     assert!(model.dropout.training.is_enabled());
@@ -172,7 +188,7 @@ fn the_report_says_how_much_the_last_tenth_moved() {
     // 1 to 1 + 0.9 * 0.1 * 100 = 10.
     let at = |value: f32| batch(&[[value - 1.0, value - 1.0], [value + 1.0, value + 1.0]]);
     let batches: Vec<_> = (0..9).map(|_| at(0.0)).chain([at(10.0)]).collect();
-    let (_, report) = reestimate_batch_norm(&Net::new([0.1, 0.1]), batches, run).unwrap();
+    let (_, report) = reestimate(&Net::new([0.1, 0.1]), batches, run).unwrap();
     let deviation = 10f64.sqrt();
     let mean = 1.0 / deviation;
     let spread = (deviation - 1.0) / deviation;
@@ -185,37 +201,36 @@ fn the_report_says_how_much_the_last_tenth_moved() {
 
     // Many batches, of which only some are remembered: nothing moves.
     let batches = (0..1000).map(|_| at(0.0));
-    let (_, report) = reestimate_batch_norm(&Net::new([0.1, 0.1]), batches, run).unwrap();
+    let (_, report) = reestimate(&Net::new([0.1, 0.1]), batches, run).unwrap();
     assert!(report.moved.unwrap() < 1e-6, "{report:?}");
 
-    let (_, report) = reestimate_batch_norm(&Net::new([0.1, 0.1]), [at(0.0)], run).unwrap();
+    let (_, report) = reestimate(&Net::new([0.1, 0.1]), [at(0.0)], run).unwrap();
     assert_eq!(report.moved, None);
 }
 
 #[test]
-fn no_more_batches_are_taken_once_the_statistics_have_settled() {
-    let at = |value: f32| batch(&[[value - 1.0, value - 1.0], [value + 1.0, value + 1.0]]);
-    // The first is off by 9. After n batches the mean is 9 / n, and moved by 1 / n over the last tenth, the variance
-    // is 1 + 81 (n - 1) / n^2.
-    let run_until = |within: f64| {
-        let mut taken = 0;
-        let batches = (0..400).map(|index| {
-            taken = index + 1;
-            at(if index == 0 { 9.0 } else { 0.0 })
-        });
-        let way = BatchNormReestimation::default().until_settled(within);
-        let (_, report) = way.run(&Net::new([0.1, 0.1]), batches, run).unwrap();
-        assert_eq!(taken, report.batches);
-        report
-    };
-    let coarse = run_until(0.02);
-    let fine = run_until(0.01);
-    assert!(coarse.moved.unwrap() <= 0.02 && fine.moved.unwrap() <= 0.01);
-    assert!(10 < coarse.batches && coarse.batches < fine.batches && fine.batches < 400);
-    // What never settles takes all.
-    assert_eq!(run_until(0.0).batches, 400);
-    // What is settled from the beginning is looked at after ten.
-    assert_eq!(run_until(10.0).batches, 10);
+fn the_first_batches_alone_are_taken_if_asked() {
+    let batches = || (0..).map(|index| batch(&[[index as f32, 0.0], [index as f32 + 2.0, 4.0]]));
+    let config = ReestimationConfig::new().with_first_batches(Some(2));
+    let (model, report) =
+        reestimate_batch_norm(&Net::new([0.1, 0.1]), &config, batches(), run).unwrap();
+    // 0, 2, 1, 3.
+    assert_close(&statistics_of(&model.first), &[1.5, 2.0, 1.25, 4.0]);
+    assert_eq!((report.batches, report.samples), (2, 4));
+
+    let none = ReestimationConfig::new().with_first_batches(Some(0));
+    let error = reestimate_batch_norm(&Net::new([0.1, 0.1]), &none, batches(), run).unwrap_err();
+    assert!(error.to_string().contains("at least 1"), "{error}");
+}
+
+#[test]
+fn settings_are_saved_and_loaded() {
+    let config = ReestimationConfig::new()
+        .with_pooling(Pooling::WeightedBySize)
+        .with_first_batches(Some(16));
+    let saved = config.to_string();
+    let loaded = ReestimationConfig::load_binary(saved.as_bytes()).unwrap();
+    assert_eq!(loaded, config);
 }
 
 #[test]
@@ -223,10 +238,10 @@ fn what_cannot_be_estimated_is_an_error_that_names_the_layer() {
     let some = || [batch(&[[1.0, 2.0], [3.0, 4.0]])];
 
     let none: [Tensor<2>; 0] = [];
-    let error = reestimate_batch_norm(&Net::new([0.1, 0.1]), none, run).unwrap_err();
+    let error = reestimate(&Net::new([0.1, 0.1]), none, run).unwrap_err();
     assert!(matches!(error, BatchNormError::NoBatches), "{error}");
 
-    let error = reestimate_batch_norm(&Net::new([0.1, 0.0]), some(), run).unwrap_err();
+    let error = reestimate(&Net::new([0.1, 0.0]), some(), run).unwrap_err();
     assert!(error.to_string().contains("`second`"), "{error}");
     assert!(
         matches!(error, BatchNormError::NotUpdated { .. }),
@@ -237,15 +252,15 @@ fn what_cannot_be_estimated_is_an_error_that_names_the_layer() {
         model.second.forward(rows);
         2
     };
-    let error = reestimate_batch_norm(&Net::new([0.1, 0.1]), some(), only_second).unwrap_err();
+    let error = reestimate(&Net::new([0.1, 0.1]), some(), only_second).unwrap_err();
     assert!(error.to_string().contains("`first`"), "{error}");
 
     let bad = [batch(&[[1.0, 2.0], [3.0, f32::NAN]])];
-    let error = reestimate_batch_norm(&Net::new([0.1, 0.1]), bad, run).unwrap_err();
+    let error = reestimate(&Net::new([0.1, 0.1]), bad, run).unwrap_err();
     assert!(matches!(error, BatchNormError::NotFinite { .. }), "{error}");
 
     let failing = [Err(io::Error::other("disk on fire"))];
-    let error = reestimate_batch_norm(
+    let error = reestimate(
         &Net::new([0.1, 0.1]),
         failing,
         |model: &Net, rows: Tensor<2>| run(model, rows),
@@ -261,10 +276,10 @@ fn statistics_in_16_bits_are_refused_with_a_way_out() {
         let device = Device::default().autodiff();
         let mean = Tensor::<1>::zeros([2], &device).cast(dtype);
         model.second.running_mean = RunningState::new(mean);
-        let error = reestimate_batch_norm(&model, [batch(&[[1.0, 2.0]])], run).unwrap_err();
+        let error = reestimate(&model, [batch(&[[1.0, 2.0]])], run).unwrap_err();
         assert!(error.to_string().contains("`second`"), "{error}");
         assert!(error.to_string().contains("F32"), "{error}");
-        let before = BatchNormReestimation::default().check(&model).unwrap_err();
+        let before = ReestimationConfig::new().check(&model).unwrap_err();
         assert_eq!(before.to_string(), error.to_string());
     }
 }
@@ -275,6 +290,6 @@ fn a_model_without_batch_norm_is_done_at_once() {
     let batches = std::iter::from_fn(|| -> Option<Result<Tensor<2>, Infallible>> {
         panic!("no batch should be asked for")
     });
-    let (_, report) = reestimate_batch_norm(&model, batches, |_: &Linear, _: Tensor<2>| 1).unwrap();
+    let (_, report) = reestimate(&model, batches, |_: &Linear, _: Tensor<2>| 1).unwrap();
     assert_eq!(report, BatchNormReport::default());
 }

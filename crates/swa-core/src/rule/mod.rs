@@ -8,11 +8,14 @@
 //!
 //! and a rule is the function `w` of `n`, the number of updates made before this one.
 
+mod config;
 mod equal;
 mod exponential;
 
 use core::fmt::Debug;
+use std::sync::Arc;
 
+pub use config::RuleConfig;
 pub use equal::EqualWeights;
 pub use exponential::Exponential;
 
@@ -45,6 +48,12 @@ pub use exponential::Exponential;
 pub trait AveragingRule: Debug + Send + Sync {
     /// The weight of the next update, in `[0, 1]`, after `updates` earlier ones, 1 or more.
     fn weight(&self, updates: usize) -> f64;
+}
+
+impl<R: AveragingRule + ?Sized> AveragingRule for Arc<R> {
+    fn weight(&self, updates: usize) -> f64 {
+        (**self).weight(updates)
+    }
 }
 
 /// For tests: applies a rule to scalars, in the formula of the module's first lines.

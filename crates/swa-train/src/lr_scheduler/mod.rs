@@ -3,5 +3,5 @@
 mod paper;
 mod swalr;
 
-pub use paper::PaperLrScheduler;
-pub use swalr::{Annealing, SwaLrScheduler};
+pub use paper::{PaperLrScheduler, PaperLrSchedulerConfig};
+pub use swalr::{Annealing, SwaLrScheduler, SwaLrSchedulerConfig};

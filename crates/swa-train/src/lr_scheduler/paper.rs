@@ -1,9 +1,62 @@
 //! The learning-rate schedule of the SWA paper.
 
+use burn::config::Config;
 use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
 use burn::optim::LearningRate;
 
 use crate::{RunLength, SwaError, collect::positive};
+
+/// The settings of a [`PaperLrScheduler`], made for SWA by [`swa`](Self::swa) and for plain SGD by [`sgd`](Self::sgd).
+#[derive(Config, Debug, Copy, PartialEq)]
+pub struct PaperLrSchedulerConfig {
+    /// The learning rate to begin with.
+    lr: LearningRate,
+    /// The length of the run.
+    run: RunLength,
+    /// The epoch at which collecting starts, for SWA, and the learning rate from just before it on.
+    swa: Option<(usize, LearningRate)>,
+}
+
+impl PaperLrSchedulerConfig {
+    /// The schedule for SWA: from `lr` down to `swa_lr` just before collecting starts at
+    /// `start_epoch`, and constant from there on.
+    pub fn swa(lr: LearningRate, swa_lr: LearningRate, start_epoch: usize, run: RunLength) -> Self {
+        Self::new(lr, run).with_swa(Some((start_epoch, swa_lr)))
+    }
+
+    /// The schedule for plain SGD: from `lr` down to a hundredth of it over the run.
+    pub fn sgd(lr: LearningRate, run: RunLength) -> Self {
+        Self::new(lr, run)
+    }
+
+    /// The scheduler.
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::Invalid`] unless all rates are positive, and the run and the epoch to start at are 1 or more.
+    pub fn init(&self) -> Result<PaperLrScheduler, SwaError> {
+        rate("the learning rate", self.lr)?;
+        self.run.check()?;
+        let (ratio, span_epochs) = match self.swa {
+            None => (SGD_RATIO, self.run.epochs()),
+            Some((start_epoch, swa_lr)) => {
+                rate("the SWA learning rate", swa_lr)?;
+                positive("the epoch to start collecting at", start_epoch)?;
+                (swa_lr / self.lr, start_epoch)
+            }
+        };
+        Ok(PaperLrScheduler {
+            lr: self.lr,
+            ratio,
+            span_epochs,
+            steps_per_epoch: self.run.steps_per_epoch(),
+            steps: 0,
+        })
+    }
+}
+
+/// What is left of the learning rate at the end of plain SGD.
+const SGD_RATIO: f64 = 0.01;
 
 /// The schedule of the SWA paper and its code: constant, then linear, then constant.
 ///
@@ -20,6 +73,8 @@ use crate::{RunLength, SwaError, collect::positive};
 /// the span is the whole run, and the ratio 0.01.
 ///
 /// Source: Izmailov et al. 2018, section 4.1; `schedule` in the paper's `train.py`.
+///
+/// Made by [`PaperLrSchedulerConfig::init`].
 #[derive(Debug, Clone)]
 pub struct PaperLrScheduler {
     lr: LearningRate,
@@ -30,52 +85,7 @@ pub struct PaperLrScheduler {
     steps: usize,
 }
 
-/// What is left of the learning rate at the end of plain SGD.
-const SGD_RATIO: f64 = 0.01;
-
 impl PaperLrScheduler {
-    /// The schedule for SWA: from `lr` down to `swa_lr` just before collecting starts at
-    /// `start_epoch`, and constant from there on.
-    ///
-    /// # Errors
-    ///
-    /// [`SwaError::Invalid`] unless both rates are positive and `start_epoch` is.
-    pub fn swa(
-        lr: LearningRate,
-        swa_lr: LearningRate,
-        start_epoch: usize,
-        run: &RunLength,
-    ) -> Result<Self, SwaError> {
-        rate("the SWA learning rate", swa_lr)?;
-        positive("the epoch to start collecting at", start_epoch)?;
-        Self::new(lr, swa_lr / lr, start_epoch, run)
-    }
-
-    /// The schedule for plain SGD: from `lr` down to a hundredth of it over the run.
-    ///
-    /// # Errors
-    ///
-    /// [`SwaError::Invalid`] unless the rate is positive.
-    pub fn sgd(lr: LearningRate, run: &RunLength) -> Result<Self, SwaError> {
-        Self::new(lr, SGD_RATIO, run.epochs(), run)
-    }
-
-    fn new(
-        lr: LearningRate,
-        ratio: f64,
-        span_epochs: usize,
-        run: &RunLength,
-    ) -> Result<Self, SwaError> {
-        rate("the learning rate", lr)?;
-        Ok(Self {
-            lr,
-            ratio,
-            span_epochs,
-            steps_per_epoch: run.steps_per_epoch(),
-            steps: 0,
-        })
-    }
-
     /// The learning rate of epoch `epoch`, counted from 0.
     pub fn lr(&self, epoch: usize) -> LearningRate {
         let t = epoch as f64 / self.span_epochs as f64;
@@ -109,13 +119,14 @@ impl LrScheduler for PaperLrScheduler {
 }
 
 pub(super) fn rate(name: &'static str, value: LearningRate) -> Result<(), SwaError> {
-    match value.is_finite() && value > 0.0 {
-        true => Ok(()),
-        false => Err(SwaError::Invalid {
+    if value.is_finite() && value > 0.0 {
+        Ok(())
+    } else {
+        Err(SwaError::Invalid {
             name,
             expected: "a positive number",
             got: value.to_string(),
-        }),
+        })
     }
 }
 
@@ -140,7 +151,9 @@ mod tests {
         // Collecting from epoch 10 on: t = 0, 0.1, …; lr 0.1 down to 0.02, so a ratio of 0.2.
         // t = 0.6: 1 - 0.8 * 0.1 / 0.4 = 0.8; 0.7: 0.6; 0.8: 0.4; 0.9: 0.2; then 0.2.
         let run = RunLength::new(15, 2).unwrap();
-        let scheduler = PaperLrScheduler::swa(0.1, 0.02, 10, &run).unwrap();
+        let scheduler = PaperLrSchedulerConfig::swa(0.1, 0.02, 10, run)
+            .init()
+            .unwrap();
         assert_rates(
             scheduler,
             &[
@@ -158,7 +171,7 @@ mod tests {
     fn plain_sgd_ends_at_a_hundredth() {
         // t = 0.75: 1 - 0.99 * 0.25 / 0.4 = 0.38125.
         let run = RunLength::new(200, 1).unwrap();
-        let scheduler = PaperLrScheduler::sgd(0.05, &run).unwrap();
+        let scheduler = PaperLrSchedulerConfig::sgd(0.05, run).init().unwrap();
         assert_eq!(scheduler.lr(100), 0.05);
         assert!((scheduler.lr(150) - 0.05 * 0.38125).abs() < 1e-12);
         assert!((scheduler.lr(199) - 0.0005).abs() < 1e-12);
@@ -167,7 +180,9 @@ mod tests {
     #[test]
     fn a_record_goes_on_where_it_was_taken() {
         let run = RunLength::new(20, 3).unwrap();
-        let mut scheduler = PaperLrScheduler::swa(0.1, 0.02, 10, &run).unwrap();
+        let mut scheduler = PaperLrSchedulerConfig::swa(0.1, 0.02, 10, run)
+            .init()
+            .unwrap();
         let mut resumed = scheduler.clone();
         for _ in 0..22 {
             scheduler.step();
@@ -182,8 +197,28 @@ mod tests {
     fn rates_that_are_none_are_refused() {
         let run = RunLength::new(20, 3).unwrap();
         for bad in [0.0, -0.1, f64::NAN, f64::INFINITY] {
-            assert!(PaperLrScheduler::sgd(bad, &run).is_err());
-            assert!(PaperLrScheduler::swa(0.1, bad, 10, &run).is_err());
+            assert!(PaperLrSchedulerConfig::sgd(bad, run).init().is_err());
+            assert!(
+                PaperLrSchedulerConfig::swa(0.1, bad, 10, run)
+                    .init()
+                    .is_err()
+            );
         }
+    }
+
+    #[test]
+    fn settings_are_saved_and_loaded() {
+        let run = RunLength::new(20, 3).unwrap();
+        for config in [
+            PaperLrSchedulerConfig::sgd(0.1, run),
+            PaperLrSchedulerConfig::swa(0.1, 0.02, 10, run),
+        ] {
+            let saved = config.to_string();
+            let loaded = PaperLrSchedulerConfig::load_binary(saved.as_bytes()).unwrap();
+            assert_eq!(loaded, config);
+        }
+        let no_step = r#"{"lr": 0.1, "run": {"epochs": 20, "steps_per_epoch": 0}, "swa": null}"#;
+        let config = PaperLrSchedulerConfig::load_binary(no_step.as_bytes()).unwrap();
+        assert!(config.init().is_err());
     }
 }

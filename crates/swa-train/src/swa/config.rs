@@ -1,95 +1,78 @@
 //! The settings of the wrapper.
 
-use core::fmt;
 use std::cell::OnceCell;
 use std::sync::{Arc, Mutex};
 
+use burn::config::Config;
 use burn::data::dataloader::DataLoader;
-use burn::tensor::Device;
-use burn::train::{InferenceStep, Interrupter, LearnerModel};
+use burn::train::{InferenceStep, LearnerModel};
 use swa_core::{
-    Average, AveragingRule, BatchNormReestimation, Counter, EqualWeights, Pooling,
-    read_tensors_when_asked,
+    Average, AveragingRule, Counter, ReestimationConfig, RuleConfig, read_tensors_when_asked,
 };
 
-use super::failure::Failure;
-use super::{Collected, Swa};
-use crate::evaluation::{Evaluation, Reestimate};
+use super::collector::{Collector, Collectors, MAIN};
+use super::state::State;
+use super::{FORMAT, LIVE, Swa};
+use crate::evaluation::Evaluation;
 use crate::{Collect, SwaError};
 
-/// How to average: when, by which rule, and what to do about BatchNorm.
+/// The settings of SWA in a training: when to collect weights, how to average them, and what to do about BatchNorm.
 ///
-/// Every choice but the first has a default from the paper.
-#[derive(Clone)]
+/// All but the first have defaults, which are the paper's. They are saved and loaded as those of Burn are:
+///
+/// ```
+/// use burn::config::Config;
+/// use swa_train::{Collect, RuleConfig, RunLength, SwaConfig};
+///
+/// let run = RunLength::of_items(200, 50_000, 128)?;
+/// let config = SwaConfig::new(Collect::from_epoch(161, &run)?)
+///     .with_rule(RuleConfig::Exponential { decay: 0.999 });
+/// # let directory = tempfile::tempdir()?;
+/// # let file = directory.path().join("swa.json");
+/// config.save(&file)?;
+/// assert_eq!(SwaConfig::load(&file)?, config);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Config, Debug, PartialEq)]
 pub struct SwaConfig {
-    collect: Collect,
-    rule: Arc<dyn AveragingRule>,
-    reestimate: Reestimate,
-    pooling: Pooling,
-    averages_running_statistics: bool,
-    device: Option<Device>,
-    interrupter: Option<Interrupter>,
+    /// The optimizer steps after which weights are collected.
+    pub collect: Collect,
+    /// The rule of the average: equal weights by default. One of your own: [`Swa::with_rule`].
+    #[config(default = "RuleConfig::EqualWeights")]
+    pub rule: RuleConfig,
+    /// What becomes of BatchNorm's running statistics: re-estimated by default, from the whole training set.
+    #[config(default = "RunningStatistics::Reestimated(ReestimationConfig::new())")]
+    pub running_statistics: RunningStatistics,
+    /// Averages that are kept beside the first, which validation goes by: none by default.
+    #[config(default = "Vec::new()")]
+    pub further_averages: Vec<AverageConfig>,
+}
+
+/// What becomes of the running statistics of BatchNorm layers, in all averages.
+#[derive(Config, Debug, PartialEq)]
+pub enum RunningStatistics {
+    /// Re-estimated from data whenever an averaged model is wanted, for validation or for use: as in the paper, and as
+    /// PyTorch's `update_bn`.
+    Reestimated(ReestimationConfig),
+    /// Averaged like weights: PyTorch's `use_buffers`, for an EMA that must cost nothing at validation.
+    Averaged,
+    /// The latest of the training: timm's `exclude_buffers`.
+    Latest,
+}
+
+/// An average beside the first.
+#[derive(Config, Debug, PartialEq)]
+pub struct AverageConfig {
+    /// Its name in records, in metrics, and for [`Swa::averaged`]: without a dot, neither `averaged` nor `live`.
+    pub name: String,
+    /// The optimizer steps after which it collects weights.
+    pub collect: Collect,
+    /// Its rule: equal weights by default.
+    #[config(default = "RuleConfig::EqualWeights")]
+    pub rule: RuleConfig,
 }
 
 impl SwaConfig {
-    /// SWA that collects when `collect` says: equal weights, BatchNorm re-estimated from the whole
-    /// training set.
-    pub fn new(collect: Collect) -> Self {
-        Self {
-            collect,
-            rule: Arc::new(EqualWeights),
-            reestimate: Reestimate::default(),
-            pooling: Pooling::default(),
-            averages_running_statistics: false,
-            device: None,
-            interrupter: None,
-        }
-    }
-
-    /// Averages by another rule, such as [`Exponential`](swa_core::Exponential).
-    pub fn with_rule(mut self, rule: impl AveragingRule + 'static) -> Self {
-        self.rule = Arc::new(rule);
-        self
-    }
-
-    /// From how much data BatchNorm's running statistics are re-estimated for a validation of the
-    /// averaged model: all of the training loader's by default.
-    pub fn with_reestimation(mut self, reestimate: Reestimate) -> Self {
-        self.reestimate = reestimate;
-        self
-    }
-
-    /// How the re-estimation pools the statistics of batches: exactly by default, or as a peer does.
-    pub fn with_pooling(mut self, pooling: Pooling) -> Self {
-        self.pooling = pooling;
-        self
-    }
-
-    /// Averages BatchNorm's running statistics too, and does not re-estimate them: PyTorch's
-    /// `use_buffers`, for an EMA that must cost nothing at validation.
-    pub fn averaging_running_statistics(mut self) -> Self {
-        self.averages_running_statistics = true;
-        self.reestimate = Reestimate::Never;
-        self
-    }
-
-    /// Keeps the average on `device` rather than the model's.
-    pub fn on_device(mut self, device: &Device) -> Self {
-        self.device = Some(device.clone());
-        self
-    }
-
-    /// Stops the training through `interrupter` when averaging or re-estimating BatchNorm fails, with
-    /// the reason in `LearningResult::error`. Without one the failure is logged and the training goes
-    /// on, validated by the live model; an average that could not be updated keeps its last good value,
-    /// and [`Swa::into_averaged`] returns the error.
-    ///
-    /// Pass the same to `SupervisedTraining::with_interrupter`.
-    pub fn with_interrupter(mut self, interrupter: Interrupter) -> Self {
-        self.interrupter = Some(interrupter);
-        self
-    }
-
     /// Wraps `model`, for `Learner::new` in its place.
     ///
     /// `train_loader` is what BatchNorm is re-estimated from: the loader that the training uses, or
@@ -104,11 +87,12 @@ impl SwaConfig {
     ///
     /// # Errors
     ///
-    /// - [`SwaError::Average`] for a model that cannot be averaged, such as one with LoRA adapters.
-    /// - [`SwaError::BatchNorm`] for one whose BatchNorm cannot be re-estimated, such as one in 16 bits, unless it
-    ///   [never](Reestimate::Never) is to be.
+    /// - [`SwaError::Invalid`] and [`SwaError::NeverCollects`] for settings that cannot be, such as loaded ones may.
+    /// - [`SwaError::Average`] for a model that cannot be averaged, such as one with LoRA adapters, and for a decay that is
+    ///   none.
+    /// - [`SwaError::BatchNorm`] for one whose BatchNorm cannot be re-estimated, such as one in 16 bits, if it is to be.
     pub fn init<M>(
-        self,
+        &self,
         model: M,
         train_loader: Arc<dyn DataLoader<<M as InferenceStep>::Input>>,
     ) -> Result<Swa<M>, SwaError>
@@ -117,57 +101,65 @@ impl SwaConfig {
         <M as InferenceStep>::Input: Clone,
     {
         read_tensors_when_asked();
-        self.reestimate.validate()?;
-        if self.reestimate != Reestimate::Never {
-            BatchNormReestimation::default().check(&model)?;
+        let reestimation = match &self.running_statistics {
+            RunningStatistics::Reestimated(config) => Some(config),
+            RunningStatistics::Averaged | RunningStatistics::Latest => None,
+        };
+        if let Some(reestimation) = reestimation {
+            reestimation.check(&model)?;
         }
-        let mut average = Average::new(&model, SharedRule(self.rule))?;
-        if self.averages_running_statistics {
-            average = average.averaging_running_statistics();
+        let first = self.collector(&model, MAIN, &self.collect, self.rule.init()?)?;
+        let mut collectors = Collectors::new(first);
+        for further in &self.further_averages {
+            check_name(&further.name, &collectors)?;
+            let rule = further.rule.init()?;
+            collectors.push(self.collector(&model, &further.name, &further.collect, rule)?);
         }
-        if let Some(device) = &self.device {
-            average = average.on_device(device);
-        }
+        let evaluation = Evaluation::new(train_loader, reestimation.cloned());
         Ok(Swa {
             model,
-            steps: Counter::default(),
-            collect: self.collect,
-            collected: Arc::new(Mutex::new(Collected {
-                average,
-                last_step: 0,
-            })),
-            evaluation: Arc::new(Evaluation::new(train_loader, self.reestimate, self.pooling)),
+            steps: Counter::new(0),
+            format: Counter::new(FORMAT),
+            state: Arc::new(Mutex::new(State::new(collectors, evaluation))),
+            snapshot: None,
             evaluated: OnceCell::new(),
-            failure: Arc::new(Failure {
-                last: Mutex::new(None),
-                interrupter: self.interrupter,
-            }),
+            failures: Arc::default(),
+            interrupter: None,
             is_replica: false,
+        })
+    }
+
+    fn collector<M: LearnerModel>(
+        &self,
+        model: &M,
+        name: &str,
+        collect: &Collect,
+        rule: Arc<dyn AveragingRule>,
+    ) -> Result<Collector<M>, SwaError> {
+        collect.check()?;
+        let mut average = Average::new(model, rule)?;
+        if self.running_statistics == RunningStatistics::Averaged {
+            average = average.with_running_statistics_averaged();
+        }
+        Ok(Collector {
+            name: name.into(),
+            collect: *collect,
+            average,
         })
     }
 }
 
-impl fmt::Debug for SwaConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SwaConfig")
-            .field("collect", &self.collect)
-            .field("rule", &self.rule)
-            .field("reestimate", &self.reestimate)
-            .field("pooling", &self.pooling)
-            .field(
-                "averages_running_statistics",
-                &self.averages_running_statistics,
-            )
-            .field("device", &self.device)
-            .finish_non_exhaustive()
-    }
-}
-
-#[derive(Debug)]
-struct SharedRule(Arc<dyn AveragingRule>);
-
-impl AveragingRule for SharedRule {
-    fn weight(&self, updates: usize) -> f64 {
-        self.0.weight(updates)
-    }
+fn check_name<M: LearnerModel>(name: &str, others: &Collectors<M>) -> Result<(), SwaError> {
+    let expected = if name.is_empty() || name.contains('.') {
+        "a name without a dot"
+    } else if name == LIVE || others.named(name).is_some() {
+        "unlike `live`, `averaged` and the name of any other average"
+    } else {
+        return Ok(());
+    };
+    Err(SwaError::Invalid {
+        name: "the name of an average",
+        expected,
+        got: format!("`{name}`"),
+    })
 }

@@ -1,50 +1,38 @@
 //! Failures of averaging, and what they stop.
 
-use std::sync::Mutex;
-
-use burn::train::Interrupter;
+use std::sync::OnceLock;
 
 use crate::SwaError;
-use crate::burn_0_22::training_error;
-use crate::lock::lock;
 
-pub(super) struct Failure {
-    pub(super) last: Mutex<Option<Failed>>,
-    pub(super) interrupter: Option<Interrupter>,
+/// The first failures of a training, known to all its clones, forks, replicas and copies for validation.
+#[derive(Default)]
+pub(super) struct Failures {
+    /// What ended the averaging: an average lacks an update, or has those of another training.
+    pub(super) of_averaging: OnceLock<Failed>,
+    /// What kept an averaged model from being made ready for use.
+    pub(super) of_evaluation: OnceLock<Failed>,
 }
 
+#[derive(Clone)]
 pub(super) struct Failed {
     pub(super) error: SwaError,
-    /// How many steps were taken before.
+    /// The number of steps that were taken before.
     pub(super) step: usize,
 }
 
-impl Failed {
-    /// Whether the average lacks an update, or has those of another training.
-    pub(super) fn ends_averaging(&self) -> bool {
-        matches!(self.error, SwaError::Average(_) | SwaError::Shared { .. })
-    }
-}
-
-impl Failure {
-    /// What keeps the average from being updated, if anything does.
-    pub(super) fn ended_averaging(&self) -> Option<SwaError> {
-        let last = lock(&self.last);
-        let ended = last.as_ref().filter(|failed| failed.ends_averaging());
-        ended.map(|failed| failed.error.clone())
+impl Failures {
+    /// The failure that matters most.
+    pub(super) fn first(&self) -> Option<&Failed> {
+        let of_averaging = self.of_averaging.get();
+        of_averaging.or_else(|| self.of_evaluation.get())
     }
 
-    /// No failure, with the same interrupter.
-    pub(super) fn of_its_own(&self) -> Self {
-        Self {
-            last: Mutex::new(None),
-            interrupter: self.interrupter.clone(),
-        }
-    }
-
-    pub(super) fn interrupt(&self, error: &SwaError) {
-        if let Some(interrupter) = &self.interrupter {
-            interrupter.fail(training_error(error));
-        }
+    /// Keeps a failure, unless there was one of its kind before.
+    pub(super) fn add(&self, failed: Failed) -> bool {
+        let kept = match failed.error {
+            SwaError::Average(_) | SwaError::Shared { .. } => &self.of_averaging,
+            _ => &self.of_evaluation,
+        };
+        kept.set(failed).is_ok()
     }
 }

@@ -1,23 +1,29 @@
 //! The wrapper that turns SWA on in a `Learner`.
 
+mod collector;
 mod config;
 mod failure;
+mod metrics;
 mod module;
+mod state;
 mod step;
 
 use core::fmt;
 use std::cell::OnceCell;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::Device;
-use burn::train::{InferenceStep, LearnerModel};
-use swa_core::{Average, BatchNormReport, Counter};
+use burn::train::{InferenceStep, Interrupter, LearnerModel};
+use swa_core::{Average, AveragingRule, BatchNormReport, Counter};
 
-use crate::evaluation::Evaluation;
-use crate::lock::lock;
+use crate::burn_0_22::training_error;
 use crate::{Collect, SwaError};
-pub use config::SwaConfig;
-use failure::Failure;
+use collector::Collectors;
+pub(crate) use collector::MAIN;
+pub use config::{AverageConfig, RunningStatistics, SwaConfig};
+use failure::{Failed, Failures};
+pub use metrics::SwaMetrics;
+use state::State;
 
 /// A model with its average, in a `Learner` in the model's place.
 ///
@@ -41,7 +47,7 @@ use failure::Failure;
 /// re-estimated on the first device alone under both.
 ///
 /// A failure interrupts the workers of `ddp` after the next step, all of them after the same one (see
-/// [`SwaConfig::with_interrupter`]): one that went on alone would wait forever for the others'
+/// [`with_interrupter`](Self::with_interrupter)): one that went on alone would wait forever for the others'
 /// gradients. After the last step there is nothing to interrupt, and [`failure`](Self::failure) and
 /// [`into_averaged`](Self::into_averaged) tell.
 ///
@@ -51,67 +57,114 @@ use failure::Failure;
 /// [`docs/several-machines.md`](https://github.com/burn-swa/burn-swa/blob/main/docs/several-machines.md).
 ///
 /// Made by [`SwaConfig::init`].
-///
-/// `LIVE` is true after [`with_live_metrics`](Self::with_live_metrics).
-pub struct Swa<M: LearnerModel, const LIVE: bool = false> {
+pub struct Swa<M: LearnerModel> {
     model: M,
     /// Optimizer steps taken, over all resumed parts of the run.
     steps: Counter,
-    collect: Collect,
+    /// The number of the format of its records.
+    format: Counter,
     /// Behind a lock and not a plain field, so that an update owns the average and can work in place: see
     /// [`burn_0_22`](crate::burn_0_22).
-    collected: Arc<Mutex<Collected<M>>>,
-    evaluation: Arc<Evaluation<M>>,
+    state: Arc<Mutex<State<M>>>,
+    /// The averages as they were when this copy for validation was made, if it is one.
+    snapshot: Option<Collectors<M>>,
     /// The averaged model that this value validates with, if there is one, once it has validated.
     evaluated: OnceCell<Option<M>>,
-    failure: Arc<Failure>,
+    failures: Arc<Failures>,
+    interrupter: Option<Interrupter>,
     /// Whether this is one of the replicas that `ExecutionStrategy::ddp` trains side by side.
     is_replica: bool,
 }
 
-struct Collected<M> {
-    average: Average<M>,
-    /// The step of the last update. Clones that a strategy of the user's own trains side by side reach
-    /// each step together and with the same weights: the first to arrive makes the update.
-    last_step: usize,
-}
+/// The number of the format of records: 1 since they say it, and 0 before.
+const FORMAT: usize = 1;
 
-impl<M: LearnerModel> Swa<M>
-where
-    <M as InferenceStep>::Input: Clone,
-{
-    /// Shows the live model's validation metrics beside the averaged one's, at the price of a second
-    /// forward pass.
-    ///
-    /// Metrics of validation then take a [`LiveAndAveraged`](crate::LiveAndAveraged) output: those registered as they are show
-    /// the averaged model, and those wrapped in [`Live`](crate::Live) the live one, under a name that
-    /// says so, as on the [crate's front page](crate).
-    pub fn with_live_metrics(self) -> Swa<M, true> {
-        Swa {
-            model: self.model,
-            steps: self.steps,
-            collect: self.collect,
-            collected: self.collected,
-            evaluation: self.evaluation,
-            evaluated: self.evaluated,
-            failure: self.failure,
-            is_replica: self.is_replica,
-        }
+/// The name of the live model, for metrics.
+const LIVE: &str = "live";
+
+/// What is not a setting that can be saved, or is another model.
+impl<M: LearnerModel> Swa<M> {
+    /// Averages by a rule of your own from the next update on.
+    pub fn with_rule(self, rule: impl AveragingRule + 'static) -> Self {
+        let mut collectors = self.collectors();
+        collectors.main.average = collectors.main.average.with_rule(rule);
+        self.with_collectors(collectors)
     }
-}
 
-impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
+    /// Keeps the average on `device` rather than the model's.
+    pub fn with_device(self, device: &Device) -> Self {
+        let mut collectors = self.collectors();
+        collectors.main.average = collectors.main.average.with_device(device);
+        self.with_collectors(collectors)
+    }
+
     /// Goes on from `averaged`, the average of `updates` earlier updates, such as that of a PyTorch
     /// `AveragedModel` with its `n_averaged`. The steps of this run are counted from its beginning.
     ///
     /// # Errors
     ///
     /// [`SwaError::Average`] if `averaged` is another model than the live one, or not finite.
-    pub fn continuing(self, averaged: &M, updates: usize) -> Result<Self, SwaError> {
-        let average = self.average().continuing(averaged, updates)?;
-        Ok(self.with_average(|_| average))
+    pub fn with_initial_average(self, averaged: &M, updates: usize) -> Result<Self, SwaError> {
+        let mut collectors = self.collectors();
+        let average = collectors.main.average;
+        collectors.main.average = average.with_initial_average(averaged, updates)?;
+        Ok(self.with_collectors(collectors))
     }
 
+    /// Stops the training through `interrupter` when averaging or re-estimating BatchNorm fails, with
+    /// the reason in `LearningResult::error`. Without one the failure is logged and the training goes
+    /// on, validated by the live model; an average that could not be updated keeps its last good value,
+    /// and [`into_averaged`](Self::into_averaged) returns the error.
+    ///
+    /// Pass the same to `SupervisedTraining::with_interrupter`.
+    pub fn with_interrupter(mut self, interrupter: Interrupter) -> Self {
+        self.interrupter = Some(interrupter);
+        self
+    }
+
+    /// Shows metrics of further models beside the averaged one's, at the price of a forward pass each: of the `live` model, and
+    /// of the averages in [`SwaConfig::further_averages`] by their names.
+    ///
+    /// Metrics of validation then take a [`ModelOutputs`](crate::ModelOutputs): those registered as they are show
+    /// the averaged model, and a [`ModelMetric`](crate::ModelMetric) the model that it names.
+    ///
+    /// ```
+    /// use burn::train::metric::LossMetric;
+    /// use burn::train::{InferenceStep, LearnerModel, RegressionOutput, SupervisedTraining};
+    /// use swa_train::{ModelMetric, Swa, SwaError, SwaMetrics};
+    ///
+    /// fn show<M>(swa: Swa<M>) -> Result<SwaMetrics<M>, SwaError>
+    /// where
+    ///     M: LearnerModel + InferenceStep<Output = RegressionOutput>,
+    ///     <M as InferenceStep>::Input: Clone,
+    /// {
+    ///     swa.with_metrics_of(&["live", "ema"])
+    /// }
+    ///
+    /// fn register<M>(training: SupervisedTraining<SwaMetrics<M>>) -> SupervisedTraining<SwaMetrics<M>>
+    /// where
+    ///     M: LearnerModel + InferenceStep<Output = RegressionOutput>,
+    ///     <M as InferenceStep>::Input: Clone,
+    /// {
+    ///     training
+    ///         .metric_valid_numeric(LossMetric::new()) // "Loss", of the averaged model
+    ///         .metric_valid_numeric(ModelMetric::new("live", LossMetric::new())) // "Loss (live)"
+    ///         .metric_valid_numeric(ModelMetric::new("ema", LossMetric::new())) // "Loss (ema)"
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::UnknownAverage`] for another name.
+    pub fn with_metrics_of(self, names: &[&str]) -> Result<SwaMetrics<M>, SwaError>
+    where
+        <M as InferenceStep>::Input: Clone,
+    {
+        SwaMetrics::new(self, names)
+    }
+}
+
+impl<M: LearnerModel> Swa<M> {
     /// The averaged model with its BatchNorm re-estimated: the user's own type, in validation mode,
     /// ready for inference. If the last validation was of the same average, its statistics are used,
     /// and there is no further pass over the data.
@@ -123,17 +176,25 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
     ///   average is what [`average`](Self::average) gives: take it before.
     /// - What keeps BatchNorm from being re-estimated now.
     pub fn into_averaged(self) -> Result<M, SwaError> {
+        self.averaged(MAIN)
+    }
+
+    /// The same of the average called `name`: `averaged`, or one of [`SwaConfig::further_averages`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`into_averaged`](Self::into_averaged), and [`SwaError::UnknownAverage`].
+    pub fn averaged(&self, name: &str) -> Result<M, SwaError> {
         self.check();
-        if let Some(error) = self.failure.ended_averaging() {
-            return Err(error);
+        if let Some(failed) = self.failures.of_averaging.get() {
+            return Err(failed.error.clone());
         }
-        match self.evaluate()? {
-            Some(averaged) => Ok(averaged),
-            None => Err(SwaError::NothingCollected {
-                first_step: self.collect.first_step(),
-                steps: self.steps(),
-            }),
-        }
+        let steps = self.steps();
+        self.evaluate(name)?
+            .map_err(|collect| SwaError::NothingCollected {
+                first_step: collect.first_step(),
+                steps,
+            })
     }
 
     /// The live model, as the optimizer left it.
@@ -148,12 +209,12 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
 
     /// A copy of the average, as it stands.
     pub fn average(&self) -> Average<M> {
-        self.collected().average.clone()
+        self.read(|collectors| collectors.main.average.clone())
     }
 
     /// How many times weights were collected.
     pub fn updates(&self) -> usize {
-        self.collected().average.updates()
+        self.read(|collectors| collectors.main.average.updates())
     }
 
     /// How many optimizer steps were taken, over all resumed parts of the run.
@@ -163,29 +224,39 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
 
     /// What the last re-estimation of BatchNorm did, if there was one for the current average.
     pub fn batch_norm_report(&self) -> Option<BatchNormReport> {
-        self.evaluation.report(self.updates())
+        let updates = self.updates();
+        self.state().report(MAIN, updates)
     }
 
-    /// What kept the average from being updated, or else from being evaluated, if anything did.
+    /// What kept an average from being updated, or else from being evaluated, if anything did.
     pub fn failure(&self) -> Option<SwaError> {
-        let last = lock(&self.failure.last);
-        last.as_ref().map(|failed| failed.error.clone())
-    }
-
-    fn collected(&self) -> MutexGuard<'_, Collected<M>> {
-        lock(&self.collected)
+        self.failures.first().map(|failed| failed.error.clone())
     }
 }
 
-impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
-    /// The same with an average of its own, changed by `change`, of which nothing was evaluated yet.
-    fn with_average(mut self, change: impl FnOnce(Average<M>) -> Average<M>) -> Self {
-        let average = change(self.average());
-        self.evaluation = Arc::new(self.evaluation.of_its_own());
-        self.collected = Arc::new(Mutex::new(Collected {
-            average,
-            last_step: 0,
-        }));
+impl<M: LearnerModel> Swa<M> {
+    /// A poisoned lock is as good as another: a panic is on its way to whoever trains, and this must not hide it behind another.
+    fn state(&self) -> MutexGuard<'_, State<M>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads what this collects, or what it had collected when this copy for validation was made.
+    fn read<R>(&self, read: impl FnOnce(&Collectors<M>) -> R) -> R {
+        match &self.snapshot {
+            Some(snapshot) => read(snapshot),
+            None => read(&self.state().collectors),
+        }
+    }
+
+    fn collectors(&self) -> Collectors<M> {
+        self.read(Collectors::clone)
+    }
+
+    /// The same with a state of its own, in which it collects with these.
+    fn with_collectors(mut self, collectors: Collectors<M>) -> Self {
+        let state = self.state().fresh(collectors);
+        self.state = Arc::new(Mutex::new(state));
+        self.snapshot = None;
         self.evaluated = OnceCell::new();
         self
     }
@@ -194,36 +265,68 @@ impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
     fn device(&self) -> Device {
         self.model.devices().into_iter().next().unwrap_or_default()
     }
+
+    /// The model of the average called `name`, ready for inference, or as an error, while nothing has been averaged, when
+    /// that is to be.
+    fn evaluate(&self, name: &str) -> Result<Result<M, Collect>, SwaError> {
+        let device = self.device();
+        self.state().evaluate(self.snapshot.as_ref(), name, &device)
+    }
+
+    /// Reads whether what the device averaged was finite: where this is called, waiting for the device
+    /// costs nothing.
+    fn check(&self) {
+        let checked = self.state().collectors.check();
+        if let Err(error) = checked {
+            self.fail(error.into());
+        }
+    }
+
+    fn fail(&self, error: SwaError) {
+        log::error!("SWA: {error}");
+        let step = self.steps();
+        let failed = Failed { error, step };
+        if !self.is_replica {
+            self.interrupt(&failed);
+        }
+        self.failures.add(failed);
+    }
+
+    fn interrupt(&self, failed: &Failed) {
+        if let Some(interrupter) = &self.interrupter {
+            interrupter.fail(training_error(&failed.error));
+        }
+    }
 }
 
-impl<M: LearnerModel, const LIVE: bool> Clone for Swa<M, LIVE> {
+impl<M: LearnerModel> Clone for Swa<M> {
     fn clone(&self) -> Self {
         Self {
             model: self.model.clone(),
             steps: self.steps.clone(),
-            collect: self.collect,
-            collected: self.collected.clone(),
-            evaluation: self.evaluation.clone(),
+            format: self.format.clone(),
+            state: self.state.clone(),
+            snapshot: self.snapshot.clone(),
             evaluated: OnceCell::new(),
-            failure: self.failure.clone(),
+            failures: self.failures.clone(),
+            interrupter: self.interrupter.clone(),
             is_replica: self.is_replica,
         }
     }
 }
 
-impl<M: LearnerModel, const LIVE: bool> fmt::Debug for Swa<M, LIVE> {
+impl<M: LearnerModel> fmt::Debug for Swa<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Swa")
             .field("model", &self.model)
             .field("steps", &self.steps())
-            .field("collect", &self.collect)
             .field("updates", &self.updates())
             .finish_non_exhaustive()
     }
 }
 
 /// As the model alone.
-impl<M: LearnerModel, const LIVE: bool> fmt::Display for Swa<M, LIVE> {
+impl<M: LearnerModel> fmt::Display for Swa<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.model, f)
     }

@@ -1,19 +1,21 @@
-//! The wrapper as a module: the live model, with the average and the number of steps in its records.
+//! The wrapper as a module: the live model, with the averages and the number of steps in its records.
 
 use std::cell::OnceCell;
 use std::sync::Arc;
 
-use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor};
-use burn::tensor::Device;
+use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor, Param};
+use burn::store::{ModuleRecord, RecordError};
+use burn::tensor::{Device, Int, Tensor};
 use burn::train::LearnerModel;
+use swa_core::Counter;
 
-use super::Swa;
+use super::{FORMAT, Swa};
 use crate::burn_0_22::is_sharder;
 
 /// The container that the fields of a `Swa` are visited in.
 const CONTAINER: &str = "Struct:Swa";
 
-impl<M: LearnerModel, const LIVE: bool> Module for Swa<M, LIVE> {
+impl<M: LearnerModel> Module for Swa<M> {
     /// Where the live model is: the average follows it.
     fn collect_devices(&self, devices: Devices) -> Devices {
         self.model.collect_devices(devices)
@@ -29,7 +31,8 @@ impl<M: LearnerModel, const LIVE: bool> Module for Swa<M, LIVE> {
 
     fn to_device(mut self, device: &Device) -> Self {
         self.model = self.model.to_device(device);
-        self.with_average(|average| average.to_device(device))
+        let collectors = self.collectors();
+        self.with_collectors(collectors.with_each(|average| average.to_device(device)))
     }
 
     fn train(mut self) -> Self {
@@ -42,14 +45,10 @@ impl<M: LearnerModel, const LIVE: bool> Module for Swa<M, LIVE> {
     /// [`Swa::into_averaged`].
     fn valid(&self) -> Self {
         self.check();
-        let valid = Self {
-            model: self.model.valid(),
-            ..self.clone()
-        };
-        let evaluation = valid.evaluation.clone();
         Self {
-            evaluation,
-            ..valid.with_average(|average| average)
+            model: self.model.valid(),
+            snapshot: Some(self.collectors()),
+            ..self.clone()
         }
     }
 
@@ -70,13 +69,14 @@ impl<M: LearnerModel, const LIVE: bool> Module for Swa<M, LIVE> {
         self.model.visit(visitor);
         visitor.exit_module("model", CONTAINER);
 
-        visitor.enter_module("average", CONTAINER);
-        self.collected().average.visit(visitor);
-        visitor.exit_module("average", CONTAINER);
+        self.read(|collectors| collectors.visit(visitor, CONTAINER));
 
-        visitor.enter_module("steps", CONTAINER);
-        visitor.visit_int(&self.steps.param(&self.device()));
-        visitor.exit_module("steps", CONTAINER);
+        let numbers = [("steps", &self.steps), ("format", &self.format)];
+        for (name, number) in numbers {
+            visitor.enter_module(name, CONTAINER);
+            visitor.visit_int(&number.param(&self.device()));
+            visitor.exit_module(name, CONTAINER);
+        }
     }
 
     fn map<Mapper: ModuleMapper>(mut self, mapper: &mut Mapper) -> Self {
@@ -88,28 +88,75 @@ impl<M: LearnerModel, const LIVE: bool> Module for Swa<M, LIVE> {
             return self.into_replica();
         }
 
-        mapper.enter_module("average", CONTAINER);
-        self = self.with_average(|average| average.map(mapper));
-        mapper.exit_module("average", CONTAINER);
+        let collectors = self.collectors().map(mapper, CONTAINER);
+        self = self.with_collectors(collectors);
 
-        mapper.enter_module("steps", CONTAINER);
         let device = self.device();
+        mapper.enter_module("steps", CONTAINER);
         let before = self.steps();
         self.steps = self.steps.map(mapper, &device);
         if self.steps() != before {
             // A record's: what failed before is not of its steps.
-            self.failure = Arc::new(self.failure.of_its_own());
+            self.failures = Arc::default();
         }
         mapper.exit_module("steps", CONTAINER);
+
+        if self.format.value > 0 {
+            mapper.enter_module("format", CONTAINER);
+            self.format = self.format.map(mapper, &device);
+            mapper.exit_module("format", CONTAINER);
+        }
         self
+    }
+
+    /// Takes records of earlier versions too.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError::Validation`] for the record of another model, and for that of a later version.
+    fn try_load_record(mut self, record: ModuleRecord) -> Result<Self, RecordError> {
+        let format = Format::of(&record, &self.device())?;
+        if format > FORMAT {
+            return Err(RecordError::Validation(format!(
+                "the record has format {format}, and this version of swa-train reads those up to {FORMAT}: load it with the \
+                 version that wrote it, or a later one"
+            )));
+        }
+        self.format.value = format;
+        // By way of an option, which has the same paths: a module cannot call the method that it overrides.
+        let loaded = Some(self).try_load_record(record)?;
+        let Some(mut swa) = loaded else {
+            unreachable!("an option that is mapped keeps its module")
+        };
+        swa.format.value = FORMAT;
+        Ok(swa)
     }
 }
 
-impl<M: LearnerModel, const LIVE: bool> Swa<M, LIVE> {
+/// The entry of a record that says its format.
+#[derive(Module, Debug)]
+struct Format {
+    format: Param<Tensor<1, Int>>,
+}
+
+impl Format {
+    /// The number of the format of a record: 0 if it does not say.
+    fn of(record: &ModuleRecord, device: &Device) -> Result<usize, RecordError> {
+        let none = Counter::new(0).param(device);
+        let format = Self { format: none };
+        // Of a record from a file, a clone takes no memory: its tensors are read when they are used.
+        let record = record.clone().allow_partial(true).allow_unused(true);
+        let number = format.try_load_record(record)?.format.val();
+        Ok(number.into_scalar::<i64>().max(0) as usize)
+    }
+}
+
+impl<M: LearnerModel> Swa<M> {
     /// A replica that averages by itself: an average that all shared would move from device to device,
     /// to whichever worker is the first at a step.
     fn into_replica(mut self) -> Self {
         self.is_replica = true;
-        self.with_average(|average| average)
+        let collectors = self.collectors();
+        self.with_collectors(collectors)
     }
 }

@@ -56,7 +56,7 @@ fn swa() -> Swa<Net> {
 fn forks_for_workers_share_the_average_and_do_not_copy_it() {
     let swa = swa();
     let worker = swa.clone().fork(&Device::flex().autodiff());
-    assert!(Arc::ptr_eq(&swa.collected, &worker.collected));
+    assert!(Arc::ptr_eq(&swa.state, &worker.state));
 }
 
 #[test]
@@ -95,14 +95,14 @@ fn what_was_evaluated_is_not_taken_for_another_records() {
 fn weights_that_diverged_are_not_averaged_until_an_earlier_checkpoint_is_loaded() {
     let mut swa = swa().after_step();
     let record = swa.clone().into_record();
-    assert!(swa.evaluated().is_some());
+    assert!(swa.try_evaluate(MAIN).is_some());
     let layer = &mut swa.model.layer;
     layer.weight = layer
         .weight
         .clone()
         .map(|weight| weight.mul_scalar(f32::NAN));
     let diverged = swa.after_step();
-    assert!(diverged.evaluated().is_none());
+    assert!(diverged.try_evaluate(MAIN).is_none());
     assert!(diverged.clone().into_averaged().is_err());
     let diverged = diverged.after_step();
     assert_eq!((diverged.updates(), diverged.steps()), (1, 3));
@@ -122,4 +122,23 @@ fn a_training_with_a_clone_of_what_another_has_trained_is_told() {
     let error = start.after_step().into_averaged().unwrap_err();
     assert!(error.to_string().contains("SwaConfig::init"), "{error}");
     assert_eq!(weight(&averaged), weight(first.live()));
+}
+
+#[test]
+fn the_record_of_a_later_version_is_refused() {
+    let mut later = swa().after_step();
+    later.format.value = FORMAT + 1;
+    let error = swa().try_load_record(later.into_record()).unwrap_err();
+    let expected = format!(
+        "has format {}, and this version of swa-train reads those up to",
+        FORMAT + 1
+    );
+    assert!(error.to_string().contains(&expected), "{error}");
+}
+
+#[test]
+fn a_copy_for_validation_that_is_trained_collects_by_itself() {
+    let swa = swa().after_step();
+    let copy = swa.valid().train().after_step();
+    assert_eq!((copy.updates(), swa.updates()), (2, 1));
 }

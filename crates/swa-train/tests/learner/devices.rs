@@ -16,7 +16,7 @@ use burn::train::{
     ExecutionStrategy, Interrupter, Learner, LearningResult, ModuleSharder, MultiDeviceOptim,
     SupervisedTraining, TrainStep,
 };
-use swa_train::{Collect, PaperLrScheduler, RunLength, Swa, SwaConfig};
+use swa_train::{Collect, PaperLrSchedulerConfig, RunLength, Swa, SwaConfig};
 
 use crate::net::{BATCH, Batch, ITEMS, Net, Watched, loader, loader_of, weights};
 use crate::replica::{Counts, Replica};
@@ -77,8 +77,8 @@ fn learner(swa: Swa<Replica>, learning_rate: f64) -> Learner<Swa<Replica>> {
     let run = RunLength::new(EPOCHS, STEPS_PER_EPOCH).unwrap();
     let momentum = MomentumConfig::new().with_dampening(0.0);
     let optimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
-    let schedule = PaperLrScheduler::swa(learning_rate, learning_rate / 2.0, 3, &run).unwrap();
-    Learner::new(swa, optimizer, schedule)
+    let schedule = PaperLrSchedulerConfig::swa(learning_rate, learning_rate / 2.0, 3, run);
+    Learner::new(swa, optimizer, schedule.init().unwrap())
 }
 
 fn training(
@@ -264,8 +264,10 @@ fn ddp_resumes_weights_and_average_to_the_bit() {
 fn a_failure_stops_all_workers_of_ddp_after_the_same_step() {
     let interrupted = |net: Net, loader: Watched| {
         let interrupter = Interrupter::new();
-        let config = config().with_interrupter(interrupter.clone());
-        let swa = config.init(Replica::of(2, net), Arc::new(loader)).unwrap();
+        let swa = config()
+            .init(Replica::of(2, net), Arc::new(loader))
+            .unwrap();
+        let swa = swa.with_interrupter(interrupter.clone());
         let history = swa.live().net.history.clone();
         let result = in_temporary_folder(|directory| {
             training(directory, loader_of(0..POINTS, DEVICE_BATCH))

@@ -8,6 +8,7 @@ mod silent;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
+use burn::config::Config;
 use burn::data::dataloader::DataLoader;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::SgdConfig;
@@ -20,8 +21,11 @@ use burn::train::{
     Interrupter, Learner, LearnerModel, LearningResult, MetricEarlyStoppingStrategy,
     StoppingCondition, SupervisedTraining,
 };
-use swa_train::swa_core::{Exponential, reestimate_batch_norm};
-use swa_train::{Collect, Live, PaperLrScheduler, Reestimate, RunLength, Swa, SwaConfig, SwaError};
+use swa_train::swa_core::{AveragingRule, reestimate_batch_norm};
+use swa_train::{
+    AverageConfig, Collect, ModelMetric, PaperLrSchedulerConfig, Pooling, ReestimationConfig,
+    RuleConfig, RunLength, RunningStatistics, Swa, SwaConfig, SwaError, SwaMetrics,
+};
 
 use net::{BATCH, Batch, ITEMS, Net, Watched, loader, weights};
 
@@ -44,8 +48,8 @@ fn wrap_for(model: Net, run: &RunLength) -> Swa<Net> {
 fn learner<M: LearnerModel>(model: M) -> Learner<M> {
     let momentum = MomentumConfig::new().with_dampening(0.0);
     let optimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
-    let schedule = PaperLrScheduler::swa(0.1, 0.05, 3, &run_length()).unwrap();
-    Learner::new(model, optimizer, schedule)
+    let schedule = PaperLrSchedulerConfig::swa(0.1, 0.05, 3, run_length());
+    Learner::new(model, optimizer, schedule.init().unwrap())
 }
 
 type Loader = Arc<dyn DataLoader<Batch>>;
@@ -126,7 +130,10 @@ fn the_live_model_trains_as_if_it_were_alone_and_the_average_is_the_mean_of_what
 fn an_average_from_elsewhere_goes_on_and_is_resumed() {
     in_temporary_folder(|directory| {
         let elsewhere = Net::new();
-        let start = || wrap(Net::new()).continuing(&elsewhere.valid(), 3).unwrap();
+        let start = || {
+            let swa = wrap(Net::new());
+            swa.with_initial_average(&elsewhere.valid(), 3).unwrap()
+        };
         let swa = start();
         let history = swa.live().history.clone();
         let checkpointed = || training(directory).with_default_checkpointers();
@@ -213,6 +220,7 @@ fn the_averaged_model_is_validated_and_handed_over_with_its_statistics_re_estima
     let report = result.model.batch_norm_report();
     let (expected, _) = reestimate_batch_norm(
         &result.model.average().model().unwrap(),
+        &ReestimationConfig::new(),
         loader()
             .to_device(&Device::default().autodiff())
             .iter()
@@ -258,10 +266,10 @@ fn a_re_estimation_that_fails_is_told_and_does_not_stop_the_average() {
 
 #[test]
 fn fewer_batches_or_none_re_estimate_batch_norm_if_asked_to() {
-    let samples = |reestimate| {
+    let samples = |running_statistics| {
         let collect = Collect::from_epoch(3, &run_length()).unwrap();
         let swa = SwaConfig::new(collect)
-            .with_reestimation(reestimate)
+            .with_running_statistics(running_statistics)
             .init(Net::new(), loader())
             .unwrap();
         let result = in_temporary_folder(|directory| training(directory).launch(learner(swa)));
@@ -270,11 +278,15 @@ fn fewer_batches_or_none_re_estimate_batch_norm_if_asked_to() {
         let averaged = result.model.into_averaged().unwrap().running_statistics();
         (report.samples, averaged == live)
     };
-    assert_eq!(samples(Reestimate::FirstBatches(2)), (2 * BATCH, false));
-    assert_eq!(samples(Reestimate::Never), (0, true));
+    let first_batches = |batches| {
+        let config = ReestimationConfig::new().with_first_batches(Some(batches));
+        RunningStatistics::Reestimated(config)
+    };
+    assert_eq!(samples(first_batches(2)), (2 * BATCH, false));
+    assert_eq!(samples(RunningStatistics::Latest), (0, true));
 
     let collect = Collect::from_epoch(3, &run_length()).unwrap();
-    let config = SwaConfig::new(collect).with_reestimation(Reestimate::FirstBatches(0));
+    let config = SwaConfig::new(collect).with_running_statistics(first_batches(0));
     assert!(config.init(Net::new(), loader()).is_err());
 }
 
@@ -284,8 +296,8 @@ fn an_average_at_every_step_is_an_ema() {
     let model = Net::new();
     let history = model.history.clone();
     let swa = SwaConfig::new(collect)
-        .with_rule(Exponential::new(0.9).unwrap())
-        .averaging_running_statistics()
+        .with_rule(RuleConfig::Exponential { decay: 0.9 })
+        .with_running_statistics(RunningStatistics::Averaged)
         .init(model, loader())
         .unwrap();
     let result = in_temporary_folder(|directory| training(directory).launch(learner(swa)));
@@ -323,9 +335,11 @@ fn live_metrics_stand_beside_the_averaged_ones_under_their_own_names() {
         training(directory)
             .renderer(Box::new(recorder))
             .metrics((AccuracyMetric::new(), LossMetric::new()))
-            .metric_valid_numeric(Live::new(AccuracyMetric::new()))
-            .metric_valid_numeric(Live::new(LossMetric::new()))
-            .launch(learner(wrap(Net::new()).with_live_metrics()))
+            .metric_valid_numeric(ModelMetric::new("live", AccuracyMetric::new()))
+            .metric_valid_numeric(ModelMetric::new("live", LossMetric::new()))
+            .launch(learner(
+                wrap(Net::new()).with_metrics_of(&["live"]).unwrap(),
+            ))
     });
 
     let metrics = metrics.lock().unwrap();
@@ -340,6 +354,196 @@ fn live_metrics_stand_beside_the_averaged_ones_under_their_own_names() {
     let third = averaged.len() / 3;
     assert_eq!(averaged[..third], live[..third]);
     assert_ne!(averaged[third..], live[third..]);
+}
+
+/// SWA from epoch 3 on, and an EMA from the first step on.
+fn wrap_with_ema(model: Net) -> Swa<Net> {
+    let run = run_length();
+    let ema = AverageConfig::new("ema".to_owned(), Collect::from_step(1, &run).unwrap())
+        .with_rule(RuleConfig::Exponential { decay: 0.9 });
+    SwaConfig::new(Collect::from_epoch(3, &run).unwrap())
+        .with_further_averages(vec![ema])
+        .init(model, loader())
+        .unwrap()
+}
+
+/// The weights and running statistics of both averages.
+fn both_averages(swa: &Swa<Net>) -> Vec<(Vec<f32>, Vec<f32>)> {
+    let averaged = ["averaged", "ema"].map(|name| swa.averaged(name).unwrap());
+    let state = averaged.map(|model| (weights(&model), model.running_statistics()));
+    state.to_vec()
+}
+
+#[test]
+fn a_further_average_is_that_of_a_training_with_it_alone() {
+    let train = |swa: Swa<Net>| in_temporary_folder(|folder| training(folder).launch(learner(swa)));
+    let ema = SwaConfig::new(Collect::from_step(1, &run_length()).unwrap())
+        .with_rule(RuleConfig::Exponential { decay: 0.9 });
+    let ema = train(ema.init(Net::new(), loader()).unwrap()).model;
+    let swa = train(wrap(Net::new())).model;
+    let both = train(wrap_with_ema(Net::new())).model;
+
+    assert_eq!(weights(both.live()), weights(swa.live()));
+    let alone = [swa, ema].map(|swa| swa.into_averaged().unwrap());
+    let alone = alone.map(|model| (weights(&model), model.running_statistics()));
+    assert_eq!(both_averages(&both), alone);
+}
+
+#[test]
+fn a_checkpoint_resumes_all_averages_to_the_bit() {
+    let swa = || learner(wrap_with_ema(Net::new()));
+    let whole = in_temporary_folder(|folder| training(folder).launch(swa()));
+    in_temporary_folder(|folder| {
+        let checkpointed = || training(folder).with_default_checkpointers();
+        checkpointed().num_epochs(4).launch(swa());
+        let resumed = checkpointed().checkpoint(4).launch(swa());
+        assert_eq!(both_averages(&whole.model), both_averages(&resumed.model));
+        // The metrics of further models do not change what is recorded.
+        let file = folder.join(format!("checkpoint/model-{EPOCHS}.bpk"));
+        let shown = wrap_with_ema(Net::new()).with_metrics_of(&["ema"]).unwrap();
+        let loaded = shown.try_load_file(file).unwrap().into_swa();
+        assert_eq!(both_averages(&loaded), both_averages(&whole.model));
+    });
+}
+
+#[test]
+fn metrics_of_each_model_stand_under_its_name() {
+    let metrics = Arc::new(Mutex::new(Vec::new()));
+    let recorder = silent::Recorder(metrics.clone());
+    let swa = wrap_with_ema(Net::new());
+    let models = ["ema", "live", "averaged"];
+    let swa: SwaMetrics<Net> = swa.with_metrics_of(&models).unwrap();
+    in_temporary_folder(|folder| {
+        let training = training(folder)
+            .renderer(Box::new(recorder))
+            .metric_valid_numeric(LossMetric::new());
+        let metric = |name| ModelMetric::new(name, LossMetric::new());
+        let training = models
+            .map(metric)
+            .into_iter()
+            .fold(training, SupervisedTraining::metric_valid_numeric);
+        training.launch(learner(swa))
+    });
+
+    let metrics = metrics.lock().unwrap();
+    let values = |name: &str| -> Vec<f64> {
+        let of_name = metrics.iter().filter(|(metric, _)| metric == name);
+        of_name.map(|(_, value)| *value).collect()
+    };
+    let [ema, live, averaged] = models.map(|name| values(&format!("Loss ({name})")));
+    assert_eq!(averaged, values("Loss"));
+    // The EMA is there from the first epoch on, the first average from the third.
+    let third = live.len() / 3;
+    assert_eq!(averaged[..third], live[..third]);
+    assert_ne!(averaged[third..], live[third..]);
+    assert_ne!(ema[..third], live[..third]);
+    assert_ne!(ema[third..], averaged[third..]);
+}
+
+#[test]
+fn a_name_that_no_model_has_is_an_error_that_lists_those_there_are() {
+    let swa = wrap_with_ema(Net::new());
+    let expected = "there is no model called `emma` here, only `live`, `averaged`, `ema`";
+    let error = swa.clone().with_metrics_of(&["emma"]).unwrap_err();
+    assert!(error.to_string().starts_with(expected), "{error}");
+    let error = swa.averaged("emma").unwrap_err().to_string();
+    assert!(error.contains("only `averaged`, `ema`"), "{error}");
+
+    let outcome = in_temporary_folder(|folder| {
+        let metric = ModelMetric::new("ema", LossMetric::new());
+        let training = training(folder).metric_valid_numeric(metric);
+        let swa = swa.with_metrics_of(&["live"]).unwrap();
+        training
+            .launch(learner(swa))
+            .error
+            .map(|error| error.to_string())
+    });
+    let error = outcome.expect("the training fails");
+    assert!(error.contains("with_metrics_of"), "{error}");
+}
+
+#[test]
+fn names_of_averages_are_checked() {
+    let collect = Collect::from_epoch(3, &run_length()).unwrap();
+    let named = |names: &[&str]| {
+        let averages = names
+            .iter()
+            .map(|name| AverageConfig::new((*name).to_owned(), collect));
+        SwaConfig::new(collect)
+            .with_further_averages(averages.collect())
+            .init(Net::new(), loader())
+    };
+    assert!(named(&["ema", "slow"]).is_ok());
+    for names in [
+        &[""][..],
+        &["a.b"],
+        &["live"],
+        &["averaged"],
+        &["ema", "ema"],
+    ] {
+        let error = named(names).unwrap_err().to_string();
+        assert!(error.contains("the name of an average"), "{error}");
+    }
+}
+
+#[test]
+fn settings_are_saved_loaded_and_checked_by_init() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("swa.json");
+    let run = run_length();
+    let reestimation = ReestimationConfig::new()
+        .with_pooling(Pooling::Equal)
+        .with_first_batches(Some(4));
+    let ema = AverageConfig::new("ema".to_owned(), Collect::from_step(2, &run).unwrap())
+        .with_rule(RuleConfig::Exponential { decay: 0.99 });
+    let config = SwaConfig::new(Collect::from_epoch(3, &run).unwrap())
+        .with_running_statistics(RunningStatistics::Reestimated(reestimation))
+        .with_further_averages(vec![ema]);
+    config.save(&file).unwrap();
+    assert_eq!(SwaConfig::load(&file).unwrap(), config);
+
+    let saved = std::fs::read_to_string(&file).unwrap();
+    for (setting, changed, expected) in [
+        ("0.99", "1.5", "must be in [0, 1], not 1.5"),
+        (
+            "\"first_step\": 15",
+            "\"first_step\": 0",
+            "the step to start collecting at",
+        ),
+        ("\"first_step\": 15", "\"first_step\": 99", "after step 99"),
+        (
+            "\"every_steps\": 5",
+            "\"every_steps\": 0",
+            "from one collection to the next",
+        ),
+        ("\"epochs\": 6", "\"epochs\": 0", "the number of epochs"),
+        (
+            "\"first_batches\": 4",
+            "\"first_batches\": 0",
+            "at least 1, not 0",
+        ),
+    ] {
+        assert!(saved.contains(setting), "{setting} in {saved}");
+        std::fs::write(&file, saved.replace(setting, changed)).unwrap();
+        let config = SwaConfig::load(&file).unwrap();
+        let error = config.init(Net::new(), loader()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_rule_of_ones_own_is_taken() {
+    #[derive(Debug)]
+    struct Latest;
+    impl AveragingRule for Latest {
+        fn weight(&self, _updates: usize) -> f64 {
+            1.0
+        }
+    }
+    let swa = wrap(Net::new()).with_rule(Latest);
+    let result = in_temporary_folder(|folder| training(folder).launch(learner(swa)));
+    let live = weights(result.model.live());
+    assert_eq!(weights(&result.model.into_averaged().unwrap()), live);
 }
 
 #[test]
@@ -367,9 +571,9 @@ fn weights_that_diverge_stop_the_training_and_leave_the_last_good_average() {
     let model = Net::new().diverging_at(18);
     let collect = Collect::from_epoch(3, &run_length()).unwrap();
     let swa = SwaConfig::new(collect)
-        .with_interrupter(interrupter.clone())
         .init(model, loader())
-        .unwrap();
+        .unwrap()
+        .with_interrupter(interrupter.clone());
     let result = in_temporary_folder(|directory| {
         training(directory)
             .with_interrupter(interrupter)
@@ -418,7 +622,7 @@ fn batch_norm_in_16_bits_is_refused_before_the_training_unless_it_is_averaged_to
     let swa = || SwaConfig::new(Collect::from_epoch(3, &run_length()).unwrap());
     let error = swa().init(model(), loader()).unwrap_err();
     assert!(error.to_string().contains("`norm`"), "{error}");
-    let averaging = swa().averaging_running_statistics();
+    let averaging = swa().with_running_statistics(RunningStatistics::Averaged);
     averaging.init(model(), loader()).unwrap();
 }
 
@@ -432,13 +636,14 @@ fn the_record_holds_the_live_weights_the_average_and_both_counters() {
         "average.model.norm.running_mean",
         "average.updates",
         "steps",
+        "format",
     ] {
         assert!(paths.iter().any(|it| it == path), "{path} in {paths:?}");
     }
     assert_eq!(swa.num_params(), Net::new().num_params());
-    // One number more for every one of the model's, and two counters.
+    // One number more for every one of the model's, two counters, and the format.
     let recorded = net::elements(&swa);
-    assert_eq!(recorded, 2 * net::elements(swa.live()) + 2);
+    assert_eq!(recorded, 2 * net::elements(swa.live()) + 3);
 
     let bytes = swa.clone().into_record().into_bytes().unwrap();
     let record = ModuleRecord::from_bytes(bytes).unwrap();

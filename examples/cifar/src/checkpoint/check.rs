@@ -218,7 +218,7 @@ mod tests {
     use burn::store::burn_pack::Writer;
     use burn::tensor::{Device, Int, Tensor};
     use burn::train::TrainStep;
-    use swa_train::{Collect, PaperLrScheduler, RunLength, Swa, SwaConfig};
+    use swa_train::{Collect, PaperLrSchedulerConfig, RunLength, Swa, SwaConfig};
 
     use super::*;
     use crate::architecture::Network;
@@ -266,7 +266,9 @@ mod tests {
                 optimizer: SgdConfig::new()
                     .with_momentum(Some(MomentumConfig::new()))
                     .init(),
-                schedule: ModuleLrScheduler::new(PaperLrScheduler::sgd(0.1, &length).unwrap()),
+                schedule: ModuleLrScheduler::new(
+                    PaperLrSchedulerConfig::sgd(0.1, length).init().unwrap(),
+                ),
             }
         }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use swa_train::{PaperLrScheduler, RunLength};
+use swa_train::{PaperLrSchedulerConfig, RunLength};
 use thiserror::Error;
 
 use super::data_set::DataSet;
@@ -498,8 +498,8 @@ impl ModelPlan {
     /// rate, before weights are collected.
     fn shared_epochs(&self) -> Result<usize, swa_train::SwaError> {
         let run = RunLength::new(self.budget, 1)?;
-        let sgd = PaperLrScheduler::sgd(self.lr, &run)?;
-        let swa = PaperLrScheduler::swa(self.lr, self.swa_lr, self.swa_start, &run)?;
+        let sgd = PaperLrSchedulerConfig::sgd(self.lr, run).init()?;
+        let swa = PaperLrSchedulerConfig::swa(self.lr, self.swa_lr, self.swa_start, run).init()?;
         let alike = (0..self.swa_start - 1).take_while(|&epoch| sgd.lr(epoch) == swa.lr(epoch));
         Ok(alike.count())
     }
@@ -618,9 +618,9 @@ mod tests {
         let plan = built_in("paper");
         let schedules = |model: &ModelPlan| {
             let run = RunLength::new(model.budget, 1).unwrap();
-            let sgd = PaperLrScheduler::sgd(model.lr, &run).unwrap();
-            let swa = PaperLrScheduler::swa(model.lr, model.swa_lr, model.swa_start, &run);
-            (sgd, swa.unwrap())
+            let sgd = PaperLrSchedulerConfig::sgd(model.lr, run).init().unwrap();
+            let swa = PaperLrSchedulerConfig::swa(model.lr, model.swa_lr, model.swa_start, run);
+            (sgd, swa.init().unwrap())
         };
         let near = |rate: f64, expected: f64| {
             assert!((rate - expected).abs() < 1e-7, "{rate} for {expected}");

@@ -2,6 +2,7 @@
 
 mod checking;
 mod data_folder;
+mod earlier_version;
 mod end_state;
 mod experiment;
 mod killing;

@@ -1,0 +1,55 @@
+//! The rules that come with the crate, as a configuration.
+
+use std::sync::Arc;
+
+use burn::config::Config;
+
+use super::{AveragingRule, EqualWeights, Exponential};
+use crate::AverageError;
+
+/// One of the rules of this crate, to be saved and loaded with other settings.
+///
+/// ```
+/// use swa_core::{AveragingRule, RuleConfig};
+///
+/// let rule = RuleConfig::Exponential { decay: 0.75 }.init()?;
+/// assert_eq!(rule.weight(8), 0.25);
+/// # Ok::<(), swa_core::AverageError>(())
+/// ```
+#[derive(Config, Debug, PartialEq)]
+pub enum RuleConfig {
+    /// [`EqualWeights`]: SWA.
+    EqualWeights,
+    /// [`Exponential`]: an exponential moving average.
+    Exponential {
+        /// The part of the average that every update keeps, in `[0, 1]`.
+        decay: f64,
+    },
+}
+
+impl RuleConfig {
+    /// The rule.
+    ///
+    /// # Errors
+    ///
+    /// [`AverageError::InvalidDecay`].
+    pub fn init(&self) -> Result<Arc<dyn AveragingRule>, AverageError> {
+        Ok(match *self {
+            Self::EqualWeights => Arc::new(EqualWeights),
+            Self::Exponential { decay } => Arc::new(Exponential::new(decay)?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_makes_the_rule_it_names() {
+        let equal = RuleConfig::EqualWeights.init().unwrap();
+        assert_eq!(equal.weight(3), 0.25);
+        let error = RuleConfig::Exponential { decay: 1.5 }.init().unwrap_err();
+        assert_eq!(error, AverageError::InvalidDecay { decay: 1.5 });
+    }
+}

@@ -1,0 +1,148 @@
+//! What collects the live weights, and when.
+
+use std::sync::Arc;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor};
+use burn::train::LearnerModel;
+use swa_core::{Average, AverageError};
+
+use crate::Collect;
+
+/// The name of the average that validation goes by.
+pub(crate) const MAIN: &str = "averaged";
+
+/// An average, with the optimizer steps after which it takes the live weights in.
+#[derive(Clone)]
+pub(super) struct Collector<M: Module> {
+    pub(super) name: Arc<str>,
+    pub(super) collect: Collect,
+    pub(super) average: Average<M>,
+}
+
+/// Everything that collects in a training. The first is the average that validation goes by.
+#[derive(Clone)]
+pub(super) struct Collectors<M: Module> {
+    pub(super) main: Collector<M>,
+    further: Vec<Collector<M>>,
+}
+
+impl<M: LearnerModel> Collectors<M> {
+    pub(super) fn new(main: Collector<M>) -> Self {
+        Self {
+            main,
+            further: Vec::new(),
+        }
+    }
+
+    pub(super) fn push(&mut self, collector: Collector<M>) {
+        self.further.push(collector);
+    }
+
+    pub(super) fn named(&self, name: &str) -> Option<&Collector<M>> {
+        self.iter().find(|collector| *collector.name == *name)
+    }
+
+    pub(super) fn names(&self) -> Vec<&str> {
+        self.iter().map(|collector| &*collector.name).collect()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Collector<M>> {
+        std::iter::once(&self.main).chain(&self.further)
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Collector<M>> {
+        std::iter::once(&mut self.main).chain(&mut self.further)
+    }
+
+    /// Reads the weights of `model` once, for all that are due after optimizer step `step`. `before_update` is called with the
+    /// name of each.
+    ///
+    /// # Errors
+    ///
+    /// The first of theirs, once all have had the weights.
+    pub(super) fn collect(
+        &mut self,
+        step: usize,
+        model: &M,
+        mut before_update: impl FnMut(&str),
+    ) -> Result<(), AverageError> {
+        let mut weights = None;
+        let mut outcome = Ok(());
+        for collector in self.iter_mut().filter(|it| it.collect.is_due(step)) {
+            let weights = match &weights {
+                Some(weights) => weights,
+                None => weights.insert(collector.average.read(model)?),
+            };
+            before_update(&collector.name);
+            outcome = outcome.and(collector.average.update_from(weights.clone()));
+        }
+        outcome
+    }
+
+    /// Reads whether everything that the device collected was finite.
+    ///
+    /// # Errors
+    ///
+    /// The first of theirs, once all have been asked.
+    pub(super) fn check(&mut self) -> Result<(), AverageError> {
+        let mut outcome = Ok(());
+        for collector in self.iter_mut() {
+            outcome = outcome.and(collector.average.check());
+        }
+        outcome
+    }
+
+    /// The same, with other averages.
+    pub(super) fn with_each(mut self, mut change: impl FnMut(Average<M>) -> Average<M>) -> Self {
+        self.main.average = change(self.main.average);
+        let further = self.further.into_iter().map(|collector| Collector {
+            average: change(collector.average),
+            ..collector
+        });
+        self.further = further.collect();
+        self
+    }
+
+    /// Visits the first as `average`, the others by their names in `averages`.
+    pub(super) fn visit<V: ModuleVisitor>(&self, visitor: &mut V, container: &str) {
+        visitor.enter_module("average", container);
+        self.main.average.visit(visitor);
+        visitor.exit_module("average", container);
+
+        visitor.enter_module("averages", container);
+        for Collector { name, average, .. } in &self.further {
+            visitor.enter_module(name, AVERAGES);
+            average.visit(visitor);
+            visitor.exit_module(name, AVERAGES);
+        }
+        visitor.exit_module("averages", container);
+    }
+
+    /// Maps all, with the paths of [`visit`](Self::visit).
+    pub(super) fn map<Mapper: ModuleMapper>(
+        mut self,
+        mapper: &mut Mapper,
+        container: &str,
+    ) -> Self {
+        mapper.enter_module("average", container);
+        self.main.average = self.main.average.map(mapper);
+        mapper.exit_module("average", container);
+
+        mapper.enter_module("averages", container);
+        let further = self.further.into_iter().map(|collector| {
+            mapper.enter_module(&collector.name, AVERAGES);
+            let average = collector.average.map(mapper);
+            mapper.exit_module(&collector.name, AVERAGES);
+            Collector {
+                average,
+                ..collector
+            }
+        });
+        self.further = further.collect();
+        mapper.exit_module("averages", container);
+        self
+    }
+}
+
+/// The container of the further averages.
+const AVERAGES: &str = "Map";

@@ -1,0 +1,226 @@
+//! The wrapper with which metrics of further models are shown.
+
+use core::fmt;
+use std::cell::OnceCell;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor};
+use burn::optim::{
+    GradientsParams, ModuleOptimizer, MultiGradientsParams,
+    lr_scheduler::module_lr_scheduler::ModuleLearningRate,
+};
+use burn::store::{ModuleRecord, RecordError};
+use burn::tensor::Device;
+use burn::train::{InferenceStep, LearnerModel, TrainOutput, TrainStep};
+
+use super::collector::MAIN;
+use super::{LIVE, Swa};
+use crate::{ModelOutputs, SwaError};
+
+/// A [`Swa`] whose validation passes each batch through further models too, for their metrics: made by
+/// [`Swa::with_metrics_of`].
+///
+/// Its records are those of the `Swa`, which [`into_swa`](Self::into_swa) gives back.
+pub struct SwaMetrics<M: LearnerModel> {
+    swa: Swa<M>,
+    further: Vec<Further<M>>,
+}
+
+/// A further model, once it has been evaluated.
+struct Further<M> {
+    name: Arc<str>,
+    evaluated: OnceCell<Option<M>>,
+}
+
+impl<M> Clone for Further<M> {
+    /// One that has not been evaluated.
+    fn clone(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            evaluated: OnceCell::new(),
+        }
+    }
+}
+
+impl<M: LearnerModel> SwaMetrics<M> {
+    pub(super) fn new(swa: Swa<M>, names: &[&str]) -> Result<Self, SwaError> {
+        let known = |name: &str| name == LIVE || swa.read(|all| all.named(name).is_some());
+        if let Some(unknown) = names.iter().find(|name| !known(name)) {
+            return Err(SwaError::UnknownAverage {
+                name: (*unknown).to_owned(),
+                known: swa.read(|all| [&[LIVE], &all.names()[..]].concat().join("`, `")),
+            });
+        }
+        let further = names.iter().map(|name| Further {
+            name: (*name).into(),
+            evaluated: OnceCell::new(),
+        });
+        let further = further.collect();
+        Ok(Self { swa, further })
+    }
+
+    /// The wrapper, without the metrics of further models.
+    pub fn into_swa(self) -> Swa<M> {
+        self.swa
+    }
+
+    /// See [`Swa::into_averaged`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Swa::into_averaged`].
+    pub fn into_averaged(self) -> Result<M, SwaError> {
+        self.swa.into_averaged()
+    }
+
+    fn map_swa(self, change: impl FnOnce(Swa<M>) -> Swa<M>) -> Self {
+        Self {
+            swa: change(self.swa),
+            further: self.further.clone(),
+        }
+    }
+
+    /// The model that goes by a name: the live one too while nothing has been averaged.
+    fn model<'a>(&'a self, further: &'a Further<M>) -> &'a M {
+        let evaluated = match &*further.name {
+            LIVE => None,
+            MAIN => return self.swa.evaluated(),
+            name => {
+                let evaluated = &further.evaluated;
+                evaluated
+                    .get_or_init(|| self.swa.try_evaluate(name))
+                    .as_ref()
+            }
+        };
+        evaluated.unwrap_or(self.swa.live())
+    }
+}
+
+impl<M: LearnerModel> Deref for SwaMetrics<M> {
+    type Target = Swa<M>;
+
+    fn deref(&self) -> &Swa<M> {
+        &self.swa
+    }
+}
+
+impl<M: LearnerModel> TrainStep for SwaMetrics<M>
+where
+    <M as InferenceStep>::Input: Clone,
+{
+    type Input = <M as TrainStep>::Input;
+    type Output = <M as TrainStep>::Output;
+
+    fn step(&self, item: Self::Input) -> TrainOutput<Self::Output> {
+        TrainStep::step(&self.swa, item)
+    }
+
+    fn optimize(
+        self,
+        optimizer: &mut ModuleOptimizer,
+        learning_rate: ModuleLearningRate,
+        gradients: GradientsParams,
+    ) -> Self {
+        self.map_swa(|swa| swa.optimize(optimizer, learning_rate, gradients))
+    }
+
+    fn optimize_multi(
+        self,
+        optimizer: &mut ModuleOptimizer,
+        learning_rate: ModuleLearningRate,
+        gradients: MultiGradientsParams,
+    ) -> Self {
+        self.map_swa(|swa| swa.optimize_multi(optimizer, learning_rate, gradients))
+    }
+}
+
+impl<M: LearnerModel> InferenceStep for SwaMetrics<M>
+where
+    <M as InferenceStep>::Input: Clone,
+{
+    type Input = <M as InferenceStep>::Input;
+    type Output = ModelOutputs<<M as InferenceStep>::Output>;
+
+    fn step(&self, item: Self::Input) -> Self::Output {
+        let further = self.further.iter().map(|further| {
+            let output = InferenceStep::step(self.model(further), item.clone());
+            (further.name.clone(), output)
+        });
+        let further = further.collect();
+        ModelOutputs::new(InferenceStep::step(self.swa.evaluated(), item), further)
+    }
+}
+
+impl<M: LearnerModel> Module for SwaMetrics<M> {
+    fn collect_devices(&self, devices: Devices) -> Devices {
+        self.swa.collect_devices(devices)
+    }
+
+    fn fork(self, device: &Device) -> Self {
+        self.map_swa(|swa| swa.fork(device))
+    }
+
+    fn to_device(self, device: &Device) -> Self {
+        self.map_swa(|swa| swa.to_device(device))
+    }
+
+    fn train(self) -> Self {
+        self.map_swa(Module::train)
+    }
+
+    fn valid(&self) -> Self {
+        Self {
+            swa: self.swa.valid(),
+            further: self.further.clone(),
+        }
+    }
+
+    fn materialize(self) -> Self {
+        self.map_swa(Module::materialize)
+    }
+
+    fn num_params(&self) -> usize {
+        self.swa.num_params()
+    }
+
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        self.swa.visit(visitor);
+    }
+
+    fn map<Mapper: ModuleMapper>(self, mapper: &mut Mapper) -> Self {
+        self.map_swa(|swa| swa.map(mapper))
+    }
+
+    fn try_load_record(self, record: ModuleRecord) -> Result<Self, RecordError> {
+        let swa = self.swa.try_load_record(record)?;
+        let further = self.further.clone();
+        Ok(Self { swa, further })
+    }
+}
+
+impl<M: LearnerModel> Clone for SwaMetrics<M> {
+    fn clone(&self) -> Self {
+        Self {
+            swa: self.swa.clone(),
+            further: self.further.clone(),
+        }
+    }
+}
+
+impl<M: LearnerModel> fmt::Debug for SwaMetrics<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.further.iter().map(|further| &further.name);
+        f.debug_struct("SwaMetrics")
+            .field("swa", &self.swa)
+            .field("further", &names.collect::<Vec<_>>())
+            .finish()
+    }
+}
+
+/// As the model alone.
+impl<M: LearnerModel> fmt::Display for SwaMetrics<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.swa, f)
+    }
+}

@@ -1,0 +1,90 @@
+//! What all clones of a wrapper share, behind one lock.
+
+use burn::tensor::Device;
+use burn::train::LearnerModel;
+use swa_core::BatchNormReport;
+
+use super::collector::Collectors;
+use crate::evaluation::Evaluation;
+use crate::{Collect, SwaError};
+
+pub(super) struct State<M: LearnerModel> {
+    pub(super) collectors: Collectors<M>,
+    /// The last step after which something was due. Clones that a strategy of the user's own trains side by side reach each
+    /// step together and with the same weights: the first to arrive collects them.
+    last_step: usize,
+    evaluation: Evaluation<M>,
+}
+
+impl<M: LearnerModel> State<M> {
+    pub(super) fn new(collectors: Collectors<M>, evaluation: Evaluation<M>) -> Self {
+        Self {
+            collectors,
+            last_step: 0,
+            evaluation,
+        }
+    }
+
+    /// A state for these collectors, of which nothing was evaluated yet.
+    pub(super) fn fresh(&self, collectors: Collectors<M>) -> Self {
+        Self::new(collectors, self.evaluation.fresh())
+    }
+
+    /// Collects the weights of `model`, if something is due after step `step` and has not had them from a clone.
+    ///
+    /// # Errors
+    ///
+    /// - [`SwaError::Shared`] if this is the state of another training, which is further.
+    /// - [`SwaError::Average`] if an average could not be updated.
+    pub(super) fn collect(&mut self, step: usize, model: &M) -> Result<(), SwaError> {
+        // Clones that train together are at most a step apart.
+        if self.last_step > step + 1 {
+            return Err(SwaError::Shared {
+                averaged_step: self.last_step,
+                step,
+            });
+        }
+        if self.last_step >= step {
+            return Ok(());
+        }
+        let evaluation = &mut self.evaluation;
+        let last_step = &mut self.last_step;
+        self.collectors.collect(step, model, |name| {
+            *last_step = step;
+            // What was evaluated shares the average's memory, and would make the update copy it.
+            evaluation.forget(name);
+        })?;
+        Ok(())
+    }
+
+    /// The model of the average called `name`, ready for inference on `device`: of these collectors or, where it is given, of
+    /// their `snapshot`. An inner error while nothing has been averaged, with when that is to be.
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::UnknownAverage`], [`SwaError::BatchNorm`].
+    pub(super) fn evaluate(
+        &mut self,
+        snapshot: Option<&Collectors<M>>,
+        name: &str,
+        device: &Device,
+    ) -> Result<Result<M, Collect>, SwaError> {
+        let collectors = snapshot.unwrap_or(&self.collectors);
+        let Some(collector) = collectors.named(name) else {
+            return Err(SwaError::UnknownAverage {
+                name: name.to_owned(),
+                known: collectors.names().join("`, `"),
+            });
+        };
+        if collector.average.updates() == 0 {
+            return Ok(Err(collector.collect));
+        }
+        self.evaluation
+            .evaluate(name, &collector.average, device)
+            .map(Ok)
+    }
+
+    pub(super) fn report(&self, name: &str, updates: usize) -> Option<BatchNormReport> {
+        self.evaluation.report(name, updates)
+    }
+}
