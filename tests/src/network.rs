@@ -7,9 +7,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::serialize_to_file;
 use safetensors::tensor::{Dtype, TensorView};
-use swa_models::{
-    PreResNet, PreResNetConfig, StateDict, Vgg, VggConfig, WideResNet, WideResNetConfig,
-};
+use swa_models::{PreResNet, PreResNetConfig, Vgg, VggConfig, WideResNet, WideResNetConfig};
+use swa_store::StateDict;
 
 use crate::vectors::Description;
 

@@ -9,7 +9,7 @@ use burn::lr_scheduler::LrScheduler;
 use burn::module::Module;
 use burn::tensor::Device;
 use burn::train::{InferenceStep, LearnerModel};
-use swa_models::StateDict;
+use swa_store::StateDict;
 use swa_train::swa_core::{
     Average, AveragingRule, EqualWeights, Exponential, Weights, reestimate_batch_norm,
 };

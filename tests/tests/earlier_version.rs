@@ -11,7 +11,8 @@ use burn::tensor::Device;
 use cifar::classifier::Classifier;
 use cifar::data::{Augmentation, EpochLoader, IMAGE_BYTES, Images};
 use safetensors::SafeTensors;
-use swa_models::{PreResNet, PreResNetConfig, StateDict};
+use swa_models::{PreResNet, PreResNetConfig};
+use swa_store::StateDict;
 use swa_train::{Collect, RunLength, Swa, SwaConfig};
 
 fn file(name: &str) -> PathBuf {

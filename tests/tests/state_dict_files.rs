@@ -18,9 +18,8 @@ use burn_swa_tests::generator::images;
 use burn_swa_tests::named_tensors::values;
 use burn_swa_tests::network::Network;
 use cifar::progress::{PlainRenderer, Progress};
-use swa_models::{
-    PreResNet, PreResNetConfig, StateDict, StateDictError, VggConfig, WideResNetConfig,
-};
+use swa_models::{PreResNet, PreResNetConfig, VggConfig, WideResNetConfig};
+use swa_store::{StateDict, StateDictError};
 use swa_train::swa_core::{Average, EqualWeights};
 use swa_train::{Collect, RunLength, SwaConfig};
 

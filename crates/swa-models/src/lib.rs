@@ -6,13 +6,14 @@ mod feature_layer;
 mod initialization;
 #[cfg(test)]
 mod named_tensors;
+mod network;
 mod preresnet;
-mod state_dict;
+mod transparent;
 mod vgg;
 mod wide_resnet;
 
 pub use error::ModelError;
+pub use network::{Network, NetworkConfig, UnknownNetwork};
 pub use preresnet::{PreResNet, PreResNetConfig};
-pub use state_dict::{StateDict, StateDictError};
 pub use vgg::{Vgg, VggConfig};
 pub use wide_resnet::{WideResNet, WideResNetConfig};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use swa_models::{StateDict, StateDictError};
+use swa_store::{StateDict, StateDictError};
 use thiserror::Error;
 
 use crate::architecture::{Architecture, Network};

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use swa_models::StateDict;
+use swa_store::StateDict;
 
 use crate::Failure;
 use crate::architecture::{Network, WithNetwork};

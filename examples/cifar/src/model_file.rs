@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use swa_models::StateDict;
+use swa_store::StateDict;
 use thiserror::Error;
 
 use crate::Failure;

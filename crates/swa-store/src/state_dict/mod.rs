@@ -18,11 +18,12 @@ pub use error::StateDictError;
 
 /// The tensors of a network by PyTorch's names and in PyTorch's layout: what `model.state_dict()` is there.
 ///
-/// It goes both ways, for any module whose fields are named as in PyTorch, as all of this crate's are:
+/// It goes both ways, for any module whose fields are named as in PyTorch, as those of `swa-models` are:
 ///
 /// ```
 /// use burn::tensor::Device;
-/// use swa_models::{PreResNetConfig, StateDict};
+/// use swa_models::PreResNetConfig;
+/// use swa_store::StateDict;
 ///
 /// # let folder = tempfile::tempdir()?;
 /// # let file = folder.path().join("weights.safetensors");
@@ -152,9 +153,9 @@ mod tests {
     use burn::module::{Param, ParamId};
     use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
     use burn::tensor::{Device, FloatDType, Tensor};
+    use swa_models::{VggConfig, WideResNetConfig};
 
     use super::*;
-    use crate::{VggConfig, WideResNetConfig};
 
     #[derive(Module, Debug)]
     struct Net {

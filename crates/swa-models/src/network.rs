@@ -1,0 +1,231 @@
+//! Any of the networks, by name.
+
+use core::fmt;
+use std::str::FromStr;
+
+use burn::config::Config;
+use burn::tensor::{Device, Tensor};
+use thiserror::Error;
+
+use crate::transparent::transparent_module;
+use crate::{ModelError, PreResNet, PreResNetConfig, Vgg, VggConfig, WideResNet, WideResNetConfig};
+
+/// The configuration of any of this crate's networks, by name.
+///
+/// ```
+/// use burn::tensor::Device;
+/// use swa_models::{Network, NetworkConfig};
+///
+/// let config: NetworkConfig = "preresnet-20".parse()?;
+/// let network: Network = config.with_classes(100).init(&Device::flex())?;
+/// # let _ = network;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// | name | network |
+/// |---|---|
+/// | `vgg16`, `vgg19`, `vgg16-bn`, `vgg19-bn` | [`Vgg`], with BatchNorm or without |
+/// | `preresnet-DEPTH`, such as `preresnet-110` | [`PreResNet`] |
+/// | `wrn-DEPTH-WIDENING`, such as `wrn-28-10` | [`WideResNet`] |
+#[derive(Config, Debug, PartialEq)]
+pub enum NetworkConfig {
+    /// A [`Vgg`]'s.
+    Vgg(VggConfig),
+    /// A [`PreResNet`]'s.
+    PreResNet(PreResNetConfig),
+    /// A [`WideResNet`]'s.
+    WideResNet(WideResNetConfig),
+}
+
+impl NetworkConfig {
+    /// The name that it is parsed from, which says nothing of classes and widths.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Vgg(config) => {
+                let suffix = if config.batch_norm { "-bn" } else { "" };
+                format!("vgg{}{suffix}", config.depth)
+            }
+            Self::PreResNet(config) => format!("preresnet-{}", config.depth),
+            Self::WideResNet(config) => format!("wrn-{}-{}", config.depth, config.widen_factor),
+        }
+    }
+
+    /// The same network for so many labels.
+    pub fn with_classes(self, classes: usize) -> Self {
+        match self {
+            Self::Vgg(config) => Self::Vgg(config.with_classes(classes)),
+            Self::PreResNet(config) => Self::PreResNet(config.with_classes(classes)),
+            Self::WideResNet(config) => Self::WideResNet(config.with_classes(classes)),
+        }
+    }
+
+    /// The same network, all its widths divided.
+    pub fn with_width_divisor(self, width_divisor: usize) -> Self {
+        match self {
+            Self::Vgg(config) => Self::Vgg(config.with_width_divisor(width_divisor)),
+            Self::PreResNet(config) => Self::PreResNet(config.with_width_divisor(width_divisor)),
+            Self::WideResNet(config) => Self::WideResNet(config.with_width_divisor(width_divisor)),
+        }
+    }
+
+    /// A freshly initialised network on `device`.
+    ///
+    /// # Errors
+    ///
+    /// Those of the network's own configuration.
+    pub fn init(&self, device: &Device) -> Result<Network, ModelError> {
+        Ok(match self {
+            Self::Vgg(config) => config.init(device)?.into(),
+            Self::PreResNet(config) => config.init(device)?.into(),
+            Self::WideResNet(config) => config.init(device)?.into(),
+        })
+    }
+}
+
+/// A name of no network.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "there is no model `{0}`: take vgg16, vgg19, either with -bn, preresnet-DEPTH, such as preresnet-110, \
+     or wrn-DEPTH-WIDENING, such as wrn-28-10"
+)]
+pub struct UnknownNetwork(String);
+
+impl FromStr for NetworkConfig {
+    type Err = UnknownNetwork;
+
+    fn from_str(name: &str) -> Result<Self, UnknownNetwork> {
+        let unknown = || UnknownNetwork(name.to_owned());
+        let number = |text: &str| text.parse().map_err(|_| unknown());
+        if let Some(vgg) = name.strip_prefix("vgg") {
+            let depth = vgg.strip_suffix("-bn");
+            let config = VggConfig::new(number(depth.unwrap_or(vgg))?);
+            Ok(Self::Vgg(config.with_batch_norm(depth.is_some())))
+        } else if let Some(depth) = name.strip_prefix("preresnet-") {
+            Ok(Self::PreResNet(PreResNetConfig::new(number(depth)?)))
+        } else if let Some(sizes) = name.strip_prefix("wrn-") {
+            let (depth, widen_factor) = sizes.split_once('-').ok_or_else(unknown)?;
+            let config = WideResNetConfig::new(number(depth)?, number(widen_factor)?);
+            Ok(Self::WideResNet(config))
+        } else {
+            Err(unknown())
+        }
+    }
+}
+
+/// Any of this crate's networks: one type, so that a program need not be generic over them.
+///
+/// Its parameters have the paths of the network inside.
+#[derive(Debug, Clone)]
+pub enum Network {
+    /// A VGG.
+    Vgg(Vgg),
+    /// A PreResNet.
+    PreResNet(PreResNet),
+    /// A WideResNet.
+    WideResNet(WideResNet),
+}
+
+transparent_module!(Network {
+    Vgg,
+    PreResNet,
+    WideResNet,
+});
+
+impl Network {
+    /// Logits `[batch, classes]` of images `[batch, 3, 32, 32]`.
+    ///
+    /// # Panics
+    ///
+    /// If the images have another shape than the network takes.
+    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        match self {
+            Self::Vgg(network) => network.forward(images),
+            Self::PreResNet(network) => network.forward(images),
+            Self::WideResNet(network) => network.forward(images),
+        }
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vgg(network) => network.fmt(f),
+            Self::PreResNet(network) => network.fmt(f),
+            Self::WideResNet(network) => network.fmt(f),
+        }
+    }
+}
+
+impl From<Vgg> for Network {
+    fn from(network: Vgg) -> Self {
+        Self::Vgg(network)
+    }
+}
+
+impl From<PreResNet> for Network {
+    fn from(network: PreResNet) -> Self {
+        Self::PreResNet(network)
+    }
+}
+
+impl From<WideResNet> for Network {
+    fn from(network: WideResNet) -> Self {
+        Self::WideResNet(network)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::named_tensors::named_shapes;
+
+    #[test]
+    fn names_are_read_and_written() {
+        for name in [
+            "vgg16",
+            "vgg16-bn",
+            "vgg19-bn",
+            "preresnet-20",
+            "preresnet-110",
+            "wrn-28-10",
+        ] {
+            assert_eq!(name.parse::<NetworkConfig>().unwrap().name(), name);
+        }
+    }
+
+    #[test]
+    fn a_name_of_no_network_is_an_error_that_lists_them() {
+        for name in [
+            "vgg",
+            "resnet-18",
+            "preresnet-20-bn",
+            "preresnet",
+            "wrn-28",
+            "wrn-28-x",
+            "",
+        ] {
+            let error = name.parse::<NetworkConfig>().unwrap_err().to_string();
+            assert!(error.contains(&format!("`{name}`")), "{error}");
+            assert!(error.contains("preresnet-110"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_network_by_name_is_the_network_itself() {
+        let device = Device::flex();
+        let by_name = |name: &str| {
+            let config: NetworkConfig = name.parse().unwrap();
+            let config = config.with_classes(7).with_width_divisor(16);
+            named_shapes(&config.init(&device).unwrap())
+        };
+        let vgg = VggConfig::new(16).with_batch_norm(true).with_classes(7);
+        let vgg = vgg.with_width_divisor(16).init(&device).unwrap();
+        assert_eq!(by_name("vgg16-bn"), named_shapes(&vgg));
+        let preresnet = PreResNetConfig::new(20).with_classes(7);
+        let preresnet = preresnet.with_width_divisor(16).init(&device).unwrap();
+        assert_eq!(by_name("preresnet-20"), named_shapes(&preresnet));
+        let wide = WideResNetConfig::new(10, 2).with_classes(7);
+        let wide = wide.with_width_divisor(16).init(&device).unwrap();
+        assert_eq!(by_name("wrn-10-2"), named_shapes(&wide));
+    }
+}
