@@ -7,10 +7,26 @@ use crate::SwaError;
 /// How long a run is. Everything here counts in optimizer steps; this is the one place where epochs
 /// become steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(crate = "burn::serde")]
+#[serde(crate = "burn::serde", try_from = "SavedRunLength")]
 pub struct RunLength {
     epochs: usize,
     steps_per_epoch: usize,
+}
+
+/// A length as it is saved, which may be none.
+#[derive(Deserialize)]
+#[serde(crate = "burn::serde")]
+struct SavedRunLength {
+    epochs: usize,
+    steps_per_epoch: usize,
+}
+
+impl TryFrom<SavedRunLength> for RunLength {
+    type Error = SwaError;
+
+    fn try_from(saved: SavedRunLength) -> Result<Self, SwaError> {
+        Self::new(saved.epochs, saved.steps_per_epoch)
+    }
 }
 
 impl RunLength {
@@ -53,11 +69,6 @@ impl RunLength {
         Self::new(self.epochs, self.steps_per_epoch.div_ceil(batches))
     }
 
-    /// Checks a length that may have been loaded.
-    pub(crate) fn check(&self) -> Result<(), SwaError> {
-        Self::new(self.epochs, self.steps_per_epoch).map(drop)
-    }
-
     /// The number of epochs.
     pub fn epochs(&self) -> usize {
         self.epochs
@@ -93,11 +104,28 @@ impl RunLength {
 /// # Ok::<(), swa_train::SwaError>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(crate = "burn::serde")]
+#[serde(crate = "burn::serde", try_from = "SavedCollect")]
 pub struct Collect {
     first_step: usize,
     every_steps: usize,
     run: RunLength,
+}
+
+/// Steps as they are saved, which may be none.
+#[derive(Deserialize)]
+#[serde(crate = "burn::serde")]
+struct SavedCollect {
+    first_step: usize,
+    every_steps: usize,
+    run: RunLength,
+}
+
+impl TryFrom<SavedCollect> for Collect {
+    type Error = SwaError;
+
+    fn try_from(saved: SavedCollect) -> Result<Self, SwaError> {
+        Self::from_step(saved.first_step, &saved.run)?.every_steps(saved.every_steps)
+    }
 }
 
 impl Collect {
@@ -180,13 +208,6 @@ impl Collect {
             every_steps,
             run: *run,
         })
-    }
-
-    /// Checks what may have been loaded.
-    pub(crate) fn check(&self) -> Result<(), SwaError> {
-        self.run.check()?;
-        positive("the step to start collecting at", self.first_step)?;
-        self.every_steps(self.every_steps).map(drop)
     }
 
     /// Whether weights are collected after optimizer step `step`.

@@ -9,7 +9,7 @@ use thiserror::Error;
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum SwaError {
-    /// A length, period or start that is zero or no share.
+    /// A setting that cannot be: a length of zero, a rate that is not positive, a name twice.
     #[error("{name} must be {expected}, not {got}")]
     Invalid {
         /// What it is.
@@ -47,13 +47,14 @@ pub enum SwaError {
 
     /// A name that no average has.
     #[error(
-        "there is no model called `{name}` here, only `{known}`: see `SwaConfig::further_averages`"
+        "there is no model called `{name}` here, only `{}`: see `SwaConfig::further_averages`",
+        .known.join("`, `")
     )]
     UnknownAverage {
         /// The name.
         name: String,
         /// The names that there are.
-        known: String,
+        known: Vec<String>,
     },
 
     /// Another training has averaged with a clone of the wrapper.
@@ -66,6 +67,15 @@ pub enum SwaError {
         averaged_step: usize,
         /// How many optimizer steps this training has taken.
         step: usize,
+    },
+
+    /// A further average could not be made or updated.
+    #[error("average `{name}`: {error}")]
+    FurtherAverage {
+        /// Its name.
+        name: String,
+        /// The reason.
+        error: AverageError,
     },
 
     /// The average could not be made or updated.

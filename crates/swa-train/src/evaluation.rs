@@ -16,40 +16,48 @@ use crate::SwaError;
 /// A loader of batches of type `O`.
 type Loader<O> = Arc<dyn DataLoader<O>>;
 
-/// Prepares averaged models for inference, each once.
+type Input<M> = <M as InferenceStep>::Input;
+
+/// The averaged models of a training that are ready for inference, and what makes them so.
 pub(crate) struct Evaluation<M: LearnerModel> {
-    loader: Loader<<M as InferenceStep>::Input>,
+    loader: Loader<Input<M>>,
     /// On the autodiff device, where BatchNorm trains. Made once a device: a shuffled Burn loader forks its generator each time,
     /// and a threaded one starts its threads.
-    on_device: Option<(Device, Loader<<M as InferenceStep>::Input>)>,
+    on_device: Option<(Device, Loader<Input<M>>)>,
     reestimation: Option<ReestimationConfig>,
     /// [`reestimate`], which only takes batches that can be cloned.
     reestimate: Reestimate<M>,
     /// The last model of each average, by the average's name.
-    evaluated: HashMap<String, Evaluated<M>>,
+    evaluated: HashMap<Arc<str>, Evaluated<M>>,
 }
 
 type Reestimate<M> = fn(
     &M,
     &ReestimationConfig,
-    &dyn DataLoader<<M as InferenceStep>::Input>,
+    &dyn DataLoader<Input<M>>,
 ) -> Result<(M, BatchNormReport), BatchNormError>;
 
-struct Evaluated<M> {
+/// An averaged model that is ready for inference.
+pub(crate) struct Evaluated<M> {
     updates: usize,
     device: Device,
     model: M,
     report: BatchNormReport,
 }
 
+/// An averaged model whose BatchNorm is still to be re-estimated.
+pub(crate) struct Pending<M: LearnerModel> {
+    updates: usize,
+    device: Device,
+    model: M,
+    reestimation: Option<(ReestimationConfig, Reestimate<M>, Loader<Input<M>>)>,
+}
+
 impl<M: LearnerModel> Evaluation<M> {
     /// Without `reestimation`, running statistics stay as they are.
-    pub(crate) fn new(
-        loader: Loader<<M as InferenceStep>::Input>,
-        reestimation: Option<ReestimationConfig>,
-    ) -> Self
+    pub(crate) fn new(loader: Loader<Input<M>>, reestimation: Option<ReestimationConfig>) -> Self
     where
-        <M as InferenceStep>::Input: Clone,
+        Input<M>: Clone,
     {
         Self {
             loader,
@@ -60,7 +68,7 @@ impl<M: LearnerModel> Evaluation<M> {
         }
     }
 
-    /// The same preparation, for other averages.
+    /// The same for other averages, of which nothing was evaluated yet.
     pub(crate) fn fresh(&self) -> Self {
         Self {
             loader: self.loader.clone(),
@@ -71,57 +79,52 @@ impl<M: LearnerModel> Evaluation<M> {
         }
     }
 
-    /// The model of the average called `name`, on `device`, with its BatchNorm re-estimated: anew only if the average was
-    /// updated since the last time, or that was on another device.
+    /// The model of the average called `name` after so many updates, if it was evaluated on `device`.
+    pub(crate) fn ready(&self, name: &str, updates: usize, device: &Device) -> Option<M> {
+        let last = self.evaluated.get(name);
+        let last = last.filter(|last| last.updates == updates && last.device == *device);
+        // A copy of its own: clones share their running statistics.
+        last.map(|last| last.model.valid())
+    }
+
+    /// The model of `average`, to be made ready on `device`.
     ///
     /// # Errors
     ///
-    /// [`SwaError::Average`], [`SwaError::BatchNorm`].
-    pub(crate) fn evaluate(
+    /// [`SwaError::Average`].
+    pub(crate) fn pending(
         &mut self,
-        name: &str,
         average: &Average<M>,
         device: &Device,
-    ) -> Result<M, SwaError> {
-        let updates = average.updates();
-        let is_it = |last: &Evaluated<M>| last.updates == updates && last.device == *device;
-        if !self.evaluated.get(name).is_some_and(is_it) {
-            // Before the next one takes memory.
-            self.forget(name);
-            let model = average
-                .model()?
-                .to_device(&device.clone().without_autodiff());
-            let (model, report) = self.reestimated(model, device)?;
-            log::info!("SWA: re-estimated BatchNorm for {updates} updates: {report:?}");
-            let evaluated = Evaluated {
-                updates,
-                device: device.clone(),
-                model,
-                report,
-            };
-            self.evaluated.insert(name.to_owned(), evaluated);
-        }
-        // A copy of its own: clones share their running statistics.
-        Ok(self.evaluated[name].model.valid())
+    ) -> Result<Pending<M>, SwaError> {
+        let model = average
+            .model()?
+            .to_device(&device.clone().without_autodiff());
+        let reestimation = self.reestimation.clone();
+        Ok(Pending {
+            updates: average.updates(),
+            device: device.clone(),
+            model,
+            reestimation: reestimation.map(|it| (it, self.reestimate, self.loader_on(device))),
+        })
     }
 
-    fn reestimated(
-        &mut self,
-        model: M,
-        device: &Device,
-    ) -> Result<(M, BatchNormReport), BatchNormError> {
-        let Some(reestimation) = &self.reestimation else {
-            return Ok((model, BatchNormReport::default()));
-        };
-        let is_there = |(on, _): &(Device, _)| on == device;
-        let (_, loader) = match self.on_device.take().filter(is_there) {
-            Some(on_device) => self.on_device.insert(on_device),
-            None => {
+    fn loader_on(&mut self, device: &Device) -> Loader<Input<M>> {
+        match &self.on_device {
+            Some((on, loader)) if on == device => loader.clone(),
+            _ => {
                 let loader = self.loader.to_device(&device.clone().autodiff());
-                self.on_device.insert((device.clone(), loader))
+                self.on_device = Some((device.clone(), loader.clone()));
+                loader
             }
-        };
-        (self.reestimate)(&model, reestimation, loader.as_ref())
+        }
+    }
+
+    /// Keeps a model of the average called `name`, and returns a copy.
+    pub(crate) fn keep(&mut self, name: &str, evaluated: Evaluated<M>) -> M {
+        let model = evaluated.model.valid();
+        self.evaluated.insert(name.into(), evaluated);
+        model
     }
 
     pub(crate) fn report(&self, name: &str, updates: usize) -> Option<BatchNormReport> {
@@ -136,14 +139,39 @@ impl<M: LearnerModel> Evaluation<M> {
     }
 }
 
+impl<M: LearnerModel> Pending<M> {
+    /// Makes the model ready, with a pass over the data if there is BatchNorm to re-estimate.
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::BatchNorm`].
+    pub(crate) fn evaluate(self) -> Result<Evaluated<M>, SwaError> {
+        let (model, report) = match self.reestimation {
+            None => (self.model, BatchNormReport::default()),
+            Some((config, reestimate, loader)) => {
+                let (model, report) = reestimate(&self.model, &config, loader.as_ref())?;
+                let updates = self.updates;
+                log::info!("SWA: re-estimated BatchNorm for {updates} updates: {report:?}");
+                (model, report)
+            }
+        };
+        Ok(Evaluated {
+            updates: self.updates,
+            device: self.device,
+            model,
+            report,
+        })
+    }
+}
+
 fn reestimate<M>(
     model: &M,
     config: &ReestimationConfig,
-    loader: &dyn DataLoader<<M as InferenceStep>::Input>,
+    loader: &dyn DataLoader<Input<M>>,
 ) -> Result<(M, BatchNormReport), BatchNormError>
 where
     M: LearnerModel,
-    <M as InferenceStep>::Input: Clone,
+    Input<M>: Clone,
 {
     // Not before the first batch is asked for: a model without BatchNorm asks for none.
     let mut iterator = None;
@@ -165,7 +193,7 @@ where
         model,
         config,
         batches,
-        |model, (batch, items): (<M as InferenceStep>::Input, usize)| {
+        |model, (batch, items): (Input<M>, usize)| {
             InferenceStep::step(model, batch);
             items
         },

@@ -92,7 +92,7 @@
 //!     .launch(Learner::new(swa, SgdConfig::new().init(), learning_rate));
 //!
 //! // The average of the weights at the end of epochs 9, 10, 11 and 12, a plain `Net`.
-//! assert_eq!(result.model.updates(), 4);
+//! assert_eq!(result.model.swa().updates(), 4);
 //! let averaged: Net = result.model.into_averaged()?;
 //! # let _ = averaged;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -135,7 +135,7 @@ pub use lr_scheduler::{
     Annealing, PaperLrScheduler, PaperLrSchedulerConfig, SwaLrScheduler, SwaLrSchedulerConfig,
 };
 pub use metric::{ModelInput, ModelMetric, ModelOutputs};
-pub use swa::{AverageConfig, RunningStatistics, Swa, SwaConfig, SwaMetrics};
+pub use swa::{AverageConfig, RECORD_FORMAT, RunningStatistics, Swa, SwaConfig, SwaMetrics};
 
 pub use swa_core::{Pooling, ReestimationConfig, RuleConfig};
 

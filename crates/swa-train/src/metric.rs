@@ -15,41 +15,43 @@ use crate::swa::MAIN;
 /// The outputs of several models for one validation batch: the output of a [`SwaMetrics`](crate::SwaMetrics).
 ///
 /// Burn's metrics of classification and text take that of the averaged model (of the live one, while nothing has been averaged),
-/// and a [`ModelMetric`] that of the model it names. For another metric input `T`, name the averaged model too,
-/// `ModelMetric::new("averaged", metric)`, or implement `Adaptor<T> for ModelOutputs<YourOutput>` by adapting
-/// [`evaluated`](Self::evaluated).
+/// and a [`ModelMetric`] that of the model it names. For a metric of another input, name the averaged model too:
+/// `ModelMetric::new("averaged", metric)`.
 #[derive(Debug)]
 pub struct ModelOutputs<O> {
-    evaluated: O,
-    named: Vec<(Arc<str>, O)>,
+    /// Of each model, first of that which validation goes by.
+    outputs: Vec<O>,
+    /// The place of each name's among them.
+    names: Vec<(Arc<str>, usize)>,
 }
 
 impl<O> ModelOutputs<O> {
-    pub(crate) fn new(evaluated: O, named: Vec<(Arc<str>, O)>) -> Self {
-        Self { evaluated, named }
+    /// `outputs` are at least one, and first that of the model which validation goes by.
+    pub(crate) fn new(outputs: Vec<O>, names: Vec<(Arc<str>, usize)>) -> Self {
+        Self { outputs, names }
     }
 
     /// The output that validation goes by: the averaged model's, or the live one's while nothing has
     /// been averaged.
     pub fn evaluated(&self) -> &O {
-        &self.evaluated
+        &self.outputs[0]
     }
 
     /// The output of the model called `name`, if it is one of those that metrics were asked for, or `averaged`.
     pub fn named(&self, name: &str) -> Option<&O> {
-        let named = self.named.iter().find(|(known, _)| **known == *name);
-        let named = named.map(|(_, output)| output);
-        named.or_else(|| (name == MAIN).then_some(&self.evaluated))
+        let named = self.names.iter().find(|(known, _)| **known == *name);
+        let place = named.map(|(_, place)| *place);
+        let place = place.or_else(|| (name == MAIN).then_some(0));
+        place.map(|place| &self.outputs[place])
     }
 }
 
 impl<O: ItemLazy> ItemLazy for ModelOutputs<O> {
     fn sync(self) -> Result<Self, ExecutionError> {
-        let named = self.named.into_iter();
-        let named = named.map(|(name, output)| Ok((name, output.sync()?)));
+        let outputs = self.outputs.into_iter().map(ItemLazy::sync);
         Ok(Self {
-            evaluated: self.evaluated.sync()?,
-            named: named.collect::<Result<_, _>>()?,
+            outputs: outputs.collect::<Result<_, _>>()?,
+            names: self.names,
         })
     }
 }
@@ -60,9 +62,8 @@ pub struct ModelInput<T>(ModelOutputs<T>);
 
 impl<T, O: Adaptor<T>> Adaptor<ModelInput<T>> for ModelOutputs<O> {
     fn adapt(&self) -> ModelInput<T> {
-        let named = self.named.iter();
-        let named = named.map(|(name, output)| (name.clone(), output.adapt()));
-        ModelInput(ModelOutputs::new(self.evaluated.adapt(), named.collect()))
+        let inputs = self.outputs.iter().map(Adaptor::adapt);
+        ModelInput(ModelOutputs::new(inputs.collect(), self.names.clone()))
     }
 }
 
@@ -108,7 +109,8 @@ pub struct ModelMetric<Me> {
 }
 
 impl<Me: Metric> ModelMetric<Me> {
-    /// `metric` of the model called `model`, which [`Swa::with_metrics_of`](crate::Swa::with_metrics_of) names too.
+    /// `metric` of the model called `model`, which [`Swa::with_metrics_of`](crate::Swa::with_metrics_of) names too: if it does
+    /// not, the first validation fails, and says so.
     pub fn new(model: &str, metric: Me) -> Self {
         Self {
             model: model.into(),

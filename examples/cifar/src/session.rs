@@ -134,6 +134,7 @@ impl Session<'_> {
             Fitted::Model(model) => model,
             Fitted::Ended(end) => return Ok(end),
         };
+        let model = model.into_swa();
         let updates = model.updates();
         let live = model.live().clone().into_network();
         self.save(&live, self.directory.live_model(), None)?;

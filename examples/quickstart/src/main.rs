@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let result = training.launch(Learner::new(model, optimizer, learning_rate));
 
     drop(result.renderer); // gives the terminal back
-    let updates = result.model.updates();
+    let updates = result.model.swa().updates();
     let averaged: Model = result.model.into_averaged()?; // SWA: the averaged model, ready to use
     let (image, label) = digits::example();
     println!(

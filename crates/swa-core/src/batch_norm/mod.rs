@@ -250,7 +250,7 @@ pub enum BatchNormError {
     #[error(
         "BatchNorm layer `{layer}` keeps its running statistics in {dtype:?}, which is too narrow to \
          re-estimate them: keep the layer in F32, or average the running statistics instead \
-         (`with_running_statistics_averaged`)"
+         (`with_running_statistics_averaged`, or in a `Learner` `RunningStatistics::Averaged`)"
     )]
     TooNarrow {
         /// The layer's path, as in the module's record.

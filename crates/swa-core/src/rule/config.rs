@@ -46,6 +46,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_decay_is_loaded_as_it_was_saved() {
+        for decay in [0.999_749_906_195_274_9, 0.1 + 0.2, 1.0 - 1e-16] {
+            let config = RuleConfig::Exponential { decay };
+            let loaded = RuleConfig::load_binary(config.to_string().as_bytes()).unwrap();
+            assert_eq!(loaded, config);
+        }
+    }
+
+    #[test]
     fn a_configuration_makes_the_rule_it_names() {
         let equal = RuleConfig::EqualWeights.init().unwrap();
         assert_eq!(equal.weight(3), 0.25);

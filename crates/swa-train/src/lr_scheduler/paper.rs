@@ -4,52 +4,79 @@ use burn::config::Config;
 use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
 use burn::optim::LearningRate;
 
-use crate::{RunLength, SwaError, collect::positive};
+use crate::{RunLength, SwaError};
 
-/// The settings of a [`PaperLrScheduler`], made for SWA by [`swa`](Self::swa) and for plain SGD by [`sgd`](Self::sgd).
+/// The settings of a [`PaperLrScheduler`].
 #[derive(Config, Debug, Copy, PartialEq)]
-pub struct PaperLrSchedulerConfig {
-    /// The learning rate to begin with.
-    lr: LearningRate,
-    /// The length of the run.
-    run: RunLength,
-    /// The epoch at which collecting starts, for SWA, and the learning rate from just before it on.
-    swa: Option<(usize, LearningRate)>,
+pub enum PaperLrSchedulerConfig {
+    /// For SWA: see [`swa`](Self::swa).
+    Swa {
+        /// The learning rate to begin with.
+        lr: LearningRate,
+        /// The learning rate from just before `start_epoch` on.
+        swa_lr: LearningRate,
+        /// The epoch, counted from 1, at whose end weights are first collected.
+        start_epoch: usize,
+        /// The length of the run.
+        run: RunLength,
+    },
+    /// For plain SGD: see [`sgd`](Self::sgd).
+    Sgd {
+        /// The learning rate to begin with.
+        lr: LearningRate,
+        /// The length of the run.
+        run: RunLength,
+    },
 }
 
 impl PaperLrSchedulerConfig {
     /// The schedule for SWA: from `lr` down to `swa_lr` just before collecting starts at
     /// `start_epoch`, and constant from there on.
     pub fn swa(lr: LearningRate, swa_lr: LearningRate, start_epoch: usize, run: RunLength) -> Self {
-        Self::new(lr, run).with_swa(Some((start_epoch, swa_lr)))
+        Self::Swa {
+            lr,
+            swa_lr,
+            start_epoch,
+            run,
+        }
     }
 
     /// The schedule for plain SGD: from `lr` down to a hundredth of it over the run.
     pub fn sgd(lr: LearningRate, run: RunLength) -> Self {
-        Self::new(lr, run)
+        Self::Sgd { lr, run }
     }
 
     /// The scheduler.
     ///
     /// # Errors
     ///
-    /// [`SwaError::Invalid`] unless all rates are positive, and the run and the epoch to start at are 1 or more.
+    /// [`SwaError::Invalid`] unless all rates are positive, and the epoch to start at is one of the run's.
     pub fn init(&self) -> Result<PaperLrScheduler, SwaError> {
-        rate("the learning rate", self.lr)?;
-        self.run.check()?;
-        let (ratio, span_epochs) = match self.swa {
-            None => (SGD_RATIO, self.run.epochs()),
-            Some((start_epoch, swa_lr)) => {
+        let (lr, ratio, span_epochs, run) = match *self {
+            Self::Sgd { lr, run } => (lr, SGD_RATIO, run.epochs(), run),
+            Self::Swa {
+                lr,
+                swa_lr,
+                start_epoch,
+                run,
+            } => {
                 rate("the SWA learning rate", swa_lr)?;
-                positive("the epoch to start collecting at", start_epoch)?;
-                (swa_lr / self.lr, start_epoch)
+                if !(1..=run.epochs()).contains(&start_epoch) {
+                    return Err(SwaError::Invalid {
+                        name: "the epoch to start collecting at",
+                        expected: "one of the run's, counted from 1",
+                        got: format!("{start_epoch} of {}", run.epochs()),
+                    });
+                }
+                (lr, swa_lr / lr, start_epoch, run)
             }
         };
+        rate("the learning rate", lr)?;
         Ok(PaperLrScheduler {
-            lr: self.lr,
+            lr,
             ratio,
             span_epochs,
-            steps_per_epoch: self.run.steps_per_epoch(),
+            steps_per_epoch: run.steps_per_epoch(),
             steps: 0,
         })
     }
@@ -217,8 +244,11 @@ mod tests {
             let loaded = PaperLrSchedulerConfig::load_binary(saved.as_bytes()).unwrap();
             assert_eq!(loaded, config);
         }
-        let no_step = r#"{"lr": 0.1, "run": {"epochs": 20, "steps_per_epoch": 0}, "swa": null}"#;
-        let config = PaperLrSchedulerConfig::load_binary(no_step.as_bytes()).unwrap();
-        assert!(config.init().is_err());
+        let no_step = r#"{"Sgd": {"lr": 0.1, "run": {"epochs": 20, "steps_per_epoch": 0}}}"#;
+        let error = PaperLrSchedulerConfig::load_binary(no_step.as_bytes()).unwrap_err();
+        let expected = "the number of steps per epoch must be at least 1, not 0";
+        assert!(error.to_string().contains(expected), "{error}");
+        let late = PaperLrSchedulerConfig::swa(0.1, 0.02, 21, run);
+        assert!(late.init().is_err());
     }
 }

@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor};
 use burn::train::LearnerModel;
 use swa_core::{Average, AverageError};
 
-use crate::Collect;
+use crate::{Collect, SwaError};
 
 /// The name of the average that validation goes by.
 pub(crate) const MAIN: &str = "averaged";
@@ -17,6 +17,20 @@ pub(super) struct Collector<M: Module> {
     pub(super) name: Arc<str>,
     pub(super) collect: Collect,
     pub(super) average: Average<M>,
+}
+
+impl<M: Module> Collector<M> {
+    /// The error of this average.
+    fn failed(&self, error: AverageError) -> SwaError {
+        if *self.name == *MAIN {
+            error.into()
+        } else {
+            SwaError::FurtherAverage {
+                name: self.name.to_string(),
+                error,
+            }
+        }
+    }
 }
 
 /// Everything that collects in a training. The first is the average that validation goes by.
@@ -38,12 +52,15 @@ impl<M: LearnerModel> Collectors<M> {
         self.further.push(collector);
     }
 
-    pub(super) fn named(&self, name: &str) -> Option<&Collector<M>> {
-        self.iter().find(|collector| *collector.name == *name)
-    }
-
-    pub(super) fn names(&self) -> Vec<&str> {
-        self.iter().map(|collector| &*collector.name).collect()
+    /// # Errors
+    ///
+    /// [`SwaError::UnknownAverage`].
+    pub(super) fn named(&self, name: &str) -> Result<&Collector<M>, SwaError> {
+        let named = self.iter().find(|collector| *collector.name == *name);
+        named.ok_or_else(|| SwaError::UnknownAverage {
+            name: name.to_owned(),
+            known: self.iter().map(|it| it.name.to_string()).collect(),
+        })
     }
 
     fn iter(&self) -> impl Iterator<Item = &Collector<M>> {
@@ -65,7 +82,7 @@ impl<M: LearnerModel> Collectors<M> {
         step: usize,
         model: &M,
         mut before_update: impl FnMut(&str),
-    ) -> Result<(), AverageError> {
+    ) -> Result<(), SwaError> {
         let mut weights = None;
         let mut outcome = Ok(());
         for collector in self.iter_mut().filter(|it| it.collect.is_due(step)) {
@@ -74,7 +91,8 @@ impl<M: LearnerModel> Collectors<M> {
                 None => weights.insert(collector.average.read(model)?),
             };
             before_update(&collector.name);
-            outcome = outcome.and(collector.average.update_from(weights.clone()));
+            let updated = collector.average.update_from(weights.clone());
+            outcome = outcome.and(updated.map_err(|error| collector.failed(error)));
         }
         outcome
     }
@@ -84,10 +102,11 @@ impl<M: LearnerModel> Collectors<M> {
     /// # Errors
     ///
     /// The first of theirs, once all have been asked.
-    pub(super) fn check(&mut self) -> Result<(), AverageError> {
+    pub(super) fn check(&mut self) -> Result<(), SwaError> {
         let mut outcome = Ok(());
         for collector in self.iter_mut() {
-            outcome = outcome.and(collector.average.check());
+            let checked = collector.average.check();
+            outcome = outcome.and(checked.map_err(|error| collector.failed(error)));
         }
         outcome
     }

@@ -7,12 +7,13 @@ use burn::config::Config;
 use burn::data::dataloader::DataLoader;
 use burn::train::{InferenceStep, LearnerModel};
 use swa_core::{
-    Average, AveragingRule, Counter, ReestimationConfig, RuleConfig, read_tensors_when_asked,
+    Average, AverageError, AveragingRule, Counter, ReestimationConfig, RuleConfig,
+    read_tensors_when_asked,
 };
 
 use super::collector::{Collector, Collectors, MAIN};
 use super::state::State;
-use super::{FORMAT, LIVE, Swa};
+use super::{LIVE, RECORD_FORMAT, Swa};
 use crate::evaluation::Evaluation;
 use crate::{Collect, SwaError};
 
@@ -43,7 +44,8 @@ pub struct SwaConfig {
     /// What becomes of BatchNorm's running statistics: re-estimated by default, from the whole training set.
     #[config(default = "RunningStatistics::Reestimated(ReestimationConfig::new())")]
     pub running_statistics: RunningStatistics,
-    /// Averages that are kept beside the first, which validation goes by: none by default.
+    /// Averages that are kept beside the first, which validation goes by: none by default. A failure of one ends all, each
+    /// with its last good value.
     #[config(default = "Vec::new()")]
     pub further_averages: Vec<AverageConfig>,
 }
@@ -63,7 +65,7 @@ pub enum RunningStatistics {
 /// An average beside the first.
 #[derive(Config, Debug, PartialEq)]
 pub struct AverageConfig {
-    /// Its name in records, in metrics, and for [`Swa::averaged`]: without a dot, neither `averaged` nor `live`.
+    /// Its name in records, in metrics, and for [`Swa::averaged`]: one of its own, without a dot, neither `averaged` nor `live`.
     pub name: String,
     /// The optimizer steps after which it collects weights.
     pub collect: Collect,
@@ -87,10 +89,11 @@ impl SwaConfig {
     ///
     /// # Errors
     ///
-    /// - [`SwaError::Invalid`] and [`SwaError::NeverCollects`] for settings that cannot be, such as loaded ones may.
-    /// - [`SwaError::Average`] for a model that cannot be averaged, such as one with LoRA adapters, and for a decay that is
-    ///   none.
-    /// - [`SwaError::BatchNorm`] for one whose BatchNorm cannot be re-estimated, such as one in 16 bits, if it is to be.
+    /// - [`SwaError::Invalid`] for names of averages that cannot be.
+    /// - [`SwaError::Average`] for a model that cannot be averaged, such as one with LoRA adapters, and for a decay outside of
+    ///   `[0, 1]`; [`SwaError::FurtherAverage`] for those of a further average.
+    /// - [`SwaError::BatchNorm`] for a model whose BatchNorm cannot be re-estimated, such as one in 16 bits, if it is to be, and
+    ///   for a re-estimation from 0 batches.
     pub fn init<M>(
         &self,
         model: M,
@@ -112,14 +115,19 @@ impl SwaConfig {
         let mut collectors = Collectors::new(first);
         for further in &self.further_averages {
             check_name(&further.name, &collectors)?;
-            let rule = further.rule.init()?;
-            collectors.push(self.collector(&model, &further.name, &further.collect, rule)?);
+            let rule = further.rule.init();
+            let collector =
+                rule.and_then(|rule| self.collector(&model, &further.name, &further.collect, rule));
+            collectors.push(collector.map_err(|error| SwaError::FurtherAverage {
+                name: further.name.clone(),
+                error,
+            })?);
         }
         let evaluation = Evaluation::new(train_loader, reestimation.cloned());
         Ok(Swa {
             model,
             steps: Counter::new(0),
-            format: Counter::new(FORMAT),
+            format: Counter::new(RECORD_FORMAT),
             state: Arc::new(Mutex::new(State::new(collectors, evaluation))),
             snapshot: None,
             evaluated: OnceCell::new(),
@@ -135,8 +143,7 @@ impl SwaConfig {
         name: &str,
         collect: &Collect,
         rule: Arc<dyn AveragingRule>,
-    ) -> Result<Collector<M>, SwaError> {
-        collect.check()?;
+    ) -> Result<Collector<M>, AverageError> {
         let mut average = Average::new(model, rule)?;
         if self.running_statistics == RunningStatistics::Averaged {
             average = average.with_running_statistics_averaged();
@@ -152,7 +159,7 @@ impl SwaConfig {
 fn check_name<M: LearnerModel>(name: &str, others: &Collectors<M>) -> Result<(), SwaError> {
     let expected = if name.is_empty() || name.contains('.') {
         "a name without a dot"
-    } else if name == LIVE || others.named(name).is_some() {
+    } else if name == LIVE || others.named(name).is_ok() {
         "unlike `live`, `averaged` and the name of any other average"
     } else {
         return Ok(());

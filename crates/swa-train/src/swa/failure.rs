@@ -13,7 +13,6 @@ pub(super) struct Failures {
     pub(super) of_evaluation: OnceLock<Failed>,
 }
 
-#[derive(Clone)]
 pub(super) struct Failed {
     pub(super) error: SwaError,
     /// The number of steps that were taken before.
@@ -28,11 +27,14 @@ impl Failures {
     }
 
     /// Keeps a failure, unless there was one of its kind before.
-    pub(super) fn add(&self, failed: Failed) -> bool {
+    pub(super) fn add(&self, failed: Failed) {
         let kept = match failed.error {
-            SwaError::Average(_) | SwaError::Shared { .. } => &self.of_averaging,
+            SwaError::Average(_) | SwaError::FurtherAverage { .. } | SwaError::Shared { .. } => {
+                &self.of_averaging
+            }
             _ => &self.of_evaluation,
         };
-        kept.set(failed).is_ok()
+        // The first one is what counts.
+        let _ = kept.set(failed);
     }
 }

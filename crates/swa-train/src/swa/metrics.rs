@@ -1,8 +1,7 @@
 //! The wrapper with which metrics of further models are shown.
 
-use core::fmt;
+use core::{fmt, ptr};
 use std::cell::OnceCell;
-use std::ops::Deref;
 use std::sync::Arc;
 
 use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor};
@@ -45,19 +44,25 @@ impl<M> Clone for Further<M> {
 
 impl<M: LearnerModel> SwaMetrics<M> {
     pub(super) fn new(swa: Swa<M>, names: &[&str]) -> Result<Self, SwaError> {
-        let known = |name: &str| name == LIVE || swa.read(|all| all.named(name).is_some());
-        if let Some(unknown) = names.iter().find(|name| !known(name)) {
-            return Err(SwaError::UnknownAverage {
-                name: (*unknown).to_owned(),
-                known: swa.read(|all| [&[LIVE], &all.names()[..]].concat().join("`, `")),
-            });
+        let mut further: Vec<Further<M>> = Vec::new();
+        for name in names {
+            if *name != LIVE {
+                swa.read(|all| all.named(name).map(drop))
+                    .map_err(with_live)?;
+            }
+            if !further.iter().any(|other| *other.name == **name) {
+                further.push(Further {
+                    name: (*name).into(),
+                    evaluated: OnceCell::new(),
+                });
+            }
         }
-        let further = names.iter().map(|name| Further {
-            name: (*name).into(),
-            evaluated: OnceCell::new(),
-        });
-        let further = further.collect();
         Ok(Self { swa, further })
+    }
+
+    /// The wrapper.
+    pub fn swa(&self) -> &Swa<M> {
+        &self.swa
     }
 
     /// The wrapper, without the metrics of further models.
@@ -86,22 +91,23 @@ impl<M: LearnerModel> SwaMetrics<M> {
         let evaluated = match &*further.name {
             LIVE => None,
             MAIN => return self.swa.evaluated(),
-            name => {
-                let evaluated = &further.evaluated;
-                evaluated
-                    .get_or_init(|| self.swa.try_evaluate(name))
-                    .as_ref()
-            }
+            name => further
+                .evaluated
+                .get_or_init(|| self.swa.try_evaluate(name))
+                .as_ref(),
         };
         evaluated.unwrap_or(self.swa.live())
     }
 }
 
-impl<M: LearnerModel> Deref for SwaMetrics<M> {
-    type Target = Swa<M>;
-
-    fn deref(&self) -> &Swa<M> {
-        &self.swa
+/// The error that lists the live model among those there are.
+fn with_live(error: SwaError) -> SwaError {
+    match error {
+        SwaError::UnknownAverage { name, mut known } => {
+            known.insert(0, LIVE.to_owned());
+            SwaError::UnknownAverage { name, known }
+        }
+        other => other,
     }
 }
 
@@ -143,12 +149,22 @@ where
     type Output = ModelOutputs<<M as InferenceStep>::Output>;
 
     fn step(&self, item: Self::Input) -> Self::Output {
-        let further = self.further.iter().map(|further| {
-            let output = InferenceStep::step(self.model(further), item.clone());
-            (further.name.clone(), output)
+        let evaluated = self.swa.evaluated();
+        // Several names may be of one model, which the batch passes once.
+        let mut passed: Vec<&M> = vec![evaluated];
+        let mut outputs = vec![InferenceStep::step(evaluated, item.clone())];
+        let names = self.further.iter().map(|further| {
+            let model = self.model(further);
+            let place = passed.iter().position(|it| ptr::eq(*it, model));
+            let place = place.unwrap_or_else(|| {
+                passed.push(model);
+                outputs.push(InferenceStep::step(model, item.clone()));
+                passed.len() - 1
+            });
+            (further.name.clone(), place)
         });
-        let further = further.collect();
-        ModelOutputs::new(InferenceStep::step(self.swa.evaluated(), item), further)
+        let names = names.collect();
+        ModelOutputs::new(outputs, names)
     }
 }
 

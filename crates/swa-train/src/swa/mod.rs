@@ -16,14 +16,14 @@ use burn::tensor::Device;
 use burn::train::{InferenceStep, Interrupter, LearnerModel};
 use swa_core::{Average, AveragingRule, BatchNormReport, Counter};
 
+use crate::SwaError;
 use crate::burn_0_22::training_error;
-use crate::{Collect, SwaError};
 use collector::Collectors;
 pub(crate) use collector::MAIN;
 pub use config::{AverageConfig, RunningStatistics, SwaConfig};
 use failure::{Failed, Failures};
 pub use metrics::SwaMetrics;
-use state::State;
+use state::{Averaged, State};
 
 /// A model with its average, in a `Learner` in the model's place.
 ///
@@ -34,7 +34,9 @@ use state::State;
 ///
 /// - the optimizer sees the live model alone, with the parameter paths it always had;
 /// - the average, the number of updates and of steps are recorded with the live weights, under
-///   `average` and `steps` beside `model`, so that a checkpoint resumes all of them;
+///   `average` and `steps` beside `model`, so that a checkpoint resumes all of them; further averages are under their names in
+///   `averages`, and `format` is the number of the record's format. A record of an earlier version, which has no `format`, is
+///   loaded by `load_record` of the wrapper itself; as a part of another module it takes `allow_partial(true)`;
 /// - clones and forks share one average, which is updated once a step, so that each training needs a
 ///   `Swa` of its own; `valid` makes a copy that later steps leave alone.
 ///
@@ -76,30 +78,29 @@ pub struct Swa<M: LearnerModel> {
     is_replica: bool,
 }
 
-/// The number of the format of records: 1 since they say it, and 0 before.
-const FORMAT: usize = 1;
+/// The number of the format of a [`Swa`]'s records, which is their entry `format`: 1 since they say it, and 0 before.
+pub const RECORD_FORMAT: usize = 1;
 
 /// The name of the live model, for metrics.
 const LIVE: &str = "live";
 
-/// What is not a setting that can be saved, or is another model.
+/// What a configuration cannot hold: it is given to what [`SwaConfig::init`] makes.
 impl<M: LearnerModel> Swa<M> {
-    /// Averages by a rule of your own from the next update on.
+    /// Averages by a rule of your own from the next update on, in the first average.
     pub fn with_rule(self, rule: impl AveragingRule + 'static) -> Self {
         let mut collectors = self.collectors();
         collectors.main.average = collectors.main.average.with_rule(rule);
         self.with_collectors(collectors)
     }
 
-    /// Keeps the average on `device` rather than the model's.
+    /// Keeps all averages on `device` rather than the model's.
     pub fn with_device(self, device: &Device) -> Self {
-        let mut collectors = self.collectors();
-        collectors.main.average = collectors.main.average.with_device(device);
-        self.with_collectors(collectors)
+        let collectors = self.collectors();
+        self.with_collectors(collectors.with_each(|average| average.with_device(device)))
     }
 
     /// Goes on from `averaged`, the average of `updates` earlier updates, such as that of a PyTorch
-    /// `AveragedModel` with its `n_averaged`. The steps of this run are counted from its beginning.
+    /// `AveragedModel` with its `n_averaged`: in the first average. The steps of this run are counted from its beginning.
     ///
     /// # Errors
     ///
@@ -122,11 +123,14 @@ impl<M: LearnerModel> Swa<M> {
         self
     }
 
-    /// Shows metrics of further models beside the averaged one's, at the price of a forward pass each: of the `live` model, and
-    /// of the averages in [`SwaConfig::further_averages`] by their names.
+    /// Shows metrics of further models beside the averaged one's: of the `live` model, and of the averages in
+    /// [`SwaConfig::further_averages`] by their names. Call it last: the other `with_*` are the wrapper's.
     ///
     /// Metrics of validation then take a [`ModelOutputs`](crate::ModelOutputs): those registered as they are show
-    /// the averaged model, and a [`ModelMetric`](crate::ModelMetric) the model that it names.
+    /// the averaged model, and a [`ModelMetric`](crate::ModelMetric) the model that it names. Each model costs a forward pass a
+    /// batch; an average's also a re-estimation of BatchNorm a validation, for which
+    /// [`first_batches`](swa_core::ReestimationConfig::first_batches) sets how much data it takes. An average that has averaged
+    /// nothing yet, or was not to be had, has the live model's metrics.
     ///
     /// ```
     /// use burn::train::metric::LossMetric;
@@ -189,12 +193,14 @@ impl<M: LearnerModel> Swa<M> {
         if let Some(failed) = self.failures.of_averaging.get() {
             return Err(failed.error.clone());
         }
-        let steps = self.steps();
-        self.evaluate(name)?
-            .map_err(|collect| SwaError::NothingCollected {
-                first_step: collect.first_step(),
-                steps,
-            })
+        if let Some(averaged) = self.evaluate(name)? {
+            return Ok(averaged);
+        }
+        let collect = self.read(|all| all.named(name).map(|collector| collector.collect))?;
+        Err(SwaError::NothingCollected {
+            first_step: collect.first_step(),
+            steps: self.steps(),
+        })
     }
 
     /// The live model, as the optimizer left it.
@@ -207,12 +213,12 @@ impl<M: LearnerModel> Swa<M> {
         self.model
     }
 
-    /// A copy of the average, as it stands.
+    /// A copy of the first average, as it stands.
     pub fn average(&self) -> Average<M> {
         self.read(|collectors| collectors.main.average.clone())
     }
 
-    /// How many times weights were collected.
+    /// How many times weights were collected in the first average.
     pub fn updates(&self) -> usize {
         self.read(|collectors| collectors.main.average.updates())
     }
@@ -222,10 +228,10 @@ impl<M: LearnerModel> Swa<M> {
         self.steps.value
     }
 
-    /// What the last re-estimation of BatchNorm did, if there was one for the current average.
+    /// What the last re-estimation of BatchNorm did, if there was one for the first average as it stands.
     pub fn batch_norm_report(&self) -> Option<BatchNormReport> {
         let updates = self.updates();
-        self.state().report(MAIN, updates)
+        self.state().evaluation.report(MAIN, updates)
     }
 
     /// What kept an average from being updated, or else from being evaluated, if anything did.
@@ -266,19 +272,32 @@ impl<M: LearnerModel> Swa<M> {
         self.model.devices().into_iter().next().unwrap_or_default()
     }
 
-    /// The model of the average called `name`, ready for inference, or as an error, while nothing has been averaged, when
-    /// that is to be.
-    fn evaluate(&self, name: &str) -> Result<Result<M, Collect>, SwaError> {
+    /// The model of the average called `name`, ready for inference, or `None` while nothing has been averaged.
+    fn evaluate(&self, name: &str) -> Result<Option<M>, SwaError> {
         let device = self.device();
-        self.state().evaluate(self.snapshot.as_ref(), name, &device)
+        let averaged = self
+            .state()
+            .averaged(self.snapshot.as_ref(), name, &device)?;
+        // The lock is open while data are passed: a loader may ask this how far it is.
+        Ok(match averaged {
+            None => None,
+            Some(Averaged::Ready(model)) => Some(model),
+            Some(Averaged::Pending(pending)) => {
+                let evaluated = pending.evaluate()?;
+                Some(self.state().evaluation.keep(name, evaluated))
+            }
+        })
     }
 
     /// Reads whether what the device averaged was finite: where this is called, waiting for the device
     /// costs nothing.
     fn check(&self) {
-        let checked = self.state().collectors.check();
-        if let Err(error) = checked {
-            self.fail(error.into());
+        // What a copy for validation has was checked when it was made.
+        if self.snapshot.is_none() {
+            let checked = self.state().collectors.check();
+            if let Err(error) = checked {
+                self.fail(error);
+            }
         }
     }
 

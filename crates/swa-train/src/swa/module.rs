@@ -9,7 +9,7 @@ use burn::tensor::{Device, Int, Tensor};
 use burn::train::LearnerModel;
 use swa_core::Counter;
 
-use super::{FORMAT, Swa};
+use super::{RECORD_FORMAT, Swa};
 use crate::burn_0_22::is_sharder;
 
 /// The container that the fields of a `Swa` are visited in.
@@ -71,10 +71,10 @@ impl<M: LearnerModel> Module for Swa<M> {
 
         self.read(|collectors| collectors.visit(visitor, CONTAINER));
 
-        let numbers = [("steps", &self.steps), ("format", &self.format)];
-        for (name, number) in numbers {
+        let device = self.device();
+        for (name, number) in [("steps", &self.steps), ("format", &self.format)] {
             visitor.enter_module(name, CONTAINER);
-            visitor.visit_int(&number.param(&self.device()));
+            visitor.visit_int(&number.param(&device));
             visitor.exit_module(name, CONTAINER);
         }
     }
@@ -106,6 +106,8 @@ impl<M: LearnerModel> Module for Swa<M> {
             self.format = self.format.map(mapper, &device);
             mapper.exit_module("format", CONTAINER);
         }
+        // What is written from here on is of this version, whatever was read.
+        self.format.value = RECORD_FORMAT;
         self
     }
 
@@ -116,20 +118,18 @@ impl<M: LearnerModel> Module for Swa<M> {
     /// [`RecordError::Validation`] for the record of another model, and for that of a later version.
     fn try_load_record(mut self, record: ModuleRecord) -> Result<Self, RecordError> {
         let format = Format::of(&record, &self.device())?;
-        if format > FORMAT {
+        if format > RECORD_FORMAT {
             return Err(RecordError::Validation(format!(
-                "the record has format {format}, and this version of swa-train reads those up to {FORMAT}: load it with the \
+                "the record has format {format}, and this version of swa-train reads those up to {RECORD_FORMAT}: load it with the \
                  version that wrote it, or a later one"
             )));
         }
         self.format.value = format;
         // By way of an option, which has the same paths: a module cannot call the method that it overrides.
-        let loaded = Some(self).try_load_record(record)?;
-        let Some(mut swa) = loaded else {
-            unreachable!("an option that is mapped keeps its module")
-        };
-        swa.format.value = FORMAT;
-        Ok(swa)
+        match Some(self).try_load_record(record)? {
+            Some(swa) => Ok(swa),
+            None => unreachable!("an option that is mapped keeps its module"),
+        }
     }
 }
 
@@ -144,7 +144,8 @@ impl Format {
     fn of(record: &ModuleRecord, device: &Device) -> Result<usize, RecordError> {
         let none = Counter::new(0).param(device);
         let format = Self { format: none };
-        // Of a record from a file, a clone takes no memory: its tensors are read when they are used.
+        // A clone of a record from a file takes no memory, as its tensors are read when they are used; one of a record in memory
+        // copies it for the moment.
         let record = record.clone().allow_partial(true).allow_unused(true);
         let number = format.try_load_record(record)?.format.val();
         Ok(number.into_scalar::<i64>().max(0) as usize)

@@ -2,18 +2,17 @@
 
 use burn::tensor::Device;
 use burn::train::LearnerModel;
-use swa_core::BatchNormReport;
 
 use super::collector::Collectors;
-use crate::evaluation::Evaluation;
-use crate::{Collect, SwaError};
+use crate::SwaError;
+use crate::evaluation::{Evaluation, Pending};
 
 pub(super) struct State<M: LearnerModel> {
     pub(super) collectors: Collectors<M>,
     /// The last step after which something was due. Clones that a strategy of the user's own trains side by side reach each
     /// step together and with the same weights: the first to arrive collects them.
     last_step: usize,
-    evaluation: Evaluation<M>,
+    pub(super) evaluation: Evaluation<M>,
 }
 
 impl<M: LearnerModel> State<M> {
@@ -35,7 +34,7 @@ impl<M: LearnerModel> State<M> {
     /// # Errors
     ///
     /// - [`SwaError::Shared`] if this is the state of another training, which is further.
-    /// - [`SwaError::Average`] if an average could not be updated.
+    /// - [`SwaError::Average`] or [`SwaError::FurtherAverage`] if an average could not be updated.
     pub(super) fn collect(&mut self, step: usize, model: &M) -> Result<(), SwaError> {
         // Clones that train together are at most a step apart.
         if self.last_step > step + 1 {
@@ -53,38 +52,38 @@ impl<M: LearnerModel> State<M> {
             *last_step = step;
             // What was evaluated shares the average's memory, and would make the update copy it.
             evaluation.forget(name);
-        })?;
-        Ok(())
+        })
     }
 
-    /// The model of the average called `name`, ready for inference on `device`: of these collectors or, where it is given, of
-    /// their `snapshot`. An inner error while nothing has been averaged, with when that is to be.
+    /// The model of the average called `name`, ready for inference on `device` or still to be made so: of these collectors or,
+    /// where it is given, of their `snapshot`. `None` while nothing has been averaged.
     ///
     /// # Errors
     ///
-    /// [`SwaError::UnknownAverage`], [`SwaError::BatchNorm`].
-    pub(super) fn evaluate(
+    /// [`SwaError::UnknownAverage`], [`SwaError::Average`].
+    pub(super) fn averaged(
         &mut self,
         snapshot: Option<&Collectors<M>>,
         name: &str,
         device: &Device,
-    ) -> Result<Result<M, Collect>, SwaError> {
+    ) -> Result<Option<Averaged<M>>, SwaError> {
         let collectors = snapshot.unwrap_or(&self.collectors);
-        let Some(collector) = collectors.named(name) else {
-            return Err(SwaError::UnknownAverage {
-                name: name.to_owned(),
-                known: collectors.names().join("`, `"),
-            });
-        };
-        if collector.average.updates() == 0 {
-            return Ok(Err(collector.collect));
+        let average = &collectors.named(name)?.average;
+        if average.updates() == 0 {
+            return Ok(None);
         }
-        self.evaluation
-            .evaluate(name, &collector.average, device)
-            .map(Ok)
+        if let Some(model) = self.evaluation.ready(name, average.updates(), device) {
+            return Ok(Some(Averaged::Ready(model)));
+        }
+        // Before the next one takes memory.
+        self.evaluation.forget(name);
+        let pending = self.evaluation.pending(average, device)?;
+        Ok(Some(Averaged::Pending(pending)))
     }
+}
 
-    pub(super) fn report(&self, name: &str, updates: usize) -> Option<BatchNormReport> {
-        self.evaluation.report(name, updates)
-    }
+/// The model of an average.
+pub(super) enum Averaged<M: LearnerModel> {
+    Ready(M),
+    Pending(Pending<M>),
 }

@@ -97,12 +97,9 @@ impl<M: LearnerModel> Swa<M> {
         if self.failures.of_averaging.get().is_some() {
             return None;
         }
-        match self.evaluate(name) {
-            Ok(evaluated) => evaluated.ok(),
-            Err(error) => {
-                self.fail(error);
-                None
-            }
-        }
+        self.evaluate(name).unwrap_or_else(|error| {
+            self.fail(error);
+            None
+        })
     }
 }

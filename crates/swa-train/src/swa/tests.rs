@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use burn::train::{RegressionOutput, TrainOutput, TrainStep};
 
 use super::*;
-use crate::RunLength;
+use crate::{Collect, RunLength};
 
 #[derive(Module, Debug)]
 struct Net {
@@ -127,11 +127,11 @@ fn a_training_with_a_clone_of_what_another_has_trained_is_told() {
 #[test]
 fn the_record_of_a_later_version_is_refused() {
     let mut later = swa().after_step();
-    later.format.value = FORMAT + 1;
+    later.format.value = RECORD_FORMAT + 1;
     let error = swa().try_load_record(later.into_record()).unwrap_err();
     let expected = format!(
         "has format {}, and this version of swa-train reads those up to",
-        FORMAT + 1
+        RECORD_FORMAT + 1
     );
     assert!(error.to_string().contains(&expected), "{error}");
 }

@@ -9,7 +9,7 @@ use burn::lr_scheduler::LrSchedulerRecord;
 use burn::module::Module;
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
 use burn::store::burn_pack::{HEADER_SIZE, Header, Reader, Scalar, Tensor as Entry};
-use burn::store::{ModuleRecord, ModuleSnapshot};
+use burn::store::{ModuleRecord, ModuleSnapshot, bridge};
 use burn::tensor::DType;
 
 use super::{AVERAGE, Checkpoints, PartCheckpointer};
@@ -45,6 +45,7 @@ enum Problem {
     Damaged(String),
     OfAnotherModel(String),
     OfAnotherRun,
+    OfALaterVersion,
 }
 
 impl Problem {
@@ -53,6 +54,13 @@ impl Problem {
             Self::Damaged(reason) => format!("it is damaged ({reason})"),
             Self::OfAnotherModel(reason) => format!("it is that of another model ({reason})"),
             Self::OfAnotherRun => "it is that of another run".to_owned(),
+            Self::OfALaterVersion => {
+                return format!(
+                    "{} is of a later version of this program: resume the run with that",
+                    files.file().display()
+                )
+                .into();
+            }
         };
         format!(
             "{} cannot be resumed from: {}. Delete it to go on from the checkpoint before",
@@ -86,6 +94,9 @@ fn check_model<M: Module>(files: &PartCheckpointer, model: &M) -> Result<Paramet
         .collect();
     let mut parameters = Parameters::new();
     for entry in entries {
+        if entry.name == "format" && first_integer(&entry)? > swa_train::RECORD_FORMAT as i64 {
+            return Err(Problem::OfALaterVersion);
+        }
         let (name, dtype) = (&entry.name, entry.dtype);
         // Burn takes on a file's dtype, and panics where it does not go with the others. An integer is as
         // wide as it is on the device that the run was on.
@@ -113,6 +124,11 @@ fn check_model<M: Module>(files: &PartCheckpointer, model: &M) -> Result<Paramet
         Ok(_) => Ok(parameters),
         Err(error) => Err(Problem::OfAnotherModel(error.to_string())),
     }
+}
+
+fn first_integer(entry: &Entry) -> Result<i64, Problem> {
+    let data = bridge::to_data(entry).map_err(|error| Problem::Damaged(error.to_string()))?;
+    Ok(data.iter::<i64>().next().unwrap_or_default())
 }
 
 /// Whether the file is what this `optimizer` keeps of some of these parameters.
