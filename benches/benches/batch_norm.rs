@@ -10,7 +10,7 @@
 
 use burn::tensor::{Device, Tensor};
 use burn_swa_benches::rounds;
-use cifar::architecture::Network;
+use cifar::classifier::ImageNetwork;
 use cifar::measure::{Spread, by_turns, seconds};
 use swa_core::{ReestimationConfig, reestimate_batch_norm};
 use swa_models::{PreResNetConfig, VggConfig};
@@ -31,7 +31,7 @@ fn main() {
 }
 
 /// Times so many batches of each.
-fn split<N: Network>(name: &str, network: &N, batches: usize) {
+fn split<N: ImageNetwork>(name: &str, network: &N, batches: usize) {
     let device = Device::flex();
     let shape = [BATCH_SIZE, 3, 32, 32];
     let images = Tensor::<4>::random(shape, burn::tensor::Distribution::Normal(0.0, 1.0), &device);
@@ -42,7 +42,7 @@ fn split<N: Network>(name: &str, network: &N, batches: usize) {
     let reestimate = |batches: usize| {
         let batches = std::iter::repeat_n(on_autodiff.clone(), batches);
         reestimate_batch_norm(network, &config, batches, |network, images| {
-            network.forward(images);
+            network.logits(images);
             BATCH_SIZE
         })
         .expect("statistics")
@@ -53,14 +53,14 @@ fn split<N: Network>(name: &str, network: &N, batches: usize) {
             &mut || {
                 seconds(|| {
                     for _ in 0..batches {
-                        network.forward(images.clone());
+                        network.logits(images.clone());
                     }
                 })
             },
             &mut || {
                 seconds(|| {
                     for _ in 0..batches {
-                        training.forward(on_autodiff.clone());
+                        training.logits(on_autodiff.clone());
                     }
                 })
             },

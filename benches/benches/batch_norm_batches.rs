@@ -16,7 +16,6 @@ use burn::module::Module;
 use burn::tensor::Device;
 use burn::train::Learner;
 use burn_swa_benches::rounds;
-use cifar::architecture::Network;
 use cifar::classifier::Classifier;
 use cifar::data::{
     Augmentation, DataSource, EpochLoader, ImageBatch, ImageSet, Padding, Synthetic,
@@ -139,7 +138,7 @@ fn score(
         pass.iter(),
         |network: &PreResNet, batch: ImageBatch| {
             let count = batch.images.dims()[0];
-            Network::forward(network, batch.images);
+            network.forward(batch.images);
             count
         },
     )

@@ -6,11 +6,10 @@ use burn::data::dataloader::DataLoader;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 use swa_core::{Average, EqualWeights, ReestimationConfig, RuleConfig, reestimate_batch_norm};
-use swa_models::{PreResNet, PreResNetConfig};
+use swa_models::{Network, NetworkConfig, PreResNet, PreResNetConfig};
 use swa_train::{Collect, RunLength, Swa, SwaConfig};
 
 use crate::Failure;
-use crate::architecture::{Architecture, Network, WithNetwork};
 use crate::classifier::Classifier;
 use crate::data::{EpochLoader, ImageBatch, Images};
 use crate::device;
@@ -31,7 +30,7 @@ pub struct CheckArgs {
 
     /// The network that is timed, as in `cifar train`
     #[arg(long, value_name = "NAME", default_value = "preresnet-20")]
-    pub model: Architecture,
+    pub model: NetworkConfig,
 
     /// Makes the network that is timed narrower: all widths are divided by N
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -80,15 +79,9 @@ pub fn run(args: &CheckArgs) -> Result<(), Failure> {
     ));
 
     note("timing ...");
-    let costs = args.model.with_network(
-        10,
-        args.width_divisor,
-        &device.clone().autodiff(),
-        Timing {
-            args,
-            device: &device,
-        },
-    )??;
+    let network = args.model.clone().with_width_divisor(args.width_divisor);
+    let network = network.init(&device.clone().autodiff())?;
+    let costs = time(args, &device, network)?;
     costs.print(args);
     let memory = memory(&device);
     say(format!("memory: {memory}\n"));
@@ -97,7 +90,7 @@ pub fn run(args: &CheckArgs) -> Result<(), Failure> {
     say(format!(
         "cifar {VERSION}, Burn {BURN_VERSION}, {name}: deviation {:.1e}, {} ({} images) {}, {memory}",
         deviation.largest(),
-        args.model,
+        args.model.name(),
         args.batch_size,
         costs.in_short(args),
     ));
@@ -250,12 +243,6 @@ fn batches(
     Ok(batches?)
 }
 
-/// Times a network on a device.
-struct Timing<'a> {
-    args: &'a CheckArgs,
-    device: &'a Device,
-}
-
 /// In how many batches an epoch of CIFAR-10 comes.
 fn batches_per_epoch(args: &CheckArgs) -> usize {
     50_000_usize.div_ceil(args.batch_size)
@@ -270,87 +257,82 @@ struct Costs {
     reestimation: Vec<f64>,
 }
 
-impl WithNetwork for Timing<'_> {
-    type Output = Result<Costs, Failure>;
+/// Times a network on a device.
+fn time(args: &CheckArgs, device: &Device, network: Network) -> Result<Costs, Failure> {
+    /// So many that the first, which is passed twice, hardly counts.
+    const REESTIMATION_BATCHES: usize = 16;
+    let images = images(args.batch_size);
+    let batches = batches(&images, args.batch_size, device)?;
+    let batch = batches.first().ok_or("no images")?;
 
-    fn with<N: Network>(self, network: N) -> Result<Costs, Failure> {
-        /// So many that the first, which is passed twice, hardly counts.
-        const REESTIMATION_BATCHES: usize = 16;
-        let Self { args, device } = self;
-        let images = images(args.batch_size);
-        let batches = batches(&images, args.batch_size, device)?;
-        let batch = batches.first().ok_or("no images")?;
-
-        let run = RunLength::new(1, batches_per_epoch(args))?;
-        let every_step = SwaConfig::new(Collect::from_step(1, &run)?)
-            .with_rule(RuleConfig::Exponential { decay: 0.999 });
-        // Parameters of its own: a graph is used up by one backward pass.
-        let hooked = network.valid().train();
-        let hooked = swa(hooked, every_step, &images, args.batch_size, device)?;
-        let mut hooked = learner(hooked, LEARNING_RATE);
-        let mut average = Average::new(&network, EqualWeights)?;
-        for _ in 0..2 {
-            average.update_non_blocking(&network)?;
-        }
-        let inference = network.valid();
-        let plain = batch.images.clone().inner();
-        let collected = network.clone();
-        let mut bare = learner(Classifier::new(network, Arc::default()), LEARNING_RATE);
-
-        let mut failure = None;
-        let [bare, ema, collection, inference, reestimation] = by_turns(
-            args.rounds,
-            [
-                &mut || step(&mut bare, batch),
-                &mut || step(&mut hooked, batch),
-                &mut || {
-                    only(seconds(|| {
-                        if let Err(error) = average.update_non_blocking(&collected) {
-                            failure = Some(Failure::from(error));
-                        }
-                        wait(device);
-                    }))
-                },
-                &mut || {
-                    only(seconds(|| {
-                        for _ in 0..REESTIMATION_BATCHES {
-                            inference.forward(plain.clone());
-                        }
-                        wait(device);
-                    }))
-                },
-                &mut || {
-                    only(seconds(|| {
-                        let config = ReestimationConfig::new();
-                        let batches =
-                            std::iter::repeat_n(batch.images.clone(), REESTIMATION_BATCHES);
-                        let reestimated =
-                            reestimate_batch_norm(&inference, &config, batches, |model, images| {
-                                model.forward(images);
-                                args.batch_size
-                            });
-                        wait(device);
-                        reestimated.map(|_| ())
-                    }))
-                },
-            ],
-        );
-        average.check()?;
-        if let Some(error) = failure {
-            return Err(error);
-        }
-        if let Some(error) = hooked.model().failure() {
-            return Err(error.into());
-        }
-        let totals = |steps: Vec<Step>| steps.iter().map(Step::total).collect();
-        Ok(Costs {
-            bare,
-            ema,
-            collection: totals(collection),
-            inference: totals(inference),
-            reestimation: totals(reestimation),
-        })
+    let run = RunLength::new(1, batches_per_epoch(args))?;
+    let every_step = SwaConfig::new(Collect::from_step(1, &run)?)
+        .with_rule(RuleConfig::Exponential { decay: 0.999 });
+    // Parameters of its own: a graph is used up by one backward pass.
+    let hooked = network.valid().train();
+    let hooked = swa(hooked, every_step, &images, args.batch_size, device)?;
+    let mut hooked = learner(hooked, LEARNING_RATE);
+    let mut average = Average::new(&network, EqualWeights)?;
+    for _ in 0..2 {
+        average.update_non_blocking(&network)?;
     }
+    let inference = network.valid();
+    let plain = batch.images.clone().inner();
+    let collected = network.clone();
+    let mut bare = learner(Classifier::new(network, Arc::default()), LEARNING_RATE);
+
+    let mut failure = None;
+    let [bare, ema, collection, inference, reestimation] = by_turns(
+        args.rounds,
+        [
+            &mut || step(&mut bare, batch),
+            &mut || step(&mut hooked, batch),
+            &mut || {
+                only(seconds(|| {
+                    if let Err(error) = average.update_non_blocking(&collected) {
+                        failure = Some(Failure::from(error));
+                    }
+                    wait(device);
+                }))
+            },
+            &mut || {
+                only(seconds(|| {
+                    for _ in 0..REESTIMATION_BATCHES {
+                        inference.forward(plain.clone());
+                    }
+                    wait(device);
+                }))
+            },
+            &mut || {
+                only(seconds(|| {
+                    let config = ReestimationConfig::new();
+                    let batches = std::iter::repeat_n(batch.images.clone(), REESTIMATION_BATCHES);
+                    let reestimated =
+                        reestimate_batch_norm(&inference, &config, batches, |model, images| {
+                            model.forward(images);
+                            args.batch_size
+                        });
+                    wait(device);
+                    reestimated.map(|_| ())
+                }))
+            },
+        ],
+    );
+    average.check()?;
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    if let Some(error) = hooked.model().failure() {
+        return Err(error.into());
+    }
+    let totals = |steps: Vec<Step>| steps.iter().map(Step::total).collect();
+    Ok(Costs {
+        bare,
+        ema,
+        collection: totals(collection),
+        inference: totals(inference),
+        reestimation: totals(reestimation),
+    })
 }
 
 /// A time that has no parts.
@@ -391,7 +373,9 @@ impl Costs {
             |seconds: &mut dyn Iterator<Item = f64>| Spread::of(seconds.map(|it| 1e3 * it));
         say(format!(
             "\n{}, steps of {} images; medians of {} rounds, and quartiles",
-            args.model, args.batch_size, args.rounds
+            args.model.name(),
+            args.batch_size,
+            args.rounds
         ));
         let lines = [
             (

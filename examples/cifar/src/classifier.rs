@@ -2,26 +2,44 @@
 
 use std::sync::Arc;
 
-use burn::module::Module;
+use burn::module::{Module, ModuleDisplay};
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor};
 use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
+use swa_models::{Network, PreResNet, Vgg, WideResNet};
 
-use crate::architecture::Network;
 use crate::data::ImageBatch;
 use crate::interruption::Interruption;
 
+/// A network that classifies images.
+pub trait ImageNetwork: Module + ModuleDisplay + 'static {
+    /// Logits `[batch, classes]` of images `[batch, 3, 32, 32]`.
+    fn logits(&self, images: Tensor<4>) -> Tensor<2>;
+}
+
+macro_rules! image_networks {
+    ($($network:ty),*) => {$(
+        impl ImageNetwork for $network {
+            fn logits(&self, images: Tensor<4>) -> Tensor<2> {
+                self.forward(images)
+            }
+        }
+    )*};
+}
+
+image_networks!(Network, PreResNet, Vgg, WideResNet);
+
 /// A network with cross-entropy as its loss.
 #[derive(Module, Debug)]
-pub struct Classifier<N: Network> {
+pub struct Classifier<N: ImageNetwork> {
     network: N,
     #[module(skip)]
     interruption: Arc<Interruption>,
 }
 
-impl<N: Network> Classifier<N> {
+impl<N: ImageNetwork> Classifier<N> {
     /// `network`, whose training stops when `interruption` says so.
     pub fn new(network: N, interruption: Arc<Interruption>) -> Self {
         Self {
@@ -38,7 +56,7 @@ impl<N: Network> Classifier<N> {
     /// The output's loss is that of each image: its metric then weights a last, smaller batch by its
     /// size.
     fn classify(&self, batch: ImageBatch) -> ClassificationOutput {
-        let logits = self.network.forward(batch.images);
+        let logits = self.network.logits(batch.images);
         let loss = cross_entropy(logits.clone(), batch.labels.clone());
         ClassificationOutput::new(loss, logits, batch.labels)
     }
@@ -53,7 +71,7 @@ pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
         .neg()
 }
 
-impl<N: Network> TrainStep for Classifier<N> {
+impl<N: ImageNetwork> TrainStep for Classifier<N> {
     type Input = ImageBatch;
     type Output = ClassificationOutput;
 
@@ -75,7 +93,7 @@ impl<N: Network> TrainStep for Classifier<N> {
     }
 }
 
-impl<N: Network> InferenceStep for Classifier<N> {
+impl<N: ImageNetwork> InferenceStep for Classifier<N> {
     type Input = ImageBatch;
     type Output = ClassificationOutput;
 

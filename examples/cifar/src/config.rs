@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use swa_models::{Network, NetworkConfig};
 use swa_store::{StateDict, StateDictError};
 use thiserror::Error;
 
-use crate::architecture::{Architecture, Network};
 use crate::data::{DataError, DataSource, ImageSet};
+use crate::paper_training::PaperTraining;
 
 /// The settings of a run, as `config.json` holds them.
 ///
@@ -30,7 +31,7 @@ pub struct RunConfig {
     pub evaluate_on: EvaluateOn,
     /// How images are padded before they are cropped: `zero`, `reflect`, or `none` for no augmentation.
     pub padding: PaddingChoice,
-    /// The network: see [`Architecture`].
+    /// The network, by its name: see [`NetworkConfig`].
     pub model: String,
     /// What the network's widths are divided by.
     pub width_divisor: usize,
@@ -68,7 +69,7 @@ impl InitialWeights {
     /// # Errors
     ///
     /// [`StateDictError`] if the file cannot be read, or holds another network.
-    pub fn load<N: Network>(&self, network: N) -> Result<N, StateDictError> {
+    pub fn load(&self, network: Network) -> Result<Network, StateDictError> {
         let state_dict = StateDict::read(&self.file)?;
         match &self.key {
             None => state_dict.load(network),
@@ -221,7 +222,7 @@ pub struct GivenSettings {
 pub enum ConfigError {
     /// No such network.
     #[error(transparent)]
-    Model(#[from] crate::architecture::UnknownModel),
+    Model(#[from] swa_models::UnknownNetwork),
 
     /// A number that cannot be used.
     #[error("{flag} must be {expected}, not {got}")]
@@ -269,8 +270,8 @@ impl GivenSettings {
     ///
     /// [`ConfigError`] for a model that there is not, or a number that cannot be used.
     pub fn new_run(&self) -> Result<RunConfig, ConfigError> {
-        let model: Architecture = self.model.as_deref().unwrap_or("preresnet-20").parse()?;
-        let paper = model.paper();
+        let model: NetworkConfig = self.model.as_deref().unwrap_or("preresnet-20").parse()?;
+        let paper = PaperTraining::of(&model);
         let epochs = self.epochs.unwrap_or(paper.epochs);
         let paper_start = match epochs == paper.epochs {
             true => paper.swa_start,
@@ -282,7 +283,7 @@ impl GivenSettings {
             validation_items: self.validation_items,
             evaluate_on: self.evaluate_on.unwrap_or_default(),
             padding: self.padding.unwrap_or(PaddingChoice::Zero),
-            model: model.to_string(),
+            model: model.name(),
             width_divisor: self.width_divisor.unwrap_or(1),
             init: self.init.as_deref().map(|file| InitialWeights {
                 file: absolute(file),
@@ -311,7 +312,7 @@ impl GivenSettings {
         let paper = config
             .model
             .parse()
-            .map(|model: Architecture| model.paper_for(classes));
+            .map(|model: NetworkConfig| PaperTraining::for_classes(&model, classes));
         if let (Some(swa), Ok(paper), None) = (&mut config.swa, paper, self.swa_lr) {
             swa.lr = paper.swa_lr;
         }

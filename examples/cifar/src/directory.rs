@@ -271,8 +271,9 @@ pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), DirectoryError> {
 
 #[cfg(test)]
 mod tests {
+    use swa_models::NetworkConfig;
+
     use super::*;
-    use crate::architecture::Architecture;
     use crate::config::GivenSettings;
     use crate::epoch_log::read_rows;
     use crate::hostile_files::survive;
@@ -354,7 +355,7 @@ mod tests {
         survive("settings and metrics", &paths, 8, |_| {
             let (directory, config) =
                 RunDirectory::open(folder.path()).map_err(|error| error.to_string())?;
-            let model = config.model.parse::<Architecture>();
+            let model = config.model.parse::<NetworkConfig>();
             model.map_err(|error| error.to_string())?;
             read_rows(&directory.metrics())
                 .map(drop)

@@ -7,9 +7,8 @@ use burn::data::dataloader::DataLoader;
 use burn::tensor::{Device, Int, Tensor};
 
 use crate::Failure;
-use crate::architecture::{Network, WithNetwork};
-use crate::classifier::cross_entropy;
-use crate::data::{EpochLoader, ImageSet, Images};
+use crate::classifier::{ImageNetwork, cross_entropy};
+use crate::data::{EpochLoader, Images};
 use crate::device;
 use crate::epoch_log::Score;
 use crate::model_file::{FileArgs, ModelFile};
@@ -53,7 +52,7 @@ pub struct Evaluation {
 /// # Errors
 ///
 /// If there are no images, or they cannot be loaded.
-pub fn evaluate<N: Network>(
+pub fn evaluate<N: ImageNetwork>(
     network: &N,
     images: &Arc<Images>,
     classes: usize,
@@ -68,7 +67,7 @@ pub fn evaluate<N: Network>(
     let mut batches = loader.iter();
     while let Some(batch) = batches.next() {
         let batch = batch?;
-        let logits = network.forward(batch.images);
+        let logits = network.logits(batch.images);
         let losses = cross_entropy(logits.clone(), batch.labels.clone());
         let predicted: Tensor<1, Int> = logits.argmax(1).squeeze_dim(1);
         let labels: Vec<i64> = batch.labels.into_data().iter::<i64>().collect();
@@ -123,17 +122,13 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Failure> {
         .into());
     }
 
-    let model = file.architecture();
+    let model = file.name();
+    let classes = images.class_names.len();
+    let network = file.network(classes, &device)?;
     progress.begin("testing", images.test.len());
-    let evaluation = file.with_network(
-        images.class_names.len(),
-        &device,
-        Run {
-            images: &images,
-            device: &device,
-            progress: &mut progress,
-        },
-    )??;
+    let evaluation = evaluate(&network, &images.test, classes, &device, |done| {
+        progress.set(done);
+    })?;
     progress.end();
 
     say(format!(
@@ -176,25 +171,5 @@ fn listed(class_names: &[String]) -> String {
             names[..SHOWN].join(", "),
             names.len() - SHOWN
         ),
-    }
-}
-
-struct Run<'a> {
-    images: &'a ImageSet,
-    device: &'a Device,
-    progress: &'a mut Progress,
-}
-
-impl WithNetwork for Run<'_> {
-    type Output = Result<Evaluation, Failure>;
-
-    fn with<N: Network>(self, network: N) -> Self::Output {
-        evaluate(
-            &network,
-            &self.images.test,
-            self.images.class_names.len(),
-            self.device,
-            |done| self.progress.set(done),
-        )
     }
 }

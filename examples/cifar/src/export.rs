@@ -1,11 +1,10 @@
 //! `cifar export`: a model for PyTorch.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use swa_store::StateDict;
 
 use crate::Failure;
-use crate::architecture::{Network, WithNetwork};
 use crate::device;
 use crate::model_file::{FileArgs, ModelFile};
 use crate::output::say;
@@ -42,7 +41,6 @@ pub struct ExportArgs {
 /// If the model cannot be loaded, or the file not be written.
 pub fn run(args: &ExportArgs) -> Result<(), Failure> {
     let file = ModelFile::read(&args.model_file, &args.file)?;
-    let architecture = file.architecture();
     let classes = file.class_names.as_ref().map_or(args.classes, Vec::len);
     let averaged = match (args.averaged_model, file.averaged) {
         (false, _) => None,
@@ -58,35 +56,17 @@ pub fn run(args: &ExportArgs) -> Result<(), Failure> {
     };
     // Nothing is computed: the processor will do.
     let device = device::parse("flex")?;
-    let export = Export {
-        file: &file,
-        out: &args.out,
-        averaged,
+    let network = file.network(classes, &device)?;
+    let state_dict = file.describe(StateDict::of(&network));
+    let state_dict = match averaged {
+        None => state_dict,
+        Some(updates) => state_dict.averaged(updates),
     };
-    file.with_network(classes, &device, export)??;
+    state_dict.write(&args.out)?;
     let names = match averaged {
         None => String::new(),
         Some(averaged) => format!(", as an AveragedModel of {averaged} updates"),
     };
-    say(format!("{architecture} in {}{names}", args.out.display()));
+    say(format!("{} in {}{names}", file.name(), args.out.display()));
     Ok(())
-}
-
-struct Export<'a> {
-    file: &'a ModelFile,
-    out: &'a Path,
-    averaged: Option<usize>,
-}
-
-impl WithNetwork for Export<'_> {
-    type Output = Result<(), Failure>;
-
-    fn with<N: Network>(self, network: N) -> Self::Output {
-        let state_dict = self.file.describe(StateDict::of(&network));
-        let state_dict = match self.averaged {
-            None => state_dict,
-            Some(updates) => state_dict.averaged(updates),
-        };
-        Ok(state_dict.write(self.out)?)
-    }
 }

@@ -3,7 +3,6 @@
 //! [`session`] is the program's heart: a network, a `Learner`, and [`Swa`](swa_train::Swa) around the
 //! model. The rest is what a program needs around that.
 
-pub mod architecture;
 pub mod check;
 pub mod checkpoint;
 pub mod classifier;
@@ -21,6 +20,7 @@ pub mod interruption;
 pub mod measure;
 pub mod model_file;
 pub mod output;
+pub mod paper_training;
 pub mod progress;
 mod provenance;
 pub mod report;

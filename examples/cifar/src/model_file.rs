@@ -4,16 +4,16 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
+use swa_models::{Network, NetworkConfig};
 use swa_store::StateDict;
 use thiserror::Error;
 
 use crate::Failure;
-use crate::architecture::{Architecture, Network, WithNetwork};
 
 /// What a file says of the network in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
-    /// The network: see [`Architecture`].
+    /// The network, by its name: see [`NetworkConfig`].
     pub model: String,
     /// What its widths are divided by.
     pub width_divisor: usize,
@@ -76,11 +76,7 @@ pub enum ModelFileError {
 /// # Errors
 ///
 /// If the file cannot be written; what was there stays.
-pub fn save<N: Network>(
-    network: &N,
-    description: &Description,
-    path: &Path,
-) -> Result<(), Failure> {
+pub fn save(network: &Network, description: &Description, path: &Path) -> Result<(), Failure> {
     let description = serde_json::to_string(description)?;
     let state_dict = StateDict::of(network).with_metadata(DESCRIPTION, &description);
     Ok(state_dict.write(path)?)
@@ -89,8 +85,7 @@ pub fn save<N: Network>(
 /// A model file that was read, from `cifar train` or from PyTorch.
 pub struct ModelFile {
     state_dict: StateDict,
-    architecture: Architecture,
-    width_divisor: usize,
+    network: NetworkConfig,
     /// The classes that the network tells apart, if the file says so.
     pub class_names: Option<Vec<String>>,
     /// How many weights the network is the average of, if the file says so.
@@ -123,16 +118,14 @@ impl ModelFile {
             }
             (Some(description), _) => Ok(Self {
                 state_dict,
-                architecture: description.model.parse()?,
-                width_divisor: description.width_divisor,
+                network: described(&description.model, description.width_divisor)?,
                 class_names: Some(description.class_names),
                 averaged: description.averaged,
             }),
             (None, Some(model)) => Ok(Self {
                 averaged: state_dict.updates()?,
                 state_dict,
-                architecture: model.parse()?,
-                width_divisor: args.width_divisor.unwrap_or(1),
+                network: described(model, args.width_divisor.unwrap_or(1))?,
                 class_names: None,
             }),
             (None, None) => Err(ModelFileError::NoDescription {
@@ -150,73 +143,31 @@ impl ModelFile {
         }
     }
 
-    /// The network in the file.
-    pub fn architecture(&self) -> Architecture {
-        self.architecture
+    /// The name of the network in the file.
+    pub fn name(&self) -> String {
+        self.network.name()
     }
 
-    /// Makes the network in the file, which tells `classes` apart, on `device`, and does something with it.
+    /// The network in the file, which tells `classes` apart, on `device`.
     ///
     /// # Errors
     ///
     /// If there is no such network, or the file's tensors are not its parameters.
-    pub fn with_network<W: WithNetwork>(
-        &self,
-        classes: usize,
-        device: &Device,
-        with: W,
-    ) -> Result<W::Output, Failure> {
-        let load = LoadThen {
-            state_dict: &self.state_dict,
-            with,
-        };
-        self.architecture
-            .with_network(classes, self.width_divisor, device, load)?
+    pub fn network(&self, classes: usize, device: &Device) -> Result<Network, Failure> {
+        let network = self.network.clone().with_classes(classes).init(device)?;
+        Ok(self.state_dict.load(network)?)
     }
 }
 
-struct LoadThen<'a, W> {
-    state_dict: &'a StateDict,
-    with: W,
-}
-
-impl<W: WithNetwork> WithNetwork for LoadThen<'_, W> {
-    type Output = Result<W::Output, Failure>;
-
-    fn with<N: Network>(self, network: N) -> Self::Output {
-        Ok(self.with.with(self.state_dict.load(network)?))
-    }
+fn described(model: &str, width_divisor: usize) -> Result<NetworkConfig, Failure> {
+    let network: NetworkConfig = model.parse()?;
+    Ok(network.with_width_divisor(width_divisor))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::hostile_files::survive;
-
-    struct Load;
-
-    impl WithNetwork for Load {
-        type Output = ();
-
-        fn with<N: Network>(self, _network: N) {}
-    }
-
-    /// A file as `cifar train` writes it.
-    struct Save<'a>(&'a Path);
-
-    impl WithNetwork for Save<'_> {
-        type Output = ();
-
-        fn with<N: Network>(self, network: N) {
-            let description = Description {
-                model: "preresnet-8".to_owned(),
-                width_divisor: 16,
-                class_names: ["a"; 10].map(str::to_owned).to_vec(),
-                averaged: Some(3),
-            };
-            save(&network, &description, self.0).unwrap();
-        }
-    }
 
     #[test]
     fn damaged_model_files_are_read_or_refused_and_take_no_more_memory_than_they_are_long() {
@@ -227,10 +178,14 @@ mod tests {
             "/../../tests/checkpoints"
         ));
         let mut paths = vec![folder.path().join("ours.safetensors")];
-        let network: Architecture = "preresnet-8".parse().unwrap();
-        network
-            .with_network(10, 16, &device, Save(&paths[0]))
-            .unwrap();
+        let description = Description {
+            model: "preresnet-8".to_owned(),
+            width_divisor: 16,
+            class_names: ["a"; 10].map(str::to_owned).to_vec(),
+            averaged: Some(3),
+        };
+        let network = described(&description.model, description.width_divisor).unwrap();
+        save(&network.init(&device).unwrap(), &description, &paths[0]).unwrap();
         for name in [
             "averaged_model.pt",
             "averaged_model.safetensors",
@@ -254,7 +209,7 @@ mod tests {
             // What a file says of itself is read, but no network made that is as large as it says.
             let _ = ModelFile::read(path, &FileArgs::default());
             let file = ModelFile::read(path, &args).map_err(|error| error.to_string())?;
-            let loaded = file.with_network(10, &device, Load);
+            let loaded = file.network(10, &device).map(drop);
             loaded.map_err(|error| error.to_string())
         });
     }

@@ -22,13 +22,13 @@ use burn::train::{
     ClassificationOutput, InferenceStep, Learner, LearnerModel, LearningResult, SupervisedTraining,
     TrainStep, TrainingError,
 };
+use swa_models::Network;
 use swa_train::{
     Collect, ModelMetric, PaperLrScheduler, PaperLrSchedulerConfig, ReestimationConfig, RunLength,
     RunningStatistics, Swa, SwaConfig,
 };
 
 use crate::Failure;
-use crate::architecture::Network;
 use crate::checkpoint::{AfterLog, Checkpoints};
 use crate::classifier::Classifier;
 use crate::config::{PaddingChoice, RunConfig, SwaSettings};
@@ -93,7 +93,7 @@ impl Session<'_> {
     /// # Errors
     ///
     /// With one line that says what is wrong and what to do.
-    pub fn train<N: Network>(self, network: N) -> Result<End, Failure> {
+    pub fn train(self, network: Network) -> Result<End, Failure> {
         self.directory.check_log()?;
         match self.config.swa {
             Some(swa) => self.train_swa(network, swa),
@@ -115,7 +115,7 @@ impl Session<'_> {
         )?)
     }
 
-    fn train_swa<N: Network>(self, network: N, swa: SwaSettings) -> Result<End, Failure> {
+    fn train_swa(self, network: Network, swa: SwaSettings) -> Result<End, Failure> {
         let length = self.length()?;
         let progress = Progress::of_images();
         let reestimation = PassTime::default();
@@ -143,7 +143,7 @@ impl Session<'_> {
         Ok(End::Finished(self.last_row()?))
     }
 
-    fn train_sgd<N: Network>(self, network: N) -> Result<End, Failure> {
+    fn train_sgd(self, network: Network) -> Result<End, Failure> {
         let schedule = PaperLrSchedulerConfig::sgd(self.config.lr, self.length()?).init()?;
         let model = self.classifier(network);
         let (progress, no_reestimation) = (Progress::of_images(), PassTime::default());
@@ -158,18 +158,18 @@ impl Session<'_> {
         Ok(End::Finished(self.last_row()?))
     }
 
-    fn classifier<N: Network>(&self, network: N) -> Classifier<N> {
+    fn classifier(&self, network: Network) -> Classifier<Network> {
         Classifier::new(network, self.interruption.clone())
     }
 
     /// The network with its average, which has averaged nothing yet.
-    fn averaging<N: Network>(
+    fn averaging(
         &self,
-        network: N,
+        network: Network,
         swa: SwaSettings,
         progress: &Progress,
         reestimation: &PassTime,
-    ) -> Result<Swa<Classifier<N>>, Failure> {
+    ) -> Result<Swa<Classifier<Network>>, Failure> {
         let collect = Collect::from_epoch(swa.start, &self.length()?)?.every_epochs(swa.every)?;
         let batch_norm = ReestimationConfig::new().with_first_batches(swa.batch_norm_batches);
         let train_images = EpochLoader::reestimation(
@@ -200,9 +200,9 @@ impl Session<'_> {
     /// # Errors
     ///
     /// If a file is damaged, or cannot be written.
-    pub fn hand_over<N: Network>(
+    pub fn hand_over(
         &self,
-        network: N,
+        network: Network,
         swa: SwaSettings,
         at: Position,
         to: &Checkpoints,
@@ -417,9 +417,9 @@ impl Session<'_> {
         })
     }
 
-    fn save<N: Network>(
+    fn save(
         &self,
-        network: &N,
+        network: &Network,
         file: PathBuf,
         averaged: Option<usize>,
     ) -> Result<(), Failure> {

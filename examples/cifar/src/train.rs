@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::Device;
 
+use burn::module::Module;
+use swa_models::{Network, NetworkConfig};
+
 use crate::Failure;
-use crate::architecture::{Architecture, Network, WithNetwork};
 use crate::checkpoint::Checkpoints;
 use crate::config::{EvaluateOn, GivenSettings, RunConfig};
 use crate::data::{ImageSet, Position};
@@ -72,7 +74,7 @@ pub fn run(args: &TrainArgs) -> Result<i32, Failure> {
             config.clone()
         }
     };
-    let architecture: Architecture = config.model.parse()?;
+    let network: NetworkConfig = config.model.parse()?;
 
     let mut progress = Progress::of_images();
     let images = load_images(&config.data, &mut progress)?;
@@ -91,7 +93,10 @@ pub fn run(args: &TrainArgs) -> Result<i32, Failure> {
         directory: resumed.map(|(directory, _)| directory),
         args,
     };
-    architecture.with_network(classes, config.width_divisor, &autodiff, training)?
+    let network = network
+        .with_classes(classes)
+        .with_width_divisor(config.width_divisor);
+    training.run(network.init(&autodiff)?)
 }
 
 /// Loads what `--data` names, and shows how far it is.
@@ -112,7 +117,7 @@ pub fn load_images(data: &str, progress: &mut Progress) -> Result<ImageSet, Fail
     Ok(images?)
 }
 
-/// A run about to begin or to go on, whose network's type is not known yet.
+/// A run about to begin or to go on.
 struct Training<'a> {
     config: &'a RunConfig,
     images: &'a ImageSet,
@@ -122,10 +127,8 @@ struct Training<'a> {
     args: &'a TrainArgs,
 }
 
-impl WithNetwork for Training<'_> {
-    type Output = Result<i32, Failure>;
-
-    fn with<N: Network>(self, network: N) -> Self::Output {
+impl Training<'_> {
+    fn run(self, network: Network) -> Result<i32, Failure> {
         // Burn draws initial weights when they are first used. Here that is now, in order.
         self.device.seed(self.config.seed);
         let _ = network.valid();

@@ -237,8 +237,7 @@ mod tests {
     use swa_train::{Collect, PaperLrSchedulerConfig, RunLength, Swa, SwaConfig};
 
     use super::*;
-    use crate::architecture::Network;
-    use crate::classifier::Classifier;
+    use crate::classifier::{Classifier, ImageNetwork};
     use crate::data::{Augmentation, EpochLoader, IMAGE_BYTES, ImageBatch, Images};
     use crate::hostile_files::survive;
 
@@ -249,8 +248,8 @@ mod tests {
         fc: Linear,
     }
 
-    impl Network for Net {
-        fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+    impl ImageNetwork for Net {
+        fn logits(&self, images: Tensor<4>) -> Tensor<2> {
             self.fc.forward(self.norm.forward(images).flatten(1, 3))
         }
     }

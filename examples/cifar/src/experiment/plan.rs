@@ -6,13 +6,13 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
+use swa_models::NetworkConfig;
 use swa_train::{PaperLrSchedulerConfig, RunLength};
 use thiserror::Error;
 
 use super::data_set::DataSet;
 use super::record::Method;
 use crate::Failure;
-use crate::architecture::{Architecture, Network, WithNetwork};
 use crate::config::{EvaluateOn, PaddingChoice, RunConfig, SwaSettings};
 use crate::data::DataSource;
 
@@ -50,7 +50,7 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelPlan {
-    /// The network: see [`Architecture`].
+    /// The network, by its name: see [`NetworkConfig`].
     pub model: String,
     /// The data sets.
     pub data_sets: Vec<DataSet>,
@@ -161,7 +161,7 @@ pub enum PlanError {
 
     /// A model that there is not.
     #[error(transparent)]
-    Model(#[from] crate::architecture::UnknownModel),
+    Model(#[from] swa_models::UnknownNetwork),
 
     /// Settings that make no run.
     #[error("{run} cannot be run: {error}")]
@@ -324,16 +324,17 @@ impl Plan {
         data_set: DataSet,
         seed: u64,
     ) -> Result<[PlannedRun; 2], PlanError> {
-        let architecture: Architecture = model.model.parse()?;
+        let network: NetworkConfig = model.model.parse()?;
+        let network = network.name();
         let data = self.data.as_deref().unwrap_or("synthetic");
-        let name = |method: &str| format!("{data_set}-{architecture}-{method}-seed{seed}");
+        let name = |method: &str| format!("{data_set}-{network}-{method}-seed{seed}");
         let sgd = RunConfig {
             data: data_set.location(data, self.data_sets().len() > 1),
             train_items: self.train_items,
             validation_items: self.validation_items,
             evaluate_on: self.evaluate_on,
             padding: self.padding,
-            model: architecture.to_string(),
+            model: network.clone(),
             init: None,
             width_divisor: model.width_divisor,
             epochs: model.budget,
@@ -477,19 +478,14 @@ impl PlannedRun {
     ///
     /// If one is not.
     pub fn check(&self, device: &Device) -> Result<(), Failure> {
-        struct Nothing;
-
-        impl WithNetwork for Nothing {
-            type Output = ();
-
-            fn with<N: Network>(self, _network: N) {}
-        }
-
         let Ok(source) = self.config.data.parse::<DataSource>();
         source.check()?;
-        let architecture: Architecture = self.config.model.parse()?;
-        let classes = self.data_set.classes();
-        Ok(architecture.with_network(classes, self.config.width_divisor, device, Nothing)?)
+        let network: NetworkConfig = self.config.model.parse()?;
+        let network = network
+            .with_classes(self.data_set.classes())
+            .with_width_divisor(self.config.width_divisor);
+        network.init(device)?;
+        Ok(())
     }
 }
 

@@ -25,7 +25,7 @@ pub struct RunRecord {
     pub run: String,
     /// `cifar10`, `cifar100` or `synthetic`.
     pub data_set: String,
-    /// The network: see [`Architecture`](crate::architecture::Architecture).
+    /// The network: see [`NetworkConfig`](swa_models::NetworkConfig).
     pub model: String,
     /// What its widths are divided by.
     pub width_divisor: usize,

@@ -15,8 +15,10 @@ use super::results::Results;
 use super::state::RunState;
 use super::status;
 use super::supervisor::delete_checkpoints;
+use burn::module::Module;
+use swa_models::{Network, NetworkConfig};
+
 use crate::Failure;
-use crate::architecture::{Architecture, Network, WithNetwork};
 use crate::checkpoint::Checkpoints;
 use crate::config::RunConfig;
 use crate::data::{ImageSet, Position};
@@ -68,7 +70,7 @@ pub(super) fn run(args: &StageArgs) -> Result<i32, Failure> {
     run.data_set.check(&images, &run.config.data)?;
     let images = run.config.images_of(images)?;
 
-    let architecture: Architecture = run.config.model.parse()?;
+    let network: NetworkConfig = run.config.model.parse()?;
     let (classes, width_divisor) = (images.class_names.len(), run.config.width_divisor);
     let autodiff = device.clone().autodiff();
     let stage = Stage {
@@ -82,7 +84,10 @@ pub(super) fn run(args: &StageArgs) -> Result<i32, Failure> {
         directory,
         interruption,
     };
-    architecture.with_network(classes, width_divisor, &autodiff, stage)?
+    let network = network
+        .with_classes(classes)
+        .with_width_divisor(width_divisor);
+    stage.train(network.init(&autodiff)?)
 }
 
 /// Stops when the parent says so on standard input, and ends when the parent is gone: the next one
@@ -97,7 +102,7 @@ fn stop_with_parent(interruption: Arc<Interruption>) {
     });
 }
 
-/// A part of a run, whose network's type is not known yet.
+/// A part of a run.
 struct Stage<'a> {
     args: &'a StageArgs,
     plan: &'a Plan,
@@ -110,10 +115,8 @@ struct Stage<'a> {
     interruption: Arc<Interruption>,
 }
 
-impl WithNetwork for Stage<'_> {
-    type Output = Result<i32, Failure>;
-
-    fn with<N: Network>(self, network: N) -> Self::Output {
+impl Stage<'_> {
+    fn train(self, network: Network) -> Result<i32, Failure> {
         // As in `cifar train`.
         self.device.seed(self.run.config.seed);
         let _ = network.valid();
@@ -192,10 +195,10 @@ impl Stage<'_> {
     }
 
     /// Makes the folder of another run as if that had trained as far as this has.
-    fn hand_over<N: Network>(
+    fn hand_over(
         &self,
         session: &Session<'_>,
-        network: N,
+        network: Network,
         taker: &PlannedRun,
         at: Position,
     ) -> Result<(), Failure> {

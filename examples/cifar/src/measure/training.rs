@@ -9,8 +9,7 @@ use burn::train::{Learner, LearnerModel, TrainStep};
 use swa_train::{Swa, SwaConfig};
 
 use crate::Failure;
-use crate::architecture::Network;
-use crate::classifier::Classifier;
+use crate::classifier::{Classifier, ImageNetwork};
 use crate::data::{Augmentation, EpochLoader, IMAGE_BYTES, ImageBatch, Images};
 use crate::measure::seconds;
 
@@ -32,7 +31,7 @@ pub fn learner<M: LearnerModel>(model: M, learning_rate: LearningRate) -> Learne
 /// # Errors
 ///
 /// If there are no images, or the network cannot be averaged.
-pub fn swa<N: Network>(
+pub fn swa<N: ImageNetwork>(
     network: N,
     config: SwaConfig,
     images: &Arc<Images>,
