@@ -244,7 +244,7 @@ fn what_the_readme_says_of_the_experiment_small_is_what_its_results_say() {
     let table = |folder: &Path| fs::read_to_string(folder.join("table.json")).unwrap();
     assert_eq!(table(folder.path()), table(&results));
 
-    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let readme = fs::read_to_string(root.join("results/README.md")).unwrap();
     let table: Value = serde_json::from_str(&table(&results)).unwrap();
     let rows = table["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 2);
@@ -256,6 +256,6 @@ fn what_the_readme_says_of_the_experiment_small_is_what_its_results_say() {
         });
         let network = row["network"].as_str().unwrap();
         let line = format!("\n| {network} |{}\n", columns.collect::<String>());
-        assert!(readme.contains(&line), "README.md lacks {line}");
+        assert!(readme.contains(&line), "results/README.md lacks {line}");
     }
 }
