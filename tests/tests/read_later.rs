@@ -56,7 +56,7 @@ fn a_record_of_an_average_is_left_alone_by_the_next_update() {
 }
 
 #[test]
-fn a_record_is_left_alone_by_an_update_after_one_that_was_refused() {
+fn a_record_is_left_alone_by_an_update_after_a_refused_one() {
     let mut average = average();
     let expected = bytes(average.model().unwrap());
     let record = average.model().unwrap().into_record();
@@ -66,7 +66,7 @@ fn a_record_is_left_alone_by_an_update_after_one_that_was_refused() {
 }
 
 #[test]
-fn a_record_of_the_live_model_is_left_alone_by_updates_of_an_average_that_shares_its_memory() {
+fn a_live_record_is_left_alone_by_an_average_sharing_its_memory() {
     let model = layer(1.0);
     let expected = bytes(model.clone());
     let mut average = Average::new(&model, EqualWeights).unwrap();

@@ -55,7 +55,7 @@ fn assert_agrees(network: &PreResNet, expected: &str, allowed: f64) {
 }
 
 #[test]
-fn a_state_dict_is_found_bare_and_under_a_key_and_behind_a_prefix() {
+fn a_state_dict_is_found_bare_under_a_key_and_behind_a_prefix() {
     for (file, expected, allowed) in [
         ("bare.pt", "live", 1e-5),
         ("model_state.pth", "live", 1e-5),
@@ -70,7 +70,7 @@ fn a_state_dict_is_found_bare_and_under_a_key_and_behind_a_prefix() {
 }
 
 #[test]
-fn a_checkpoint_of_the_papers_code_has_two_networks_of_which_one_is_named() {
+fn the_papers_checkpoints_have_two_networks_and_one_is_named() {
     let error = read("paper.pt").load(network()).unwrap_err().to_string();
     let keys = "has the network several times: name one of the keys `state_dict`, `swa_state_dict`";
     assert!(error.ends_with(keys), "{error}");

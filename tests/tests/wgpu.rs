@@ -178,12 +178,12 @@ fn assert_averages_its_own_weights(average_on: Option<&Device>) {
 }
 
 #[test]
-fn an_average_on_the_accelerator_is_the_mean_of_the_trainings_own_weights() {
+fn an_average_on_the_accelerator_is_the_mean_of_its_own_weights() {
     assert_averages_its_own_weights(None);
 }
 
 #[test]
-fn an_average_on_the_cpu_is_the_mean_of_the_trainings_own_weights() {
+fn an_average_on_the_cpu_is_the_mean_of_the_trainings_weights() {
     assert_averages_its_own_weights(Some(&Device::flex()));
 }
 
@@ -276,7 +276,7 @@ fn an_average_is_the_mean_and_leaves_out_what_is_not_finite() {
 }
 
 #[test]
-fn what_is_not_finite_is_found_in_whatever_place_of_whatever_parameter() {
+fn what_is_not_finite_is_found_in_any_place_of_any_parameter() {
     /// Sets the last element of one float parameter.
     struct SetLast {
         parameter: usize,

@@ -106,7 +106,7 @@ fn weights<M: Module>(module: &M) -> BTreeMap<String, Vec<f64>> {
 }
 
 #[test]
-fn the_average_is_the_mean_of_the_weights_that_sgd_passed_through() {
+fn the_average_is_the_mean_of_what_sgd_passed_through() {
     let device = Device::default().autodiff();
     let mut model = Everything::new(&device);
     let momentum = MomentumConfig::new().with_dampening(0.0);

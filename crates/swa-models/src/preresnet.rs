@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn bottleneck_networks_have_as_many_parameters_as_their_layers_add_up_to() {
+    fn bottleneck_networks_have_the_parameters_of_their_layers() {
         // conv1 432, bn 512, fc 2570. First blocks, with downsample: 4704, 23,808 and 94,720. Every other block of
         // stage 1: 128 + 1024 + 32 + 2304 + 32 + 1024 = 4544; of stage 2: 17,792; of stage 3: 70,400.
         // 110: 11 others in each stage; 164: 17, the 1.7M of table 2 in He et al.

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn batch_norm_adds_a_scale_and_a_shift_for_each_convolution_channel() {
+    fn batch_norm_adds_a_scale_and_a_shift_for_each_channel() {
         // 2 * 4,224.
         let config = VggConfig::new(16).with_batch_norm(true);
         let model = config.init(&Device::flex()).unwrap();
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn vgg19_has_one_more_convolution_in_each_of_the_last_three_stages() {
+    fn vgg19_has_a_convolution_more_in_the_last_three_stages() {
         // 9 * (256*256 + 2*512*512) weights, 256 + 2*512 biases more than VGG16; 2 * 5,504 scales and shifts.
         let device = Device::flex();
         let model = VggConfig::new(19).init(&device).unwrap();

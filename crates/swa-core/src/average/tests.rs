@@ -148,7 +148,7 @@ fn f64_stays_f64() {
 }
 
 #[test]
-fn weights_that_are_not_finite_are_refused_by_name_and_nothing_is_lost() {
+fn not_finite_weights_are_refused_by_name_and_nothing_is_lost() {
     let device = autodiff();
     let model = |weight| net(weight, 7, true, 7.0, &device);
     let mut average = Average::new(&model([0.0, 0.0]), EqualWeights).unwrap();
@@ -170,7 +170,7 @@ fn weights_that_are_not_finite_are_refused_by_name_and_nothing_is_lost() {
 }
 
 #[test]
-fn in_the_hosts_memory_weights_out_of_order_are_checked_at_once_and_averaged_too() {
+fn transposed_host_weights_are_checked_at_once_and_averaged() {
     let device = autodiff();
     let model = |bad: f32| Layers {
         layers: vec![{
@@ -205,7 +205,7 @@ fn update_unread(average: &mut Average<Net>, model: &Net) {
 }
 
 #[test]
-fn an_accelerator_keeps_the_last_good_average_without_being_read() {
+fn an_accelerator_keeps_the_last_good_average_unread() {
     let device = autodiff();
     let model = |weight, steps| net(weight, steps, true, steps as f32, &device);
     let mut average = Average::new(&model([0.0, 0.0], 0), EqualWeights).unwrap();

@@ -82,7 +82,7 @@ fn assert_close(got: &[f64], expected: &[f64]) {
 }
 
 #[test]
-fn statistics_are_those_of_all_samples_whatever_the_batches_and_the_momentum() {
+fn all_samples_count_alike_whatever_the_batches_and_momentum() {
     // Columns 1, 3, 5, 11 (mean 5, variance 14) and 2, 2, 4, 8 (mean 4, variance 6).
     let batches = [
         batch(&[[1.0, 2.0], [3.0, 2.0], [5.0, 4.0]]),

@@ -192,7 +192,7 @@ fn parameters_are_matched_by_path_whatever_their_order() {
 }
 
 #[test]
-fn weights_of_another_module_are_refused_with_the_path_of_the_difference() {
+fn weights_of_another_module_are_refused_with_the_path() {
     let net = first();
     let (a, other) = (
         weights(&net),
@@ -286,7 +286,7 @@ impl Module for ByHand {
 }
 
 #[test]
-fn modules_whose_traversals_do_not_tell_parameters_apart_are_refused() {
+fn traversals_that_do_not_tell_parameters_apart_are_refused() {
     let layer = || LinearConfig::new(2, 2).init(&device());
     let by_hand = |visited, mapped| ByHand {
         layers: [layer(), layer()],
@@ -345,7 +345,7 @@ fn a_vector_that_nobody_shares_is_changed_in_place() {
 }
 
 #[test]
-fn a_skeleton_holds_one_element_a_parameter_and_what_else_a_parameter_is() {
+fn a_skeleton_holds_an_element_a_parameter_and_all_else_of_it() {
     #[derive(Default, PartialEq, Debug)]
     struct Seen {
         ids: Vec<ParamId>,

@@ -92,7 +92,7 @@ fn what_was_evaluated_is_not_taken_for_another_records() {
 }
 
 #[test]
-fn weights_that_diverged_are_not_averaged_until_an_earlier_checkpoint_is_loaded() {
+fn diverged_weights_are_not_averaged_until_a_record_is_loaded() {
     let mut swa = swa().after_step();
     let record = swa.clone().into_record();
     assert!(swa.try_evaluate(MAIN).is_some());

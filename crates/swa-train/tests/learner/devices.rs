@@ -113,7 +113,7 @@ fn outcome(result: LearningResult<Swa<Replica>>) -> [Vec<f32>; 3] {
 }
 
 #[test]
-fn two_devices_give_to_the_bit_what_one_gives_that_accumulates_the_same_batches() {
+fn two_devices_give_the_bits_of_one_that_accumulates_gradients() {
     // Burn adds the devices' gradients up, as it does those that it accumulates, and BatchNorm
     // normalises each batch by itself in both.
     let expected = in_temporary_folder(|directory| {
@@ -179,7 +179,7 @@ fn counts_of(
 }
 
 #[test]
-fn devices_are_sent_the_live_model_alone_and_batch_norm_is_re_estimated_on_one_of_them() {
+fn devices_get_the_live_model_alone_and_one_re_estimates() {
     for (mode, forks_to_the_main_device) in [
         (MultiDeviceOptim::OptimMainDevice, 1),
         // And back after every epoch.
@@ -195,7 +195,7 @@ fn devices_are_sent_the_live_model_alone_and_batch_norm_is_re_estimated_on_one_o
 }
 
 #[test]
-fn ddp_marks_the_live_replicas_alone_and_re_estimates_batch_norm_on_the_main_one() {
+fn ddp_marks_live_replicas_alone_and_the_main_one_re_estimates() {
     let (result, counts, passes) = counts_of(ddp(), Replica::of(2, Net::new()));
     let expected = (2, EVALUATIONS, 2);
     assert_eq!(counts.forks_moves_and_shardings(), expected);

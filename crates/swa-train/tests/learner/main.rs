@@ -111,7 +111,7 @@ fn collected(history: &[Vec<f32>], steps_per_epoch: usize) -> Vec<&Vec<f32>> {
 }
 
 #[test]
-fn the_live_model_trains_as_if_it_were_alone_and_the_average_is_the_mean_of_what_it_passes() {
+fn training_is_as_without_swa_and_the_average_is_the_mean() {
     let bare = in_temporary_folder(|directory| training(directory).launch(learner(Net::new())));
     let (result, history) = train_swa(|training| training);
 
@@ -157,7 +157,7 @@ fn an_average_from_elsewhere_goes_on_and_is_resumed() {
 }
 
 #[test]
-fn steps_are_those_of_the_optimizer_when_gradients_are_accumulated() {
+fn steps_are_the_optimizers_when_gradients_are_accumulated() {
     let (result, history) = train_swa(|training| training.grads_accumulation(2));
     // Five batches an epoch make three steps, the last of them of one batch.
     assert_eq!(run_length().steps_per_epoch(), 5);
@@ -175,7 +175,7 @@ fn steps_are_those_of_the_optimizer_when_gradients_are_accumulated() {
 }
 
 #[test]
-fn a_checkpoint_resumes_weights_average_counters_and_learning_rate_to_the_bit() {
+fn a_checkpoint_resumes_the_whole_training_to_the_bit() {
     let (whole, _) = train_swa(|training| training);
     let resumed = in_temporary_folder(|directory| {
         let first = training(directory)
@@ -215,7 +215,7 @@ fn the_averaged_model_can_be_taken_from_a_checkpoint() {
 }
 
 #[test]
-fn the_averaged_model_is_validated_and_handed_over_with_its_statistics_re_estimated() {
+fn the_averaged_model_is_validated_and_given_re_estimated() {
     let (result, _) = train_swa(|training| training);
     let report = result.model.batch_norm_report();
     let (expected, _) = reestimate_batch_norm(
@@ -241,7 +241,7 @@ fn the_averaged_model_is_validated_and_handed_over_with_its_statistics_re_estima
 }
 
 #[test]
-fn batch_norm_is_re_estimated_once_a_validation_and_not_again_for_the_result() {
+fn batch_norm_is_re_estimated_once_for_each_validation() {
     let loader = Watched::failing_in(0);
     let passes = loader.passes.clone();
     let collect = Collect::from_epoch(3, &run_length()).unwrap();
@@ -253,7 +253,7 @@ fn batch_norm_is_re_estimated_once_a_validation_and_not_again_for_the_result() {
 }
 
 #[test]
-fn a_re_estimation_that_fails_is_told_and_does_not_stop_the_average() {
+fn a_failed_re_estimation_is_told_and_averaging_goes_on() {
     let loader = Watched::failing_in(1);
     let collect = Collect::from_epoch(3, &run_length()).unwrap();
     let swa = SwaConfig::new(collect).init(Net::new(), Arc::new(loader));
@@ -316,7 +316,7 @@ fn an_average_at_every_step_is_an_ema() {
 }
 
 #[test]
-fn a_training_that_ends_before_it_collects_has_no_averaged_model_but_a_live_one() {
+fn a_training_that_never_collects_has_a_live_model_alone() {
     let (result, _) = train_swa(|training| training.num_epochs(2));
     let live = weights(&result.model.clone().into_live());
     assert_eq!(live.len(), weights(&Net::new()).len());
@@ -328,7 +328,7 @@ fn a_training_that_ends_before_it_collects_has_no_averaged_model_but_a_live_one(
 }
 
 #[test]
-fn live_metrics_stand_beside_the_averaged_ones_under_their_own_names() {
+fn live_metrics_stand_beside_the_averaged_ones() {
     let metrics = Arc::new(Mutex::new(Vec::new()));
     let recorder = silent::Recorder(metrics.clone());
     in_temporary_folder(|directory| {
@@ -441,7 +441,7 @@ fn metrics_of_each_model_stand_under_its_name() {
 }
 
 #[test]
-fn a_name_that_no_model_has_is_an_error_that_lists_those_there_are() {
+fn an_unknown_model_is_an_error_that_lists_those_there_are() {
     let swa = wrap_with_ema(Net::new());
     let expected = "there is no model called `emma` here, only `live`, `averaged`, `ema`";
     let error = swa.clone().with_metrics_of(&["emma"]).unwrap_err();
@@ -566,7 +566,7 @@ fn early_stopping_keeps_what_was_averaged() {
 }
 
 #[test]
-fn weights_that_diverge_stop_the_training_and_leave_the_last_good_average() {
+fn weights_that_diverge_stop_the_training_with_the_last_average() {
     let interrupter = Interrupter::new();
     let model = Net::new().diverging_at(18);
     let collect = Collect::from_epoch(3, &run_length()).unwrap();
@@ -611,7 +611,7 @@ fn a_loader_whose_progress_falls_is_an_error_that_says_so() {
 }
 
 #[test]
-fn batch_norm_in_16_bits_is_refused_before_the_training_unless_it_is_averaged_too() {
+fn batch_norm_in_16_bits_is_refused_unless_it_is_averaged_too() {
     struct ToBf16;
     impl ModuleMapper for ToBf16 {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -627,7 +627,7 @@ fn batch_norm_in_16_bits_is_refused_before_the_training_unless_it_is_averaged_to
 }
 
 #[test]
-fn the_record_holds_the_live_weights_the_average_and_both_counters() {
+fn the_record_holds_live_weights_the_average_and_counters() {
     let swa = wrap(Net::new());
     let paths = net::paths(&swa);
     for path in [

@@ -39,7 +39,7 @@ const CHECKPOINT_MICROSECONDS: u64 = 600;
 
 #[test]
 #[ignore = "takes minutes"]
-fn killed_fifty_times_a_run_goes_on_and_ends_with_the_same_bits_as_one_that_is_not() {
+fn killed_fifty_times_runs_end_with_the_same_bits() {
     let mut random = Random(1);
     let (mut kills, mut while_writing, mut runs) = (0, 0, 0);
     while kills < KILLS {

@@ -57,7 +57,7 @@ fn kill_at(run: SmallRun, moments: &[Moment], seed: u64) {
 }
 
 #[test]
-fn a_run_with_dropout_killed_at_any_moment_ends_with_the_same_bits_as_one_that_is_not() {
+fn a_run_with_dropout_killed_anywhere_ends_with_the_same_bits() {
     let moments = [
         Moment::at(|out| out.join("config.json").exists()),
         Moment::at(|out| writes_checkpoint(out, 1)),
@@ -71,7 +71,7 @@ fn a_run_with_dropout_killed_at_any_moment_ends_with_the_same_bits_as_one_that_i
 }
 
 #[test]
-fn a_residual_network_killed_at_any_moment_ends_with_the_same_bits_as_one_that_is_not() {
+fn a_residual_network_killed_anywhere_ends_with_the_same_bits() {
     let moments = [
         Moment::after(|out| out.join("checkpoint").exists(), 200),
         Moment::at(|out| has_logged(out, 1)),
@@ -85,7 +85,7 @@ fn a_residual_network_killed_at_any_moment_ends_with_the_same_bits_as_one_that_i
 }
 
 #[test]
-fn a_run_that_was_complete_is_resumed_to_the_same_files_and_the_same_table() {
+fn a_complete_run_is_resumed_to_the_same_files_and_table() {
     let uninterrupted = SmallRun::PreResNet.uninterrupted();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path();
@@ -105,7 +105,7 @@ fn a_run_that_was_complete_is_resumed_to_the_same_files_and_the_same_table() {
 }
 
 #[test]
-fn what_a_kill_left_of_a_checkpoint_is_not_used_and_cleared_away() {
+fn parts_of_a_checkpoint_are_not_used_and_cleared_away() {
     let uninterrupted = SmallRun::PreResNet.uninterrupted();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path();
@@ -127,7 +127,7 @@ fn what_a_kill_left_of_a_checkpoint_is_not_used_and_cleared_away() {
 }
 
 #[test]
-fn a_run_that_is_resumed_twice_from_one_state_leaves_the_same_models_as_files() {
+fn resuming_twice_from_one_state_leaves_the_same_model_files() {
     let uninterrupted = SmallRun::Vgg.uninterrupted();
     let models = || {
         let folder = tempfile::tempdir().unwrap();
