@@ -3,51 +3,22 @@
 use std::error::Error;
 use std::path::Path;
 
-use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, TensorData};
+use cifar::architecture::{Network, WithNetwork};
 use safetensors::serialize_to_file;
 use safetensors::tensor::{Dtype, TensorView};
-use swa_models::{
-    PreResNet, PreResNetConfig, StateDict, Vgg, VggConfig, WideResNet, WideResNetConfig,
-};
+use swa_models::{PreResNetConfig, StateDict, VggConfig, WideResNetConfig};
 
 use crate::vectors::Description;
-
-/// A network that classifies images.
-pub trait Network: Module + burn::module::ModuleDisplay + 'static {
-    /// Logits `[batch, classes]` of images `[batch, 3, 32, 32]`.
-    fn logits(&self, images: Tensor<4>) -> Tensor<2>;
-}
-
-macro_rules! networks {
-    ($($network:ty),*) => {$(
-        impl Network for $network {
-            fn logits(&self, images: Tensor<4>) -> Tensor<2> {
-                self.forward(images)
-            }
-        }
-    )*};
-}
-
-networks!(Vgg, PreResNet, WideResNet);
-
-/// What is done with a network once its type is known.
-pub trait WithNetwork {
-    /// What comes of it.
-    type Output;
-
-    /// Does it.
-    fn with<N: Network>(self, network: N) -> Result<Self::Output, Box<dyn Error>>;
-}
 
 /// Makes the network that a file of vectors is of, with its weights, on `device`, and does something with it.
 ///
 /// The weights go through a file and the import of PyTorch's state dicts. An unknown network is an error that names it.
-pub fn with_network<W: WithNetwork>(
+pub fn with_network<T>(
     description: &Description,
     device: &Device,
-    with: W,
-) -> Result<W::Output, Box<dyn Error>> {
+    with: impl WithNetwork<Output = Result<T, Box<dyn Error>>>,
+) -> Result<T, Box<dyn Error>> {
     let name = description.model.as_str();
     let unknown = || format!("no network is called {name}");
     let number = |text: &str| text.parse::<usize>().map_err(|_| unknown());

@@ -9,12 +9,14 @@ use std::path::Path;
 
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::Device;
+use burn_swa_test_support::parameters::values;
 use burn_swa_tests::batch_norm::{correction, values_per_image};
+use burn_swa_tests::batches::{images, labels};
 use burn_swa_tests::comparison::{Comparisons, relative_l2};
-use burn_swa_tests::generator::{images, labels};
-use burn_swa_tests::named_tensors::{gradient_norms, tensors, values};
-use burn_swa_tests::network::{Network, WithNetwork, with_network};
+use burn_swa_tests::named_tensors::{gradient_norms, tensors};
+use burn_swa_tests::network::with_network;
 use burn_swa_tests::vectors::{self, Description, Vectors};
+use cifar::architecture::{Network, WithNetwork};
 
 const BATCH: usize = 4;
 
@@ -58,7 +60,7 @@ struct Compare<'a> {
 }
 
 impl WithNetwork for Compare<'_> {
-    type Output = Comparisons;
+    type Output = Result<Comparisons, Box<dyn Error>>;
 
     fn with<N: Network>(self, model: N) -> Result<Comparisons, Box<dyn Error>> {
         let Self { vectors } = self;
@@ -70,8 +72,8 @@ impl WithNetwork for Compare<'_> {
         let classes = description.classes()? as u64;
         let labels = labels(stream + 1, BATCH, classes, &device);
 
-        let eval_logits = model.valid().logits(images.clone().inner());
-        let train_logits = model.logits(images);
+        let eval_logits = model.valid().forward(images.clone().inner());
+        let train_logits = model.forward(images);
         let cross_entropy = CrossEntropyLossConfig::new().init(&device);
         let loss = cross_entropy.forward(train_logits.clone(), labels);
         let gradients = loss.backward();

@@ -9,15 +9,16 @@ use std::process::Command;
 use std::sync::Arc;
 
 use burn::lr_scheduler::constant::ConstantLr;
+use burn::module::Module;
 use burn::optim::SgdConfig;
 use burn::tensor::Device;
 use burn::train::{Learner, SupervisedTraining};
-use burn_swa_tests::classifier::{Batches, Classifier};
+use burn_swa_test_support::parameters::values;
+use burn_swa_test_support::renderer::Recorder;
+use burn_swa_tests::batches::{Batches, images};
 use burn_swa_tests::comparison::relative_l2;
-use burn_swa_tests::generator::images;
-use burn_swa_tests::named_tensors::values;
-use burn_swa_tests::network::Network;
-use cifar::progress::{PlainRenderer, Progress};
+use cifar::architecture::Network;
+use cifar::classifier::Classifier;
 use swa_models::{
     PreResNet, PreResNetConfig, StateDict, StateDictError, VggConfig, WideResNetConfig,
 };
@@ -43,7 +44,7 @@ fn read(name: &str) -> StateDict {
 }
 
 fn logits<N: Network>(network: &N) -> Vec<f64> {
-    values(network.valid().logits(images(STREAM, 2, &Device::flex())))
+    values(network.valid().forward(images(STREAM, 2, &Device::flex())))
 }
 
 #[track_caller]
@@ -305,9 +306,9 @@ fn there_and_back<N: Network>(python: &str, name: &str, network: N) -> Result<()
     };
     let run = RunLength::new(1, 3)?;
     let swa = SwaConfig::new(Collect::from_step(2, &run)?)
-        .init(Classifier::new(network), batches(&[8, 8]))?;
+        .init(Classifier::new(network, Arc::default()), batches(&[8, 8]))?;
     let results = SupervisedTraining::new(folder.path(), batches(&[8, 8, 8]), batches(&[4]))
-        .renderer(Box::new(PlainRenderer::new(Progress::of_images())))
+        .renderer(Box::new(Recorder::default()))
         .with_application_logger(None)
         .num_epochs(1)
         .launch(Learner::new(
@@ -316,10 +317,10 @@ fn there_and_back<N: Network>(python: &str, name: &str, network: N) -> Result<()
             ConstantLr::new(0.01),
         ));
     let (live, updates) = (
-        results.model.live().network.valid(),
+        results.model.live().valid().into_network(),
         results.model.updates(),
     );
-    let averaged = results.model.into_averaged()?.network;
+    let averaged = results.model.into_averaged()?.into_network();
     assert_eq!(updates, 2);
     let (trained, averaged_logits) = (logits(&live), logits(&averaged));
     assert!(

@@ -12,15 +12,18 @@ use burn::lr_scheduler::constant::ConstantLr;
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::{SgdConfig, momentum::MomentumConfig};
 use burn::tensor::Device;
+use burn::train::metric::LossMetric;
 use burn::train::{Learner, SupervisedTraining};
+use burn_swa_test_support::parameters::{Values, values};
+use burn_swa_test_support::renderer::Recorder;
 use burn_swa_tests::batch_norm::{correction, values_per_image};
-use burn_swa_tests::classifier::{Batches, Classifier};
+use burn_swa_tests::batches::{Batches, images};
 use burn_swa_tests::comparison::{Comparisons, relative_l2};
-use burn_swa_tests::generator::images;
-use burn_swa_tests::named_tensors::{tensors, values, with_scaled_variances};
-use burn_swa_tests::network::{Network, WithNetwork, with_network};
+use burn_swa_tests::named_tensors::{tensors, with_scaled_variances};
+use burn_swa_tests::network::with_network;
 use burn_swa_tests::vectors::{self, Description, Training, Vectors};
-use cifar::progress::{PlainRenderer, Progress};
+use cifar::architecture::{Network, WithNetwork};
+use cifar::classifier::Classifier;
 use swa_train::{
     Collect, Pooling, ReestimationConfig, RuleConfig, RunLength, RunningStatistics, Swa, SwaConfig,
 };
@@ -92,8 +95,8 @@ fn training_of(description: &Description) -> Result<&Training, Box<dyn Error>> {
 /// What came of a training: tensors by PyTorch's names, and logits of the averaged model, its variances unbiased.
 struct Trained {
     losses: Vec<f64>,
-    live: BTreeMap<String, Vec<f64>>,
-    averaged: BTreeMap<String, Vec<f64>>,
+    live: Values,
+    averaged: Values,
     logits: Vec<f64>,
 }
 
@@ -118,7 +121,7 @@ struct Train<'a> {
 }
 
 impl WithNetwork for Train<'_> {
-    type Output = Trained;
+    type Output = Result<Trained, Box<dyn Error>>;
 
     fn with<N: Network>(self, network: N) -> Result<Trained, Box<dyn Error>> {
         let description = self.description;
@@ -138,7 +141,7 @@ impl WithNetwork for Train<'_> {
             .with_rule(self.rule)
             .with_running_statistics(RunningStatistics::Reestimated(reestimation))
             .init(
-                Classifier::new(network),
+                Classifier::new(network, Arc::default()),
                 batches(100, &training.bn_batch_sizes)?,
             )?;
         let optimizer = SgdConfig::new()
@@ -150,13 +153,14 @@ impl WithNetwork for Train<'_> {
             .with_weight_decay(Some(WeightDecayConfig::new(training.weight_decay as f32)))
             .init();
 
-        let folder = tempfile::tempdir()?;
+        let (folder, recorder) = (tempfile::tempdir()?, Recorder::default());
         let result = SupervisedTraining::new(
             folder.path(),
             batches(0, &training.step_sizes)?,
             batches(200, &[4])?,
         )
-        .renderer(Box::new(PlainRenderer::new(Progress::of_images())))
+        .renderer(Box::new(recorder.clone()))
+        .metrics((LossMetric::new(),))
         .with_application_logger(None)
         .num_epochs(1)
         .launch(Learner::new(swa, optimizer, ConstantLr::new(training.lr)));
@@ -165,8 +169,11 @@ impl WithNetwork for Train<'_> {
         }
         let swa: Swa<Classifier<N>> = result.model;
 
-        let (losses, live) = (swa.live().losses(), tensors(&swa.live().network));
-        let averaged = swa.into_averaged()?.network;
+        let mut losses = recorder.training("Loss");
+        // The last is the mean of the epoch.
+        losses.pop();
+        let live = tensors(&swa.live().clone().into_network());
+        let averaged = swa.into_averaged()?.into_network();
         let statistics = tensors(&averaged);
         let counts = counts(description)?;
         let unbiased = with_scaled_variances(averaged, |layer| {
@@ -177,7 +184,7 @@ impl WithNetwork for Train<'_> {
             losses,
             live,
             averaged: statistics,
-            logits: values(unbiased.logits(images(stream, 4, &Device::flex()))),
+            logits: values(unbiased.forward(images(stream, 4, &Device::flex()))),
         })
     }
 }
@@ -218,7 +225,7 @@ fn compare_weights(
     comparisons: &mut Comparisons,
     vectors: &Vectors,
     which: &str,
-    ours: &BTreeMap<String, Vec<f64>>,
+    ours: &Values,
 ) -> Result<(), Box<dyn Error>> {
     let names = &vectors.description.parameters;
     let theirs = vectors.tensor(&format!("{which}.param_norms"))?;

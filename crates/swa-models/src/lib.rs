@@ -5,7 +5,7 @@ mod error;
 mod feature_layer;
 mod initialization;
 #[cfg(test)]
-mod named_tensors;
+mod parameter_count;
 mod preresnet;
 mod state_dict;
 mod vgg;

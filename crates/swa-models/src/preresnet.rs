@@ -255,8 +255,10 @@ impl Block {
 
 #[cfg(test)]
 mod tests {
+    use burn_swa_test_support::parameters::shapes;
+
     use super::*;
-    use crate::named_tensors::{assert_parameter_count, named_shapes};
+    use crate::parameter_count::assert_parameter_count;
 
     #[test]
     fn preresnet20_has_as_many_parameters_as_its_layers_add_up_to() {
@@ -287,7 +289,7 @@ mod tests {
     fn blocks_are_named_as_in_pytorch() {
         let names = |depth: usize, prefix: &str| -> Vec<String> {
             let model = PreResNetConfig::new(depth).init(&Device::flex()).unwrap();
-            let names = named_shapes(&model).into_iter().map(|(name, _)| name);
+            let names = shapes(&model).into_iter().map(|(name, _)| name);
             names.filter(|name| name.starts_with(prefix)).collect()
         };
         let block = |prefix: &str, convolutions: usize, downsample: bool| -> Vec<String> {
@@ -322,7 +324,7 @@ mod tests {
         let config = PreResNetConfig::new(8).with_width_divisor(16);
         let model = config.with_classes(7).init(&device).unwrap();
 
-        let shapes = named_shapes(&model);
+        let shapes = shapes(&model);
         for (name, expected) in [
             ("conv1.weight", vec![1, 3, 3, 3]),
             ("layer1.0.conv1.weight", vec![1, 1, 3, 3]),

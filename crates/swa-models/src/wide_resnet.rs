@@ -209,8 +209,10 @@ impl Block {
 
 #[cfg(test)]
 mod tests {
+    use burn_swa_test_support::parameters::shapes;
+
     use super::*;
-    use crate::named_tensors::{assert_parameter_count, named_shapes};
+    use crate::parameter_count::assert_parameter_count;
 
     #[test]
     fn wide_resnet_28_10_has_the_parameters_of_its_layers() {
@@ -229,10 +231,7 @@ mod tests {
     #[test]
     fn layers_are_named_as_in_pytorch() {
         let model = WideResNetConfig::new(16, 2).init(&Device::flex()).unwrap();
-        let names: Vec<String> = named_shapes(&model)
-            .into_iter()
-            .map(|(name, _)| name)
-            .collect();
+        let names: Vec<String> = shapes(&model).into_iter().map(|(name, _)| name).collect();
         let of = |prefix: &str| -> Vec<&str> {
             let names = names.iter().map(String::as_str);
             names.filter(|name| name.starts_with(prefix)).collect()
@@ -282,7 +281,7 @@ mod tests {
         let config = WideResNetConfig::new(10, 3).with_width_divisor(16);
         let model = config.with_classes(7).init(&device).unwrap();
 
-        let shapes = named_shapes(&model);
+        let shapes = shapes(&model);
         for (name, expected) in [
             ("conv1.weight", vec![1, 3, 3, 3]),
             ("layer1.0.conv1.weight", vec![3, 1, 3, 3]),

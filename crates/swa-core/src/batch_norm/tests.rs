@@ -4,6 +4,7 @@ use std::io;
 use burn::module::RunningState;
 use burn::nn::{BatchNorm, BatchNormConfig, Dropout, DropoutConfig, Linear, LinearConfig};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use burn_swa_test_support::parameters::values;
 
 use super::*;
 
@@ -67,9 +68,8 @@ where
 }
 
 fn statistics_of(norm: &BatchNorm) -> Vec<f64> {
-    let mean = norm.running_mean.value().into_data();
-    let variance = norm.running_var.value().into_data();
-    mean.iter::<f64>().chain(variance.iter::<f64>()).collect()
+    let statistics = [&norm.running_mean, &norm.running_var];
+    statistics.map(|it| values(it.value())).concat()
 }
 
 fn assert_close(got: &[f64], expected: &[f64]) {

@@ -11,8 +11,8 @@ use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsParams, ModuleOptimizer, MultiGradientsParams};
 use burn::tensor::{Device, Tensor, TensorData};
 use burn::train::{ClassificationOutput, InferenceStep, ModuleSharder, TrainOutput, TrainStep};
-
-use crate::net::{Batch, Net};
+use burn_swa_test_support::network::Net;
+use burn_swa_test_support::points::Batch;
 
 /// A [`Net`] that trains side by side with others under Burn's `ddp`, on a backend without collectives.
 #[derive(Debug, Clone)]
