@@ -32,10 +32,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::{available_parallelism, scope};
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use burn_swa_benches::rounds;
+use burn_swa_test_support::parameters::shapes;
 use cifar::measure::{Spread, by_turns, seconds};
 use divan::Bencher;
 use swa_core::{Average, EqualWeights};
@@ -145,16 +146,7 @@ struct PyTorch {
 }
 
 fn pytorch(python: &OsStr, model: &impl Module, rounds: usize) -> PyTorch {
-    #[derive(Default)]
-    struct Shapes(Vec<Vec<usize>>);
-    impl ModuleVisitor for Shapes {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.0.push(param.lazy_shape().to_vec());
-        }
-    }
-    let mut shapes = Shapes::default();
-    model.visit(&mut shapes);
-
+    let shapes: Vec<_> = shapes(model).into_iter().map(|(_, shape)| shape).collect();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("average_update.py");
     let mut process = Command::new(python)
         .arg(script)
@@ -162,7 +154,7 @@ fn pytorch(python: &OsStr, model: &impl Module, rounds: usize) -> PyTorch {
         .stdout(Stdio::piped())
         .spawn()
         .expect("a Python at SWA_PYTHON");
-    let input = format!("[{:?}, {rounds}]", shapes.0);
+    let input = format!("[{shapes:?}, {rounds}]");
     let mut stdin = process.stdin.take().expect("a pipe");
     stdin
         .write_all(input.as_bytes())

@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn relative_l2_is_the_norm_of_the_difference_by_the_norm_of_the_reference() {
+    fn relative_l2_is_the_difference_by_the_reference_in_l2_norms() {
         // |(0, 1)| / |(3, 4)| = 1 / 5.
         assert_eq!(relative_l2(&[3.0, 5.0], &[3.0, 4.0]), 0.2);
         assert_eq!(relative_l2(&[0.0], &[0.0]), 0.0);

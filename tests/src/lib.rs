@@ -1,9 +1,8 @@
 //! What the tests that cross the crates share: PyTorch's reference vectors, and comparing with them.
 
 pub mod batch_norm;
-pub mod classifier;
+pub mod batches;
 pub mod comparison;
-pub mod generator;
 pub mod named_tensors;
 pub mod network;
 pub mod vectors;

@@ -3,84 +3,41 @@
 use std::error::Error;
 use std::path::Path;
 
-use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, TensorData};
 use safetensors::serialize_to_file;
 use safetensors::tensor::{Dtype, TensorView};
-use swa_models::{PreResNet, PreResNetConfig, Vgg, VggConfig, WideResNet, WideResNetConfig};
+use swa_models::{Network, NetworkConfig};
 use swa_store::StateDict;
 
 use crate::vectors::Description;
 
-/// A network that classifies images.
-pub trait Network: Module + burn::module::ModuleDisplay + 'static {
-    /// Logits `[batch, classes]` of images `[batch, 3, 32, 32]`.
-    fn logits(&self, images: Tensor<4>) -> Tensor<2>;
-}
-
-macro_rules! networks {
-    ($($network:ty),*) => {$(
-        impl Network for $network {
-            fn logits(&self, images: Tensor<4>) -> Tensor<2> {
-                self.forward(images)
-            }
-        }
-    )*};
-}
-
-networks!(Vgg, PreResNet, WideResNet);
-
-/// What is done with a network once its type is known.
-pub trait WithNetwork {
-    /// What comes of it.
-    type Output;
-
-    /// Does it.
-    fn with<N: Network>(self, network: N) -> Result<Self::Output, Box<dyn Error>>;
-}
-
-/// Makes the network that a file of vectors is of, with its weights, on `device`, and does something with it.
+/// The network that a file of vectors is of, with its weights, on `device`.
 ///
 /// The weights go through a file and the import of PyTorch's state dicts. An unknown network is an error that names it.
-pub fn with_network<W: WithNetwork>(
-    description: &Description,
-    device: &Device,
-    with: W,
-) -> Result<W::Output, Box<dyn Error>> {
-    let name = description.model.as_str();
-    let unknown = || format!("no network is called {name}");
-    let number = |text: &str| text.parse::<usize>().map_err(|_| unknown());
-    let classes = description.classes()?;
-    if let Some(vgg) = name.strip_prefix("vgg") {
-        let depth = vgg.strip_suffix("_bn").unwrap_or(vgg);
-        let config = VggConfig::new(number(depth)?)
-            .with_batch_norm(vgg.ends_with("_bn"))
-            // As in the vectors, whose training steps are to be the same every time.
-            .with_dropout(0.0)
-            .with_classes(classes);
-        with.with(filled(config.init(device)?, description)?)
-    } else if let Some(depth) = name.strip_prefix("preresnet") {
-        let config = PreResNetConfig::new(number(depth)?).with_classes(classes);
-        with.with(filled(config.init(device)?, description)?)
-    } else if let Some((depth, widen_factor)) = name
-        .strip_prefix("wrn")
-        .and_then(|sizes| sizes.split_once('_'))
-    {
-        let config = WideResNetConfig::new(number(depth)?, number(widen_factor)?);
-        with.with(filled(
-            config.with_classes(classes).init(device)?,
-            description,
-        )?)
-    } else {
-        Err(unknown().into())
-    }
-}
-
-fn filled<N: Network>(network: N, description: &Description) -> Result<N, Box<dyn Error>> {
+pub fn network(description: &Description, device: &Device) -> Result<Network, Box<dyn Error>> {
+    let network = config(&description.model)?
+        .with_classes(description.classes()?)
+        .init(device)?;
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("weights.safetensors");
     write_weights(description, &file)?;
     Ok(StateDict::read(&file)?.load(network)?)
+}
+
+/// The vectors have `preresnet110`, `vgg16_bn` and `wrn16_2` for `preresnet-110`, `vgg16-bn` and `wrn-16-2`.
+fn config(name: &str) -> Result<NetworkConfig, Box<dyn Error>> {
+    let mut ours = name.replace('_', "-");
+    for family in ["preresnet", "wrn"] {
+        if let Some(sizes) = ours.strip_prefix(family) {
+            ours = format!("{family}-{sizes}");
+        }
+    }
+    match ours.parse() {
+        // As in the vectors, whose training steps are to be the same every time.
+        Ok(NetworkConfig::Vgg(config)) => Ok(NetworkConfig::Vgg(config.with_dropout(0.0))),
+        Ok(config) => Ok(config),
+        Err(_) => Err(format!("no network is called {name}").into()),
+    }
 }
 
 /// Writes the network's weights and running statistics, by PyTorch's names and in its layout, as `safetensors.torch` does.

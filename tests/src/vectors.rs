@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
+use burn_swa_test_support::random::uniform;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-
-use crate::generator::uniform;
 
 /// The folder that holds the reference vectors: `SWA_PARITY_DIR` if it is set, else this project's.
 ///

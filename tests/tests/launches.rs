@@ -17,8 +17,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor};
+use burn::module::Module;
+use burn::tensor::Device;
+use burn_swa_test_support::parameters::{elements, is_running_statistic, shapes};
 use cubecl_runtime::config::{TypeNameFormatLevel, type_name_format};
 use cubecl_runtime::logging::{LaunchObservation, LaunchObserver};
 use swa_models::{PreResNetConfig, VggConfig, WideResNetConfig};
@@ -50,32 +51,6 @@ fn launches(device: &Device, work: impl FnOnce()) -> BTreeMap<String, usize> {
     kernels.clone()
 }
 
-/// How many parameters are averaged, and of how many the latest value is kept.
-#[derive(Default)]
-struct Parameters {
-    averaged: usize,
-    /// Their elements.
-    elements: usize,
-    latest: usize,
-    is_statistic: bool,
-}
-
-impl ModuleVisitor for Parameters {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.is_statistic = matches!(name, "running_mean" | "running_var");
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        match self.is_statistic {
-            true => self.latest += 1,
-            false => {
-                self.averaged += 1;
-                self.elements += param.val().shape().num_elements();
-            }
-        }
-    }
-}
-
 fn update<M: Module>(name: &str, model: &M, device: &Device) {
     let mut average = Average::new(model, EqualWeights).unwrap();
     // The first has the average share the model's memory or copies it, and the second has a kernel or two compiled.
@@ -89,14 +64,12 @@ fn update<M: Module>(name: &str, model: &M, device: &Device) {
     let more = reserved() - before;
     average.check().unwrap();
 
-    let mut parameters = Parameters::default();
-    model.visit(&mut parameters);
-    let Parameters {
-        averaged,
-        elements,
-        latest,
-        ..
-    } = parameters;
+    // The latest running statistics are kept, all else is averaged.
+    let (latest, averaged): (Vec<_>, Vec<_>) = shapes(model)
+        .into_iter()
+        .partition(|(path, _)| is_running_statistic(path));
+    let elements = elements(&averaged);
+    let (latest, averaged) = (latest.len(), averaged.len());
     let of_a_launch = parameters_a_launch(device).unwrap();
     let all: usize = kernels.values().sum();
     println!(

@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;
 
+use burn::module::Module;
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::Device;
+use burn_swa_test_support::parameters::values;
 use burn_swa_tests::batch_norm::{correction, values_per_image};
+use burn_swa_tests::batches::{images, labels};
 use burn_swa_tests::comparison::{Comparisons, relative_l2};
-use burn_swa_tests::generator::{images, labels};
-use burn_swa_tests::named_tensors::{gradient_norms, tensors, values};
-use burn_swa_tests::network::{Network, WithNetwork, with_network};
+use burn_swa_tests::named_tensors::{gradient_norms, tensors};
+use burn_swa_tests::network::network;
 use burn_swa_tests::vectors::{self, Description, Vectors};
 
 const BATCH: usize = 4;
@@ -49,52 +51,39 @@ fn compare_file(file: &Path) -> Result<(), Box<dyn Error>> {
 }
 
 fn compare(vectors: &Vectors) -> Result<Comparisons, Box<dyn Error>> {
+    let description = &vectors.description;
     let device = Device::flex().autodiff();
-    with_network(&vectors.description, &device, Compare { vectors })
-}
+    let model = network(description, &device)?;
+    let allowed = Allowed::of(&description.model);
+    let stream = description.seed * 4096 + 4000;
+    let images = images(stream, BATCH, &device);
+    let classes = description.classes()? as u64;
+    let labels = labels(stream + 1, BATCH, classes, &device);
 
-struct Compare<'a> {
-    vectors: &'a Vectors,
-}
+    let eval_logits = model.valid().forward(images.clone().inner());
+    let train_logits = model.forward(images);
+    let cross_entropy = CrossEntropyLossConfig::new().init(&device);
+    let loss = cross_entropy.forward(train_logits.clone(), labels);
+    let gradients = loss.backward();
 
-impl WithNetwork for Compare<'_> {
-    type Output = Comparisons;
-
-    fn with<N: Network>(self, model: N) -> Result<Comparisons, Box<dyn Error>> {
-        let Self { vectors } = self;
-        let description = &vectors.description;
-        let device = Device::flex().autodiff();
-        let allowed = Allowed::of(&description.model);
-        let stream = description.seed * 4096 + 4000;
-        let images = images(stream, BATCH, &device);
-        let classes = description.classes()? as u64;
-        let labels = labels(stream + 1, BATCH, classes, &device);
-
-        let eval_logits = model.valid().logits(images.clone().inner());
-        let train_logits = model.logits(images);
-        let cross_entropy = CrossEntropyLossConfig::new().init(&device);
-        let loss = cross_entropy.forward(train_logits.clone(), labels);
-        let gradients = loss.backward();
-
-        let mut comparisons = Comparisons::default();
-        for (what, ours, allowed) in [
-            ("eval_logits", values(eval_logits), allowed.inference),
-            ("train_logits", values(train_logits), allowed.training),
-            ("loss", values(loss), allowed.training),
-        ] {
-            let deviation = relative_l2(&ours, vectors.tensor(what)?);
-            comparisons.note(what, deviation, allowed);
-        }
-        let gradients = gradient_norms(&model, &gradients);
-        compare_gradients(&mut comparisons, vectors, &gradients, allowed.gradients)?;
-        compare_statistics(
-            &mut comparisons,
-            vectors,
-            &tensors(&model),
-            allowed.training,
-        )?;
-        Ok(comparisons)
+    let mut comparisons = Comparisons::default();
+    for (what, ours, allowed) in [
+        ("eval_logits", values(eval_logits), allowed.inference),
+        ("train_logits", values(train_logits), allowed.training),
+        ("loss", values(loss), allowed.training),
+    ] {
+        let deviation = relative_l2(&ours, vectors.tensor(what)?);
+        comparisons.note(what, deviation, allowed);
     }
+    let gradients = gradient_norms(&model, &gradients);
+    compare_gradients(&mut comparisons, vectors, &gradients, allowed.gradients)?;
+    compare_statistics(
+        &mut comparisons,
+        vectors,
+        &tensors(&model),
+        allowed.training,
+    )?;
+    Ok(comparisons)
 }
 
 fn compare_gradients(

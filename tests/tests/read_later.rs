@@ -3,9 +3,10 @@
 //!
 //! A program of its own: `swa_core::read_tensors_when_asked`, which trainings call, is for the whole process.
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
+use burn_swa_test_support::parameters::mapped;
 use swa_train::swa_core::{Average, EqualWeights, Weights};
 
 fn wgpu() -> Device {
@@ -14,15 +15,8 @@ fn wgpu() -> Device {
 
 /// A layer all of whose weights are `value`.
 fn layer(value: f32) -> Linear {
-    struct Fill(f32);
-    impl ModuleMapper for Fill {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            param.map(|tensor| tensor.full_like(self.0))
-        }
-    }
-    LinearConfig::new(64, 64)
-        .init(&wgpu())
-        .map(&mut Fill(value))
+    let layer = LinearConfig::new(64, 64).init(&wgpu());
+    mapped(layer, |_, weights| weights.full_like(value))
 }
 
 /// An average of 1 that has memory of its own.
@@ -56,7 +50,7 @@ fn a_record_of_an_average_is_left_alone_by_the_next_update() {
 }
 
 #[test]
-fn a_record_is_left_alone_by_an_update_after_one_that_was_refused() {
+fn a_record_is_left_alone_by_an_update_after_a_refused_one() {
     let mut average = average();
     let expected = bytes(average.model().unwrap());
     let record = average.model().unwrap().into_record();
@@ -66,7 +60,7 @@ fn a_record_is_left_alone_by_an_update_after_one_that_was_refused() {
 }
 
 #[test]
-fn a_record_of_the_live_model_is_left_alone_by_updates_of_an_average_that_shares_its_memory() {
+fn a_live_record_is_left_alone_by_an_average_sharing_its_memory() {
     let model = layer(1.0);
     let expected = bytes(model.clone());
     let mut average = Average::new(&model, EqualWeights).unwrap();

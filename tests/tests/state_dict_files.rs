@@ -9,15 +9,15 @@ use std::process::Command;
 use std::sync::Arc;
 
 use burn::lr_scheduler::constant::ConstantLr;
+use burn::module::Module;
 use burn::optim::SgdConfig;
 use burn::tensor::Device;
 use burn::train::{Learner, SupervisedTraining};
-use burn_swa_tests::classifier::{Batches, Classifier};
+use burn_swa_test_support::parameters::values;
+use burn_swa_test_support::renderer::Recorder;
+use burn_swa_tests::batches::{Batches, images};
 use burn_swa_tests::comparison::relative_l2;
-use burn_swa_tests::generator::images;
-use burn_swa_tests::named_tensors::values;
-use burn_swa_tests::network::Network;
-use cifar::progress::{PlainRenderer, Progress};
+use cifar::classifier::{Classifier, ImageNetwork};
 use swa_models::{PreResNet, PreResNetConfig, VggConfig, WideResNetConfig};
 use swa_store::{StateDict, StateDictError};
 use swa_train::swa_core::{Average, EqualWeights};
@@ -41,7 +41,7 @@ fn read(name: &str) -> StateDict {
     StateDict::read(checkpoint(name)).unwrap()
 }
 
-fn logits<N: Network>(network: &N) -> Vec<f64> {
+fn logits<N: ImageNetwork>(network: &N) -> Vec<f64> {
     values(network.valid().logits(images(STREAM, 2, &Device::flex())))
 }
 
@@ -54,7 +54,7 @@ fn assert_agrees(network: &PreResNet, expected: &str, allowed: f64) {
 }
 
 #[test]
-fn a_state_dict_is_found_bare_and_under_a_key_and_behind_a_prefix() {
+fn a_state_dict_is_found_bare_under_a_key_and_behind_a_prefix() {
     for (file, expected, allowed) in [
         ("bare.pt", "live", 1e-5),
         ("model_state.pth", "live", 1e-5),
@@ -69,7 +69,7 @@ fn a_state_dict_is_found_bare_and_under_a_key_and_behind_a_prefix() {
 }
 
 #[test]
-fn a_checkpoint_of_the_papers_code_has_two_networks_of_which_one_is_named() {
+fn the_papers_checkpoints_have_two_networks_and_one_is_named() {
     let error = read("paper.pt").load(network()).unwrap_err().to_string();
     let keys = "has the network several times: name one of the keys `state_dict`, `swa_state_dict`";
     assert!(error.ends_with(keys), "{error}");
@@ -267,7 +267,11 @@ fn what_pytorch_saves_trains_on_here_and_goes_back_there() -> Result<(), Box<dyn
     )
 }
 
-fn there_and_back<N: Network>(python: &str, name: &str, network: N) -> Result<(), Box<dyn Error>> {
+fn there_and_back<N: ImageNetwork>(
+    python: &str,
+    name: &str,
+    network: N,
+) -> Result<(), Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     let in_pytorch =
         |command: &str, file: &Path, more: &[&str]| -> Result<Vec<f64>, Box<dyn Error>> {
@@ -304,9 +308,9 @@ fn there_and_back<N: Network>(python: &str, name: &str, network: N) -> Result<()
     };
     let run = RunLength::new(1, 3)?;
     let swa = SwaConfig::new(Collect::from_step(2, &run)?)
-        .init(Classifier::new(network), batches(&[8, 8]))?;
+        .init(Classifier::new(network, Arc::default()), batches(&[8, 8]))?;
     let results = SupervisedTraining::new(folder.path(), batches(&[8, 8, 8]), batches(&[4]))
-        .renderer(Box::new(PlainRenderer::new(Progress::of_images())))
+        .renderer(Box::new(Recorder::default()))
         .with_application_logger(None)
         .num_epochs(1)
         .launch(Learner::new(
@@ -315,10 +319,10 @@ fn there_and_back<N: Network>(python: &str, name: &str, network: N) -> Result<()
             ConstantLr::new(0.01),
         ));
     let (live, updates) = (
-        results.model.live().network.valid(),
+        results.model.live().valid().into_network(),
         results.model.updates(),
     );
-    let averaged = results.model.into_averaged()?.network;
+    let averaged = results.model.into_averaged()?.into_network();
     assert_eq!(updates, 2);
     let (trained, averaged_logits) = (logits(&live), logits(&averaged));
     assert!(

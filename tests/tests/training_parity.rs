@@ -12,15 +12,18 @@ use burn::lr_scheduler::constant::ConstantLr;
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::{SgdConfig, momentum::MomentumConfig};
 use burn::tensor::Device;
+use burn::train::metric::LossMetric;
 use burn::train::{Learner, SupervisedTraining};
+use burn_swa_test_support::parameters::{Values, values};
+use burn_swa_test_support::renderer::Recorder;
 use burn_swa_tests::batch_norm::{correction, values_per_image};
-use burn_swa_tests::classifier::{Batches, Classifier};
+use burn_swa_tests::batches::{Batches, images};
 use burn_swa_tests::comparison::{Comparisons, relative_l2};
-use burn_swa_tests::generator::images;
-use burn_swa_tests::named_tensors::{tensors, values, with_scaled_variances};
-use burn_swa_tests::network::{Network, WithNetwork, with_network};
+use burn_swa_tests::named_tensors::{tensors, with_scaled_variances};
+use burn_swa_tests::network::network;
 use burn_swa_tests::vectors::{self, Description, Training, Vectors};
-use cifar::progress::{PlainRenderer, Progress};
+use cifar::classifier::Classifier;
+use swa_models::Network;
 use swa_train::{
     Collect, Pooling, ReestimationConfig, RuleConfig, RunLength, RunningStatistics, Swa, SwaConfig,
 };
@@ -92,8 +95,8 @@ fn training_of(description: &Description) -> Result<&Training, Box<dyn Error>> {
 /// What came of a training: tensors by PyTorch's names, and logits of the averaged model, its variances unbiased.
 struct Trained {
     losses: Vec<f64>,
-    live: BTreeMap<String, Vec<f64>>,
-    averaged: BTreeMap<String, Vec<f64>>,
+    live: Values,
+    averaged: Values,
     logits: Vec<f64>,
 }
 
@@ -102,84 +105,68 @@ fn train(
     rule: RuleConfig,
     pooling: Pooling,
 ) -> Result<Trained, Box<dyn Error>> {
-    let device = Device::flex().autodiff();
-    let train = Train {
-        description,
-        rule,
-        pooling,
+    let network = network(description, &Device::flex().autodiff())?;
+    let training = training_of(description)?;
+    let batches = |index: u64, sizes: &[usize]| -> Result<_, Box<dyn Error>> {
+        Ok(Arc::new(Batches {
+            stream: description.seed * 4096 + 4010 + 2 * index,
+            sizes: sizes.to_vec(),
+            classes: description.classes()?,
+            device: Device::flex(),
+        }))
     };
-    with_network(description, &device, train)
-}
+    let run = RunLength::new(1, training.step_sizes.len())?;
+    let collect = Collect::from_step(training.averaged_from_step, &run)?;
+    let reestimation = ReestimationConfig::new().with_pooling(pooling);
+    let swa = SwaConfig::new(collect)
+        .with_rule(rule)
+        .with_running_statistics(RunningStatistics::Reestimated(reestimation))
+        .init(
+            Classifier::new(network, Arc::default()),
+            batches(100, &training.bn_batch_sizes)?,
+        )?;
+    let optimizer = SgdConfig::new()
+        .with_momentum(Some(
+            MomentumConfig::new()
+                .with_momentum(training.momentum)
+                .with_dampening(0.0),
+        ))
+        .with_weight_decay(Some(WeightDecayConfig::new(training.weight_decay as f32)))
+        .init();
 
-struct Train<'a> {
-    description: &'a Description,
-    rule: RuleConfig,
-    pooling: Pooling,
-}
-
-impl WithNetwork for Train<'_> {
-    type Output = Trained;
-
-    fn with<N: Network>(self, network: N) -> Result<Trained, Box<dyn Error>> {
-        let description = self.description;
-        let training = training_of(description)?;
-        let batches = |index: u64, sizes: &[usize]| -> Result<_, Box<dyn Error>> {
-            Ok(Arc::new(Batches {
-                stream: description.seed * 4096 + 4010 + 2 * index,
-                sizes: sizes.to_vec(),
-                classes: description.classes()?,
-                device: Device::flex(),
-            }))
-        };
-        let run = RunLength::new(1, training.step_sizes.len())?;
-        let collect = Collect::from_step(training.averaged_from_step, &run)?;
-        let reestimation = ReestimationConfig::new().with_pooling(self.pooling);
-        let swa = SwaConfig::new(collect)
-            .with_rule(self.rule)
-            .with_running_statistics(RunningStatistics::Reestimated(reestimation))
-            .init(
-                Classifier::new(network),
-                batches(100, &training.bn_batch_sizes)?,
-            )?;
-        let optimizer = SgdConfig::new()
-            .with_momentum(Some(
-                MomentumConfig::new()
-                    .with_momentum(training.momentum)
-                    .with_dampening(0.0),
-            ))
-            .with_weight_decay(Some(WeightDecayConfig::new(training.weight_decay as f32)))
-            .init();
-
-        let folder = tempfile::tempdir()?;
-        let result = SupervisedTraining::new(
-            folder.path(),
-            batches(0, &training.step_sizes)?,
-            batches(200, &[4])?,
-        )
-        .renderer(Box::new(PlainRenderer::new(Progress::of_images())))
-        .with_application_logger(None)
-        .num_epochs(1)
-        .launch(Learner::new(swa, optimizer, ConstantLr::new(training.lr)));
-        if let Some(error) = result.error {
-            return Err(error.to_string().into());
-        }
-        let swa: Swa<Classifier<N>> = result.model;
-
-        let (losses, live) = (swa.live().losses(), tensors(&swa.live().network));
-        let averaged = swa.into_averaged()?.network;
-        let statistics = tensors(&averaged);
-        let counts = counts(description)?;
-        let unbiased = with_scaled_variances(averaged, |layer| {
-            variance_correction(self.pooling, &counts[layer])
-        });
-        let stream = description.seed * 4096 + 4010 + 2 * 200;
-        Ok(Trained {
-            losses,
-            live,
-            averaged: statistics,
-            logits: values(unbiased.logits(images(stream, 4, &Device::flex()))),
-        })
+    let (folder, recorder) = (tempfile::tempdir()?, Recorder::default());
+    let result = SupervisedTraining::new(
+        folder.path(),
+        batches(0, &training.step_sizes)?,
+        batches(200, &[4])?,
+    )
+    .renderer(Box::new(recorder.clone()))
+    .metrics((LossMetric::new(),))
+    .with_application_logger(None)
+    .num_epochs(1)
+    .launch(Learner::new(swa, optimizer, ConstantLr::new(training.lr)));
+    if let Some(error) = result.error {
+        return Err(error.to_string().into());
     }
+    let swa: Swa<Classifier<Network>> = result.model;
+
+    let mut losses = recorder.training("Loss");
+    // The last is the mean of the epoch.
+    losses.pop();
+    let live = tensors(&swa.live().clone().into_network());
+    let averaged = swa.into_averaged()?.into_network();
+    let statistics = tensors(&averaged);
+    let counts = counts(description)?;
+    let unbiased = with_scaled_variances(averaged, |layer| {
+        variance_correction(pooling, &counts[layer])
+    });
+    let stream = description.seed * 4096 + 4010 + 2 * 200;
+    Ok(Trained {
+        losses,
+        live,
+        averaged: statistics,
+        logits: values(unbiased.forward(images(stream, 4, &Device::flex()))),
+    })
 }
 
 /// For every BatchNorm layer, how many values a channel has in each of the batches that it is re-estimated from.
@@ -218,7 +205,7 @@ fn compare_weights(
     comparisons: &mut Comparisons,
     vectors: &Vectors,
     which: &str,
-    ours: &BTreeMap<String, Vec<f64>>,
+    ours: &Values,
 ) -> Result<(), Box<dyn Error>> {
     let names = &vectors.description.parameters;
     let theirs = vectors.tensor(&format!("{which}.param_norms"))?;

@@ -8,9 +8,9 @@ use std::error::Error;
 
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn_swa_test_support::parameters::values;
+use burn_swa_test_support::random::uniform;
 use burn_swa_tests::comparison::{Comparisons, relative_l2};
-use burn_swa_tests::generator::uniform;
-use burn_swa_tests::named_tensors::values;
 use burn_swa_tests::vectors::{self, Rule, VectorsOf};
 use serde::Deserialize;
 use swa_train::swa_core::{Weights, WeightsError};

@@ -7,20 +7,22 @@
 //! cargo test --profile unoptimized --workspace --features burn-swa-tests/wgpu,burn-swa-tests/fusion --test wgpu
 //! ```
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use burn::data::dataloader::DataLoader;
 use burn::lr_scheduler::constant::ConstantLr;
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{ModuleOptimizer, SgdConfig, momentum::MomentumConfig};
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, Tolerance, s};
 use burn::train::SupervisedTraining;
 use burn::train::{InferenceStep, Learner, TrainStep};
-use burn_swa_tests::classifier::{Batch, Batches, Classifier};
+use burn_swa_test_support::parameters::{Values, cast, mapped, scaled, values};
+use burn_swa_test_support::renderer::Recorder;
+use burn_swa_tests::batches::Batches;
 use burn_swa_tests::comparison::relative_l2;
-use burn_swa_tests::named_tensors::{tensors, values};
-use cifar::progress::{PlainRenderer, Progress};
+use burn_swa_tests::named_tensors::tensors;
+use cifar::classifier::Classifier;
+use cifar::data::ImageBatch;
 use swa_models::{PreResNet, PreResNetConfig};
 use swa_train::swa_core::{Average, AverageError, EqualWeights, Weights, reestimate_batch_norm};
 use swa_train::{Collect, ReestimationConfig, RunLength, Swa, SwaConfig};
@@ -66,8 +68,9 @@ const REESTIMATION_STREAM: u64 = 100;
 fn learner(device: &Device, average_on: Option<&Device>) -> Learner<Swa<Classifier<PreResNet>>> {
     let run = RunLength::new(1, STEPS).unwrap();
     let reestimation = batches(REESTIMATION_STREAM, &REESTIMATION, device);
+    let model = Classifier::new(network(device), Arc::default());
     let mut swa = SwaConfig::new(Collect::from_step(2, &run).unwrap())
-        .init(Classifier::new(network(device)), Arc::new(reestimation))
+        .init(model, Arc::new(reestimation))
         .unwrap();
     if let Some(device) = average_on {
         swa = swa.with_device(device);
@@ -88,7 +91,7 @@ fn train(device: &Device) -> Swa<Classifier<PreResNet>> {
         Arc::new(batches(0, &[8; STEPS], device)),
         Arc::new(batches(200, &[4], device)),
     )
-    .renderer(Box::new(PlainRenderer::new(Progress::of_images())))
+    .renderer(Box::new(Recorder::default()))
     .with_application_logger(None)
     .num_epochs(1)
     .launch(learner(device, None));
@@ -96,21 +99,17 @@ fn train(device: &Device) -> Swa<Classifier<PreResNet>> {
     result.model
 }
 
-fn averaged(swa: Swa<Classifier<PreResNet>>) -> BTreeMap<String, Vec<f64>> {
-    tensors(&swa.into_averaged().unwrap().network)
+fn averaged(swa: Swa<Classifier<PreResNet>>) -> Values {
+    tensors(&swa.into_averaged().unwrap().into_network())
 }
 
-fn assert_close(
-    ours: &BTreeMap<String, Vec<f64>>,
-    theirs: &BTreeMap<String, Vec<f64>>,
-    allowed: f64,
-) {
+fn assert_close(ours: &Values, theirs: &Values, allowed: f64) {
     assert!(ours.keys().eq(theirs.keys()));
     for (name, values) in ours {
         let deviation = relative_l2(values, &theirs[name]);
         assert!(deviation <= allowed, "{name} deviates by {deviation:.1e}");
     }
-    let all = |of: &BTreeMap<String, Vec<f64>>| of.values().flatten().copied().collect::<Vec<_>>();
+    let all = |of: &Values| of.values().flatten().copied().collect::<Vec<_>>();
     println!("deviates by {:.1e}", relative_l2(&all(ours), &all(theirs)));
 }
 
@@ -122,7 +121,7 @@ fn a_training_averages_and_reestimates_as_on_flex() {
     assert_eq!(reports[0].samples, REESTIMATION.iter().sum::<usize>());
     assert_eq!(reports[0].samples, reports[1].samples);
 
-    let live = [&here, &there].map(|swa| tensors(&swa.live().network));
+    let live = [&here, &there].map(|swa| tensors(&swa.live().clone().into_network()));
     let [ours, theirs] = [averaged(here), averaged(there)];
     assert_close(&live[0], &live[1], ALLOWED);
     assert_close(&ours, &theirs, ALLOWED);
@@ -161,7 +160,7 @@ fn assert_averages_its_own_weights(average_on: Option<&Device>) {
         &Device::flex().autodiff(),
     );
     let stream = stream.iter().map(Result::unwrap).zip(REESTIMATION);
-    let forward = |model: &Classifier<PreResNet>, (batch, size): (Batch, usize)| {
+    let forward = |model: &Classifier<PreResNet>, (batch, size): (ImageBatch, usize)| {
         InferenceStep::step(model, batch);
         size
     };
@@ -171,19 +170,19 @@ fn assert_averages_its_own_weights(average_on: Option<&Device>) {
     let averaged = trained.into_averaged().unwrap();
     assert_eq!(averaged.devices(), [device]);
     assert_close(
-        &tensors(&averaged.network),
-        &tensors(&expected.network),
+        &tensors(&averaged.into_network()),
+        &tensors(&expected.into_network()),
         1e-5,
     );
 }
 
 #[test]
-fn an_average_on_the_accelerator_is_the_mean_of_the_trainings_own_weights() {
+fn an_average_on_the_accelerator_is_the_mean_of_its_own_weights() {
     assert_averages_its_own_weights(None);
 }
 
 #[test]
-fn an_average_on_the_cpu_is_the_mean_of_the_trainings_own_weights() {
+fn an_average_on_the_cpu_is_the_mean_of_the_trainings_weights() {
     assert_averages_its_own_weights(Some(&Device::flex()));
 }
 
@@ -230,17 +229,6 @@ fn later_updates_leave_copies_and_records_of_an_average_alone() {
     assert!(tensors(&copied) == expected.1);
 }
 
-/// `model` with all its weights multiplied.
-fn scaled(model: PreResNet, by: f64) -> PreResNet {
-    struct Scale(f64);
-    impl ModuleMapper for Scale {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            param.map(|tensor| tensor.mul_scalar(self.0))
-        }
-    }
-    model.map(&mut Scale(by))
-}
-
 #[test]
 fn an_average_is_the_mean_and_leaves_out_what_is_not_finite() {
     let model = || network(&wgpu());
@@ -276,52 +264,33 @@ fn an_average_is_the_mean_and_leaves_out_what_is_not_finite() {
 }
 
 #[test]
-fn what_is_not_finite_is_found_in_whatever_place_of_whatever_parameter() {
-    /// Sets the last element of one float parameter.
-    struct SetLast {
-        parameter: usize,
-        to: f32,
-        passed: usize,
-    }
-    impl ModuleMapper for SetLast {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            self.passed += 1;
-            if self.passed - 1 != self.parameter {
-                return param;
+fn what_is_not_finite_is_found_in_any_place_of_any_parameter() {
+    /// The network whose parameter at `path` ends with another number.
+    fn ending(path: &str, with: f32) -> PreResNet {
+        mapped(network(&wgpu()), |at, values| {
+            if at != path {
+                return values;
             }
-            param.map(|tensor| {
-                let (shape, count) = (tensor.shape(), tensor.shape().num_elements());
-                let last = Tensor::full([1], self.to, &tensor.device());
-                let all = tensor.reshape([count]);
-                all.slice_assign(s![count - 1..count], last).reshape(shape)
-            })
-        }
+            let count = values.shape().num_elements();
+            let last = Tensor::full([1], with, &values.device());
+            values.slice_assign(s![count - 1..count], last)
+        })
     }
     let mut average = Average::new(&network(&wgpu()), EqualWeights).unwrap();
-    let bad = [
-        (0, f32::NAN, "conv1.weight"),
-        (1, f32::INFINITY, "layer1.0.bn1.gamma"),
-        (10, f32::NEG_INFINITY, "layer1.0.conv2.weight"),
-    ];
-    for (parameter, to, expected) in bad {
-        let set = &mut SetLast {
-            parameter,
-            to,
-            passed: 0,
-        };
-        let error = average.update(&network(&wgpu()).map(set)).unwrap_err();
+    for (bad, expected) in [
+        (f32::NAN, "conv1.weight"),
+        (f32::INFINITY, "layer1.0.bn1.gamma"),
+        (f32::NEG_INFINITY, "layer1.0.conv2.weight"),
+    ] {
+        let error = average.update(&ending(expected, bad)).unwrap_err();
         assert!(
             matches!(&error, AverageError::NotFinite { path, .. } if path == expected),
             "{error}"
         );
     }
     // As large as finite numbers are.
-    let set = &mut SetLast {
-        parameter: 0,
-        to: f32::MAX,
-        passed: 0,
-    };
-    average.update(&network(&wgpu()).map(set)).unwrap();
+    let finite = ending("conv1.weight", f32::MAX);
+    average.update(&finite).unwrap();
 }
 
 #[test]
@@ -408,13 +377,7 @@ impl ModuleVisitor for Dtypes {
 
 #[test]
 fn a_model_in_f16_is_averaged_in_f32_and_given_back_in_f16() {
-    struct Cast;
-    impl ModuleMapper for Cast {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            param.map(|tensor| tensor.cast(FloatDType::F16))
-        }
-    }
-    let model = || network(&wgpu()).map(&mut Cast);
+    let model = || cast(network(&wgpu()), FloatDType::F16);
     let mut average = Average::new(&model(), EqualWeights).unwrap();
     average.update(&model()).unwrap();
     average.update(&model()).unwrap();

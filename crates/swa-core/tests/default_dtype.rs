@@ -5,7 +5,7 @@ use burn::tensor::{DType, Device, FloatDType, Tensor};
 use swa_core::{Average, EqualWeights, ReestimationConfig, reestimate_batch_norm};
 
 #[test]
-fn batch_norm_is_averaged_and_re_estimated_where_floats_are_f64_by_default() {
+fn batch_norm_is_averaged_and_re_estimated_in_f64_by_default() {
     let mut device = Device::flex();
     device.configure(FloatDType::F64).unwrap();
     let norm: BatchNorm = BatchNormConfig::new(1).init(&device.clone().autodiff());

@@ -1,14 +1,13 @@
 //! The functional test: the average *is* the mean of the weights that SGD passed through, for a
 //! module that nests every container Burn knows.
 
-use std::collections::BTreeMap;
-
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Distribution, Int, Tensor};
+use burn_swa_test_support::parameters::{assert_is_mean_of, weights};
 use swa_core::{Average, EqualWeights};
 
 const CLASSES: usize = 3;
@@ -78,35 +77,8 @@ impl Everything {
     }
 }
 
-/// All float parameters but running statistics, by path.
-fn weights<M: Module>(module: &M) -> BTreeMap<String, Vec<f64>> {
-    #[derive(Default)]
-    struct Weights {
-        path: Vec<String>,
-        values: BTreeMap<String, Vec<f64>>,
-    }
-    impl ModuleVisitor for Weights {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let path = self.path.join(".");
-            if !path.contains("running_") {
-                let values = param.val().into_data().iter::<f64>().collect();
-                self.values.insert(path, values);
-            }
-        }
-    }
-    let mut weights = Weights::default();
-    module.visit(&mut weights);
-    weights.values
-}
-
 #[test]
-fn the_average_is_the_mean_of_the_weights_that_sgd_passed_through() {
+fn the_average_is_the_mean_of_what_sgd_passed_through() {
     let device = Device::default().autodiff();
     let mut model = Everything::new(&device);
     let momentum = MomentumConfig::new().with_dampening(0.0);
@@ -129,20 +101,12 @@ fn the_average_is_the_mean_of_the_weights_that_sgd_passed_through() {
     }
 
     assert_eq!(average.updates(), 7);
-    let averaged = weights(&average.model().unwrap());
-    assert_eq!(averaged.len(), collected[0].len());
     // Convolution, embedding, shared parameter, two BatchNorms and nine linear layers.
-    assert_eq!(averaged.len(), 1 + 1 + 1 + 4 + 18);
-    for (path, values) in &averaged {
-        for (index, value) in values.iter().enumerate() {
-            let sum: f64 = collected.iter().map(|weights| weights[path][index]).sum();
-            let mean = sum / collected.len() as f64;
-            assert!(
-                (value - mean).abs() < 1e-6,
-                "{path}[{index}]: {value} {mean}"
-            );
-        }
-        let moved = collected[0][path] != collected[6][path];
+    assert_eq!(collected[0].len(), 1 + 1 + 1 + 4 + 18);
+    for (path, values) in &collected[0] {
+        let moved = *values != collected[6][path];
         assert!(moved, "{path} did not change: nothing was tested");
     }
+    let collected: Vec<_> = collected.iter().collect();
+    assert_is_mean_of(&average.model().unwrap(), &collected);
 }

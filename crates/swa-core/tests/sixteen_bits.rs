@@ -2,6 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, FloatDType, Tensor};
+use burn_swa_test_support::parameters::values;
 use swa_core::{Average, AveragingRule, EqualWeights, Exponential};
 
 const UPDATES: usize = 4000;
@@ -20,10 +21,6 @@ fn weights(update: usize, dtype: FloatDType) -> Tensor<1> {
         -0.125
     };
     Tensor::<1>::from_floats([drift + jump, -drift], &Device::flex().autodiff()).cast(dtype)
-}
-
-fn values(tensor: Tensor<1>) -> Vec<f64> {
-    tensor.into_data().iter::<f64>().collect()
 }
 
 /// The same updates in f64, and in the dtype itself.

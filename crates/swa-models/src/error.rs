@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_width_divisor_of_zero_is_an_error_that_lists_the_valid_ones() {
+    fn a_width_divisor_of_zero_is_an_error_with_the_valid_ones() {
         let error = check_width_divisor("PreResNet", 0, 16).unwrap_err();
 
         assert_eq!(
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_width_divisor_that_leaves_no_channel_or_a_fraction_of_one_is_an_error() {
+    fn a_width_divisor_that_leaves_no_whole_channel_is_an_error() {
         for width_divisor in [3, 32, usize::MAX] {
             assert!(check_width_divisor("PreResNet", width_divisor, 16).is_err());
         }

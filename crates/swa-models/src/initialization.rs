@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn convolution_weights_have_the_standard_deviation_of_their_fan_out() {
+    fn convolutions_have_the_standard_deviation_of_their_fan_out() {
         let device = Device::flex();
         device.seed(1);
         let convolution = convolution([256, 512], 3, 1, Bias::Zeros, &device);
@@ -104,7 +104,7 @@ mod tests {
 
     /// Burn's default, which the networks rely on.
     #[test]
-    fn a_linear_layer_is_uniform_within_one_over_the_root_of_its_fan_in() {
+    fn a_linear_layer_is_uniform_within_1_over_root_fan_in() {
         let device = Device::flex();
         device.seed(2);
         let linear = LinearConfig::new(64, 4096).init(&device);

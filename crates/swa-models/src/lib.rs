@@ -4,9 +4,9 @@ mod burn_0_22;
 mod error;
 mod feature_layer;
 mod initialization;
-#[cfg(test)]
-mod named_tensors;
 mod network;
+#[cfg(test)]
+mod parameter_count;
 mod preresnet;
 mod transparent;
 mod vgg;

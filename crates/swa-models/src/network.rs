@@ -176,8 +176,9 @@ impl From<WideResNet> for Network {
 
 #[cfg(test)]
 mod tests {
+    use burn_swa_test_support::parameters::shapes;
+
     use super::*;
-    use crate::named_tensors::named_shapes;
 
     #[test]
     fn names_are_read_and_written() {
@@ -216,16 +217,16 @@ mod tests {
         let by_name = |name: &str| {
             let config: NetworkConfig = name.parse().unwrap();
             let config = config.with_classes(7).with_width_divisor(16);
-            named_shapes(&config.init(&device).unwrap())
+            shapes(&config.init(&device).unwrap())
         };
         let vgg = VggConfig::new(16).with_batch_norm(true).with_classes(7);
         let vgg = vgg.with_width_divisor(16).init(&device).unwrap();
-        assert_eq!(by_name("vgg16-bn"), named_shapes(&vgg));
+        assert_eq!(by_name("vgg16-bn"), shapes(&vgg));
         let preresnet = PreResNetConfig::new(20).with_classes(7);
         let preresnet = preresnet.with_width_divisor(16).init(&device).unwrap();
-        assert_eq!(by_name("preresnet-20"), named_shapes(&preresnet));
+        assert_eq!(by_name("preresnet-20"), shapes(&preresnet));
         let wide = WideResNetConfig::new(10, 2).with_classes(7);
         let wide = wide.with_width_divisor(16).init(&device).unwrap();
-        assert_eq!(by_name("wrn-10-2"), named_shapes(&wide));
+        assert_eq!(by_name("wrn-10-2"), shapes(&wide));
     }
 }

@@ -255,8 +255,10 @@ impl Block {
 
 #[cfg(test)]
 mod tests {
+    use burn_swa_test_support::parameters::shapes;
+
     use super::*;
-    use crate::named_tensors::{assert_parameter_count, named_shapes};
+    use crate::parameter_count::assert_parameter_count;
 
     #[test]
     fn preresnet20_has_as_many_parameters_as_its_layers_add_up_to() {
@@ -268,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn bottleneck_networks_have_as_many_parameters_as_their_layers_add_up_to() {
+    fn bottleneck_networks_have_the_parameters_of_their_layers() {
         // conv1 432, bn 512, fc 2570. First blocks, with downsample: 4704, 23,808 and 94,720. Every other block of
         // stage 1: 128 + 1024 + 32 + 2304 + 32 + 1024 = 4544; of stage 2: 17,792; of stage 3: 70,400.
         // 110: 11 others in each stage; 164: 17, the 1.7M of table 2 in He et al.
@@ -287,7 +289,7 @@ mod tests {
     fn blocks_are_named_as_in_pytorch() {
         let names = |depth: usize, prefix: &str| -> Vec<String> {
             let model = PreResNetConfig::new(depth).init(&Device::flex()).unwrap();
-            let names = named_shapes(&model).into_iter().map(|(name, _)| name);
+            let names = shapes(&model).into_iter().map(|(name, _)| name);
             names.filter(|name| name.starts_with(prefix)).collect()
         };
         let block = |prefix: &str, convolutions: usize, downsample: bool| -> Vec<String> {
@@ -322,7 +324,7 @@ mod tests {
         let config = PreResNetConfig::new(8).with_width_divisor(16);
         let model = config.with_classes(7).init(&device).unwrap();
 
-        let shapes = named_shapes(&model);
+        let shapes = shapes(&model);
         for (name, expected) in [
             ("conv1.weight", vec![1, 3, 3, 3]),
             ("layer1.0.conv1.weight", vec![1, 1, 3, 3]),

@@ -164,8 +164,10 @@ impl Vgg {
 
 #[cfg(test)]
 mod tests {
+    use burn_swa_test_support::parameters::shapes;
+
     use super::*;
-    use crate::named_tensors::{assert_parameter_count, named_shapes};
+    use crate::parameter_count::assert_parameter_count;
 
     #[test]
     fn vgg16_has_as_many_parameters_as_its_layers_add_up_to() {
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn batch_norm_adds_a_scale_and_a_shift_for_each_convolution_channel() {
+    fn batch_norm_adds_a_scale_and_a_shift_for_each_channel() {
         // 2 * 4,224.
         let config = VggConfig::new(16).with_batch_norm(true);
         let model = config.init(&Device::flex()).unwrap();
@@ -189,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn vgg19_has_one_more_convolution_in_each_of_the_last_three_stages() {
+    fn vgg19_has_a_convolution_more_in_the_last_three_stages() {
         // 9 * (256*256 + 2*512*512) weights, 256 + 2*512 biases more than VGG16; 2 * 5,504 scales and shifts.
         let device = Device::flex();
         let model = VggConfig::new(19).init(&device).unwrap();
@@ -243,7 +245,7 @@ mod tests {
             expected.extend(classifier.clone().into_iter().flatten());
 
             let config = VggConfig::new(depth).with_batch_norm(batch_norm);
-            let shapes = named_shapes(&config.init(&Device::flex()).unwrap());
+            let shapes = shapes(&config.init(&Device::flex()).unwrap());
             let names: Vec<_> = shapes.into_iter().map(|(name, _)| name).collect();
             assert_eq!(names, expected);
         }
@@ -255,7 +257,7 @@ mod tests {
         let config = VggConfig::new(16).with_width_divisor(64).with_classes(7);
         let model = config.init(&device).unwrap();
 
-        let shapes = named_shapes(&model);
+        let shapes = shapes(&model);
         let shape = |name: &str| {
             let found = shapes.iter().find(|(path, _)| path == name);
             found.map(|(_, shape)| shape.clone()).unwrap()

@@ -209,11 +209,13 @@ impl Block {
 
 #[cfg(test)]
 mod tests {
+    use burn_swa_test_support::parameters::shapes;
+
     use super::*;
-    use crate::named_tensors::{assert_parameter_count, named_shapes};
+    use crate::parameter_count::assert_parameter_count;
 
     #[test]
-    fn wide_resnet_28_10_has_as_many_parameters_as_its_layers_add_up_to() {
+    fn wide_resnet_28_10_has_the_parameters_of_its_layers() {
         // From c to p channels a first block has 2c + (9cp + p) + 2p + (9pp + p) + (cp + p), any other 18pp + 6p.
         // Stage 1: 256,832 + 3 * 461,760; stage 2: 1,435,520 + 3 * 1,845,120; stage 3: 5,738,240 + 3 * 7,376,640.
         // conv1 448, bn1 1,280, linear 6,410. The 36.5M of table 5 in Zagoruyko and Komodakis.
@@ -229,10 +231,7 @@ mod tests {
     #[test]
     fn layers_are_named_as_in_pytorch() {
         let model = WideResNetConfig::new(16, 2).init(&Device::flex()).unwrap();
-        let names: Vec<String> = named_shapes(&model)
-            .into_iter()
-            .map(|(name, _)| name)
-            .collect();
+        let names: Vec<String> = shapes(&model).into_iter().map(|(name, _)| name).collect();
         let of = |prefix: &str| -> Vec<&str> {
             let names = names.iter().map(String::as_str);
             names.filter(|name| name.starts_with(prefix)).collect()
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stride_is_in_the_second_convolution_and_the_last_momentum_is_nine_tenths() {
+    fn the_second_convolution_strides_and_the_last_momentum_is_0_9() {
         let model = WideResNetConfig::new(10, 1).init(&Device::flex()).unwrap();
         assert_eq!(model.layer2[0].conv1.stride, [1, 1]);
         assert_eq!(model.layer2[0].conv2.stride, [2, 2]);
@@ -261,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn convolutions_are_uniform_within_one_over_the_root_of_their_fan_in() {
+    fn convolutions_are_uniform_within_1_over_root_fan_in() {
         let device = Device::flex();
         device.seed(3);
         let convolution = convolution([16, 64], 3, 1, &device);
@@ -282,7 +281,7 @@ mod tests {
         let config = WideResNetConfig::new(10, 3).with_width_divisor(16);
         let model = config.with_classes(7).init(&device).unwrap();
 
-        let shapes = named_shapes(&model);
+        let shapes = shapes(&model);
         for (name, expected) in [
             ("conv1.weight", vec![1, 3, 3, 3]),
             ("layer1.0.conv1.weight", vec![3, 1, 3, 3]),
@@ -299,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_of_no_network_is_an_error_that_says_what_to_use() {
+    fn a_configuration_of_no_network_is_an_error_with_a_remedy() {
         let message = |depth, widen_factor| {
             let error = WideResNetConfig::new(depth, widen_factor).init(&Device::flex());
             error.unwrap_err().to_string()

@@ -531,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn on_a_hundred_classes_preresnet_averages_at_the_papers_rate_for_them() {
+    fn on_a_hundred_classes_preresnet_averages_at_the_papers_rate() {
         let lr = |model: &str, swa_lr: Option<f64>, classes: usize| {
             let given = GivenSettings {
                 model: Some(model.to_owned()),
@@ -618,7 +618,7 @@ mod tests {
     }
 
     #[test]
-    fn images_that_are_held_out_are_not_trained_on_and_scored_on_if_asked() {
+    fn held_out_images_are_not_trained_on_and_scored_if_asked() {
         let images = |pixel: u8, n: usize| {
             let labels: Vec<u8> = (0..n).map(|index| (index % 2) as u8).collect();
             Arc::new(Images::new(vec![pixel; n * IMAGE_BYTES], labels))
@@ -648,7 +648,7 @@ mod tests {
     }
 
     #[test]
-    fn the_average_is_of_one_more_weight_every_few_epochs_from_its_start_on() {
+    fn the_average_collects_every_few_epochs_from_its_start_on() {
         let swa = SwaSettings {
             start: 161,
             every: 1,

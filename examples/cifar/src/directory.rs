@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_where_a_kill_left_half_of_the_settings_is_as_good_as_a_new_one() {
+    fn a_folder_with_half_of_the_settings_is_as_good_as_a_new_one() {
         let folder = tempfile::tempdir().unwrap();
         let half = folder.path().join(".unfinished-x7");
         fs::write(&half, "{").unwrap();

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::Instant;
 
+use burn_swa_test_support::random::Random;
+
 /// How many bytes more a reader may hold in memory at once than some times the file's: the mebibyte that serde (1.0)
 /// reserves at most for a list of which a file says that it is long, buffers, other files that are read too, and
 /// whatever is computed with what was read.
@@ -37,7 +39,7 @@ pub(crate) fn survive(
     let (mut accepted, mut refused, mut failures) = (0, 0, Vec::new());
     let (mut most, began) = ((0, 0), Instant::now());
     for number in 0..inputs {
-        let mut random = Random(number);
+        let mut random = Random::new(number);
         let which = random.below(paths.len());
         let other = &whole[random.below(whole.len())];
         let bytes = input(&whole[which], other, &mut random);
@@ -100,27 +102,6 @@ fn count_panics() {
     });
 }
 
-/// A stream of numbers: SplitMix64 (Steele et al. 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `end`, or 0.
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-
-    fn bytes(&mut self, count: usize) -> Vec<u8> {
-        (0..count).map(|_| self.next() as u8).collect()
-    }
-}
-
 /// Random bytes, at times behind the beginning of a whole file, or a whole file that was damaged one to
 /// four times.
 fn input(whole: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
@@ -166,7 +147,7 @@ fn damage(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
     let end = bytes.len().min(at + 1 + random.below(longest));
     match random.below(10) {
         0 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
-        1 if at < bytes.len() => bytes[at] = random.next() as u8,
+        1 if at < bytes.len() => bytes[at] = random.next_u64() as u8,
         2 => {
             let number = length(bytes.len(), random);
             let width = 1 << random.below(4);
@@ -229,7 +210,7 @@ fn length(length: usize, random: &mut Random) -> u64 {
         2 * length,
         1 << 26,
         u64::MAX,
-        random.next(),
+        random.next_u64(),
     ];
     let power = 1_u64 << random.below(64);
     let lengths = lengths

@@ -170,7 +170,7 @@ mod tests {
     use crate::hostile_files::survive;
 
     #[test]
-    fn damaged_model_files_are_read_or_refused_and_take_no_more_memory_than_they_are_long() {
+    fn damaged_model_files_are_refused_or_read_in_bounded_memory() {
         let device = Device::flex();
         let folder = tempfile::tempdir().unwrap();
         let of_pytorch = Path::new(concat!(

@@ -105,7 +105,7 @@ mod tests {
     use crate::data::{Augmentation, EpochLoader, IMAGE_BYTES, Images};
 
     #[test]
-    fn a_pass_takes_the_time_from_its_beginning_to_its_end_and_is_told_once() {
+    fn a_pass_is_timed_from_beginning_to_end_and_told_once() {
         let device = Device::flex();
         let images = Arc::new(Images::new(vec![0; 2 * IMAGE_BYTES], vec![0, 1]));
         let loader = EpochLoader::reestimation(images, 1, Augmentation::None, 1, &device).unwrap();

@@ -36,7 +36,7 @@ fn draws(position: Position, draws_per_step: usize) -> Vec<Vec<f32>> {
 }
 
 #[test]
-fn what_a_step_draws_from_the_device_is_a_function_of_epoch_and_batch() {
+fn what_a_step_draws_depends_on_epoch_and_batch_alone() {
     let whole = draws(Position::default(), 1);
     assert_eq!(whole.len(), 6);
 

@@ -2,6 +2,7 @@ use burn::module::{Lora, Param, ParamId, Quantizer};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
 use burn::tensor::quantization::{Calibration, QuantScheme};
 use burn::tensor::{Bool, DType, FloatDType, Int, Tensor};
+use burn_swa_test_support::parameters::{cast, values};
 
 use super::*;
 use crate::kernels::as_elsewhere;
@@ -33,10 +34,6 @@ fn net(weight: [f32; 2], steps: i64, mask: bool, mean: f32, device: &Device) -> 
     }
 }
 
-fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
-    tensor.into_data().iter::<f64>().collect()
-}
-
 fn autodiff() -> Device {
     Device::default().autodiff()
 }
@@ -57,12 +54,12 @@ fn weights_are_averaged_and_everything_else_is_the_latest() {
     let averaged = average.model().unwrap();
     assert_eq!(average.updates(), 3);
     // (1 + 2 + 6) / 3 and (8 + 2 + 2) / 3
-    for (got, expected) in floats(averaged.weight.val()).iter().zip([3.0, 4.0]) {
+    for (got, expected) in values(averaged.weight.val()).iter().zip([3.0, 4.0]) {
         assert!((got - expected).abs() < 1e-6, "{got}");
     }
     assert_eq!(averaged.steps.val().into_scalar::<i64>(), 3);
     assert!(averaged.mask.val().into_scalar::<bool>());
-    assert_eq!(floats(averaged.norm.running_mean.value()), [6.0]);
+    assert_eq!(values(averaged.norm.running_mean.value()), [6.0]);
 }
 
 #[test]
@@ -77,7 +74,7 @@ fn running_statistics_are_averaged_when_asked_to() {
     }
     // As in the rule's test: 8, 7, 5.5.
     let averaged = average.model().unwrap();
-    assert_eq!(floats(averaged.norm.running_mean.value()), [5.5]);
+    assert_eq!(values(averaged.norm.running_mean.value()), [5.5]);
 
     let error = average.update(&model(f32::NAN)).unwrap_err();
     assert!(error.to_string().contains("`norm.running_mean`"), "{error}");
@@ -93,8 +90,8 @@ fn the_live_model_is_left_alone() {
         .update(&net([3.0, 3.0], 2, true, 7.0, &device))
         .unwrap();
 
-    assert_eq!(floats(model.weight.val()), [1.0, 2.0]);
-    assert_eq!(floats(model.norm.running_mean.value()), [5.0]);
+    assert_eq!(values(model.weight.val()), [1.0, 2.0]);
+    assert_eq!(values(model.norm.running_mean.value()), [5.0]);
     assert!(model.weight.is_require_grad());
     assert!(model.weight.val().is_autodiff());
 
@@ -125,7 +122,7 @@ fn a_model_in_16_bits_is_averaged_in_32_and_comes_back_in_16() {
     for value in [256.0, 258.0, 258.0, 256.0] {
         average.update(&model(value)).unwrap();
     }
-    assert_eq!(floats(average.state().weight.val())[0], 257.0);
+    assert_eq!(values(average.state().weight.val())[0], 257.0);
     assert_eq!(average.state().weight.val().dtype(), DType::F32);
     assert_eq!(average.model().unwrap().weight.val().dtype(), DType::BF16);
 }
@@ -144,11 +141,11 @@ fn f64_stays_f64() {
     average.update(&model(1.0 + 2e-12)).unwrap();
     let averaged = average.model().unwrap().weight.val();
     assert_eq!(averaged.dtype(), DType::F64);
-    assert!((floats(averaged)[0] - (1.0 + 1e-12)).abs() < 1e-15);
+    assert!((values(averaged)[0] - (1.0 + 1e-12)).abs() < 1e-15);
 }
 
 #[test]
-fn weights_that_are_not_finite_are_refused_by_name_and_nothing_is_lost() {
+fn not_finite_weights_are_refused_by_name_and_nothing_is_lost() {
     let device = autodiff();
     let model = |weight| net(weight, 7, true, 7.0, &device);
     let mut average = Average::new(&model([0.0, 0.0]), EqualWeights).unwrap();
@@ -164,13 +161,13 @@ fn weights_that_are_not_finite_are_refused_by_name_and_nothing_is_lost() {
         assert_eq!(error, expected);
     }
     assert_eq!(average.updates(), 1);
-    assert_eq!(floats(average.model().unwrap().weight.val()), [1.0, 2.0]);
+    assert_eq!(values(average.model().unwrap().weight.val()), [1.0, 2.0]);
     average.update(&model([3.0, 4.0])).unwrap();
-    assert_eq!(floats(average.model().unwrap().weight.val()), [2.0, 3.0]);
+    assert_eq!(values(average.model().unwrap().weight.val()), [2.0, 3.0]);
 }
 
 #[test]
-fn in_the_hosts_memory_weights_out_of_order_are_checked_at_once_and_averaged_too() {
+fn transposed_host_weights_are_checked_at_once_and_averaged() {
     let device = autodiff();
     let model = |bad: f32| Layers {
         layers: vec![{
@@ -187,7 +184,7 @@ fn in_the_hosts_memory_weights_out_of_order_are_checked_at_once_and_averaged_too
     assert!(error.to_string().contains("`layers.0.weight`"), "{error}");
     let averaged = average.model().unwrap();
     // Transposed: the mean of 3 and 5 is in the first row.
-    let weight = floats(averaged.layers[0].weight.val());
+    let weight = values(averaged.layers[0].weight.val());
     assert_eq!(weight, [1.0, 4.0, 2.0, 4.0]);
 }
 
@@ -205,7 +202,7 @@ fn update_unread(average: &mut Average<Net>, model: &Net) {
 }
 
 #[test]
-fn an_accelerator_keeps_the_last_good_average_without_being_read() {
+fn an_accelerator_keeps_the_last_good_average_unread() {
     let device = autodiff();
     let model = |weight, steps| net(weight, steps, true, steps as f32, &device);
     let mut average = Average::new(&model([0.0, 0.0], 0), EqualWeights).unwrap();
@@ -222,14 +219,14 @@ fn an_accelerator_keeps_the_last_good_average_without_being_read() {
     assert_eq!(average.check(), Err(expected));
     assert_eq!(average.updates(), 2);
     let averaged = average.model().unwrap();
-    assert_eq!(floats(averaged.weight.val()), [2.0, 3.0]);
+    assert_eq!(values(averaged.weight.val()), [2.0, 3.0]);
     assert_eq!(averaged.steps.val().into_scalar::<i64>(), 2);
-    assert_eq!(floats(averaged.norm.running_mean.value()), [2.0]);
+    assert_eq!(values(averaged.norm.running_mean.value()), [2.0]);
 
     // From there it goes on.
     update_unread(&mut average, &model([5.0, 6.0], 5));
     assert_eq!(average.check(), Ok(()));
-    assert_eq!(floats(average.model().unwrap().weight.val()), [3.0, 4.0]);
+    assert_eq!(values(average.model().unwrap().weight.val()), [3.0, 4.0]);
 }
 
 #[derive(Module, Debug)]
@@ -301,17 +298,8 @@ fn a_record_brings_back_the_average_and_its_count() {
     for average in [&mut average, &mut resumed] {
         average.update(&model([0.7, 0.1])).unwrap();
     }
-    let weight = |average: &Average<Net>| floats(average.state().weight.val());
+    let weight = |average: &Average<Net>| values(average.state().weight.val());
     assert_eq!(weight(&average), weight(&resumed));
-}
-
-/// Casts every float parameter to bf16, as one might to halve a record.
-struct ToBf16;
-
-impl ModuleMapper for ToBf16 {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        param.map(|tensor| tensor.cast(FloatDType::BF16))
-    }
 }
 
 #[test]
@@ -320,13 +308,14 @@ fn a_record_in_16_bits_is_averaged_in_32_from_there_on() {
     let model = |value: f32| net([value, 0.0], 0, false, 0.0, &device);
     let mut average = Average::new(&model(0.0), EqualWeights).unwrap();
     average.update(&model(256.0)).unwrap();
-    let record = average.clone().map(&mut ToBf16).into_record();
+    // As one might to halve it.
+    let record = cast(average.clone(), FloatDType::BF16).into_record();
 
     let mut resumed = average.try_load_record(record).unwrap();
     assert_eq!(resumed.state().weight.val().dtype(), DType::BF16);
     resumed.update(&model(258.0)).unwrap();
     // 257 needs more bits than bf16 has.
-    assert_eq!(floats(resumed.state().weight.val())[0], 257.0);
+    assert_eq!(values(resumed.state().weight.val())[0], 257.0);
 }
 
 #[test]
@@ -341,7 +330,7 @@ fn a_record_is_not_judged_by_what_was_found_before() {
     let mut resumed = average.clone().try_load_record(record).unwrap();
     assert_eq!(resumed.check(), Ok(()));
     resumed.update(&model(3.0)).unwrap();
-    assert_eq!(floats(resumed.model().unwrap().weight.val()), [2.0, 2.0]);
+    assert_eq!(values(resumed.model().unwrap().weight.val()), [2.0, 2.0]);
     // The other still is.
     assert!(average.check().is_err());
 }
@@ -363,7 +352,7 @@ fn a_weight_that_is_no_share_is_refused_and_nothing_is_lost() {
         let error = average.update(&model(3.0)).unwrap_err();
         assert!(error.to_string().contains("[0, 1]"), "{error}");
         assert_eq!(average.updates(), 1);
-        assert_eq!(floats(average.model().unwrap().weight.val()), [1.0, 1.0]);
+        assert_eq!(values(average.model().unwrap().weight.val()), [1.0, 1.0]);
     }
 }
 
@@ -377,12 +366,12 @@ fn an_average_goes_on_from_another() {
         .unwrap();
     assert_eq!(average.updates(), 3);
     let averaged = average.model().unwrap();
-    assert_eq!(floats(averaged.weight.val()), [2.0, 4.0]);
-    assert_eq!(floats(averaged.norm.running_mean.value()), [5.0]);
+    assert_eq!(values(averaged.weight.val()), [2.0, 4.0]);
+    assert_eq!(values(averaged.norm.running_mean.value()), [5.0]);
 
     // (3 * 2 + 6) / 4 and (3 * 4 + 0) / 4
     average.update(&model([6.0, 0.0], 6.0)).unwrap();
-    assert_eq!(floats(average.model().unwrap().weight.val()), [3.0, 3.0]);
+    assert_eq!(values(average.model().unwrap().weight.val()), [3.0, 3.0]);
 
     // Under a rule that would not copy, too.
     #[derive(Debug)]
@@ -397,7 +386,7 @@ fn an_average_goes_on_from_another() {
         .with_initial_average(&model([2.0, 4.0], 5.0), 3)
         .unwrap();
     tenth.update(&model([12.0, 14.0], 6.0)).unwrap();
-    for (got, expected) in floats(tenth.model().unwrap().weight.val())
+    for (got, expected) in values(tenth.model().unwrap().weight.val())
         .iter()
         .zip([3.0, 5.0])
     {
@@ -410,7 +399,7 @@ fn an_average_goes_on_from_another() {
         .unwrap();
     assert_eq!(average.model().unwrap_err(), AverageError::NothingAveraged);
     average.update(&model([1.0, 2.0], 1.0)).unwrap();
-    assert_eq!(floats(average.model().unwrap().weight.val()), [1.0, 2.0]);
+    assert_eq!(values(average.model().unwrap().weight.val()), [1.0, 2.0]);
 }
 
 #[test]
@@ -452,8 +441,8 @@ fn what_is_unread_is_read_before_other_values_are_checked() {
     update_unread(&mut average, &model(3.0, 5.0));
     assert_eq!(average.check(), Ok(()));
     let averaged = average.model().unwrap();
-    assert_eq!(floats(averaged.weight.val()), [2.0, 2.0]);
-    assert_eq!(floats(averaged.norm.running_mean.value()), [3.0]);
+    assert_eq!(values(averaged.weight.val()), [2.0, 2.0]);
+    assert_eq!(values(averaged.norm.running_mean.value()), [3.0]);
 
     // In the host's memory, where nothing is left to be read.
     update_unread(&mut average, &model(f32::NAN, 5.0));

@@ -4,6 +4,7 @@ use std::io;
 use burn::module::RunningState;
 use burn::nn::{BatchNorm, BatchNormConfig, Dropout, DropoutConfig, Linear, LinearConfig};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use burn_swa_test_support::parameters::values;
 
 use super::*;
 
@@ -67,9 +68,8 @@ where
 }
 
 fn statistics_of(norm: &BatchNorm) -> Vec<f64> {
-    let mean = norm.running_mean.value().into_data();
-    let variance = norm.running_var.value().into_data();
-    mean.iter::<f64>().chain(variance.iter::<f64>()).collect()
+    let statistics = [&norm.running_mean, &norm.running_var];
+    statistics.map(|it| values(it.value())).concat()
 }
 
 fn assert_close(got: &[f64], expected: &[f64]) {
@@ -82,7 +82,7 @@ fn assert_close(got: &[f64], expected: &[f64]) {
 }
 
 #[test]
-fn statistics_are_those_of_all_samples_whatever_the_batches_and_the_momentum() {
+fn all_samples_count_alike_whatever_the_batches_and_momentum() {
     // Columns 1, 3, 5, 11 (mean 5, variance 14) and 2, 2, 4, 8 (mean 4, variance 6).
     let batches = [
         batch(&[[1.0, 2.0], [3.0, 2.0], [5.0, 4.0]]),

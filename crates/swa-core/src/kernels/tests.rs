@@ -60,7 +60,7 @@ fn an_average_takes_a_step_towards_the_current_value() {
 }
 
 #[test]
-fn every_average_of_several_takes_its_own_step_by_its_own_weight() {
+fn each_of_several_averages_takes_its_own_step() {
     let steps = || {
         vec![
             step(
@@ -81,7 +81,7 @@ fn every_average_of_several_takes_its_own_step_by_its_own_weight() {
 }
 
 #[test]
-fn a_shared_average_is_left_alone_and_an_owned_one_is_changed_in_place() {
+fn an_owned_average_changes_in_place_and_a_shared_one_does_not() {
     let shared = full(LONG, 1.0);
     let averaged = taken(vec![step(full(LONG, 3.0), [(shared.clone(), 0.5)])]);
     assert!(values(Floats::of(shared)).iter().all(|value| *value == 1.0));
@@ -131,7 +131,7 @@ fn the_formula_is_that_of_burns_operations_to_the_bit() {
 }
 
 #[test]
-fn no_step_is_taken_if_a_checked_value_is_not_finite_wherever_it_is() {
+fn no_step_is_taken_if_any_checked_value_is_not_finite() {
     let first = |mut steps: Vec<Step>| {
         let refusal = take(&mut steps, Reading::Now).err();
         let averages = steps.into_iter().flat_map(|step| step.averages);
@@ -173,7 +173,7 @@ fn no_step_is_taken_if_a_checked_value_is_not_finite_wherever_it_is() {
 }
 
 #[test]
-fn a_verdict_counts_the_updates_before_the_first_that_is_left_out() {
+fn a_verdict_counts_the_updates_before_the_first_left_out() {
     let mut verdict = None;
     let mut average = Floats::of(full(2, 1.0));
     let mut update = |value: f32, verdict: &mut Option<Verdict>| {
@@ -260,7 +260,7 @@ fn many_steps(device: &Device, reading: Reading<'_>) -> (Vec<Vec<f64>>, Vec<Vec<
 
 #[cfg(feature = "wgpu")]
 #[test]
-fn on_wgpu_several_averages_of_many_parameters_take_the_steps_that_they_take_on_flex() {
+fn on_wgpu_averages_of_many_parameters_take_the_steps_of_flex() {
     let wgpu = Device::wgpu(burn::tensor::DeviceKind::default());
     let expected = many_steps(&Device::flex(), Reading::Now);
     assert_eq!(expected.0.len(), 3 * 48);

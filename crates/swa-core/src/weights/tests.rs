@@ -1,6 +1,7 @@
 use burn::module::{ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig, LinearLayout};
 use burn::tensor::{Bool, DType, Int};
+use burn_swa_test_support::parameters::{cast, values};
 
 use super::*;
 
@@ -47,16 +48,12 @@ fn weights(net: &Net) -> Weights {
     Weights::of(net).unwrap()
 }
 
-fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
-    tensor.into_data().iter::<f64>().collect()
-}
-
 fn assert_is(net: &Net, weight: [f64; 4], bias: [f64; 2]) {
-    assert_eq!(floats(net.weight.val()), weight);
-    assert_eq!(floats(net.bias.val()), bias);
+    assert_eq!(values(net.weight.val()), weight);
+    assert_eq!(values(net.bias.val()), bias);
     // Of the first operand.
     assert_eq!(net.steps.val().into_scalar::<i64>(), 1);
-    assert_eq!(floats(net.norm.running_mean.value()), [7.0]);
+    assert_eq!(values(net.norm.running_mean.value()), [7.0]);
 }
 
 #[test]
@@ -80,14 +77,14 @@ fn a_module_gives_its_parameters_by_path_and_takes_them_back() {
     assert_eq!(described, expected);
     assert_eq!(weights.num_elements(), 8);
     assert_eq!(
-        floats(weights.parameter("weight").unwrap()),
+        values(weights.parameter("weight").unwrap()),
         [3.0, 2.0, 1.0, 0.0]
     );
     assert!(weights.parameter("steps").is_none() && weights.parameter("wieght").is_none());
 
     let into = first();
     let filled = weights.put_into(&into).unwrap();
-    assert_eq!(floats(filled.weight.val()), [3.0, 2.0, 1.0, 0.0]);
+    assert_eq!(values(filled.weight.val()), [3.0, 2.0, 1.0, 0.0]);
     assert_eq!(filled.steps.val().into_scalar::<i64>(), 2);
     assert_eq!(
         filled
@@ -98,7 +95,7 @@ fn a_module_gives_its_parameters_by_path_and_takes_them_back() {
             .collect::<Vec<_>>(),
         [true, true]
     );
-    assert_eq!(floats(filled.norm.running_mean.value()), [9.0]);
+    assert_eq!(values(filled.norm.running_mean.value()), [9.0]);
     assert!(!filled.weight.val().is_autodiff() && filled.train().weight.is_require_grad());
     assert_is(&into, [1.0, 2.0, 3.0, 4.0], [5.0, 6.0]);
 }
@@ -141,18 +138,12 @@ fn arithmetic_is_on_weights_and_the_rest_is_the_first_operands() {
 
 #[test]
 fn weights_in_16_bits_are_combined_in_32_and_come_back_in_16() {
-    struct ToBf16;
-    impl ModuleMapper for ToBf16 {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            param.map(|tensor| tensor.cast(FloatDType::BF16))
-        }
-    }
-    let net = |value: f32| net([[value; 2]; 2], [0.0; 2], 1, 7.0).map(&mut ToBf16);
+    let net = |value: f32| cast(net([[value; 2]; 2], [0.0; 2], 1, 7.0), FloatDType::BF16);
     // 256 and 258 are neighbours in bf16: halfway between them is not.
     let halfway = weights(&net(256.0))
         .lerp(&weights(&net(258.0)), 0.5)
         .unwrap();
-    assert_eq!(floats(halfway.parameter("weight").unwrap()), [257.0; 4]);
+    assert_eq!(values(halfway.parameter("weight").unwrap()), [257.0; 4]);
     assert_eq!(
         halfway.put_into(&net(0.0)).unwrap().weight.val().dtype(),
         DType::BF16
@@ -188,11 +179,11 @@ fn parameters_are_matched_by_path_whatever_their_order() {
     assert_eq!(a.distance(&b).unwrap(), 0.0);
     assert_eq!(a.dot(&b).unwrap(), 91.0);
     let doubled = a.axpy(1.0, &b).unwrap().put_into(&reversed).unwrap();
-    assert_eq!(floats(doubled.bias.val()), [10.0, 12.0]);
+    assert_eq!(values(doubled.bias.val()), [10.0, 12.0]);
 }
 
 #[test]
-fn weights_of_another_module_are_refused_with_the_path_of_the_difference() {
+fn weights_of_another_module_are_refused_with_the_path() {
     let net = first();
     let (a, other) = (
         weights(&net),
@@ -286,7 +277,7 @@ impl Module for ByHand {
 }
 
 #[test]
-fn modules_whose_traversals_do_not_tell_parameters_apart_are_refused() {
+fn traversals_that_do_not_tell_parameters_apart_are_refused() {
     let layer = || LinearConfig::new(2, 2).init(&device());
     let by_hand = |visited, mapped| ByHand {
         layers: [layer(), layer()],
@@ -335,17 +326,17 @@ fn a_vector_that_nobody_shares_is_changed_in_place() {
     let own = own.lerp(&other, 0.5).unwrap();
     assert_eq!(address(&own), before);
     assert_eq!(
-        floats(own.parameter("weight").unwrap()),
+        values(own.parameter("weight").unwrap()),
         [2.5, 2.0, 1.5, 1.0]
     );
     assert_eq!(
-        floats(shared.parameter("weight").unwrap()),
+        values(shared.parameter("weight").unwrap()),
         [1.0, 2.0, 3.0, 4.0]
     );
 }
 
 #[test]
-fn a_skeleton_holds_one_element_a_parameter_and_what_else_a_parameter_is() {
+fn a_skeleton_holds_an_element_a_parameter_and_all_else_of_it() {
     #[derive(Default, PartialEq, Debug)]
     struct Seen {
         ids: Vec<ParamId>,
@@ -404,7 +395,7 @@ fn directions_have_the_length_that_they_are_said_to_have() {
     let other = weights.random_direction().unwrap();
     // In 3060 dimensions, two directions are nearly at right angles: their cosine is 0.018 on average.
     assert!(direction.dot(&other).unwrap().abs() < 0.1);
-    let values = floats(direction.parameter("weight").unwrap());
+    let values = values(direction.parameter("weight").unwrap());
     assert!(values.iter().sum::<f64>().abs() < 4.0);
     assert!(values.iter().any(|value| *value < 0.0) && values.iter().any(|value| *value > 0.0));
 
@@ -438,10 +429,10 @@ fn filters_of_a_direction_are_as_long_as_those_of_the_weights() {
         );
     };
     close(
-        floats(normalised.parameter("weight").unwrap()),
+        values(normalised.parameter("weight").unwrap()),
         [0.0, 5.0, 1.2, 1.6],
     );
-    assert_eq!(floats(normalised.parameter("bias").unwrap()), [0.0, 0.0]);
+    assert_eq!(values(normalised.parameter("bias").unwrap()), [0.0, 0.0]);
 
     // A linear layer's weight is [in, out]: columns are filters.
     let layer = |weight: [[f32; 2]; 2]| {
@@ -454,7 +445,7 @@ fn filters_of_a_direction_are_as_long_as_those_of_the_weights() {
         .filter_normalised(&weights)
         .unwrap();
     close(
-        floats(normalised.parameter("weight").unwrap()),
+        values(normalised.parameter("weight").unwrap()),
         [0.0, 1.2, 5.0, 1.6],
     );
 }

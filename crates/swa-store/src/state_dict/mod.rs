@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_right_in_the_file_or_under_the_key_is_taken_and_the_rest_is_unknown() {
+    fn the_network_at_a_key_is_taken_and_those_below_are_unknown() {
         let mut file = StateDict::of(&net(1.0));
         file.entries.extend(nested("ema", StateDict::of(&net(2.0))));
         file.entries
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_running_statistics_of_the_last_step_go_along_and_do_not_come_back() {
+    fn pending_running_statistics_go_along_and_do_not_come_back() {
         let stepped = net(0.0);
         let input =
             Tensor::<2>::from_floats([[0.0, 10.0], [2.0, 30.0]], &Device::flex().autodiff());
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quantised_network_is_refused_and_not_written_without_its_weights() {
+    fn a_quantised_network_is_neither_written_nor_loaded() {
         use burn::module::Quantizer;
         use burn::tensor::quantization::{Calibration, QuantScheme};
 

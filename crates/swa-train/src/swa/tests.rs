@@ -1,55 +1,20 @@
-use burn::data::dataloader::{DataLoaderBuilder, batcher::Batcher};
-use burn::data::dataset::InMemDataset;
 use burn::module::Module;
-use burn::nn::{Linear, LinearConfig};
-use burn::tensor::Tensor;
-use burn::train::{RegressionOutput, TrainOutput, TrainStep};
+use burn_swa_test_support::network::Net;
+use burn_swa_test_support::parameters::{scaled, weights};
+use burn_swa_test_support::points::loader;
 
 use super::*;
 use crate::{Collect, RunLength};
 
-#[derive(Module, Debug)]
-struct Net {
-    layer: Linear,
-}
-
-impl TrainStep for Net {
-    type Input = Tensor<2>;
-    type Output = RegressionOutput;
-
-    fn step(&self, input: Tensor<2>) -> TrainOutput<RegressionOutput> {
-        let output = InferenceStep::step(self, input);
-        TrainOutput::new(self, output.loss.backward(), output)
-    }
-}
-
-impl InferenceStep for Net {
-    type Input = Tensor<2>;
-    type Output = RegressionOutput;
-
-    fn step(&self, input: Tensor<2>) -> RegressionOutput {
-        let output = self.layer.forward(input);
-        RegressionOutput::new(output.clone().mean(), output.clone(), output)
-    }
-}
-
-struct Rows;
-
-impl Batcher<f32, Tensor<2>> for Rows {
-    fn batch(&self, items: Vec<f32>, device: &Device) -> Tensor<2> {
-        Tensor::<1>::from_floats(items.as_slice(), device).unsqueeze_dim(1)
-    }
+fn swa_of(model: Net) -> Swa<Net> {
+    let run = RunLength::new(1, 10).unwrap();
+    SwaConfig::new(Collect::from_step(1, &run).unwrap())
+        .init(model, loader())
+        .unwrap()
 }
 
 fn swa() -> Swa<Net> {
-    let model = Net {
-        layer: LinearConfig::new(1, 1).init(&Device::default().autodiff()),
-    };
-    let loader = DataLoaderBuilder::new(Rows).build(InMemDataset::new(vec![1.0]));
-    let run = RunLength::new(1, 10).unwrap();
-    SwaConfig::new(Collect::from_step(1, &run).unwrap())
-        .init(model, loader)
-        .unwrap()
+    swa_of(Net::new())
 }
 
 #[test]
@@ -76,31 +41,23 @@ fn a_copy_for_validation_is_left_alone_by_later_steps() {
     assert_eq!((valid.updates(), swa.updates()), (1, 2));
 }
 
-fn weight(model: &Net) -> f32 {
-    model.layer.weight.val().into_scalar()
-}
-
 #[test]
 fn what_was_evaluated_is_not_taken_for_another_records() {
     let evaluated = swa().after_step();
     evaluated.clone().into_averaged().unwrap();
-    let other = swa().after_step();
+    let other = swa_of(scaled(Net::new(), 2.0)).after_step();
     let record = other.clone().into_record();
     let loaded = evaluated.try_load_record(record).unwrap();
     let averaged = loaded.into_averaged().unwrap();
-    assert_eq!(weight(&averaged), weight(other.live()));
+    assert_eq!(weights(&averaged), weights(other.live()));
 }
 
 #[test]
-fn weights_that_diverged_are_not_averaged_until_an_earlier_checkpoint_is_loaded() {
+fn diverged_weights_are_not_averaged_until_a_record_is_loaded() {
     let mut swa = swa().after_step();
     let record = swa.clone().into_record();
     assert!(swa.try_evaluate(MAIN).is_some());
-    let layer = &mut swa.model.layer;
-    layer.weight = layer
-        .weight
-        .clone()
-        .map(|weight| weight.mul_scalar(f32::NAN));
+    swa.model = scaled(swa.model, f64::NAN);
     let diverged = swa.after_step();
     assert!(diverged.try_evaluate(MAIN).is_none());
     assert!(diverged.clone().into_averaged().is_err());
@@ -121,7 +78,7 @@ fn a_training_with_a_clone_of_what_another_has_trained_is_told() {
     let averaged = first.clone().into_averaged().unwrap();
     let error = start.after_step().into_averaged().unwrap_err();
     assert!(error.to_string().contains("SwaConfig::init"), "{error}");
-    assert_eq!(weight(&averaged), weight(first.live()));
+    assert_eq!(weights(&averaged), weights(first.live()));
 }
 
 #[test]

@@ -1,33 +1,39 @@
 //! `Swa` in Burn's `Learner`, on one device and on several.
 
 mod devices;
-mod net;
+mod loaders;
 mod replica;
-mod silent;
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::config::Config;
 use burn::data::dataloader::DataLoader;
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::Module;
 use burn::optim::SgdConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::store::ModuleRecord;
-use burn::tensor::{Device, FloatDType, Tensor};
+use burn::tensor::{Device, FloatDType};
 use burn::train::metric::store::{Aggregate, Direction, Split};
 use burn::train::metric::{AccuracyMetric, LossMetric};
 use burn::train::{
-    Interrupter, Learner, LearnerModel, LearningResult, MetricEarlyStoppingStrategy,
-    StoppingCondition, SupervisedTraining,
+    InferenceStep, Interrupter, Learner, LearnerModel, LearningResult, MetricEarlyStoppingStrategy,
+    StoppingCondition, SupervisedTraining, TrainStep,
 };
+use burn_swa_test_support::network::Net;
+use burn_swa_test_support::parameters::{
+    Values, assert_is_mean_of, cast, elements, floats, is_running_statistic, shapes, weights,
+};
+use burn_swa_test_support::points::{BATCH, Batch, ITEMS, loader, loader_of};
+use burn_swa_test_support::renderer::Recorder;
 use swa_train::swa_core::{AveragingRule, reestimate_batch_norm};
 use swa_train::{
     AverageConfig, Collect, ModelMetric, PaperLrSchedulerConfig, Pooling, ReestimationConfig,
     RuleConfig, RunLength, RunningStatistics, Swa, SwaConfig, SwaError, SwaMetrics,
 };
 
-use net::{BATCH, Batch, ITEMS, Net, Watched, loader, weights};
+use loaders::{CountingDown, Watched};
+use replica::Replica;
 
 const EPOCHS: usize = 6;
 
@@ -62,7 +68,7 @@ where
 {
     let (train, valid): (Loader, Loader) = (loader(), loader());
     SupervisedTraining::new(directory, train, valid)
-        .renderer(Box::new(silent::Silent))
+        .renderer(Box::new(Recorder::default()))
         .with_application_logger(None)
         .num_epochs(EPOCHS)
 }
@@ -75,7 +81,7 @@ fn in_temporary_folder<T>(run: impl FnOnce(&std::path::Path) -> T) -> T {
 /// Trains with SWA, and returns the result with the weights of the live model after every step.
 fn train_swa(
     change: impl FnOnce(SupervisedTraining<Swa<Net>>) -> SupervisedTraining<Swa<Net>>,
-) -> (LearningResult<Swa<Net>>, Vec<Vec<f32>>) {
+) -> (LearningResult<Swa<Net>>, Vec<Values>) {
     let model = Net::new();
     let history = model.history.clone();
     let result =
@@ -84,34 +90,22 @@ fn train_swa(
     (result, history)
 }
 
-fn mean(of: &[&Vec<f32>]) -> Vec<f64> {
-    (0..of[0].len())
-        .map(|index| {
-            let sum: f64 = of.iter().map(|weights| f64::from(weights[index])).sum();
-            sum / of.len() as f64
-        })
-        .collect()
-}
-
-fn assert_is_mean_of(average: &Net, collected: &[&Vec<f32>]) {
-    let expected = mean(collected);
-    for (got, expected) in weights(average).iter().zip(expected) {
-        assert!(
-            (f64::from(*got) - expected).abs() < 1e-6,
-            "{got} {expected}"
-        );
-    }
+/// The running statistics of BatchNorm alone.
+fn statistics_of(model: &Net) -> Values {
+    let mut statistics = floats(model);
+    statistics.retain(|path, _| is_running_statistic(path));
+    statistics
 }
 
 /// The weights that `Collect::from_epoch(3)` collects.
-fn collected(history: &[Vec<f32>], steps_per_epoch: usize) -> Vec<&Vec<f32>> {
+fn collected(history: &[Values], steps_per_epoch: usize) -> Vec<&Values> {
     (3..=EPOCHS)
         .map(|epoch| &history[epoch * steps_per_epoch - 1])
         .collect()
 }
 
 #[test]
-fn the_live_model_trains_as_if_it_were_alone_and_the_average_is_the_mean_of_what_it_passes() {
+fn training_is_as_without_swa_and_the_average_is_the_mean() {
     let bare = in_temporary_folder(|directory| training(directory).launch(learner(Net::new())));
     let (result, history) = train_swa(|training| training);
 
@@ -157,7 +151,7 @@ fn an_average_from_elsewhere_goes_on_and_is_resumed() {
 }
 
 #[test]
-fn steps_are_those_of_the_optimizer_when_gradients_are_accumulated() {
+fn steps_are_the_optimizers_when_gradients_are_accumulated() {
     let (result, history) = train_swa(|training| training.grads_accumulation(2));
     // Five batches an epoch make three steps, the last of them of one batch.
     assert_eq!(run_length().steps_per_epoch(), 5);
@@ -175,7 +169,7 @@ fn steps_are_those_of_the_optimizer_when_gradients_are_accumulated() {
 }
 
 #[test]
-fn a_checkpoint_resumes_weights_average_counters_and_learning_rate_to_the_bit() {
+fn a_checkpoint_resumes_the_whole_training_to_the_bit() {
     let (whole, _) = train_swa(|training| training);
     let resumed = in_temporary_folder(|directory| {
         let first = training(directory)
@@ -192,10 +186,8 @@ fn a_checkpoint_resumes_weights_average_counters_and_learning_rate_to_the_bit() 
     assert_eq!(resumed.model.updates(), 4);
     assert_eq!(resumed.model.steps(), run_length().total_steps());
     assert_eq!(weights(whole.model.live()), weights(resumed.model.live()));
-    let averaged = |result: LearningResult<Swa<Net>>| {
-        let averaged = result.model.into_averaged().unwrap();
-        (weights(&averaged), averaged.running_statistics())
-    };
+    let averaged =
+        |result: LearningResult<Swa<Net>>| floats(&result.model.into_averaged().unwrap());
     assert_eq!(averaged(whole), averaged(resumed));
 }
 
@@ -206,16 +198,13 @@ fn the_averaged_model_can_be_taken_from_a_checkpoint() {
         let result = checkpointed.launch(learner(wrap(Net::new())));
         let file = directory.join(format!("checkpoint/model-{EPOCHS}.bpk"));
         let loaded = wrap(Net::new()).try_load_file(file).unwrap();
-        let averaged = |swa: Swa<Net>| {
-            let averaged = swa.into_averaged().unwrap();
-            (weights(&averaged), averaged.running_statistics())
-        };
+        let averaged = |swa: Swa<Net>| floats(&swa.into_averaged().unwrap());
         assert_eq!(averaged(loaded), averaged(result.model));
     });
 }
 
 #[test]
-fn the_averaged_model_is_validated_and_handed_over_with_its_statistics_re_estimated() {
+fn the_averaged_model_is_validated_and_given_re_estimated() {
     let (result, _) = train_swa(|training| training);
     let report = result.model.batch_norm_report();
     let (expected, _) = reestimate_batch_norm(
@@ -234,14 +223,14 @@ fn the_averaged_model_is_validated_and_handed_over_with_its_statistics_re_estima
     .unwrap();
     // The last validation did it already.
     assert_eq!(report.unwrap().samples, ITEMS);
-    let latest = result.model.live().running_statistics();
-    let averaged = result.model.into_averaged().unwrap();
-    assert_eq!(averaged.running_statistics(), expected.running_statistics());
-    assert_ne!(averaged.running_statistics(), latest);
+    let latest = statistics_of(result.model.live());
+    let averaged = statistics_of(&result.model.into_averaged().unwrap());
+    assert_eq!(averaged, statistics_of(&expected));
+    assert_ne!(averaged, latest);
 }
 
 #[test]
-fn batch_norm_is_re_estimated_once_a_validation_and_not_again_for_the_result() {
+fn batch_norm_is_re_estimated_once_for_each_validation() {
     let loader = Watched::failing_in(0);
     let passes = loader.passes.clone();
     let collect = Collect::from_epoch(3, &run_length()).unwrap();
@@ -253,7 +242,7 @@ fn batch_norm_is_re_estimated_once_a_validation_and_not_again_for_the_result() {
 }
 
 #[test]
-fn a_re_estimation_that_fails_is_told_and_does_not_stop_the_average() {
+fn a_failed_re_estimation_is_told_and_averaging_goes_on() {
     let loader = Watched::failing_in(1);
     let collect = Collect::from_epoch(3, &run_length()).unwrap();
     let swa = SwaConfig::new(collect).init(Net::new(), Arc::new(loader));
@@ -274,8 +263,8 @@ fn fewer_batches_or_none_re_estimate_batch_norm_if_asked_to() {
             .unwrap();
         let result = in_temporary_folder(|directory| training(directory).launch(learner(swa)));
         let report = result.model.batch_norm_report().unwrap();
-        let live = result.model.live().running_statistics();
-        let averaged = result.model.into_averaged().unwrap().running_statistics();
+        let live = statistics_of(result.model.live());
+        let averaged = statistics_of(&result.model.into_averaged().unwrap());
         (report.samples, averaged == live)
     };
     let first_batches = |batches| {
@@ -303,23 +292,27 @@ fn an_average_at_every_step_is_an_ema() {
     let result = in_temporary_folder(|directory| training(directory).launch(learner(swa)));
 
     let history = history.lock().unwrap();
-    let mut expected: Vec<f64> = history[0].iter().map(|weight| f64::from(*weight)).collect();
+    let mut expected = history[0].clone();
     for weights in &history[1..] {
-        for (average, weight) in expected.iter_mut().zip(weights) {
-            *average += 0.1 * (f64::from(*weight) - *average);
+        for (path, average) in &mut expected {
+            for (average, weight) in average.iter_mut().zip(&weights[path]) {
+                *average += 0.1 * (weight - *average);
+            }
         }
     }
-    let averaged = result.model.into_averaged().unwrap();
-    for (got, expected) in weights(&averaged).iter().zip(expected) {
-        assert!((f64::from(*got) - expected).abs() < 1e-6);
+    let averaged = weights(&result.model.into_averaged().unwrap());
+    for (path, averaged) in averaged {
+        for (got, expected) in averaged.iter().zip(&expected[&path]) {
+            assert!((got - expected).abs() < 1e-6, "{path}: {got} {expected}");
+        }
     }
 }
 
 #[test]
-fn a_training_that_ends_before_it_collects_has_no_averaged_model_but_a_live_one() {
+fn a_training_that_never_collects_has_a_live_model_alone() {
     let (result, _) = train_swa(|training| training.num_epochs(2));
-    let live = weights(&result.model.clone().into_live());
-    assert_eq!(live.len(), weights(&Net::new()).len());
+    let live = result.model.clone().into_live();
+    assert_eq!(shapes(&live), shapes(&Net::new()));
     let error = result.model.into_averaged().unwrap_err();
     assert!(
         matches!(error, SwaError::NothingCollected { first_step, steps } if steps < first_step),
@@ -328,12 +321,11 @@ fn a_training_that_ends_before_it_collects_has_no_averaged_model_but_a_live_one(
 }
 
 #[test]
-fn live_metrics_stand_beside_the_averaged_ones_under_their_own_names() {
-    let metrics = Arc::new(Mutex::new(Vec::new()));
-    let recorder = silent::Recorder(metrics.clone());
+fn live_metrics_stand_beside_the_averaged_ones() {
+    let recorder = Recorder::default();
     in_temporary_folder(|directory| {
         training(directory)
-            .renderer(Box::new(recorder))
+            .renderer(Box::new(recorder.clone()))
             .metrics((AccuracyMetric::new(), LossMetric::new()))
             .metric_valid_numeric(ModelMetric::new("live", AccuracyMetric::new()))
             .metric_valid_numeric(ModelMetric::new("live", LossMetric::new()))
@@ -342,11 +334,7 @@ fn live_metrics_stand_beside_the_averaged_ones_under_their_own_names() {
             ))
     });
 
-    let metrics = metrics.lock().unwrap();
-    let values = |name: &str| -> Vec<f64> {
-        let of_name = metrics.iter().filter(|(metric, _)| metric == name);
-        of_name.map(|(_, value)| *value).collect()
-    };
+    let values = |name: &str| recorder.validation(name);
     let (averaged, live) = (values("Loss"), values("Loss (live)"));
     assert_eq!(averaged.len(), live.len());
     assert_eq!(values("Accuracy (live)").len(), live.len());
@@ -368,10 +356,8 @@ fn wrap_with_ema(model: Net) -> Swa<Net> {
 }
 
 /// The weights and running statistics of both averages.
-fn both_averages(swa: &Swa<Net>) -> Vec<(Vec<f32>, Vec<f32>)> {
-    let averaged = ["averaged", "ema"].map(|name| swa.averaged(name).unwrap());
-    let state = averaged.map(|model| (weights(&model), model.running_statistics()));
-    state.to_vec()
+fn both_averages(swa: &Swa<Net>) -> [Values; 2] {
+    ["averaged", "ema"].map(|name| floats(&swa.averaged(name).unwrap()))
 }
 
 #[test]
@@ -384,8 +370,7 @@ fn a_further_average_is_that_of_a_training_with_it_alone() {
     let both = train(wrap_with_ema(Net::new())).model;
 
     assert_eq!(weights(both.live()), weights(swa.live()));
-    let alone = [swa, ema].map(|swa| swa.into_averaged().unwrap());
-    let alone = alone.map(|model| (weights(&model), model.running_statistics()));
+    let alone = [swa, ema].map(|swa| floats(&swa.into_averaged().unwrap()));
     assert_eq!(both_averages(&both), alone);
 }
 
@@ -407,15 +392,59 @@ fn a_checkpoint_resumes_all_averages_to_the_bit() {
 }
 
 #[test]
+fn a_loader_may_ask_the_wrapper_while_it_re_estimates() {
+    let loader = Watched::failing_in(0);
+    let (passes, asked) = (loader.passes.clone(), loader.asked.clone());
+    let collect = Collect::from_epoch(3, &run_length()).unwrap();
+    let swa = SwaConfig::new(collect).init(Net::new(), Arc::new(loader));
+    let swa = swa.unwrap();
+    *asked.lock().unwrap() = Some(swa.clone());
+    in_temporary_folder(|folder| training(folder).launch(learner(swa)));
+    assert_eq!(passes.load(Ordering::SeqCst), 4);
+}
+
+#[test]
+fn live_weights_are_read_once_a_step_and_models_passed_once_a_batch() {
+    let run = run_length();
+    let every_step = Collect::from_step(2, &run).unwrap();
+    let further = ["a", "b"].map(|name| AverageConfig::new(name.to_owned(), every_step));
+    let model = Replica::alone(Net::new());
+    let counts = model.counts.clone();
+    let count = |of: &AtomicUsize| of.swap(0, Ordering::SeqCst);
+    let swa = SwaConfig::new(every_step)
+        .with_running_statistics(RunningStatistics::Averaged)
+        .with_further_averages(further.to_vec())
+        .init(model, loader())
+        .unwrap();
+    let mut swa = swa.with_metrics_of(&["live", "a", "averaged"]).unwrap();
+
+    let batch = loader().iter().next().unwrap().unwrap();
+    let mut optimizer = SgdConfig::new().init();
+    // Nothing is averaged in the first step, and all names are of the live model.
+    for (step, models) in [(1, 1), (2, 3)] {
+        let on_autodiff = loader().to_device(&Device::default().autodiff());
+        let item = on_autodiff.iter().next().unwrap().unwrap();
+        let gradients = TrainStep::step(&swa, item).grads;
+        count(&counts.copies);
+        swa = swa.optimize(&mut optimizer, 0.1.into(), gradients);
+        assert_eq!(count(&counts.copies), step - 1);
+
+        let valid = swa.valid();
+        count(&counts.inferences);
+        InferenceStep::step(&valid, batch.clone());
+        assert_eq!(count(&counts.inferences), models);
+    }
+}
+
+#[test]
 fn metrics_of_each_model_stand_under_its_name() {
-    let metrics = Arc::new(Mutex::new(Vec::new()));
-    let recorder = silent::Recorder(metrics.clone());
+    let recorder = Recorder::default();
     let swa = wrap_with_ema(Net::new());
     let models = ["ema", "live", "averaged"];
     let swa: SwaMetrics<Net> = swa.with_metrics_of(&models).unwrap();
     in_temporary_folder(|folder| {
         let training = training(folder)
-            .renderer(Box::new(recorder))
+            .renderer(Box::new(recorder.clone()))
             .metric_valid_numeric(LossMetric::new());
         let metric = |name| ModelMetric::new(name, LossMetric::new());
         let training = models
@@ -425,11 +454,7 @@ fn metrics_of_each_model_stand_under_its_name() {
         training.launch(learner(swa))
     });
 
-    let metrics = metrics.lock().unwrap();
-    let values = |name: &str| -> Vec<f64> {
-        let of_name = metrics.iter().filter(|(metric, _)| metric == name);
-        of_name.map(|(_, value)| *value).collect()
-    };
+    let values = |name: &str| recorder.validation(name);
     let [ema, live, averaged] = models.map(|name| values(&format!("Loss ({name})")));
     assert_eq!(averaged, values("Loss"));
     // The EMA is there from the first epoch on, the first average from the third.
@@ -441,7 +466,7 @@ fn metrics_of_each_model_stand_under_its_name() {
 }
 
 #[test]
-fn a_name_that_no_model_has_is_an_error_that_lists_those_there_are() {
+fn an_unknown_model_is_an_error_that_lists_those_there_are() {
     let swa = wrap_with_ema(Net::new());
     let expected = "there is no model called `emma` here, only `live`, `averaged`, `ema`";
     let error = swa.clone().with_metrics_of(&["emma"]).unwrap_err();
@@ -568,7 +593,7 @@ fn early_stopping_keeps_what_was_averaged() {
 }
 
 #[test]
-fn weights_that_diverge_stop_the_training_and_leave_the_last_good_average() {
+fn weights_that_diverge_stop_the_training_with_the_last_average() {
     let interrupter = Interrupter::new();
     let model = Net::new().diverging_at(18);
     let collect = Collect::from_epoch(3, &run_length()).unwrap();
@@ -586,7 +611,8 @@ fn weights_that_diverge_stop_the_training_and_leave_the_last_good_average() {
     assert!(error.contains("`input.weight` holds a NaN"), "{error}");
     assert_eq!(result.model.updates(), 1);
     let average = result.model.average().model().unwrap();
-    assert!(weights(&average).iter().all(|weight| weight.is_finite()));
+    let weights = weights(&average);
+    assert!(weights.values().flatten().all(|it| it.is_finite()));
     assert!(result.model.into_averaged().is_err());
 }
 
@@ -594,7 +620,7 @@ fn weights_that_diverge_stop_the_training_and_leave_the_last_good_average() {
 fn a_loader_without_data_is_an_error_that_says_so() {
     let collect = Collect::from_epoch(3, &run_length()).unwrap();
     let swa = SwaConfig::new(collect)
-        .init(Net::new(), net::empty_loader())
+        .init(Net::new(), loader_of([], BATCH))
         .unwrap();
     let result = in_temporary_folder(|directory| training(directory).launch(learner(swa)));
     let error = result.model.into_averaged().unwrap_err();
@@ -605,7 +631,7 @@ fn a_loader_without_data_is_an_error_that_says_so() {
 fn a_loader_whose_progress_falls_is_an_error_that_says_so() {
     let collect = Collect::from_epoch(3, &run_length()).unwrap();
     let swa = SwaConfig::new(collect)
-        .init(Net::new(), Arc::new(net::CountingDown(loader())))
+        .init(Net::new(), Arc::new(CountingDown(loader())))
         .unwrap();
     let result = in_temporary_folder(|directory| training(directory).launch(learner(swa)));
     let error = result.model.into_averaged().unwrap_err();
@@ -613,14 +639,8 @@ fn a_loader_whose_progress_falls_is_an_error_that_says_so() {
 }
 
 #[test]
-fn batch_norm_in_16_bits_is_refused_before_the_training_unless_it_is_averaged_too() {
-    struct ToBf16;
-    impl ModuleMapper for ToBf16 {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            param.map(|tensor| tensor.cast(FloatDType::BF16))
-        }
-    }
-    let model = || Net::new().map(&mut ToBf16);
+fn batch_norm_in_16_bits_is_refused_unless_it_is_averaged_too() {
+    let model = || cast(Net::new(), FloatDType::BF16);
     let swa = || SwaConfig::new(Collect::from_epoch(3, &run_length()).unwrap());
     let error = swa().init(model(), loader()).unwrap_err();
     assert!(error.to_string().contains("`norm`"), "{error}");
@@ -629,9 +649,9 @@ fn batch_norm_in_16_bits_is_refused_before_the_training_unless_it_is_averaged_to
 }
 
 #[test]
-fn the_record_holds_the_live_weights_the_average_and_both_counters() {
+fn the_record_holds_live_weights_the_average_and_counters() {
     let swa = wrap(Net::new());
-    let paths = net::paths(&swa);
+    let recorded = shapes(&swa);
     for path in [
         "model.input.weight",
         "average.model.input.weight",
@@ -640,12 +660,13 @@ fn the_record_holds_the_live_weights_the_average_and_both_counters() {
         "steps",
         "format",
     ] {
-        assert!(paths.iter().any(|it| it == path), "{path} in {paths:?}");
+        let found = recorded.iter().any(|(it, _)| it == path);
+        assert!(found, "{path} in {recorded:?}");
     }
     assert_eq!(swa.num_params(), Net::new().num_params());
     // One number more for every one of the model's, two counters, and the format.
-    let recorded = net::elements(&swa);
-    assert_eq!(recorded, 2 * net::elements(swa.live()) + 3);
+    let live = shapes(swa.live());
+    assert_eq!(elements(&recorded), 2 * elements(&live) + 3);
 
     let bytes = swa.clone().into_record().into_bytes().unwrap();
     let record = ModuleRecord::from_bytes(bytes).unwrap();

@@ -11,8 +11,8 @@ use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsParams, ModuleOptimizer, MultiGradientsParams};
 use burn::tensor::{Device, Tensor, TensorData};
 use burn::train::{ClassificationOutput, InferenceStep, ModuleSharder, TrainOutput, TrainStep};
-
-use crate::net::{Batch, Net};
+use burn_swa_test_support::network::Net;
+use burn_swa_test_support::points::Batch;
 
 /// A [`Net`] that trains side by side with others under Burn's `ddp`, on a backend without collectives.
 #[derive(Debug, Clone)]
@@ -33,6 +33,8 @@ pub(crate) struct Counts {
     pub(crate) shardings: AtomicUsize,
     /// Passed a batch, in validation or to re-estimate BatchNorm.
     pub(crate) inferences: AtomicUsize,
+    /// Copied for validation, or to have its weights read.
+    pub(crate) copies: AtomicUsize,
 }
 
 impl Counts {
@@ -128,6 +130,7 @@ impl Module for Replica {
     }
 
     fn valid(&self) -> Self {
+        self.counts.copies.fetch_add(1, Ordering::SeqCst);
         Self {
             net: self.net.valid(),
             ..self.clone()

@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn an_optimizers_state_is_of_a_parameter_and_of_its_shape_and_rank() {
+    fn an_optimizers_state_has_its_parameters_shape_and_rank() {
         let reason = refusal(OPTIMIZER, |entries, _| weight(entries).param_id = None);
         assert!(reason.ends_with("is of no parameter)"), "{reason}");
 

@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_an_unfinished_checkpoint_is_deleted_and_nothing_else() {
+    fn the_rest_of_an_unfinished_checkpoint_alone_is_deleted() {
         let folder = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::new(folder.path().to_owned()).unwrap();
         let whole = [at(10, 0), at(10, 7)]

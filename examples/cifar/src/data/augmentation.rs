@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crop_at_the_top_left_corner_moves_the_image_down_and_right_over_black() {
+    fn a_crop_at_the_top_left_moves_down_and_right_over_black() {
         let output = write(Placement {
             top: 0,
             left: 1,
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crop_at_the_bottom_right_corner_moves_the_image_up_and_left_over_black() {
+    fn a_crop_at_the_bottom_right_moves_up_and_left_over_black() {
         let output = write(Placement {
             top: 8,
             left: 8,

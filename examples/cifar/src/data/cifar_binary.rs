@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_files_are_read_or_refused_and_take_no_more_memory_than_they_are_long() {
+    fn damaged_files_are_refused_or_read_in_bounded_memory() {
         let read = |files: BinaryFiles, folder: tempfile::TempDir| {
             let names = files.train.0.iter().chain([&files.test.0]);
             let mut paths: Vec<_> = names.map(|name| folder.path().join(name)).collect();

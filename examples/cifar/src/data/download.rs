@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_download_that_left_no_test_images_names_the_folder_to_delete() {
+    fn a_download_without_test_images_names_the_folder_to_delete() {
         let cache = tempfile::tempdir().unwrap();
         let folder = cache.path().join("cifar10");
         std::fs::create_dir_all(folder.join("train/frog")).unwrap();

@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_may_lie_in_groups_and_are_numbered_by_their_own_names() {
+    fn classes_in_groups_are_numbered_by_their_own_names() {
         let folder = tempfile::tempdir().unwrap();
         for split in ["train", "test"] {
             save(folder.path(), &format!("{split}/fish/ray/1.png"), 1);

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subset_pairs_each_image_with_its_own_label_and_keeps_the_order() {
+    fn a_subset_keeps_the_order_and_each_images_label() {
         let labels: Vec<u8> = (0..60).map(|index| index % 7).collect();
         let subset = numbered(&labels).subset(21, 3).unwrap();
         let indices: Vec<u8> = (0..subset.len()).map(|i| subset.image(i)[0]).collect();

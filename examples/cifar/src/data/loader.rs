@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resumed_loader_serves_the_bits_that_an_uninterrupted_one_serves() {
+    fn a_resumed_loader_serves_the_bits_of_an_uninterrupted_one() {
         let uninterrupted = training(50, 8, 3);
         let epochs: Vec<_> = (0..4).map(|_| pass(&uninterrupted)).collect();
 
@@ -535,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reestimation_pass_is_always_the_same_and_not_a_training_epoch() {
+    fn a_reestimation_pass_is_always_the_same_and_no_training_epoch() {
         let loader =
             || EpochLoader::reestimation(images(50), 8, CROP_AND_FLIP, 3, &Device::flex()).unwrap();
         let (once, again) = (
@@ -555,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn an_evaluation_pass_serves_all_images_as_they_are_in_their_order() {
+    fn an_evaluation_pass_serves_all_images_as_they_are_in_order() {
         let images = images(50);
         let loader = EpochLoader::evaluation(images.clone(), 8, &Device::flex()).unwrap();
         let first = pass(&loader);
@@ -570,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_set_a_batch_size_of_zero_and_a_start_beyond_the_epoch_are_refused() {
+    fn empty_sets_and_batches_and_starts_beyond_the_end_are_refused() {
         let device = Device::flex();
         let error = |result: Result<EpochLoader, DataError>| result.unwrap_err().to_string();
         assert_eq!(

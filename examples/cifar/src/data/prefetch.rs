@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn an_iterator_dropped_early_stops_the_work_and_waits_for_its_end() {
+    fn an_iterator_dropped_early_waits_for_the_work_to_stop() {
         let made = Arc::new(AtomicUsize::new(0));
         let counter = made.clone();
         let mut items = Prefetch::new(0..1_000_000, move |_| {

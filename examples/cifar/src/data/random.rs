@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_differ_by_purpose_by_seed_and_by_every_word_of_their_place() {
+    fn streams_differ_by_purpose_seed_and_every_word_of_the_place() {
         let streams = [
             Stream::new(Purpose::Order, 0, &[1, 2]),
             Stream::new(Purpose::Augmentation, 0, &[1, 2]),
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn uniform_numbers_have_the_mean_and_the_variance_of_the_uniform_distribution() {
+    fn uniform_numbers_have_their_distributions_mean_and_variance() {
         let mut stream = Stream::new(Purpose::Order, 0, &[]);
         let draws: Vec<f64> = (0..100_000).map(|_| f64::from(stream.unit())).collect();
         let mean = draws.iter().sum::<f64>() / 1e5;

@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_does_not_exist_is_named_with_what_the_option_takes() {
+    fn a_missing_path_is_named_with_what_the_option_takes() {
         assert_eq!(
             error(Path::new("/no/such/folder")),
             "DIR: no such folder; --data takes `synthetic`, `download`, `download100`, or a folder with \

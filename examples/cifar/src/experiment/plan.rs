@@ -610,7 +610,7 @@ mod tests {
     /// PreResNet on CIFAR-100: SWA at 90 of 126: t = 0.714286, 0.1 * (1 - 0.5 * 0.214286 / 0.4) =
     /// 0.0732143.
     #[test]
-    fn the_papers_runs_have_its_learning_rates_at_epochs_worked_by_hand() {
+    fn the_papers_runs_have_its_learning_rates_worked_by_hand() {
         let plan = built_in("paper");
         let schedules = |model: &ModelPlan| {
             let run = RunLength::new(model.budget, 1).unwrap();
@@ -639,7 +639,7 @@ mod tests {
     }
 
     #[test]
-    fn sgd_and_swa_share_the_epochs_before_the_first_that_slows_down() {
+    fn sgd_and_swa_share_the_epochs_before_either_slows_down() {
         // SWA's rate falls after half of the epochs before its start: of 161, from epoch 81 (counted
         // from 0) on; of 126, from 64 on. SGD's falls later.
         let shared: Vec<_> = built_in("paper")
@@ -657,7 +657,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_come_seed_by_seed_and_swa_before_the_sgd_that_takes_its_beginning_over() {
+    fn runs_come_seed_by_seed_and_swa_before_the_sgd_it_starts() {
         let mut plan = built_in("small");
         plan.seeds = vec![1, 2];
         let runs = plan.runs().unwrap();

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_was_not_finished_is_no_record_and_cut_off_before_the_next() {
+    fn an_unfinished_line_is_no_record_and_cut_off_before_the_next() {
         let folder = tempfile::tempdir().unwrap();
         let results = Results::new(folder.path().join("results.jsonl"));
         assert_eq!(results.read().unwrap(), Records::default());

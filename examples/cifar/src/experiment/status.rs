@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_left_is_that_of_the_epochs_left_at_their_measured_seconds() {
+    fn the_time_left_is_the_epochs_left_at_their_measured_seconds() {
         let plan = Plan::parse(
             &Plan::text("small").unwrap(),
             "small",

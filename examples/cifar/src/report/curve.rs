@@ -40,7 +40,7 @@ mod tests {
     use crate::report::fixture::{sgd_run, swa_run};
 
     #[test]
-    fn a_point_is_the_mean_between_the_least_and_the_most_of_the_seeds() {
+    fn a_point_is_the_seeds_mean_between_their_extremes() {
         let runs = [sgd_run(1, &[90.0, 40.0]), sgd_run(2, &[81.0, 50.0])];
         let runs: Vec<_> = runs.iter().collect();
         let point = |epoch, mean, min, max| Point {

@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn epochs_without_a_record_and_the_numbers_that_lack_them_are_named() {
+    fn epochs_without_a_record_and_numbers_lacking_them_are_named() {
         let mut run = swa_run(1, &[30.0; 4]);
         run.epochs.remove(&5);
         let sentences = missing(vec![sgd_run(1, &[40.0; 4]), run]);

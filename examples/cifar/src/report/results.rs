@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn evaluations_go_to_their_run_which_is_unfinished_without_a_record_of_its_own() {
+    fn a_run_has_its_evaluations_and_is_unfinished_without_a_record() {
         let results = parsed(
             &[
                 evaluation("b", 1, 50.0),

@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_is_measured_by_the_standard_errors_of_both_means() {
+    fn a_difference_is_measured_in_standard_errors_of_both_means() {
         // 3²/3 + 4²/4 = 7, and 5 / sqrt(7) = 1.8898.
         let difference = Difference::between(&sample(15.0, 3.0, 3), &sample(10.0, 4.0, 4));
         assert_eq!(difference.points, 5.0);
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_is_beyond_the_noise_from_the_point_of_students_t_on() {
+    fn a_difference_is_beyond_the_noise_from_students_t_on() {
         // Equal deviations of 3 and 3 seeds: (2/3)² / (2 · (1/3)²/2) = 4 degrees of freedom, so 2.776
         // standard errors of sqrt(2/3) = 0.8165: 2.2667.
         let other = sample(0.0, 1.0, 3);

@@ -187,7 +187,7 @@ mod tests {
     use crate::report::fixture::{sgd_run, swa_run};
 
     #[test]
-    fn sgd_is_read_off_after_a_budget_and_the_average_after_one_and_more() {
+    fn sgd_is_read_off_after_one_budget_and_swa_after_one_and_more() {
         // A budget of four epochs; the average exists from the third on.
         let runs = [
             sgd_run(1, &[80.0, 70.0, 60.0, 40.0]),
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn quarters_of_a_budget_end_with_the_nearest_epoch_and_of_two_with_the_later() {
+    fn quarters_of_a_budget_round_to_the_nearest_epoch_halves_up() {
         // 31.25 and 37.5; 187.5 and 225; 250 and 300.
         let epochs = |budget| [4, 5, 6].map(|quarters| epoch_of(budget, quarters));
         assert_eq!(epochs(25), [25, 31, 38]);

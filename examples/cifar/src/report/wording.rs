@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_is_written_with_its_standard_errors_and_what_they_say() {
+    fn a_difference_is_written_with_its_errors_and_what_they_say() {
         let less = |points, standard_errors, beyond_noise| LessSgd {
             difference: Difference {
                 points,

@@ -48,7 +48,7 @@ fn assert_complete(device: &str, output: &str) {
 }
 
 #[test]
-fn a_device_is_checked_against_flex_and_the_last_line_says_all_of_it() {
+fn a_device_is_checked_against_flex_and_summed_up_in_a_line() {
     let output = check("flex");
     assert_complete("flex", &output);
     // The same device computes the same.
@@ -62,7 +62,7 @@ fn wgpu_is_checked_against_flex() {
 }
 
 #[test]
-fn a_network_or_a_number_that_cannot_be_is_refused_before_anything_is_timed() {
+fn an_impossible_network_or_number_is_refused_before_timing() {
     let ended = cifar(["check", "--rounds", "0"]);
     assert_eq!(ended.status, Some(2));
     assert!(ended.errors.contains("--rounds"), "{}", ended.errors);

@@ -117,7 +117,7 @@ fn assert_same(out: &Path, resumed_amid: &[(&str, usize)]) {
 }
 
 #[test]
-fn an_experiment_leaves_a_record_an_epoch_and_a_run_and_the_models() {
+fn an_experiment_leaves_records_of_epochs_and_runs_and_models() {
     let folder = tempfile::tempdir().unwrap();
     uninterrupted().folder.write_to(folder.path());
     let records = records(folder.path(), &[]);
@@ -191,7 +191,7 @@ fn an_experiment_leaves_a_record_an_epoch_and_a_run_and_the_models() {
 }
 
 #[test]
-fn runs_that_share_their_beginning_end_with_the_bits_of_runs_that_do_not() {
+fn runs_that_share_their_beginning_end_with_the_same_bits() {
     let networks = [
         (
             "vgg16-bn",
@@ -228,7 +228,7 @@ fn runs_that_share_their_beginning_end_with_the_bits_of_runs_that_do_not() {
 }
 
 #[test]
-fn an_experiment_killed_at_any_moment_has_the_results_of_one_that_is_not() {
+fn an_experiment_killed_at_any_moment_has_the_same_results() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("experiment");
     let mut killed = 0;
@@ -299,7 +299,7 @@ fn ctrl_c_stops_an_experiment_and_the_same_command_goes_on() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn ctrl_c_on_a_terminal_which_all_processes_get_stops_an_experiment_once() {
+fn ctrl_c_on_a_terminal_stops_an_experiment_once() {
     use std::io::Write;
 
     let folder = tempfile::tempdir().unwrap();

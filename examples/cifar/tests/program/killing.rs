@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::thread::sleep;
 use std::time::Duration;
 
+use burn_swa_test_support::random::Random;
+
 use crate::end_state::EndState;
-use crate::random::Random;
 use crate::small_run::{SmallRun, checkpoint_files, resume};
 use crate::snapshot::Snapshot;
 
@@ -32,15 +33,15 @@ fn half_written(files: &[String]) -> BTreeSet<&str> {
 
 /// What a run takes that nobody kills, about, on a machine that does nothing else. Where it takes longer, more kills
 /// fall on its beginning.
-const RUN_MILLISECONDS: u64 = 2_000;
+const RUN_MILLISECONDS: usize = 2_000;
 
 /// What writing a small checkpoint takes, about.
-const CHECKPOINT_MICROSECONDS: u64 = 600;
+const CHECKPOINT_MICROSECONDS: usize = 600;
 
 #[test]
 #[ignore = "takes minutes"]
-fn killed_fifty_times_a_run_goes_on_and_ends_with_the_same_bits_as_one_that_is_not() {
-    let mut random = Random(1);
+fn killed_fifty_times_runs_end_with_the_same_bits() {
+    let mut random = Random::new(1);
     let (mut kills, mut while_writing, mut runs) = (0, 0, 0);
     while kills < KILLS {
         let run = [SmallRun::Vgg, SmallRun::PreResNet][runs % 2];
@@ -54,23 +55,23 @@ fn killed_fifty_times_a_run_goes_on_and_ends_with_the_same_bits_as_one_that_is_n
             };
             // Every other kill is aimed at the writing of a checkpoint: of the first, the second or the
             // third from now on, some steps of a file after its first byte.
-            let aimed = random.up_to(1) == 1;
+            let aimed = random.below(2) == 1;
             let moment = match aimed {
                 false => {
-                    let wait = random.up_to(RUN_MILLISECONDS);
-                    sleep(Duration::from_millis(wait));
+                    let wait = random.below(RUN_MILLISECONDS);
+                    sleep(Duration::from_millis(wait as u64));
                     format!("after {wait} ms")
                 }
                 true => {
-                    let (skipped, wait) = (random.up_to(2), random.up_to(CHECKPOINT_MICROSECONDS));
+                    let (skipped, wait) = (random.below(3), random.below(CHECKPOINT_MICROSECONDS));
                     let mut seen = BTreeSet::new();
                     process.runs_until_seen(|| {
                         let files = checkpoint_files(&out);
                         let written = files.into_iter().filter(|file| file.ends_with(".tmp"));
                         seen.extend(written);
-                        seen.len() as u64 > 3 * skipped
+                        seen.len() > 3 * skipped
                     });
-                    sleep(Duration::from_micros(wait));
+                    sleep(Duration::from_micros(wait as u64));
                     format!("{wait} us after checkpoint {} began", skipped + 1)
                 }
             };

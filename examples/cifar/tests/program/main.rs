@@ -15,7 +15,6 @@ mod on_wgpu;
 mod output;
 mod process;
 mod pytorch_files;
-mod random;
 mod refused_data;
 mod refused_files;
 mod refused_settings;

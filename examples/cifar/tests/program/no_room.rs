@@ -47,7 +47,7 @@ fn system(program: &str, arguments: &[&str]) {
 }
 
 #[test]
-fn a_checkpoint_that_cannot_be_written_ends_the_run_with_the_reason_and_costs_no_other() {
+fn an_unwritable_checkpoint_ends_the_run_and_costs_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
     // A process that ignores this signal is told when a file grows too large, as on a full disk.
@@ -75,7 +75,7 @@ impl Drop for Mounted {
 
 #[test]
 #[ignore = "mounts file systems, as root"]
-fn on_a_full_disk_a_run_ends_with_the_reason_and_goes_on_once_there_is_room() {
+fn on_a_full_disk_a_run_says_so_and_goes_on_once_there_is_room() {
     let folder = tempfile::tempdir().unwrap();
     let disk = folder.path().to_str().unwrap();
     let (mut filled, mut held) = (0, 0);
@@ -103,7 +103,7 @@ fn on_a_full_disk_a_run_ends_with_the_reason_and_goes_on_once_there_is_room() {
 
 #[test]
 #[ignore = "mounts file systems, as root"]
-fn in_a_folder_that_turns_read_only_a_run_ends_with_the_reason_and_goes_on_later() {
+fn in_a_read_only_folder_a_run_says_so_and_goes_on_later() {
     // The checkpoints' folder, and the whole of the run's, where the metrics come first.
     for inner in ["checkpoint", ""] {
         let folder = tempfile::tempdir().unwrap();

@@ -17,7 +17,7 @@ fn start(data: &Path, out: &Path) -> crate::process::Process {
 }
 
 #[test]
-fn a_run_on_wgpu_that_is_killed_and_resumed_ends_as_one_that_is_not() {
+fn a_run_on_wgpu_killed_and_resumed_ends_as_if_not_killed() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     write_image_folder(&data, &["cat", "dog"], 10);

@@ -21,7 +21,7 @@ fn table(output: &str) -> Vec<Vec<&str>> {
 }
 
 #[test]
-fn a_training_prints_what_it_does_then_a_line_an_epoch_then_a_table() {
+fn a_training_prints_its_settings_a_line_an_epoch_and_a_table() {
     let run = SmallRun::PreResNet.uninterrupted();
     let lines: Vec<&str> = run.output.lines().collect();
     assert_eq!(
@@ -81,7 +81,7 @@ fn a_training_prints_what_it_does_then_a_line_an_epoch_then_a_table() {
 }
 
 #[test]
-fn an_evaluation_of_a_models_file_prints_the_score_that_the_table_has() {
+fn an_evaluation_of_a_model_file_prints_the_tables_score() {
     for run in [SmallRun::Vgg, SmallRun::PreResNet] {
         let folder = tempfile::tempdir().unwrap();
         let run = run.uninterrupted();

@@ -36,7 +36,7 @@ fn a_folder_of_neither_layout_is_named_with_what_is_in_it() {
 }
 
 #[test]
-fn a_binary_file_of_another_length_is_named_with_the_bytes_expected_and_found() {
+fn a_binary_file_of_another_length_is_named_with_both_lengths() {
     for (bytes, problem) in [(30_729_999, "truncated"), (30_730_001, "too long")] {
         let refusal = refusal(|data| {
             let file = BinaryFile { bytes, label: None };
@@ -128,7 +128,7 @@ fn an_image_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn more_images_than_there_are_are_refused_with_how_many_there_are() {
+fn more_images_than_there_are_are_refused_with_their_number() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
     let refusal = train(&["--train-items", "1000000"], &out).end().refusal();

@@ -118,7 +118,7 @@ fn a_log_that_cannot_be_written_is_named() {
 }
 
 #[test]
-fn metrics_that_lost_the_last_epoch_are_not_replaced_by_those_of_another() {
+fn a_last_epoch_lost_from_the_metrics_is_not_replaced() {
     let run = complete_run();
     let file = run.path().join("metrics.csv");
     let text = fs::read_to_string(&file).unwrap();
@@ -186,7 +186,7 @@ fn a_safetensors_file_of_something_else_is_named() {
 }
 
 #[test]
-fn a_model_file_whose_tensors_do_not_fit_is_named_with_those_that_do_not() {
+fn a_model_file_that_does_not_fit_is_named_with_what_does_not() {
     let cases = [
         // Says that it is another network than it is, in as many letters.
         (

@@ -56,7 +56,7 @@ fn a_width_that_does_not_divide_is_named_with_those_that_do() {
 }
 
 #[test]
-fn a_device_that_there_is_not_is_named_with_those_that_there_are() {
+fn an_unknown_device_is_named_with_those_that_there_are() {
     for device in ["gpu", "cuda:first", "flex:1"] {
         let refusal = refusal(&format!("--device {device}"));
         assert!(refusal.contains(&format!("`{device}`")), "{refusal}");
@@ -109,7 +109,7 @@ fn numbers_that_cannot_be_used_are_refused_by_their_flags() {
 }
 
 #[test]
-fn a_learning_rate_under_which_training_diverges_is_said_to_be_too_high() {
+fn a_learning_rate_that_diverges_is_said_to_be_too_high() {
     let folder = tempfile::tempdir().unwrap();
     let settings = [SmallRun::PreResNet.settings(), vec!["--lr", "1e30"]].concat();
     let refusal = train(&settings, folder.path()).end().refusal();
@@ -158,7 +158,7 @@ fn a_folder_that_holds_a_run_is_left_alone() {
 }
 
 #[test]
-fn a_folder_of_something_else_is_left_alone_even_if_it_may_be_overwritten() {
+fn a_folder_of_something_else_is_never_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("metrics.csv"), "of something else").unwrap();
     let before = Snapshot::of(folder.path());

@@ -98,7 +98,7 @@ fn column(table: &Value, index: usize) -> &Value {
 }
 
 #[test]
-fn a_report_is_a_page_that_loads_nothing_with_its_pictures_and_a_table_that_agree() {
+fn a_report_loads_nothing_and_its_pictures_and_table_agree() {
     let folder = tempfile::tempdir().unwrap();
     write(&results(), folder.path());
     let output = report(folder.path()).success();
@@ -189,7 +189,7 @@ fn the_same_results_make_the_same_report() {
 }
 
 #[test]
-fn an_experiment_without_a_finished_run_is_reported_as_far_as_it_is() {
+fn an_unfinished_experiment_is_reported_as_far_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     write(&run(Method::Sgd, 1, 0.0)[..2], folder.path());
     let output = report(folder.path()).success();
@@ -233,7 +233,7 @@ fn what_cannot_be_reported_is_named() {
 }
 
 #[test]
-fn what_the_readme_says_of_the_experiment_small_is_what_its_results_say() {
+fn the_readme_says_what_the_results_of_the_experiment_small_say() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let results = root.join("results/small");
     let folder = tempfile::tempdir().unwrap();

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
+use burn_swa_test_support::random::Random;
+
 use crate::end_state::EndState;
 use crate::process::Process;
-use crate::random::Random;
 use crate::small_run::{SmallRun, checkpoint_files, has_logged, resume, writes_checkpoint};
 use crate::snapshot::Snapshot;
 
@@ -16,7 +17,7 @@ struct Moment {
     /// What is to be seen in the run's folder.
     sign: fn(&Path) -> bool,
     /// For how long at most the process is left alone after that, in milliseconds.
-    grace: u64,
+    grace: usize,
 }
 
 impl Moment {
@@ -24,7 +25,7 @@ impl Moment {
         Self { sign, grace: 0 }
     }
 
-    const fn after(sign: fn(&Path) -> bool, grace: u64) -> Self {
+    const fn after(sign: fn(&Path) -> bool, grace: usize) -> Self {
         Self { sign, grace }
     }
 }
@@ -32,7 +33,7 @@ impl Moment {
 /// Kills a run at these moments, one after the other, then lets it come to its end, which must be that of
 /// the run that nobody killed.
 fn kill_at(run: SmallRun, moments: &[Moment], seed: u64) {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
     let go_on = || match out.join("config.json").exists() {
@@ -43,7 +44,8 @@ fn kill_at(run: SmallRun, moments: &[Moment], seed: u64) {
     for moment in moments {
         let mut process: Process = go_on();
         if process.runs_until(|| (moment.sign)(&out)) {
-            sleep(Duration::from_millis(random.up_to(moment.grace)));
+            let wait = random.below(moment.grace + 1);
+            sleep(Duration::from_millis(wait as u64));
             process.signal("KILL");
         }
         // One that was faster than the signal is resumed all the same.
@@ -57,7 +59,7 @@ fn kill_at(run: SmallRun, moments: &[Moment], seed: u64) {
 }
 
 #[test]
-fn a_run_with_dropout_killed_at_any_moment_ends_with_the_same_bits_as_one_that_is_not() {
+fn a_run_with_dropout_killed_anywhere_ends_with_the_same_bits() {
     let moments = [
         Moment::at(|out| out.join("config.json").exists()),
         Moment::at(|out| writes_checkpoint(out, 1)),
@@ -71,7 +73,7 @@ fn a_run_with_dropout_killed_at_any_moment_ends_with_the_same_bits_as_one_that_i
 }
 
 #[test]
-fn a_residual_network_killed_at_any_moment_ends_with_the_same_bits_as_one_that_is_not() {
+fn a_residual_network_killed_anywhere_ends_with_the_same_bits() {
     let moments = [
         Moment::after(|out| out.join("checkpoint").exists(), 200),
         Moment::at(|out| has_logged(out, 1)),
@@ -85,7 +87,7 @@ fn a_residual_network_killed_at_any_moment_ends_with_the_same_bits_as_one_that_i
 }
 
 #[test]
-fn a_run_that_was_complete_is_resumed_to_the_same_files_and_the_same_table() {
+fn a_complete_run_is_resumed_to_the_same_files_and_table() {
     let uninterrupted = SmallRun::PreResNet.uninterrupted();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path();
@@ -105,7 +107,7 @@ fn a_run_that_was_complete_is_resumed_to_the_same_files_and_the_same_table() {
 }
 
 #[test]
-fn what_a_kill_left_of_a_checkpoint_is_not_used_and_cleared_away() {
+fn parts_of_a_checkpoint_are_not_used_and_cleared_away() {
     let uninterrupted = SmallRun::PreResNet.uninterrupted();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path();
@@ -127,7 +129,7 @@ fn what_a_kill_left_of_a_checkpoint_is_not_used_and_cleared_away() {
 }
 
 #[test]
-fn a_run_that_is_resumed_twice_from_one_state_leaves_the_same_models_as_files() {
+fn resuming_twice_from_one_state_leaves_the_same_model_files() {
     let uninterrupted = SmallRun::Vgg.uninterrupted();
     let models = || {
         let folder = tempfile::tempdir().unwrap();

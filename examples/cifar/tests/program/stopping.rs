@@ -85,17 +85,17 @@ fn stop_by(signal: &str, run: SmallRun) {
 }
 
 #[test]
-fn a_run_stopped_by_ctrl_c_and_resumed_ends_with_the_same_bits_as_one_that_is_not() {
+fn a_run_stopped_by_ctrl_c_and_resumed_ends_with_the_same_bits() {
     stop_by("INT", SmallRun::Vgg);
 }
 
 #[test]
-fn a_run_stopped_by_sigterm_and_resumed_ends_with_the_same_bits_as_one_that_is_not() {
+fn a_run_stopped_by_sigterm_and_resumed_ends_with_the_same_bits() {
     stop_by("TERM", SmallRun::PreResNet);
 }
 
 #[test]
-fn an_epoch_stopped_after_its_last_step_is_validated_when_it_is_resumed() {
+fn an_epoch_stopped_after_its_last_step_is_validated_later() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path();
     // One batch an epoch: whenever it is stopped, it is after an epoch's last step.

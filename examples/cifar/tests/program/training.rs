@@ -24,12 +24,12 @@ const FILES: [&str; 11] = [
 ];
 
 #[test]
-fn a_run_leaves_settings_metrics_models_and_its_last_two_checkpoints() {
+fn a_run_leaves_settings_metrics_models_and_two_checkpoints() {
     assert_eq!(SmallRun::Vgg.uninterrupted().folder.names(), FILES);
 }
 
 #[test]
-fn the_metrics_are_a_row_an_epoch_under_the_papers_learning_rates() {
+fn the_metrics_are_a_row_an_epoch_at_the_papers_rates() {
     let folder = tempfile::tempdir().unwrap();
     SmallRun::Vgg.uninterrupted().folder.write_to(folder.path());
     let metrics = Metrics::read(folder.path());
@@ -61,7 +61,7 @@ fn the_metrics_are_a_row_an_epoch_under_the_papers_learning_rates() {
 }
 
 #[test]
-fn the_averaged_model_is_the_mean_of_the_live_weights_at_the_ends_of_its_epochs() {
+fn the_averaged_model_is_the_mean_of_its_epochs_live_weights() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path();
     let settings = "--model preresnet-8 --width-divisor 16 --train-items 200 --batch-size 32 \

@@ -1,0 +1,93 @@
+//! Generated images and labels, as the reference vectors are of (`vectors/README.md` gives the formulas).
+
+use std::sync::Arc;
+
+use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
+use burn::data::dataset::DatasetError;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn_swa_test_support::random::{bits, uniform};
+use cifar::data::ImageBatch;
+
+/// `count` CIFAR-sized images of `stream`, `[count, 3, 32, 32]`, uniform in ±1.
+pub fn images(stream: u64, count: usize, device: &Device) -> Tensor<4> {
+    let values = uniform(stream, count * 3 * 32 * 32, 2.0, 0.0);
+    Tensor::from_data(TensorData::new(values, [count, 3, 32, 32]), device)
+}
+
+/// `count` labels of `stream`, each below `classes`.
+pub fn labels(stream: u64, count: usize, classes: u64, device: &Device) -> Tensor<1, Int> {
+    let values: Vec<i64> = bits(stream, count)
+        .map(|bits| (bits % classes) as i64)
+        .collect();
+    Tensor::from_data(TensorData::new(values, [count]), device)
+}
+
+/// Generated batches, always in the same order: the images of each are of one stream, its labels of the next.
+#[derive(Debug, Clone)]
+pub struct Batches {
+    /// The stream of the first batch's images. Every later batch is two streams further.
+    pub stream: u64,
+    /// The number of images of every batch.
+    pub sizes: Vec<usize>,
+    /// How many classes the labels are of.
+    pub classes: usize,
+    /// The device that they are made on.
+    pub device: Device,
+}
+
+impl DataLoader<ImageBatch> for Batches {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<ImageBatch> + 'a> {
+        Box::new(BatchesIterator {
+            batches: self,
+            next: 0,
+        })
+    }
+
+    fn num_items(&self) -> usize {
+        self.sizes.iter().sum()
+    }
+
+    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<ImageBatch>> {
+        Arc::new(Self {
+            device: device.clone(),
+            ..self.clone()
+        })
+    }
+
+    /// Whole batches, however many items are asked for: nothing here trains on a part.
+    fn slice(&self, _start: usize, _end: usize) -> Arc<dyn DataLoader<ImageBatch>> {
+        Arc::new(self.clone())
+    }
+}
+
+struct BatchesIterator<'a> {
+    batches: &'a Batches,
+    next: usize,
+}
+
+impl Iterator for BatchesIterator<'_> {
+    type Item = Result<ImageBatch, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let Batches {
+            stream,
+            sizes,
+            classes,
+            device,
+        } = self.batches;
+        let size = *sizes.get(self.next)?;
+        let stream = stream + 2 * self.next as u64;
+        self.next += 1;
+        Some(Ok(ImageBatch {
+            images: images(stream, size, device),
+            labels: labels(stream + 1, size, *classes as u64, device),
+        }))
+    }
+}
+
+impl DataLoaderIterator<ImageBatch> for BatchesIterator<'_> {
+    fn progress(&self) -> Progress {
+        let done = self.batches.sizes[..self.next].iter().sum();
+        Progress::new(done, self.batches.num_items(), None)
+    }
+}
