@@ -37,9 +37,9 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::Device;
 use burn_swa_benches::rounds;
 use burn_swa_test_support::parameters::shapes;
-use cifar::measure::{Spread, by_turns, seconds};
 use divan::Bencher;
 use swa_core::{Average, EqualWeights};
+use swa_lab::measure::{Spread, by_turns, seconds};
 use swa_models::{PreResNet, PreResNetConfig, Vgg, VggConfig};
 
 const ROUNDS: usize = 41;

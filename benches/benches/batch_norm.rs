@@ -10,9 +10,9 @@
 
 use burn::tensor::{Device, Tensor};
 use burn_swa_benches::rounds;
-use cifar::classifier::ImageNetwork;
-use cifar::measure::{Spread, by_turns, seconds};
 use swa_core::{ReestimationConfig, reestimate_batch_norm};
+use swa_lab::measure::{Spread, by_turns, seconds};
+use swa_lab::run::classifier::ImageNetwork;
 use swa_models::{PreResNetConfig, VggConfig};
 
 const ROUNDS: usize = 7;

@@ -16,14 +16,14 @@ use burn::module::Module;
 use burn::tensor::Device;
 use burn::train::Learner;
 use burn_swa_benches::rounds;
-use cifar::classifier::Classifier;
-use cifar::data::{
+use swa_core::{Average, BatchNormReport, EqualWeights, ReestimationConfig, reestimate_batch_norm};
+use swa_lab::data::{
     Augmentation, DataSource, EpochLoader, ImageBatch, ImageSet, Padding, Synthetic,
 };
-use cifar::epoch_log::Score;
-use cifar::evaluate::evaluate;
-use cifar::measure::learner;
-use swa_core::{Average, BatchNormReport, EqualWeights, ReestimationConfig, reestimate_batch_norm};
+use swa_lab::measure::learner;
+use swa_lab::run::classifier::Classifier;
+use swa_lab::run::epoch_log::Score;
+use swa_lab::run::evaluate::evaluate;
 use swa_models::{PreResNet, PreResNetConfig};
 
 const BATCH_SIZE: usize = 64;

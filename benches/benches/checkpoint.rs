@@ -21,9 +21,9 @@ use burn::tensor::Device;
 use burn::train::checkpoint::{AsyncCheckpointer, Checkpointer, FileCheckpointer};
 use burn::train::{LearnerModel, TrainStep};
 use burn_swa_benches::rounds;
-use cifar::classifier::Classifier;
-use cifar::data::{EpochLoader, ImageBatch};
-use cifar::measure::{LEARNING_RATE, Spread, by_turns, images, swa};
+use swa_lab::data::{EpochLoader, ImageBatch};
+use swa_lab::measure::{LEARNING_RATE, Spread, by_turns, images, swa};
+use swa_lab::run::classifier::Classifier;
 use swa_models::{Vgg, VggConfig};
 use swa_train::{Collect, RunLength, SwaConfig};
 

@@ -14,11 +14,11 @@ use std::hint::black_box;
 use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
 use burn_swa_benches::rounds;
-use cifar::data::{Augmentation, CHANNELS, EpochLoader, Images, Normalization, Padding, SIDE};
-use cifar::measure::{Spread, by_turns, images, seconds};
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use std::sync::Arc;
+use swa_lab::data::{Augmentation, CHANNELS, EpochLoader, Images, Normalization, Padding, SIDE};
+use swa_lab::measure::{Spread, by_turns, images, seconds};
 
 const ROUNDS: usize = 15;
 const IMAGES: usize = 20_000;

@@ -21,10 +21,10 @@ use burn::train::{
     ClassificationOutput, InferenceStep, LearnerModel, SupervisedTraining, TrainStep,
 };
 use burn_swa_benches::rounds;
-use cifar::classifier::Classifier;
-use cifar::data::{Augmentation, EpochLoader, ImageBatch, Images};
-use cifar::measure::{LEARNING_RATE, Spread, by_turns, images, learner, swa};
-use cifar::progress::{PlainRenderer, Progress};
+use swa_lab::data::{Augmentation, EpochLoader, ImageBatch, Images};
+use swa_lab::measure::{LEARNING_RATE, Spread, by_turns, images, learner, swa};
+use swa_lab::run::classifier::Classifier;
+use swa_lab::run::progress::{PlainRenderer, Progress};
 use swa_models::{Vgg, VggConfig};
 use swa_train::{Collect, RunLength, SwaConfig};
 

@@ -15,11 +15,13 @@
 use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
 use burn_swa_benches::rounds;
-use cifar::classifier::Classifier;
-use cifar::data::EpochLoader;
-use cifar::measure::{LEARNING_RATE, Spread, Step, by_turns, images, learner, seconds, step, swa};
 use std::sync::Arc;
 use swa_core::{Average, EqualWeights, RuleConfig};
+use swa_lab::data::EpochLoader;
+use swa_lab::measure::{
+    LEARNING_RATE, Spread, Step, by_turns, images, learner, seconds, step, swa,
+};
+use swa_lab::run::classifier::Classifier;
 use swa_models::{PreResNet, PreResNetConfig};
 use swa_train::{Collect, RunLength, SwaConfig};
 

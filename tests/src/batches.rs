@@ -6,7 +6,7 @@ use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_swa_test_support::random::{bits, uniform};
-use cifar::data::ImageBatch;
+use swa_lab::data::ImageBatch;
 
 /// `count` CIFAR-sized images of `stream`, `[count, 3, 32, 32]`, uniform in ±1.
 pub fn images(stream: u64, count: usize, device: &Device) -> Tensor<4> {

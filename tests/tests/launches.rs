@@ -92,7 +92,7 @@ fn update<M: Module>(name: &str, model: &M, device: &Device) {
 
 #[test]
 fn an_update_takes_a_few_launches_and_no_memory() {
-    let device = cifar::device::parse("wgpu").unwrap();
+    let device = swa_lab::device::parse("wgpu").unwrap();
     let vgg = VggConfig::new(16).init(&device);
     update("VGG16", &vgg.unwrap(), &device);
     let preresnet = PreResNetConfig::new(110).init(&device);

@@ -10,7 +10,7 @@ use burn_swa_test_support::parameters::mapped;
 use swa_train::swa_core::{Average, EqualWeights, Weights};
 
 fn wgpu() -> Device {
-    cifar::device::parse("wgpu").unwrap()
+    swa_lab::device::parse("wgpu").unwrap()
 }
 
 /// A layer all of whose weights are `value`.

@@ -17,7 +17,7 @@ use burn_swa_test_support::parameters::values;
 use burn_swa_test_support::renderer::Recorder;
 use burn_swa_tests::batches::{Batches, images};
 use burn_swa_tests::comparison::relative_l2;
-use cifar::classifier::{Classifier, ImageNetwork};
+use swa_lab::run::classifier::{Classifier, ImageNetwork};
 use swa_models::{PreResNet, PreResNetConfig, VggConfig, WideResNetConfig};
 use swa_store::{StateDict, StateDictError};
 use swa_train::swa_core::{Average, EqualWeights};

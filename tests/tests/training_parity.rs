@@ -22,7 +22,7 @@ use burn_swa_tests::comparison::{Comparisons, relative_l2};
 use burn_swa_tests::named_tensors::{tensors, with_scaled_variances};
 use burn_swa_tests::network::network;
 use burn_swa_tests::vectors::{self, Description, Training, Vectors};
-use cifar::classifier::Classifier;
+use swa_lab::run::classifier::Classifier;
 use swa_models::Network;
 use swa_train::{
     Collect, Pooling, ReestimationConfig, RuleConfig, RunLength, RunningStatistics, Swa, SwaConfig,

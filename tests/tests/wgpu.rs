@@ -21,8 +21,8 @@ use burn_swa_test_support::renderer::Recorder;
 use burn_swa_tests::batches::Batches;
 use burn_swa_tests::comparison::relative_l2;
 use burn_swa_tests::named_tensors::tensors;
-use cifar::classifier::Classifier;
-use cifar::data::ImageBatch;
+use swa_lab::data::ImageBatch;
+use swa_lab::run::classifier::Classifier;
 use swa_models::{PreResNet, PreResNetConfig};
 use swa_train::swa_core::{Average, AverageError, EqualWeights, Weights, reestimate_batch_norm};
 use swa_train::{Collect, ReestimationConfig, RunLength, Swa, SwaConfig};
@@ -31,7 +31,7 @@ use swa_train::{Collect, ReestimationConfig, RunLength, Swa, SwaConfig};
 const ALLOWED: f64 = 1e-4;
 
 fn wgpu() -> Device {
-    let device = cifar::device::parse("wgpu");
+    let device = swa_lab::device::parse("wgpu");
     device.expect("a wgpu device; Debian's mesa-vulkan-drivers brings one in software")
 }
 

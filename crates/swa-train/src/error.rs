@@ -75,7 +75,7 @@ pub enum SwaError {
         /// Its name.
         name: String,
         /// The reason.
-        error: AverageError,
+        error: Box<AverageError>,
     },
 
     /// The average could not be made or updated.

@@ -4,16 +4,16 @@ use std::path::PathBuf;
 
 use swa_store::StateDict;
 
-use crate::Failure;
-use crate::device;
-use crate::model_file::{FileArgs, ModelFile};
-use crate::output::say;
+use swa_lab::Failure;
+use swa_lab::device;
+use swa_lab::output::say;
+use swa_lab::run::model_file::{FileArgs, ModelFile};
 
 /// Writes a model as a SafeTensors file that PyTorch loads.
 ///
 /// model.load_state_dict(safetensors.torch.load_file("OUT.safetensors"), strict=True)
 #[derive(Debug, Clone, clap::Args)]
-pub struct ExportArgs {
+pub(crate) struct ExportArgs {
     /// The model: a file of `cifar train`, or of PyTorch (.safetensors, or .pt and .pth of torch.save)
     model_file: PathBuf,
 
@@ -39,7 +39,7 @@ pub struct ExportArgs {
 /// # Errors
 ///
 /// If the model cannot be loaded, or the file not be written.
-pub fn run(args: &ExportArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &ExportArgs) -> Result<(), Failure> {
     let file = ModelFile::read(&args.model_file, &args.file)?;
     let classes = file.class_names.as_ref().map_or(args.classes, Vec::len);
     let averaged = match (args.averaged_model, file.averaged) {

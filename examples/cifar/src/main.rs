@@ -1,10 +1,18 @@
 //! The program `cifar`: SWA on CIFAR-10 and CIFAR-100 from the command line.
 
+mod check;
+mod evaluate;
+mod experiment;
+mod export;
+mod report;
+mod train;
+
 use std::process::ExitCode;
 
-use cifar::output::note;
-use cifar::{Failure, check, evaluate, experiment, export, report, train};
 use clap::{Parser, Subcommand};
+use swa_lab::Failure;
+use swa_lab::measure::device_check::CheckArgs;
+use swa_lab::output::note;
 
 /// Stochastic Weight Averaging on CIFAR-10 and CIFAR-100
 #[derive(Debug, Parser)]
@@ -21,7 +29,7 @@ enum Command {
     Export(export::ExportArgs),
     Report(report::ReportArgs),
     Experiment(Box<experiment::ExperimentArgs>),
-    Check(check::CheckArgs),
+    Check(CheckArgs),
 }
 
 fn main() -> ExitCode {

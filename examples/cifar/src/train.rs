@@ -2,36 +2,30 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-
-use burn::tensor::Device;
+use std::sync::Arc;
 
 use burn::module::Module;
+use burn::tensor::Device;
+use swa_lab::Failure;
+use swa_lab::data::{ImageSet, Position};
+use swa_lab::device::{self, DEFAULT_DEVICE};
+use swa_lab::output::say;
+use swa_lab::run::checkpoint::Checkpoints;
+use swa_lab::run::config::{EvaluateOn, GivenSettings, RunConfig};
+use swa_lab::run::directory::{RunDirectory, delete_unfinished_files};
+use swa_lab::run::epoch_log::{EpochRow, Score};
+use swa_lab::run::images::load_images;
+use swa_lab::run::interruption::INTERRUPTED;
+use swa_lab::run::progress::Progress;
+use swa_lab::run::session::{End, Session, Show};
 use swa_models::{Network, NetworkConfig};
-
-use crate::Failure;
-use crate::checkpoint::Checkpoints;
-use crate::config::{EvaluateOn, GivenSettings, RunConfig};
-use crate::data::{ImageSet, Position};
-use crate::device;
-use crate::directory::{RunDirectory, delete_unfinished_files};
-use crate::epoch_log::{EpochRow, Score};
-use crate::output::say;
-use crate::progress::Progress;
-use crate::session::{End, Session, Show};
-
-/// The exit status of a run that was asked to stop: 128 + SIGINT, as shells have it.
-pub const INTERRUPTED: i32 = 130;
-
-/// What `--device` is if it is not given.
-pub(crate) const DEFAULT_DEVICE: &str = "flex";
 
 /// Trains a network with SWA, or with plain SGD.
 ///
 /// Without settings it is the paper's training of a PreResNet-20 on images that are made up: say
 /// --data to train on real ones.
 #[derive(Debug, Clone, clap::Args)]
-pub struct TrainArgs {
+pub(crate) struct TrainArgs {
     #[command(flatten)]
     given: GivenSettings,
 
@@ -61,7 +55,7 @@ pub struct TrainArgs {
 /// # Errors
 ///
 /// With one line that says what is wrong and what to do.
-pub fn run(args: &TrainArgs) -> Result<i32, Failure> {
+pub(crate) fn run(args: &TrainArgs) -> Result<i32, Failure> {
     let device = device::parse(&args.device)?;
     let resumed = match args.resume {
         false => None,
@@ -97,24 +91,6 @@ pub fn run(args: &TrainArgs) -> Result<i32, Failure> {
         .with_classes(classes)
         .with_width_divisor(config.width_divisor);
     training.run(network.init(&autodiff)?)
-}
-
-/// Loads what `--data` names, and shows how far it is.
-///
-/// # Errors
-///
-/// [`DataError`](crate::data::DataError), of one line.
-pub fn load_images(data: &str, progress: &mut Progress) -> Result<ImageSet, Failure> {
-    let source: crate::data::DataSource = data.parse()?;
-    progress.begin("loading", 0);
-    let shown = Mutex::new(progress.clone());
-    let images = source.load(&|done, total| {
-        let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.set_total(total);
-        shown.set(done);
-    });
-    progress.end();
-    Ok(images?)
 }
 
 /// A run about to begin or to go on.

@@ -27,7 +27,7 @@ impl<M: Module> Collector<M> {
         } else {
             SwaError::FurtherAverage {
                 name: self.name.to_string(),
-                error,
+                error: error.into(),
             }
         }
     }

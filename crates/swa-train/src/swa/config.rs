@@ -120,7 +120,7 @@ impl SwaConfig {
                 rule.and_then(|rule| self.collector(&model, &further.name, &further.collect, rule));
             collectors.push(collector.map_err(|error| SwaError::FurtherAverage {
                 name: further.name.clone(),
-                error,
+                error: error.into(),
             })?);
         }
         let evaluation = Evaluation::new(train_loader, reestimation.cloned());

@@ -5,8 +5,8 @@
 use std::fs;
 use std::path::Path;
 
-use cifar::experiment::record::{EvaluationRecord, Method, Record, RunRecord};
 use serde_json::Value;
+use swa_lab::experiment::record::{EvaluationRecord, Method, Record, RunRecord};
 
 use crate::process::{Ended, cifar};
 use crate::snapshot::Snapshot;
@@ -57,7 +57,7 @@ fn run(method: Method, seed: u64, more: f64) -> Vec<Record> {
         seed,
         train_images: 200,
         test_images: 100,
-        evaluate_on: cifar::config::EvaluateOn::Test,
+        evaluate_on: swa_lab::run::config::EvaluateOn::Test,
         shared_epochs: 0,
         device: "flex".to_owned(),
         machine: "<made up> & of no make".to_owned(),

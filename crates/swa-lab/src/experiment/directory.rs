@@ -1,0 +1,204 @@
+//! The folder that an experiment writes to.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::data_set::DataSet;
+use super::lock::Lock;
+use super::plan::Plan;
+use super::results::Results;
+use crate::Failure;
+use crate::data::DataSource;
+use crate::run::directory::{delete_unfinished_files, io_error, is_unfinished, write_whole};
+
+/// The folder of an experiment: its plan, its results, and the folders of its runs.
+#[derive(Debug, Clone)]
+pub struct ExperimentDirectory {
+    path: PathBuf,
+}
+
+impl ExperimentDirectory {
+    /// The folder of an experiment that will [`begin`](Self::begin) with `plan`, or goes on with it, and
+    /// the plan with where its data is: `data`, what the plan says, or what the experiment began with.
+    ///
+    /// # Errors
+    ///
+    /// If the experiment that is there has another plan, the folder holds something else, or nothing
+    /// says where the data is.
+    pub fn with_plan(path: &Path, plan: Plan, data: Option<&str>) -> Result<(Self, Plan), Failure> {
+        let directory = Self {
+            path: path.to_owned(),
+        };
+        let there = match directory.plan_file().exists() {
+            true => Some(directory.plan()?),
+            false => None,
+        };
+        let began_with = there.as_ref().and_then(|plan| plan.data.clone());
+        let data = data.map(str::to_owned).or(plan.data.clone()).or(began_with);
+        let plan = on(plan, data)?;
+        if let Some(there) = there {
+            let differences = plan.differences(&there)?;
+            if !differences.is_empty() {
+                return Err(format!(
+                    "{} was begun with another plan: {}. Go on with the plan that is there, {}, or \
+                     choose another folder with --out",
+                    path.display(),
+                    differences.join(", "),
+                    directory.plan_file().display(),
+                )
+                .into());
+            }
+        }
+        Ok((directory, plan))
+    }
+
+    /// The folder of an experiment that has begun, and its plan.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub fn open(path: &Path) -> Result<(Self, Plan), Failure> {
+        let directory = Self {
+            path: path.to_owned(),
+        };
+        if !directory.plan_file().exists() {
+            return Err(format!(
+                "{} holds no experiment: expected plan.toml in it, as `cifar experiment` leaves it",
+                path.display()
+            )
+            .into());
+        }
+        let plan = directory.plan()?;
+        Ok((directory, plan))
+    }
+
+    fn plan(&self) -> Result<Plan, Failure> {
+        let name = self.plan_file().to_string_lossy().into_owned();
+        Ok(Plan::parse(&Plan::text(&name)?, &name, &[])?)
+    }
+
+    /// Begins an experiment with `plan`, unless one has begun: makes the folder, and the plan in it.
+    ///
+    /// # Errors
+    ///
+    /// If something else is in it, or it cannot be written.
+    pub fn begin(&self, plan: &Plan) -> Result<(), Failure> {
+        if self.plan_file().exists() {
+            return Ok(());
+        }
+        let path = &self.path;
+        fs::create_dir_all(path).map_err(io_error("make the folder", path))?;
+        let entries = fs::read_dir(path).map_err(io_error("read the folder", path))?;
+        let lock = self.lock_file();
+        for entry in entries {
+            let entry = entry.map_err(io_error("read the folder", path))?.path();
+            // What a process leaves that is killed here.
+            if entry != lock && !is_unfinished(&entry) {
+                return Err(format!(
+                    "{} is not empty and holds no experiment: choose another folder with --out",
+                    path.display()
+                )
+                .into());
+            }
+        }
+        let _lock = self.lock()?;
+        delete_unfinished_files(path)?;
+        let text = format!(
+            "# The plan of the experiment in this folder, complete.\n\n{}",
+            plan.to_toml()?
+        );
+        Ok(write_whole(&self.plan_file(), text.as_bytes())?)
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The plan.
+    pub fn plan_file(&self) -> PathBuf {
+        self.path.join("plan.toml")
+    }
+
+    /// The results.
+    pub fn results(&self) -> Results {
+        Results::new(self.path.join("results.jsonl"))
+    }
+
+    /// The folder of a run.
+    pub fn run(&self, name: &str) -> PathBuf {
+        self.path.join("runs").join(name)
+    }
+
+    /// The folder in which another run prepares that of a run.
+    pub(super) fn run_in_preparation(&self, name: &str) -> PathBuf {
+        self.path.join("runs").join(format!(".{name}.part"))
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.path.join("lock")
+    }
+
+    /// Takes the right to start runs here.
+    ///
+    /// # Errors
+    ///
+    /// If another process has it.
+    pub(super) fn lock(&self) -> Result<Lock, Failure> {
+        Lock::take(&self.lock_file(), "")
+    }
+
+    /// Takes the right to write results, and to the folders of runs: for the run of this name, or
+    /// another purpose. A process of its own, which may outlive by a moment the one that started it,
+    /// has it for every run.
+    ///
+    /// # Errors
+    ///
+    /// If another process has it.
+    pub(super) fn lock_runs(&self, purpose: &str) -> Result<Lock, Failure> {
+        Lock::take(&self.runs_lock_file(), purpose)
+    }
+
+    /// What a process is writing for, if one is.
+    pub(super) fn runs_in_use_for(&self) -> Option<String> {
+        Lock::holder(&self.runs_lock_file())
+    }
+
+    fn runs_lock_file(&self) -> PathBuf {
+        self.path.join("runs.lock")
+    }
+}
+
+/// The plan with its data there.
+fn on(plan: Plan, data: Option<String>) -> Result<Plan, Failure> {
+    let all_synthetic = plan.data_sets() == [DataSet::Synthetic];
+    let data = match data {
+        Some(data) => data,
+        None if all_synthetic => "synthetic".to_owned(),
+        None => {
+            return Err(
+                "nothing says where the images are: give --data download, --data FOLDER, or for a try \
+                 --data synthetic"
+                    .into(),
+            );
+        }
+    };
+    let Ok(source) = data.parse();
+    let mut plan = match source {
+        DataSource::Synthetic(_) => plan.on_synthetic_images(),
+        _ if all_synthetic => {
+            return Err(format!(
+                "the plan is on images that are made up, and --data is {data}: leave it out, or name \
+                 cifar10 or cifar100 in the plan's data_sets"
+            )
+            .into());
+        }
+        _ => plan,
+    };
+    // As it is given, but for a separator at its end: the folder stays readable from elsewhere.
+    plan.data = Some(match data.trim_end_matches('/') {
+        "" => data,
+        trimmed => trimmed.to_owned(),
+    });
+    Ok(plan)
+}

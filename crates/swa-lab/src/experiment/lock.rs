@@ -1,0 +1,84 @@
+//! One process at a time.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::Failure;
+use crate::run::directory::io_error;
+
+/// For how long a process waits for another that is about to end: one whose parent was killed, say.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The right to write to an experiment's folder, which ends with this value, or with the process.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock that `file` stands for, and says in it what for.
+    ///
+    /// # Errors
+    ///
+    /// If another process has it.
+    pub(super) fn take(file: &Path, purpose: &str) -> Result<Self, Failure> {
+        let mut options = OpenOptions::new();
+        let opened = options.create(true).truncate(false).write(true).open(file);
+        let mut opened = opened.map_err(io_error("open", file))?;
+        let began = Instant::now();
+        loop {
+            match opened.try_lock() {
+                Ok(()) => {
+                    let written = opened
+                        .set_len(0)
+                        .and_then(|()| opened.write_all(purpose.as_bytes()));
+                    written.map_err(io_error("write", file))?;
+                    return Ok(Self { _file: opened });
+                }
+                Err(TryLockError::WouldBlock) if began.elapsed() < PATIENCE => {
+                    sleep(Duration::from_millis(20));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let folder = file.parent().unwrap_or(file);
+                    return Err(format!(
+                        "{}: another process is running this experiment: wait for it, or stop it",
+                        folder.display()
+                    )
+                    .into());
+                }
+                Err(TryLockError::Error(error)) => return Err(io_error("lock", file)(error).into()),
+            }
+        }
+    }
+
+    /// What a process has it for, if one has.
+    pub(super) fn holder(file: &Path) -> Option<String> {
+        match File::open(file).ok()?.try_lock() {
+            Err(TryLockError::WouldBlock) => fs::read_to_string(file).ok(),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_process_waits_and_then_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("lock");
+        assert_eq!(Lock::holder(&file), None);
+        let lock = Lock::take(&file, "first").unwrap();
+        assert_eq!(Lock::holder(&file).as_deref(), Some("first"));
+        // Another handle is as good as another process.
+        let error = Lock::take(&file, "second").unwrap_err().to_string();
+        assert!(error.contains("another process"), "{error}");
+        drop(lock);
+        assert_eq!(Lock::holder(&file), None);
+        Lock::take(&file, "third").unwrap();
+    }
+}

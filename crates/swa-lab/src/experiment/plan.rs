@@ -1,0 +1,767 @@
+//! What is to be run.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::Path;
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use swa_models::NetworkConfig;
+use swa_train::{PaperLrSchedulerConfig, RunLength};
+use thiserror::Error;
+
+use super::data_set::DataSet;
+use super::record::Method;
+use crate::Failure;
+use crate::data::DataSource;
+use crate::run::config::{EvaluateOn, PaddingChoice, RunConfig, SwaSettings};
+
+/// The plans that are part of the program: their names and their texts.
+const BUILT_IN: [(&str, &str); 2] = [
+    ("paper", include_str!("plans/paper.toml")),
+    ("small", include_str!("plans/small.toml")),
+];
+
+/// An experiment, as a TOML file says it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// Where the images are: what `--data` says. Not in a plan that has not begun.
+    pub data: Option<String>,
+    /// Each run is made once for each of these.
+    pub seeds: Vec<u64>,
+    /// After how many budgets the average is scored. SWA is one run, as long as the largest.
+    pub swa_budgets: Vec<f64>,
+    /// How many training images are used, if not all.
+    pub train_items: Option<usize>,
+    /// How many of these are held out from the training, if any.
+    pub validation_items: Option<usize>,
+    /// Which images the scores are of.
+    #[serde(default)]
+    pub evaluate_on: EvaluateOn,
+    /// How images are padded before they are cropped; with black, as in the paper, if it is not given.
+    #[serde(default = "zero")]
+    pub padding: PaddingChoice,
+    /// What is trained.
+    pub models: Vec<ModelPlan>,
+}
+
+/// A network, and how it is trained on some data sets: by SGD for a budget, and by SWA.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelPlan {
+    /// The network, by its name: see [`NetworkConfig`].
+    pub model: String,
+    /// The data sets.
+    pub data_sets: Vec<DataSet>,
+    /// What the network's widths are divided by; 1 if it is not given.
+    #[serde(default = "one")]
+    pub width_divisor: usize,
+    /// The epochs of a budget.
+    pub budget: usize,
+    /// The epoch, counted from 1, at whose end weights are first collected.
+    pub swa_start: usize,
+    /// The learning rate that training starts with.
+    pub lr: f64,
+    /// The learning rate under which weights are collected.
+    pub swa_lr: f64,
+    /// The weight decay of SGD.
+    pub weight_decay: f64,
+    /// The number of images in a batch; the paper's 128 if it is not given.
+    #[serde(default = "paper_batch_size")]
+    pub batch_size: usize,
+    /// The momentum of SGD; the paper's 0.9 if it is not given.
+    #[serde(default = "paper_momentum")]
+    pub momentum: f64,
+}
+
+fn zero() -> PaddingChoice {
+    PaddingChoice::Zero
+}
+
+fn one() -> usize {
+    1
+}
+
+fn paper_batch_size() -> usize {
+    128
+}
+
+fn paper_momentum() -> f64 {
+    0.9
+}
+
+/// A run of a plan.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedRun {
+    /// Its name, such as `cifar10-vgg16-bn-swa-seed1`.
+    pub name: String,
+    /// What it is trained on.
+    pub data_set: DataSet,
+    /// How.
+    pub method: Method,
+    /// The epochs of one budget.
+    pub budget: usize,
+    /// Its settings.
+    pub config: RunConfig,
+    /// The run of the other method that trains alike at the beginning, and for how many epochs.
+    pub shares: Option<(String, usize)>,
+}
+
+/// Why a plan cannot be run.
+#[derive(Debug, Error)]
+pub enum PlanError {
+    /// There is no such plan.
+    #[error(
+        "{name}: no such file, and no plan of this program's own, which are {}",
+        BUILT_IN.map(|(name, _)| name).join(" and ")
+    )]
+    NoSuchPlan {
+        /// What was asked for.
+        name: String,
+    },
+
+    /// It cannot be read.
+    #[error("cannot read {name}: {error}")]
+    Read {
+        /// The file.
+        name: String,
+        /// Why.
+        error: std::io::Error,
+    },
+
+    /// It is not a plan.
+    #[error("{name}{}: {reason}", line.map(|line| format!(", line {line}")).unwrap_or_default())]
+    Syntax {
+        /// The file or the plan's name.
+        name: String,
+        /// The line, if it is known.
+        line: Option<usize>,
+        /// What is wrong.
+        reason: String,
+    },
+
+    /// What `--set` says is not of the form KEY=VALUE.
+    #[error(
+        "--set {0}: expected KEY=VALUE, such as lr=0.1 for every model or vgg16-bn.lr=0.1 for one, with \
+         a value as in a plan (text in quotes)"
+    )]
+    Set(String),
+
+    /// A value that cannot be used.
+    #[error("the plan's {key} must be {expected}, not {got}")]
+    Invalid {
+        /// The key.
+        key: String,
+        /// What it must be.
+        expected: &'static str,
+        /// What it is instead.
+        got: String,
+    },
+
+    /// A model that there is not.
+    #[error(transparent)]
+    Model(#[from] swa_models::UnknownNetwork),
+
+    /// Settings that make no run.
+    #[error("{run} cannot be run: {error}")]
+    Run {
+        /// The run.
+        run: String,
+        /// Why.
+        error: String,
+    },
+
+    /// The rates make no schedule.
+    #[error("{run} cannot be run: {error}")]
+    Schedule {
+        /// The run.
+        run: String,
+        /// Why.
+        error: swa_train::SwaError,
+    },
+
+    /// Two runs would be the same.
+    #[error("the plan has {run} twice: train a network on a data set in one way only")]
+    Twice {
+        /// The run.
+        run: String,
+    },
+}
+
+impl Plan {
+    /// The text of a plan, of this program's own or of a file.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError::NoSuchPlan`] or [`Read`](PlanError::Read).
+    pub fn text(name: &str) -> Result<String, PlanError> {
+        if let Some((_, text)) = BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
+            return Ok((*text).to_owned());
+        }
+        let name = name.to_owned();
+        match Path::new(&name).exists() {
+            false => Err(PlanError::NoSuchPlan { name }),
+            true => fs::read_to_string(&name).map_err(|error| PlanError::Read { name, error }),
+        }
+    }
+
+    /// Reads a plan. Each of `settings` is a `KEY=VALUE` that is set in it.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError`] if it is not a plan.
+    pub fn parse(text: &str, name: &str, settings: &[String]) -> Result<Self, PlanError> {
+        let syntax = |error: toml::de::Error| PlanError::Syntax {
+            name: name.to_owned(),
+            line: error
+                .span()
+                .map(|span| text[..span.start].matches('\n').count() + 1),
+            reason: error
+                .message()
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" "),
+        };
+        let plan: Self = toml::from_str(text).map_err(syntax)?;
+        if settings.is_empty() {
+            return Ok(plan);
+        }
+        let mut table: toml::Table = toml::from_str(text).map_err(syntax)?;
+        for setting in settings {
+            set(&mut table, setting)?;
+        }
+        table.try_into().map_err(|error: toml::de::Error| {
+            let name = format!("{name} with --set {}", settings.join(" --set "));
+            PlanError::Syntax {
+                name,
+                line: None,
+                reason: error
+                    .message()
+                    .split_whitespace()
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            }
+        })
+    }
+
+    /// The plan as TOML, complete.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError::Syntax`] for a number that TOML has no room for.
+    pub fn to_toml(&self) -> Result<String, PlanError> {
+        toml::to_string(self).map_err(|error| PlanError::Syntax {
+            name: "the plan".to_owned(),
+            line: None,
+            reason: error.to_string(),
+        })
+    }
+
+    /// The same on images that are made up, whatever it is on. Of a network that is trained in a way
+    /// of its own on each data set, that is the first.
+    pub fn on_synthetic_images(mut self) -> Self {
+        let mut names = HashSet::new();
+        self.models
+            .retain(|model| names.insert(model.model.clone()));
+        for model in &mut self.models {
+            model.data_sets = vec![DataSet::Synthetic];
+        }
+        self
+    }
+
+    /// The data sets, each once.
+    pub fn data_sets(&self) -> Vec<DataSet> {
+        let mut data_sets = Vec::new();
+        for set in self.models.iter().flat_map(|model| &model.data_sets) {
+            if !data_sets.contains(set) {
+                data_sets.push(*set);
+            }
+        }
+        data_sets
+    }
+
+    /// The epochs of `model`'s SWA run.
+    fn swa_epochs(&self, model: &ModelPlan) -> usize {
+        let budgets = self.swa_budgets.iter().copied().fold(1.0, f64::max);
+        epoch_after(budgets, model.budget)
+    }
+
+    /// The runs, in the order in which they are made: seed by seed, so that the whole table is there
+    /// once before anything is made a second time; of each model SWA before SGD, which takes its
+    /// beginning over.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError`] if one cannot be run.
+    pub fn runs(&self) -> Result<Vec<PlannedRun>, PlanError> {
+        self.validate()?;
+        let data_sets = self.data_sets();
+        let mut runs = Vec::new();
+        for seed in &self.seeds {
+            for data_set in &data_sets {
+                let models = self.models.iter();
+                for model in models.filter(|model| model.data_sets.contains(data_set)) {
+                    runs.extend(self.pair(model, *data_set, *seed)?);
+                }
+            }
+        }
+        let mut names = HashSet::new();
+        for run in &runs {
+            if !names.insert(&run.name) {
+                return Err(PlanError::Twice {
+                    run: run.name.clone(),
+                });
+            }
+        }
+        Ok(runs)
+    }
+
+    /// The SWA run and the SGD run of a model.
+    fn pair(
+        &self,
+        model: &ModelPlan,
+        data_set: DataSet,
+        seed: u64,
+    ) -> Result<[PlannedRun; 2], PlanError> {
+        let network: NetworkConfig = model.model.parse()?;
+        let network = network.name();
+        let data = self.data.as_deref().unwrap_or("synthetic");
+        let name = |method: &str| format!("{data_set}-{network}-{method}-seed{seed}");
+        let sgd = RunConfig {
+            data: data_set.location(data, self.data_sets().len() > 1),
+            train_items: self.train_items,
+            validation_items: self.validation_items,
+            evaluate_on: self.evaluate_on,
+            padding: self.padding,
+            model: network.clone(),
+            init: None,
+            width_divisor: model.width_divisor,
+            epochs: model.budget,
+            batch_size: model.batch_size,
+            lr: model.lr,
+            momentum: model.momentum,
+            weight_decay: model.weight_decay,
+            swa: None,
+            seed,
+        };
+        let swa = RunConfig {
+            epochs: self.swa_epochs(model),
+            swa: Some(SwaSettings {
+                start: model.swa_start,
+                every: 1,
+                lr: model.swa_lr,
+                batch_norm_batches: None,
+            }),
+            ..sgd.clone()
+        };
+        swa.validate().map_err(|error| PlanError::Run {
+            run: name("swa"),
+            // It says `--lr`, which is `lr` here.
+            error: error.to_string().replace("--", ""),
+        })?;
+        let shared = model.shared_epochs().map_err(|error| PlanError::Schedule {
+            run: name("swa"),
+            error,
+        })?;
+        let run = |method: Method, config: RunConfig| {
+            let (own, other) = match method {
+                Method::Sgd => ("sgd", "swa"),
+                Method::Swa => ("swa", "sgd"),
+            };
+            PlannedRun {
+                name: name(own),
+                data_set,
+                method,
+                budget: model.budget,
+                config,
+                shares: (shared > 0).then(|| (name(other), shared)),
+            }
+        };
+        Ok([run(Method::Swa, swa), run(Method::Sgd, sgd)])
+    }
+
+    fn validate(&self) -> Result<(), PlanError> {
+        let check = |key: &str, expected, fits: bool, got: String| match fits {
+            true => Ok(()),
+            false => Err(PlanError::Invalid {
+                key: key.to_owned(),
+                expected,
+                got,
+            }),
+        };
+        let distinct: HashSet<_> = self.seeds.iter().collect();
+        let seeds = !self.seeds.is_empty() && distinct.len() == self.seeds.len();
+        let got = format!("{:?}", self.seeds);
+        check("seeds", "at least one number, each once", seeds, got)?;
+
+        let budgets = |budgets: &f64| (1.0..=100.0).contains(budgets);
+        let fits = !self.swa_budgets.is_empty() && self.swa_budgets.iter().all(budgets);
+        let got = format!("{:?}", self.swa_budgets);
+        check("swa_budgets", "numbers from 1 to 100", fits, got)?;
+
+        check(
+            "models",
+            "at least one",
+            !self.models.is_empty(),
+            "none".to_owned(),
+        )?;
+        for model in &self.models {
+            let key = |key: &str| format!("{key} of {}", model.model);
+            let no_data = model.data_sets.is_empty();
+            let got = "none".to_owned();
+            check(&key("data_sets"), "at least one", !no_data, got)?;
+            let start = (1..=model.budget).contains(&model.swa_start);
+            let expected = "at least 1 and at most its budget";
+            let got = model.swa_start.to_string();
+            check(&key("swa_start"), expected, start, got)?;
+        }
+        Ok(())
+    }
+
+    /// What differs from another plan: the key, and the values here and there.
+    pub fn differences(&self, there: &Self) -> Result<Vec<String>, PlanError> {
+        let (here, there) = (self.values()?, there.values()?);
+        let keys: std::collections::BTreeSet<&String> = here.keys().chain(there.keys()).collect();
+        let value = |values: &BTreeMap<String, String>, key: &String| {
+            let value = values.get(key).cloned();
+            value.unwrap_or_else(|| "not given".to_owned())
+        };
+        let pairs = keys
+            .into_iter()
+            .map(|key| (key, value(&here, key), value(&there, key)));
+        Ok(pairs
+            .filter(|(_, here, there)| here != there)
+            .map(|(key, here, there)| format!("{key} is {here} here and {there} there"))
+            .collect())
+    }
+
+    /// All values, by their keys and what they are of.
+    fn values(&self) -> Result<BTreeMap<String, String>, PlanError> {
+        let text = self.to_toml()?;
+        let table: toml::Table = toml::from_str(&text).map_err(|error| PlanError::Syntax {
+            name: "the plan".to_owned(),
+            line: None,
+            reason: error.message().to_owned(),
+        })?;
+        let mut values = BTreeMap::new();
+        for (key, value) in table {
+            if key != "models" {
+                values.insert(key, value.to_string());
+            }
+        }
+        for model in &self.models {
+            let data_sets: Vec<String> = model.data_sets.iter().map(DataSet::to_string).collect();
+            let of = format!("{} on {}", model.model, data_sets.join(" and "));
+            let fields = [
+                ("width_divisor", model.width_divisor.to_string()),
+                ("budget", model.budget.to_string()),
+                ("swa_start", model.swa_start.to_string()),
+                ("lr", model.lr.to_string()),
+                ("swa_lr", model.swa_lr.to_string()),
+                ("weight_decay", model.weight_decay.to_string()),
+                ("batch_size", model.batch_size.to_string()),
+                ("momentum", model.momentum.to_string()),
+            ];
+            for (key, value) in fields {
+                values.insert(format!("{key} of {of}"), value);
+            }
+        }
+        Ok(values)
+    }
+}
+
+impl PlannedRun {
+    /// Finds out before anything is run whether there is such a network, and whether the data is there.
+    ///
+    /// # Errors
+    ///
+    /// If one is not.
+    pub fn check(&self, device: &Device) -> Result<(), Failure> {
+        let Ok(source) = self.config.data.parse::<DataSource>();
+        source.check()?;
+        let network: NetworkConfig = self.config.model.parse()?;
+        let network = network
+            .with_classes(self.data_set.classes())
+            .with_width_divisor(self.config.width_divisor);
+        network.init(device)?;
+        Ok(())
+    }
+}
+
+impl ModelPlan {
+    /// For how many epochs at the beginning SGD and SWA train alike: those under the same learning
+    /// rate, before weights are collected.
+    fn shared_epochs(&self) -> Result<usize, swa_train::SwaError> {
+        let run = RunLength::new(self.budget, 1)?;
+        let sgd = PaperLrSchedulerConfig::sgd(self.lr, run).init()?;
+        let swa = PaperLrSchedulerConfig::swa(self.lr, self.swa_lr, self.swa_start, run).init()?;
+        let alike = (0..self.swa_start - 1).take_while(|&epoch| sgd.lr(epoch) == swa.lr(epoch));
+        Ok(alike.count())
+    }
+}
+
+/// The epoch, counted from 1, at whose end so many `budgets` of epochs are over: the nearest, and of two
+/// the later, so that 1.25 of 150 are 188.
+pub fn epoch_after(budgets: f64, budget: usize) -> usize {
+    (budgets * budget as f64).round() as usize
+}
+
+/// Sets a key of the plan, or a key of every model, or with a model's name before it, of that.
+fn set(table: &mut toml::Table, setting: &str) -> Result<(), PlanError> {
+    let refused = || PlanError::Set(setting.to_owned());
+    let (key, value) = setting.split_once('=').ok_or_else(refused)?;
+    let parsed: toml::Table = toml::from_str(&format!("value = {value}")).map_err(|_| refused())?;
+    let value = parsed.get("value").ok_or_else(refused)?;
+    let (of, key) = match key.trim().rsplit_once('.') {
+        Some((of, key)) => (Some(of), key),
+        None => (None, key.trim()),
+    };
+    const OF_THE_PLAN: [&str; 7] = [
+        "data",
+        "seeds",
+        "swa_budgets",
+        "train_items",
+        "validation_items",
+        "evaluate_on",
+        "padding",
+    ];
+    if of.is_none() && OF_THE_PLAN.contains(&key) {
+        table.insert(key.to_owned(), value.clone());
+        return Ok(());
+    }
+    let models = table.get_mut("models").and_then(toml::Value::as_array_mut);
+    let mut found = false;
+    for model in models.into_iter().flatten() {
+        let Some(model) = model.as_table_mut() else {
+            continue;
+        };
+        let name = model.get("model").and_then(toml::Value::as_str);
+        if of.is_none() || of == name {
+            model.insert(key.to_owned(), value.clone());
+            found = true;
+        }
+    }
+    match found {
+        true => Ok(()),
+        false => Err(refused()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn built_in(name: &str) -> Plan {
+        Plan::parse(&Plan::text(name).unwrap(), name, &[]).unwrap()
+    }
+
+    /// A plan of one network, for these numbers of epochs.
+    fn plan(budget: usize, swa_start: usize) -> Plan {
+        let settings = [
+            format!("budget={budget}"),
+            format!("swa_start={swa_start}"),
+            "seeds=[1]".to_owned(),
+        ];
+        let mut plan = Plan::parse(&Plan::text("small").unwrap(), "small", &settings).unwrap();
+        plan.models.truncate(1);
+        plan.on_synthetic_images()
+    }
+
+    /// Izmailov et al. 2018, section 4.1, and the commands of the paper's code.
+    #[test]
+    fn the_papers_plan_is_the_papers() {
+        let plan = built_in("paper");
+        assert_eq!(plan.seeds.len(), 3);
+        assert_eq!(plan.swa_budgets, [1.0, 1.25, 1.5]);
+        assert_eq!((plan.train_items, plan.validation_items), (None, None));
+        assert_eq!(plan.evaluate_on, EvaluateOn::Test);
+        let rows: Vec<_> = plan
+            .models
+            .iter()
+            .flat_map(|model| model.data_sets.iter().map(move |set| (model, set)))
+            .map(|(model, set)| {
+                assert_eq!((model.batch_size, model.momentum), (128, 0.9));
+                assert_eq!(model.width_divisor, 1);
+                let name = format!("{} {set}", model.model);
+                let epochs = [model.budget, model.swa_start, plan.swa_epochs(model)];
+                (name, epochs, [model.lr, model.swa_lr, model.weight_decay])
+            })
+            .collect();
+        let row = |name: &str, epochs, rates| (name.to_owned(), epochs, rates);
+        assert_eq!(
+            rows,
+            [
+                row("vgg16 cifar10", [200, 161, 300], [0.05, 0.01, 5e-4]),
+                row("vgg16 cifar100", [200, 161, 300], [0.05, 0.01, 5e-4]),
+                row("preresnet-110 cifar10", [150, 126, 225], [0.1, 0.01, 3e-4]),
+                row("preresnet-110 cifar100", [150, 126, 225], [0.1, 0.05, 3e-4]),
+                row("preresnet-164 cifar10", [150, 126, 225], [0.1, 0.01, 3e-4]),
+                row("preresnet-164 cifar100", [150, 126, 225], [0.1, 0.05, 3e-4]),
+                row("wrn-28-10 cifar10", [200, 161, 300], [0.1, 0.05, 5e-4]),
+                row("wrn-28-10 cifar100", [200, 161, 300], [0.1, 0.05, 5e-4]),
+            ]
+        );
+    }
+
+    /// Epochs counted from 0, as the paper's code counts them. VGG16, by hand:
+    /// SGD at 150 of 200: t = 0.75, 0.05 * (1 - 0.99 * 0.25 / 0.4) = 0.0190625; at the end 0.0005.
+    /// SWA at 120 of 161: t = 0.745342, 0.05 * (1 - 0.8 * 0.245342 / 0.4) = 0.0254658.
+    /// PreResNet on CIFAR-100: SWA at 90 of 126: t = 0.714286, 0.1 * (1 - 0.5 * 0.214286 / 0.4) =
+    /// 0.0732143.
+    #[test]
+    fn the_papers_runs_have_its_learning_rates_worked_by_hand() {
+        let plan = built_in("paper");
+        let schedules = |model: &ModelPlan| {
+            let run = RunLength::new(model.budget, 1).unwrap();
+            let sgd = PaperLrSchedulerConfig::sgd(model.lr, run).init().unwrap();
+            let swa = PaperLrSchedulerConfig::swa(model.lr, model.swa_lr, model.swa_start, run);
+            (sgd, swa.init().unwrap())
+        };
+        let near = |rate: f64, expected: f64| {
+            assert!((rate - expected).abs() < 1e-7, "{rate} for {expected}");
+        };
+        let (sgd, swa) = schedules(&plan.models[0]);
+        near(sgd.lr(100), 0.05);
+        near(sgd.lr(150), 0.019_062_5);
+        near(sgd.lr(199), 0.000_5);
+        near(swa.lr(80), 0.05);
+        near(swa.lr(120), 0.025_465_8);
+        // Collected at a rate that stays, to the end of one and a half budgets.
+        for epoch in [160, 199, 200, 299] {
+            near(swa.lr(epoch), 0.01);
+        }
+        let (sgd, swa) = schedules(&plan.models[2]);
+        near(swa.lr(90), 0.073_214_3);
+        near(swa.lr(224), 0.05);
+        // 112 of 150: t = 0.746667, 0.1 * (1 - 0.99 * 0.246667 / 0.4) = 0.03895.
+        near(sgd.lr(112), 0.038_95);
+    }
+
+    #[test]
+    fn sgd_and_swa_share_the_epochs_before_either_slows_down() {
+        // SWA's rate falls after half of the epochs before its start: of 161, from epoch 81 (counted
+        // from 0) on; of 126, from 64 on. SGD's falls later.
+        let shared: Vec<_> = built_in("paper")
+            .models
+            .iter()
+            .map(ModelPlan::shared_epochs)
+            .collect();
+        let shared: Vec<usize> = shared.into_iter().map(Result::unwrap).collect();
+        assert_eq!(shared, [81, 64, 64, 64, 64, 81]);
+        // Half of 18 is 9: epochs 0 to 9.
+        assert_eq!(plan(24, 18).models[0].shared_epochs().unwrap(), 10);
+        // Nothing that was averaged is shared.
+        assert_eq!(plan(10, 2).models[0].shared_epochs().unwrap(), 1);
+        assert_eq!(plan(10, 1).models[0].shared_epochs().unwrap(), 0);
+    }
+
+    #[test]
+    fn runs_come_seed_by_seed_and_swa_before_the_sgd_it_starts() {
+        let mut plan = built_in("small");
+        plan.seeds = vec![1, 2];
+        let runs = plan.runs().unwrap();
+        let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "cifar10-vgg16-bn-swa-seed1",
+                "cifar10-vgg16-bn-sgd-seed1",
+                "cifar10-preresnet-14-swa-seed1",
+                "cifar10-preresnet-14-sgd-seed1",
+                "cifar10-vgg16-bn-swa-seed2",
+                "cifar10-vgg16-bn-sgd-seed2",
+                "cifar10-preresnet-14-swa-seed2",
+                "cifar10-preresnet-14-sgd-seed2",
+            ]
+        );
+        let [swa, sgd] = [&runs[0], &runs[1]];
+        assert_eq!((swa.config.epochs, sgd.config.epochs), (36, 24));
+        assert_eq!(swa.shares, Some((sgd.name.clone(), 10)));
+        assert_eq!(sgd.shares, Some((swa.name.clone(), 10)));
+        assert_eq!((swa.method, sgd.method), (Method::Swa, Method::Sgd));
+    }
+
+    #[test]
+    fn a_plan_survives_its_file() {
+        for name in ["paper", "small"] {
+            let plan = built_in(name);
+            let again = Plan::parse(&plan.to_toml().unwrap(), name, &[]).unwrap();
+            assert_eq!(again, plan);
+            assert_eq!(again.differences(&plan).unwrap(), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn what_differs_is_listed_by_key_with_both_values() {
+        let here = Plan::parse(
+            &Plan::text("small").unwrap(),
+            "small",
+            &["vgg16-bn.lr=0.5".to_owned(), "seeds=[4]".to_owned()],
+        )
+        .unwrap();
+        assert_eq!(
+            here.differences(&built_in("small")).unwrap(),
+            [
+                "lr of vgg16-bn on cifar10 is 0.5 here and 0.02 there",
+                "seeds is [4] here and [1, 2, 3] there",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_setting_is_of_the_plan_of_every_model_or_of_one() {
+        let settings = ["train_items=70", "lr=0.3", "preresnet-14.swa_lr=0.2"];
+        let settings = settings.map(String::from);
+        let plan = Plan::parse(&Plan::text("small").unwrap(), "small", &settings).unwrap();
+        assert_eq!(plan.train_items, Some(70));
+        let rates: Vec<_> = plan.models.iter().map(|m| (m.lr, m.swa_lr)).collect();
+        assert_eq!(rates, [(0.3, 0.01), (0.3, 0.2)]);
+    }
+
+    #[test]
+    fn what_is_no_plan_is_refused_in_a_line_that_says_where() {
+        let small = Plan::text("small").unwrap();
+        let error = |text: &str, settings: &[&str]| {
+            let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
+            let plan = Plan::parse(text, "plan.toml", &settings);
+            let error = plan.and_then(|plan| plan.runs()).unwrap_err().to_string();
+            assert_eq!(error.lines().count(), 1, "{error}");
+            error
+        };
+        let cases = [
+            (
+                error("seeds = [1]\nlr = 0.1", &[]),
+                "plan.toml, line 2: unknown field `lr`",
+            ),
+            (error("seeds = [1", &[]), "plan.toml, line 1: "),
+            (error(&small, &["speed=3"]), "unknown field `speed`"),
+            (error(&small, &["lr"]), "--set lr: expected KEY=VALUE"),
+            (error(&small, &["vgg19.lr=1"]), "--set vgg19.lr=1: expected"),
+            (
+                error(&small, &["seeds=[]"]),
+                "seeds must be at least one number",
+            ),
+            (error(&small, &["seeds=[1, 1]"]), "seeds must be"),
+            (error(&small, &["swa_budgets=[0.5]"]), "swa_budgets must be"),
+            (
+                error(&small, &["swa_start=25"]),
+                "swa_start of vgg16-bn must be",
+            ),
+            (
+                error(&small, &["lr=-1"]),
+                "cannot be run: lr must be above 0, not -1",
+            ),
+            (error(&small, &["model=\"vgg\""]), "there is no model `vgg`"),
+            (
+                error(&small, &["model=\"vgg16\""]),
+                "has cifar10-vgg16-swa-seed1 twice",
+            ),
+        ];
+        for (error, part) in cases {
+            assert!(error.contains(part), "{error} has no {part}");
+        }
+        let error = Plan::text("papers").unwrap_err().to_string();
+        assert!(error.ends_with("which are paper and small"), "{error}");
+    }
+}

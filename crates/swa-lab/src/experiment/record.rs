@@ -1,0 +1,139 @@
+//! The results of an experiment: one JSON object a line, readable by other tools.
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::run::config::EvaluateOn;
+
+/// A line of `results.jsonl`.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "records are read and written one by one"
+)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "snake_case")]
+pub enum Record {
+    /// A run: written once, when it is finished.
+    Run(RunRecord),
+    /// An epoch of a run: written when the epoch is over.
+    Evaluation(EvaluationRecord),
+}
+
+/// What was run, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// The run's name, such as `cifar10-vgg16-bn-swa-seed1`.
+    pub run: String,
+    /// `cifar10`, `cifar100` or `synthetic`.
+    pub data_set: String,
+    /// The network: see [`NetworkConfig`](swa_models::NetworkConfig).
+    pub model: String,
+    /// What its widths are divided by.
+    pub width_divisor: usize,
+    /// How it was trained.
+    pub method: Method,
+    /// The epochs of one budget.
+    pub budget: usize,
+    /// The epochs of the run: a budget for SGD, one and a half for SWA.
+    pub epochs: usize,
+    /// The epoch at whose end weights were first collected.
+    pub swa_start: Option<usize>,
+    /// The number of images in a batch.
+    pub batch_size: usize,
+    /// The learning rate that training starts with.
+    pub lr: f64,
+    /// The learning rate under which weights were collected.
+    pub swa_lr: Option<f64>,
+    /// The momentum of SGD.
+    pub momentum: f64,
+    /// The weight decay of SGD.
+    pub weight_decay: f64,
+    /// What weights, order, augmentation and dropout were drawn from.
+    pub seed: u64,
+    /// The number of training images.
+    pub train_images: usize,
+    /// The number of images that the test scores are of.
+    pub test_images: usize,
+    /// Which images these are: the test images, or training images that were held out.
+    pub evaluate_on: EvaluateOn,
+    /// How many epochs at the beginning were taken over from another run, which trained them alike.
+    pub shared_epochs: usize,
+    /// The device that it ran on, as `--device` says it.
+    pub device: String,
+    /// The machine's processor and its number of threads.
+    pub machine: String,
+    /// The command that was given.
+    pub command: String,
+    /// The version of this program, with its commit if it was built in a repository.
+    pub version: String,
+    /// The version of Burn.
+    pub burn_version: String,
+    /// When it began, in UTC, as in RFC 3339.
+    pub started: String,
+    /// When it ended, likewise.
+    pub finished: String,
+    /// The most memory that its process had, in bytes, where the system tells.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// How a network is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// SGD whose learning rate falls to a hundredth.
+    Sgd,
+    /// SGD under a learning rate that stays high, its weights averaged.
+    Swa,
+}
+
+/// What an epoch came to. Losses are mean cross-entropies in nats, errors shares of images classified
+/// wrongly, in per cent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationRecord {
+    /// The run's name.
+    pub run: String,
+    /// The epoch, counted from 1.
+    pub epoch: usize,
+    /// The learning rate of its last step.
+    pub learning_rate: f64,
+    /// Of the live model on the epoch's training images, as it was trained on them.
+    pub train_loss: Option<f64>,
+    /// Likewise.
+    pub train_error: Option<f64>,
+    /// Of the live model on the test images. NaN where a training diverged, which is `null` in JSON.
+    #[serde(deserialize_with = "nan_from_null")]
+    pub live_test_loss: f64,
+    /// Likewise.
+    pub live_test_error: f64,
+    /// Of the average on the test images, once there is one.
+    pub swa_test_loss: Option<f64>,
+    /// Likewise.
+    pub swa_test_error: Option<f64>,
+    /// How many weights the average is of.
+    pub averaged: usize,
+    /// Seconds that the epoch took, all together.
+    pub seconds: f64,
+    /// Seconds of them that re-estimating BatchNorm took, if it was.
+    pub reestimation_seconds: Option<f64>,
+}
+
+fn nan_from_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Option::deserialize(deserializer).map(|value| value.unwrap_or(f64::NAN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_that_is_no_number_survives_its_line() {
+        let evaluation = r#"{"record":"evaluation","run":"a","epoch":1,"learning_rate":0.1,"train_loss":null,
+            "train_error":90.0,"live_test_loss":null,"live_test_error":90.0,"swa_test_loss":null,
+            "swa_test_error":null,"averaged":0,"seconds":1.0,"reestimation_seconds":null}"#;
+        let Ok(Record::Evaluation(read)) = serde_json::from_str(evaluation) else {
+            panic!("an evaluation");
+        };
+        assert!(read.live_test_loss.is_nan());
+        let line = serde_json::to_string(&Record::Evaluation(read)).unwrap();
+        assert!(line.contains(r#""live_test_loss":null"#), "{line}");
+    }
+}

@@ -1,0 +1,221 @@
+//! The file of an experiment's results, `results.jsonl`.
+
+use std::fs::{self, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::record::{EvaluationRecord, Record, RunRecord};
+use crate::Failure;
+use crate::run::directory::io_error;
+
+/// A file of a [`Record`] a line. Lines are added at its end, whole.
+#[derive(Debug, Clone)]
+pub struct Results {
+    file: PathBuf,
+}
+
+/// The records of a file.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Records {
+    /// The runs that are finished.
+    pub runs: Vec<RunRecord>,
+    /// The epochs, of all runs.
+    pub evaluations: Vec<EvaluationRecord>,
+}
+
+impl Records {
+    /// What was run under this name, if it is finished.
+    pub fn run(&self, name: &str) -> Option<&RunRecord> {
+        self.runs.iter().find(|run| run.run == name)
+    }
+
+    /// The epochs of a run, in their order.
+    pub fn of<'a>(&'a self, run: &'a str) -> impl Iterator<Item = &'a EvaluationRecord> {
+        let mut evaluations = self.evaluations.iter();
+        std::iter::from_fn(move || evaluations.find(|evaluation| evaluation.run == run))
+    }
+}
+
+/// A line of a file of results that is no record.
+#[derive(Debug, Error)]
+#[error(
+    "line {line}: expected a record of a run or an evaluation in JSON, found {found} ({reason}); \
+     restore the line or delete it"
+)]
+pub struct LineError {
+    /// The line, counted from 1.
+    line: usize,
+    /// How it begins.
+    found: String,
+    /// What is wrong with it.
+    reason: String,
+}
+
+/// The records of a text. A last line that is not whole is one that is being written, or that a process
+/// was killed over, and no record.
+pub(crate) fn parse(text: &str) -> Result<Vec<Record>, LineError> {
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let records = whole.split_terminator('\n').enumerate();
+    let records = records.map(|(index, line)| {
+        serde_json::from_str(line).map_err(|error| LineError {
+            line: index + 1,
+            found: beginning(line),
+            reason: error.to_string(),
+        })
+    });
+    records.collect()
+}
+
+/// The first characters of a line.
+fn beginning(line: &str) -> String {
+    const SHOWN: usize = 60;
+
+    match line.chars().count() {
+        0 => "an empty line".to_owned(),
+        length if length <= SHOWN => format!("`{line}`"),
+        _ => format!("`{}…`", line.chars().take(SHOWN).collect::<String>()),
+    }
+}
+
+impl Results {
+    /// Those in this file, which need not be there.
+    pub fn new(file: PathBuf) -> Self {
+        Self { file }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.file
+    }
+
+    /// Reads all whole records.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, or a line is no record.
+    pub fn read(&self) -> Result<Records, Failure> {
+        let text = match fs::read_to_string(&self.file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            text => text.map_err(io_error("read", &self.file))?,
+        };
+        let mut records = Records::default();
+        let parsed = parse(&text).map_err(|error| format!("{}, {error}", self.file.display()))?;
+        for record in parsed {
+            match record {
+                Record::Run(run) => records.runs.push(run),
+                Record::Evaluation(evaluation) => records.evaluations.push(evaluation),
+            }
+        }
+        Ok(records)
+    }
+
+    /// Cuts off a last line that is not whole. Nobody else may write meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read or written.
+    pub fn repair(&self) -> Result<(), Failure> {
+        let bytes = match fs::read(&self.file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            bytes => bytes.map_err(io_error("read", &self.file))?,
+        };
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n');
+        let whole = whole.map_or(0, |end| end + 1);
+        if whole < bytes.len() {
+            OpenOptions::new()
+                .write(true)
+                .open(&self.file)
+                .and_then(|file| file.set_len(whole as u64))
+                .map_err(io_error("write", &self.file))?;
+        }
+        Ok(())
+    }
+
+    /// Adds a record. If that fails, the file stays as it was.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written.
+    pub fn append(&self, record: &Record) -> Result<(), Failure> {
+        let mut line = serde_json::to_vec(record)?;
+        line.push(b'\n');
+        let mut options = OpenOptions::new();
+        let options = options.create(true).append(true);
+        let mut file = options
+            .open(&self.file)
+            .map_err(io_error("write", &self.file))?;
+        let end = file
+            .seek(SeekFrom::End(0))
+            .map_err(io_error("read", &self.file))?;
+        let written = file.write_all(&line).and_then(|()| file.sync_data());
+        if written.is_err() {
+            // A disk that is full has room for a part of a line.
+            let _ = file.set_len(end);
+        }
+        Ok(written.map_err(io_error("write", &self.file))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn evaluation(run: &str, epoch: usize) -> EvaluationRecord {
+        EvaluationRecord {
+            run: run.to_owned(),
+            epoch,
+            learning_rate: 0.1,
+            train_loss: None,
+            train_error: None,
+            live_test_loss: 1.25,
+            live_test_error: 50.0,
+            swa_test_loss: None,
+            swa_test_error: None,
+            averaged: 0,
+            seconds: 2.0,
+            reestimation_seconds: None,
+        }
+    }
+
+    #[test]
+    fn an_unfinished_line_is_no_record_and_cut_off_before_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let results = Results::new(folder.path().join("results.jsonl"));
+        assert_eq!(results.read().unwrap(), Records::default());
+        results.repair().unwrap();
+
+        results
+            .append(&Record::Evaluation(evaluation("a", 1)))
+            .unwrap();
+        let whole = fs::read_to_string(results.path()).unwrap();
+        assert!(whole.starts_with(r#"{"record":"evaluation","run":"a","epoch":1,"#));
+        fs::write(results.path(), format!("{whole}{}", &whole[..20])).unwrap();
+        assert_eq!(results.read().unwrap().evaluations.len(), 1);
+
+        results.repair().unwrap();
+        assert_eq!(fs::read_to_string(results.path()).unwrap(), whole);
+        for (run, epoch) in [("b", 1), ("a", 2)] {
+            results
+                .append(&Record::Evaluation(evaluation(run, epoch)))
+                .unwrap();
+        }
+        let records = results.read().unwrap();
+        let of_a: Vec<usize> = records.of("a").map(|evaluation| evaluation.epoch).collect();
+        assert_eq!(of_a, [1, 2]);
+    }
+
+    #[test]
+    fn a_line_that_is_no_record_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let results = Results::new(folder.path().join("results.jsonl"));
+        results
+            .append(&Record::Evaluation(evaluation("a", 1)))
+            .unwrap();
+        let whole = fs::read_to_string(results.path()).unwrap();
+        fs::write(results.path(), format!("{whole}epoch 2\n")).unwrap();
+        let error = results.read().unwrap_err().to_string();
+        assert!(error.contains("results.jsonl, line 2: "), "{error}");
+    }
+}

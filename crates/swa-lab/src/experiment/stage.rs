@@ -1,0 +1,376 @@
+//! The process that makes a run, or goes on with it.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use burn::module::Module;
+use burn::tensor::Device;
+use swa_models::{Network, NetworkConfig};
+
+use super::directory::ExperimentDirectory;
+use super::plan::{Plan, PlannedRun};
+use super::record::{EvaluationRecord, Method, Record, RunRecord};
+use super::results::Results;
+use super::state::RunState;
+use super::status;
+use super::supervisor::delete_checkpoints;
+use crate::Failure;
+use crate::data::{ImageSet, Position};
+use crate::device;
+use crate::output::say;
+use crate::provenance;
+use crate::run::checkpoint::Checkpoints;
+use crate::run::config::RunConfig;
+use crate::run::directory::{RunDirectory, delete_unfinished_files, io_error};
+use crate::run::epoch_log::{EpochRow, read_rows, write_rows};
+use crate::run::images::load_images;
+use crate::run::interruption::INTERRUPTED;
+use crate::run::interruption::Interruption;
+use crate::run::progress::Progress;
+use crate::run::session::{End, Session, Show};
+
+/// What the process of a run is told by the one that starts it.
+#[derive(Debug, Clone, clap::Args)]
+pub struct StageArgs {
+    /// The folder of the experiment
+    dir: PathBuf,
+
+    /// The run
+    run: String,
+
+    /// The device
+    #[arg(long)]
+    device: String,
+
+    /// The command that the experiment was begun or gone on with
+    #[arg(long)]
+    command: String,
+}
+
+/// Makes a run, or a first part of it, and returns the program's exit status.
+///
+/// # Errors
+///
+/// With one line that says what is wrong and what to do.
+pub fn run(args: &StageArgs) -> Result<i32, Failure> {
+    let interruption = Arc::new(Interruption::default());
+    interruption.on_signals()?;
+    stop_with_parent(interruption.clone());
+
+    let (directory, plan) = ExperimentDirectory::open(&args.dir)?;
+    let _lock = directory.lock_runs(&args.run)?;
+    let runs = plan.runs()?;
+    let run = runs.iter().find(|run| run.name == args.run);
+    let run = run.ok_or_else(|| format!("the plan has no run {}", args.run))?;
+    let device = device::parse(&args.device)?;
+    let images = load_images(&run.config.data, &mut Progress::of_images())?;
+    run.data_set.check(&images, &run.config.data)?;
+    let images = run.config.images_of(images)?;
+
+    let network: NetworkConfig = run.config.model.parse()?;
+    let (classes, width_divisor) = (images.class_names.len(), run.config.width_divisor);
+    let autodiff = device.clone().autodiff();
+    let stage = Stage {
+        args,
+        plan: &plan,
+        runs: &runs,
+        run,
+        images: &images,
+        device: &device,
+        results: directory.results(),
+        directory,
+        interruption,
+    };
+    let network = network
+        .with_classes(classes)
+        .with_width_divisor(width_divisor);
+    stage.train(network.init(&autodiff)?)
+}
+
+/// Stops when the parent says so on standard input, and ends when the parent is gone: the next one
+/// starts another process for this run.
+fn stop_with_parent(interruption: Arc<Interruption>) {
+    std::thread::spawn(move || {
+        let mut bytes = std::io::stdin().lock().bytes();
+        while let Some(Ok(_)) = bytes.next() {
+            interruption.signal();
+        }
+        std::process::exit(INTERRUPTED);
+    });
+}
+
+/// A part of a run.
+struct Stage<'a> {
+    args: &'a StageArgs,
+    plan: &'a Plan,
+    runs: &'a [PlannedRun],
+    run: &'a PlannedRun,
+    images: &'a ImageSet,
+    device: &'a Device,
+    directory: ExperimentDirectory,
+    results: Results,
+    interruption: Arc<Interruption>,
+}
+
+impl Stage<'_> {
+    fn train(self, network: Network) -> Result<i32, Failure> {
+        // As in `cifar train`.
+        self.device.seed(self.run.config.seed);
+        let _ = network.valid();
+
+        let folder = self.open()?;
+        let checkpoints = Checkpoints::new(folder.checkpoints())?;
+        checkpoints.delete_unfinished()?;
+        let from = checkpoints.last()?;
+        let mut state = RunState::read(folder.path())?;
+        state.started.get_or_insert_with(provenance::now);
+        state.write(folder.path())?;
+        self.record_epochs_until(&folder, from.unwrap_or_default().epoch)?;
+
+        let mut session = Session {
+            config: &self.run.config,
+            images: self.images,
+            device: self.device,
+            directory: folder.clone(),
+            from,
+            until: self.run.config.epochs,
+            show: self.show(),
+            interruption: self.interruption.clone(),
+            on_epoch: self.recorder(&folder, state)?,
+        };
+        if let Some((taker, epochs)) = self.taker() {
+            let at = from.unwrap_or_default();
+            let end = Position {
+                epoch: epochs,
+                batches: 0,
+            };
+            if at == end {
+                self.hand_over(&session, network.valid(), taker, end)?;
+            } else if at.epoch < epochs {
+                session.until = epochs;
+            }
+        }
+        self.announce(&session);
+        match session.train(network)? {
+            End::Finished(_) => self.finish(&folder).map(|()| 0),
+            End::Reached => Ok(0),
+            End::Stopped(_) => Ok(INTERRUPTED),
+        }
+    }
+}
+
+impl Stage<'_> {
+    /// The folder of the run, which is made if it has not begun.
+    fn open(&self) -> Result<RunDirectory, Failure> {
+        let path = self.directory.run(&self.run.name);
+        if path.is_dir() {
+            delete_unfinished_files(&path)?;
+        }
+        if !RunDirectory::at(&path).config_file().exists() {
+            return Ok(RunDirectory::create(&path, &self.run.config, false)?);
+        }
+        let (folder, mut config) = RunDirectory::open(&path)?;
+        // The plan says where the data is now.
+        config.data.clone_from(&self.run.config.data);
+        match config == self.run.config {
+            true => Ok(folder),
+            false => Err(format!(
+                "{} was begun with other settings than the plan's: delete it to begin it anew",
+                path.display()
+            )
+            .into()),
+        }
+    }
+
+    /// The run that is to take this one's beginning over, and for how many epochs, unless it has begun
+    /// on its own.
+    fn taker(&self) -> Option<(&PlannedRun, usize)> {
+        let (name, epochs) = self.run.shares.as_ref()?;
+        let taker = self.runs.iter().find(|run| run.name == *name)?;
+        let waits = self.run.method == Method::Swa && !self.directory.run(name).exists();
+        waits.then_some((taker, *epochs))
+    }
+
+    /// Makes the folder of another run as if that had trained as far as this has.
+    fn hand_over(
+        &self,
+        session: &Session<'_>,
+        network: Network,
+        taker: &PlannedRun,
+        at: Position,
+    ) -> Result<(), Failure> {
+        let Some(swa) = self.run.config.swa else {
+            return Ok(());
+        };
+        // Beside its place: a folder that is there is whole.
+        let path = self.directory.run_in_preparation(&taker.name);
+        if path.exists() {
+            fs::remove_dir_all(&path).map_err(io_error("delete", &path))?;
+        }
+        let folder = RunDirectory::create(&path, &taker.config, false)?;
+        session.hand_over(network, swa, at, &Checkpoints::new(folder.checkpoints())?)?;
+        let mut rows = read_rows(&session.directory.metrics())?;
+        rows.retain(|row| row.epoch <= at.epoch);
+        write_rows(&folder.metrics(), &rows)?;
+        let state = RunState {
+            shared_epochs: at.epoch,
+            ..RunState::default()
+        };
+        state.write(&path)?;
+        let place = self.directory.run(&taker.name);
+        Ok(fs::rename(&path, &place).map_err(io_error("make the folder", &place))?)
+    }
+
+    fn show(&self) -> Show {
+        // With a bar beside them, the lines need no name.
+        match std::io::stderr().is_terminal() && std::io::stdout().is_terminal() {
+            true => Show::Lines(String::new()),
+            false => Show::Lines(self.run.name.clone()),
+        }
+    }
+
+    fn announce(&self, session: &Session<'_>) {
+        let number = self.runs.iter().position(|run| run.name == self.run.name);
+        let at = session.from.unwrap_or_default();
+        let last = session.until;
+        let epochs = match at {
+            Position { epoch, .. } if epoch >= last => format!("all {last} epochs trained"),
+            Position { epoch, batches: 0 } if epoch + 1 == last => format!("epoch {last}"),
+            Position { epoch, batches: 0 } => format!("epochs {} to {last}", epoch + 1),
+            Position { epoch, batches } => {
+                format!("epochs {} (batch {}) to {last}", epoch + 1, batches + 1)
+            }
+        };
+        let sharing = match &self.run.shares {
+            Some((taker, _)) if last < self.run.config.epochs => {
+                format!(", which {taker} begins with too")
+            }
+            _ => String::new(),
+        };
+        say(format!(
+            "\nrun {} of {}: {}, {epochs}{sharing}",
+            number.map_or(0, |number| number + 1),
+            self.runs.len(),
+            self.run.name,
+        ));
+    }
+
+    /// Records what an epoch came to when it is over, unless a process before has.
+    fn recorder(
+        &self,
+        folder: &RunDirectory,
+        state: RunState,
+    ) -> Result<crate::run::session::OnEpoch, Failure> {
+        let recorded = Mutex::new(self.recorded_epochs()?);
+        let (results, run) = (self.results.clone(), self.run.name.clone());
+        let (config, folder) = (self.run.config.clone(), folder.path().to_owned());
+        Ok(Arc::new(move |row| {
+            let mut recorded = recorded.lock().unwrap_or_else(PoisonError::into_inner);
+            if recorded.insert(row.epoch) {
+                results.append(&evaluation(&run, &config, row)?)?;
+            }
+            let state = state.clone();
+            state
+                .with_memory(provenance::peak_memory_bytes())
+                .write(&folder)
+        }))
+    }
+
+    fn recorded_epochs(&self) -> Result<HashSet<usize>, Failure> {
+        let records = self.results.read()?;
+        Ok(records.of(&self.run.name).map(|row| row.epoch).collect())
+    }
+
+    /// Records the epochs that are in the run's metrics and not in the results: those taken over from
+    /// another run, and one whose process was killed between the two.
+    fn record_epochs_until(&self, folder: &RunDirectory, epoch: usize) -> Result<(), Failure> {
+        let recorded = self.recorded_epochs()?;
+        for row in read_rows(&folder.metrics())? {
+            if row.epoch <= epoch && !recorded.contains(&row.epoch) {
+                let record = evaluation(&self.run.name, &self.run.config, &row)?;
+                self.results.append(&record)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Records that the run is finished, and leaves its settings, metrics and models.
+    fn finish(&self, folder: &RunDirectory) -> Result<(), Failure> {
+        let (run, config) = (self.run, &self.run.config);
+        let state = RunState::read(folder.path())?.with_memory(provenance::peak_memory_bytes());
+        let finished = provenance::now();
+        let record = RunRecord {
+            run: run.name.clone(),
+            data_set: run.data_set.to_string(),
+            model: config.model.clone(),
+            width_divisor: config.width_divisor,
+            method: run.method,
+            budget: run.budget,
+            epochs: config.epochs,
+            swa_start: config.swa.map(|swa| swa.start),
+            batch_size: config.batch_size,
+            lr: config.lr,
+            swa_lr: config.swa.map(|swa| swa.lr),
+            momentum: config.momentum,
+            weight_decay: config.weight_decay,
+            seed: config.seed,
+            train_images: self.images.train.len(),
+            test_images: self.images.test.len(),
+            evaluate_on: config.evaluate_on,
+            shared_epochs: state.shared_epochs,
+            device: self.args.device.clone(),
+            machine: provenance::machine(),
+            command: self.args.command.clone(),
+            version: provenance::VERSION.to_owned(),
+            burn_version: provenance::BURN_VERSION.to_owned(),
+            started: state.started.unwrap_or_else(|| finished.clone()),
+            finished,
+            peak_memory_bytes: state.peak_memory_bytes,
+        };
+        self.results.append(&Record::Run(record))?;
+        delete_checkpoints(&self.directory, &run.name)?;
+        let records = self.results.read()?;
+        say(format!(
+            "{} finished: {}",
+            run.name,
+            status::result(self.plan, run, &records)
+        ));
+        Ok(())
+    }
+}
+
+/// The record of an epoch.
+///
+/// # Errors
+///
+/// If the training has diverged: JSON has no room for what is no number, and there is no use in going
+/// on.
+fn evaluation(run: &str, config: &RunConfig, row: &EpochRow) -> Result<Record, Failure> {
+    let losses = [Some(row.live_test_loss), row.train_loss, row.swa_test_loss];
+    if !losses.into_iter().flatten().all(f64::is_finite) {
+        return Err(format!(
+            "{run} diverged in epoch {}: its loss is not a finite number; lower its learning rates in \
+             the plan, for an experiment in another folder",
+            row.epoch
+        )
+        .into());
+    }
+    let error = |accuracy: f64| 100.0 - accuracy;
+    Ok(Record::Evaluation(EvaluationRecord {
+        run: run.to_owned(),
+        epoch: row.epoch,
+        learning_rate: row.learning_rate,
+        train_loss: row.train_loss,
+        train_error: row.train_accuracy.map(error),
+        live_test_loss: row.live_test_loss,
+        live_test_error: error(row.live_test_accuracy),
+        swa_test_loss: row.swa_test_loss,
+        swa_test_error: row.swa_test_accuracy.map(error),
+        averaged: config.swa.map_or(0, |swa| swa.averaged_after(row.epoch)),
+        seconds: row.seconds,
+        reestimation_seconds: row.reestimation_seconds,
+    }))
+}

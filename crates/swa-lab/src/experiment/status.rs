@@ -1,0 +1,217 @@
+//! `cifar experiment status`: what is done, what runs, what is left, and for how long.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::directory::ExperimentDirectory;
+use super::plan::{Plan, PlannedRun, epoch_after};
+use super::record::Method;
+use super::results::Records;
+use crate::Failure;
+use crate::output::say;
+use crate::run::config::EvaluateOn;
+
+/// Shows the state of the experiment in `folder`.
+///
+/// # Errors
+///
+/// If there is none, or its files cannot be read.
+pub fn show(folder: &Path) -> Result<(), Failure> {
+    let (directory, plan) = ExperimentDirectory::open(folder)?;
+    let runs = plan.runs()?;
+    let records = directory.results().read()?;
+    let running = directory.runs_in_use_for();
+
+    let width = runs.iter().map(|run| run.name.len()).max().unwrap_or(0);
+    say(format!("{:width$}  {:>10}  state", "run", "epochs"));
+    for run in &runs {
+        let done = epochs_done(run, &records);
+        let state = match (records.run(&run.name), &running) {
+            (Some(_), _) => format!("done: {}", result(&plan, run, &records)),
+            (None, Some(name)) if *name == run.name => "running".to_owned(),
+            _ if done > 0 => "unfinished".to_owned(),
+            _ => "left".to_owned(),
+        };
+        let epochs = format!("{done} of {}", run.config.epochs);
+        say(format!("{:width$}  {epochs:>10}  {state}", run.name));
+    }
+    let finished = runs.iter().filter(|run| records.run(&run.name).is_some());
+    say(format!(
+        "\n{} of {} runs done, {}",
+        finished.count(),
+        runs.len(),
+        Estimate::of(&runs, &records).text()
+    ));
+    Ok(())
+}
+
+/// How many of a run's epochs are over.
+fn epochs_done(run: &PlannedRun, records: &Records) -> usize {
+    let epochs = records.of(&run.name).map(|evaluation| evaluation.epoch);
+    epochs.max().unwrap_or(0)
+}
+
+/// What a run came to, in words.
+pub(super) fn result(plan: &Plan, run: &PlannedRun, records: &Records) -> String {
+    let images = match plan.evaluate_on {
+        EvaluateOn::Test => "test",
+        EvaluateOn::Validation => "validation",
+    };
+    let at = |epoch: usize| records.of(&run.name).find(|row| row.epoch == epoch);
+    let percent =
+        |error: Option<f64>| error.map_or("?".to_owned(), |error| format!("{error:.2} %"));
+    match run.method {
+        Method::Sgd => {
+            let last = at(run.config.epochs).map(|row| row.live_test_error);
+            format!("{images} error {}", percent(last))
+        }
+        Method::Swa => {
+            let errors = plan.swa_budgets.iter().map(|budgets| {
+                let row = at(epoch_after(*budgets, run.budget));
+                let error = percent(row.and_then(|row| row.swa_test_error));
+                let plural = if *budgets == 1.0 { "" } else { "s" };
+                format!("{error} after {budgets} budget{plural}")
+            });
+            format!("{images} error {}", errors.collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
+/// How long it will take, by the epochs that were measured.
+#[derive(Debug, PartialEq)]
+struct Estimate {
+    /// Of what was measured.
+    seconds: f64,
+    /// The networks of which not an epoch was.
+    unknown: Vec<String>,
+}
+
+impl Estimate {
+    fn of(runs: &[PlannedRun], records: &Records) -> Self {
+        let kind = |run: &PlannedRun, averaged: bool| {
+            (run.data_set.to_string(), run.config.model.clone(), averaged)
+        };
+        let mut measured: HashMap<(String, String, bool), (f64, usize)> = HashMap::new();
+        for run in runs {
+            for row in records.of(&run.name) {
+                let sum = measured.entry(kind(run, row.averaged > 0)).or_default();
+                sum.0 += row.seconds;
+                sum.1 += 1;
+            }
+        }
+        let seconds = |run: &PlannedRun, averaged: bool| {
+            let sum = measured.get(&kind(run, averaged));
+            // For want of a better number, an epoch with an average is as long as one without.
+            let sum = sum.or_else(|| measured.get(&kind(run, false)))?;
+            Some(sum.0 / sum.1 as f64)
+        };
+        let mut estimate = Self {
+            seconds: 0.0,
+            unknown: Vec::new(),
+        };
+        for run in runs.iter().filter(|run| records.run(&run.name).is_none()) {
+            let taken_over = match (&run.shares, run.method) {
+                (Some((_, epochs)), Method::Sgd) => *epochs,
+                _ => 0,
+            };
+            for epoch in epochs_done(run, records).max(taken_over) + 1..=run.config.epochs {
+                let averaged = run.config.swa.map_or(0, |swa| swa.averaged_after(epoch));
+                match seconds(run, averaged > 0) {
+                    Some(seconds) => estimate.seconds += seconds,
+                    None => {
+                        let name = format!("{} on {}", run.config.model, run.data_set);
+                        if !estimate.unknown.contains(&name) {
+                            estimate.unknown.push(name);
+                        }
+                    }
+                }
+            }
+        }
+        estimate
+    }
+
+    fn text(&self) -> String {
+        let known = format!("about {} left", duration(self.seconds));
+        match self.unknown.as_slice() {
+            [] if self.seconds == 0.0 => "nothing left".to_owned(),
+            [] => known,
+            unknown => format!("{known} without {}, not yet measured", unknown.join(", ")),
+        }
+    }
+}
+
+/// As long as one would say it.
+fn duration(seconds: f64) -> String {
+    let minutes = (seconds / 60.0).round() as u64;
+    match minutes {
+        0 => format!("{seconds:.0} s"),
+        1..60 => format!("{minutes} min"),
+        60..2880 => format!("{} h {} min", minutes / 60, minutes % 60),
+        _ => format!("{} days {} h", minutes / 1440, minutes % 1440 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment::record::EvaluationRecord;
+
+    fn measured(run: &str, epoch: usize, averaged: usize, seconds: f64) -> EvaluationRecord {
+        EvaluationRecord {
+            run: run.to_owned(),
+            epoch,
+            learning_rate: 0.1,
+            train_loss: None,
+            train_error: None,
+            live_test_loss: 1.0,
+            live_test_error: 50.0,
+            swa_test_loss: None,
+            swa_test_error: None,
+            averaged,
+            seconds,
+            reestimation_seconds: None,
+        }
+    }
+
+    #[test]
+    fn the_time_left_is_the_epochs_left_at_their_measured_seconds() {
+        let plan = Plan::parse(
+            &Plan::text("small").unwrap(),
+            "small",
+            &["seeds=[1]".to_owned()],
+        );
+        let runs = plan.unwrap().on_synthetic_images().runs().unwrap();
+        let mut records = Records::default();
+        let none = Estimate::of(&runs, &records);
+        assert_eq!((none.seconds, none.unknown.len()), (0.0, 2));
+
+        // VGG16-BN: 36 epochs of SWA, averaged from 18 on, and 24 of SGD, of which 10 are taken over.
+        let vgg = &runs[0].name;
+        records.evaluations = vec![measured(vgg, 1, 0, 4.0), measured(vgg, 2, 0, 6.0)];
+        let estimate = Estimate::of(&runs, &records);
+        assert_eq!(estimate.unknown, ["preresnet-14 on synthetic"]);
+        // 34 + 14 epochs of 5 seconds.
+        assert_eq!(estimate.seconds, 240.0);
+        assert_eq!(
+            estimate.text(),
+            "about 4 min left without preresnet-14 on synthetic, not yet measured"
+        );
+        // 16 epochs left to the one that is measured, with an average 8 seconds: 18 of 5 and 14 of 5,
+        // less the averaged one, then 18 of 8.
+        records
+            .evaluations
+            .extend((3..=17).map(|epoch| measured(vgg, epoch, 0, 5.0)));
+        records.evaluations.push(measured(vgg, 18, 1, 8.0));
+        let estimate = Estimate::of(&runs, &records);
+        assert_eq!(estimate.seconds, 18.0 * 8.0 + 14.0 * 5.0);
+    }
+
+    #[test]
+    fn durations_are_said_in_units_of_their_size() {
+        let said = [12.4, 90.0, 3_600.0, 9_000.0, 400_000.0].map(duration);
+        assert_eq!(
+            said,
+            ["12 s", "2 min", "1 h 0 min", "2 h 30 min", "4 days 15 h"]
+        );
+    }
+}

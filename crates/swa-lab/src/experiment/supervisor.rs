@@ -1,0 +1,200 @@
+//! The process that starts a process for every run.
+
+use std::fs;
+use std::io::Write;
+use std::process::{ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::directory::ExperimentDirectory;
+use super::plan::PlannedRun;
+use crate::Failure;
+use crate::output::{note, say};
+use crate::run::directory::{RunDirectory, io_error};
+use crate::run::interruption::INTERRUPTED;
+use crate::run::interruption::on_signals;
+
+/// Makes the runs of an experiment that are not finished, one after the other.
+pub struct Supervisor<'a> {
+    /// The experiment's folder.
+    pub directory: &'a ExperimentDirectory,
+    /// The runs of its plan.
+    pub runs: &'a [PlannedRun],
+    /// What `--device` says.
+    pub device: &'a str,
+    /// The command that was given.
+    pub command: String,
+}
+
+/// How a run ended.
+enum RunEnd {
+    Finished,
+    Failed,
+    Stopped,
+}
+
+impl Supervisor<'_> {
+    /// Makes the runs, and returns the program's exit status.
+    ///
+    /// A run that fails does not keep the others from being made.
+    ///
+    /// # Errors
+    ///
+    /// If a run failed, or the folder is in use or cannot be written.
+    pub fn run(&self) -> Result<i32, Failure> {
+        let _lock = self.directory.lock()?;
+        self.clear_up()?;
+        let leash = Arc::new(Leash::default());
+        let handle = leash.clone();
+        on_signals(move || handle.pull())?;
+
+        let results = self.directory.results().path().display().to_string();
+        let total = self.runs.len();
+        let left = self.unfinished()?;
+        say(format!(
+            "{total} runs in {}, {} of them finished; results in {results}",
+            self.directory.path().display(),
+            total - left.len(),
+        ));
+        let mut failed = Vec::new();
+        for run in left {
+            match self.make(run, &leash)? {
+                RunEnd::Finished => {}
+                RunEnd::Failed => failed.push(run.name.as_str()),
+                RunEnd::Stopped => {
+                    say(format!(
+                        "Stopped. The same command goes on:\n  {}",
+                        self.command
+                    ));
+                    return Ok(INTERRUPTED);
+                }
+            }
+        }
+        match failed.as_slice() {
+            [] => {
+                say(format!("All {total} runs are finished."));
+                Ok(0)
+            }
+            [only] => Err(format!("{only} failed: the same command tries it again").into()),
+            several => Err(format!(
+                "{} runs failed, the first of them {}: the same command tries them again",
+                several.len(),
+                several[0]
+            )
+            .into()),
+        }
+    }
+
+    /// Puts right what a process that was killed may have left.
+    fn clear_up(&self) -> Result<(), Failure> {
+        let _lock = self.directory.lock_runs("clearing up")?;
+        let results = self.directory.results();
+        results.repair()?;
+        let records = results.read()?;
+        for run in self
+            .runs
+            .iter()
+            .filter(|run| records.run(&run.name).is_some())
+        {
+            delete_checkpoints(self.directory, &run.name)?;
+        }
+        Ok(())
+    }
+
+    fn unfinished(&self) -> Result<Vec<&PlannedRun>, Failure> {
+        let records = self.directory.results().read()?;
+        let runs = self.runs.iter();
+        Ok(runs
+            .filter(|run| records.run(&run.name).is_none())
+            .collect())
+    }
+
+    fn make(&self, run: &PlannedRun, leash: &Leash) -> Result<RunEnd, Failure> {
+        // A run whose beginning another takes over ends there, and goes on in a second process.
+        const STAGES: usize = 2;
+
+        for _ in 0..STAGES {
+            if leash.is_pulled() {
+                return Ok(RunEnd::Stopped);
+            }
+            let status = self.stage(run, leash)?;
+            if leash.is_pulled() || status.code() == Some(INTERRUPTED) {
+                return Ok(RunEnd::Stopped);
+            }
+            if !status.success() {
+                if status.code().is_none() {
+                    // It had no time to say so itself.
+                    note(format!("error: {} was killed ({status})", run.name));
+                }
+                return Ok(RunEnd::Failed);
+            }
+            if self.unfinished()?.iter().all(|left| left.name != run.name) {
+                return Ok(RunEnd::Finished);
+            }
+        }
+        note(format!("error: {} ended before it was finished", run.name));
+        Ok(RunEnd::Failed)
+    }
+
+    /// Starts a process that goes on with a run, and waits for it.
+    fn stage(&self, run: &PlannedRun, leash: &Leash) -> Result<ExitStatus, Failure> {
+        let program = std::env::current_exe()?;
+        let mut child = Command::new(program)
+            .args(["experiment", "run"])
+            .arg(self.directory.path())
+            .arg(&run.name)
+            .args(["--device", self.device, "--command", &self.command])
+            .stdin(Stdio::piped())
+            .spawn()?;
+        leash.put_on(child.stdin.take());
+        let status = child.wait();
+        leash.put_on(None);
+        Ok(status?)
+    }
+}
+
+/// Deletes the checkpoints of a run that is finished: its models stay.
+pub(super) fn delete_checkpoints(
+    directory: &ExperimentDirectory,
+    run: &str,
+) -> Result<(), Failure> {
+    let checkpoints = RunDirectory::at(&directory.run(run)).checkpoints();
+    match checkpoints.is_dir() {
+        true => Ok(fs::remove_dir_all(&checkpoints).map_err(io_error("delete", &checkpoints))?),
+        false => Ok(()),
+    }
+}
+
+/// The standard input of a run's process. A byte in it asks for a stop, and so works on every system;
+/// that it ends, as it does when this process is killed, ends that process too.
+#[derive(Default)]
+struct Leash {
+    pulled: AtomicBool,
+    input: Mutex<Option<ChildStdin>>,
+}
+
+impl Leash {
+    fn put_on(&self, input: Option<ChildStdin>) {
+        *self.input() = input;
+        // A signal may have come just before.
+        if self.is_pulled() {
+            self.pull();
+        }
+    }
+
+    fn pull(&self) {
+        self.pulled.store(true, Ordering::SeqCst);
+        if let Some(input) = self.input().as_mut() {
+            // Who is gone needs not be stopped.
+            let _ = input.write_all(b"\n").and_then(|()| input.flush());
+        }
+    }
+
+    fn is_pulled(&self) -> bool {
+        self.pulled.load(Ordering::SeqCst)
+    }
+
+    fn input(&self) -> MutexGuard<'_, Option<ChildStdin>> {
+        self.input.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

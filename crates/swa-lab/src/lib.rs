@@ -1,0 +1,25 @@
+//! The laboratory that reproduces the SWA paper's experiments on CIFAR-10 and CIFAR-100, in layers:
+//!
+//! | layer | holds |
+//! |---|---|
+//! | [`data`] | images, from files or made up, and their batches in the order of a seed |
+//! | [`run`] | one training: settings, folder, checkpoints, metrics, the model's file |
+//! | [`experiment`] | many runs of a plan, and what they came to |
+//! | [`report`] | the pages, pictures and tables of an experiment, from its results alone |
+//!
+//! None uses a later one (`tests/layers.rs`). Beside them stand [`device`], [`output`] and [`measure`], which times trainings. The program over it is
+//! `examples/cifar`.
+
+pub mod data;
+pub mod device;
+pub mod experiment;
+#[cfg(test)]
+mod hostile_files;
+pub mod measure;
+pub mod output;
+pub mod provenance;
+pub mod report;
+pub mod run;
+
+/// An error to be shown in one line.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;

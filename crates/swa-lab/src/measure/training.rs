@@ -1,0 +1,102 @@
+//! The training whose cost is measured: the paper's, on noise.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use burn::optim::{LearningRate, SgdConfig, decay::WeightDecayConfig, momentum::MomentumConfig};
+use burn::tensor::Device;
+use burn::train::{Learner, LearnerModel, TrainStep};
+use swa_train::{Swa, SwaConfig};
+
+use crate::Failure;
+use crate::data::{Augmentation, EpochLoader, IMAGE_BYTES, ImageBatch, Images};
+use crate::measure::seconds;
+use crate::run::classifier::{Classifier, ImageNetwork};
+
+/// Low, so that training on noise for a while keeps its weights finite.
+pub const LEARNING_RATE: LearningRate = 1e-3;
+
+/// A `Learner` with the paper's optimizer: SGD with momentum and weight decay.
+pub fn learner<M: LearnerModel>(model: M, learning_rate: LearningRate) -> Learner<M> {
+    let momentum = MomentumConfig::new().with_momentum(0.9).with_dampening(0.0);
+    let optimizer = SgdConfig::new()
+        .with_momentum(Some(momentum))
+        .with_weight_decay(Some(WeightDecayConfig::new(3e-4)))
+        .init();
+    Learner::new(model, optimizer, learning_rate)
+}
+
+/// `network` with its loss, in [`Swa`], its BatchNorm re-estimated from `images` in batches on `device`.
+///
+/// # Errors
+///
+/// If there are no images, or the network cannot be averaged.
+pub fn swa<N: ImageNetwork>(
+    network: N,
+    config: SwaConfig,
+    images: &Arc<Images>,
+    batch_size: usize,
+    device: &Device,
+) -> Result<Swa<Classifier<N>>, Failure> {
+    let images = images.clone();
+    let loader = EpochLoader::reestimation(images, batch_size, Augmentation::None, 0, device)?;
+    let classifier = Classifier::new(network, Arc::default());
+    Ok(config.init(classifier, Arc::new(loader))?)
+}
+
+/// How long the parts of a step took, in seconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// Forward and backward.
+    pub backward: f64,
+    /// The optimizer, and the hook after it.
+    pub optimizer: f64,
+}
+
+impl Step {
+    /// All of it.
+    pub fn total(&self) -> f64 {
+        self.backward + self.optimizer
+    }
+}
+
+/// A step as `Learner`'s training makes it, each part waited for.
+pub fn step<M>(learner: &mut Learner<M>, batch: &ImageBatch) -> Step
+where
+    M: LearnerModel + TrainStep<Input = ImageBatch>,
+{
+    let device = batch.images.device();
+    let began = Instant::now();
+    let output = learner.train_step(batch.clone());
+    wait(&device);
+    let backward = began.elapsed().as_secs_f64();
+    let optimizer = seconds(|| {
+        learner.lr_step();
+        learner.optimizer_step(output.grads);
+        wait(&device);
+    });
+    Step {
+        backward,
+        optimizer,
+    }
+}
+
+/// Waits until a device has done what it was given to do. One that fails is noticed by whoever reads from it.
+pub fn wait(device: &Device) {
+    let _ = device.sync();
+}
+
+/// So many images of noise, of ten classes.
+pub fn images(count: usize) -> Arc<Images> {
+    // A linear congruential generator (Knuth's MMIX), of which the high bits are good enough.
+    let mut state = 1_u64;
+    let mut byte = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    let pixels = (0..count * IMAGE_BYTES).map(|_| byte()).collect();
+    let labels = (0..count).map(|_| byte() % 10).collect();
+    Arc::new(Images::new(pixels, labels))
+}

@@ -1,0 +1,109 @@
+//! How a number was made: by which program, where and when.
+
+use std::fs;
+
+use jiff::{Timestamp, Unit};
+
+/// The version of this program, with its commit if it was built in a repository.
+pub const VERSION: &str = env!("CIFAR_VERSION");
+
+/// The version of Burn, which a test holds against `Cargo.lock`.
+pub const BURN_VERSION: &str = "0.22.1";
+
+/// Now, in UTC, to the second, as in RFC 3339.
+pub fn now() -> String {
+    let now = Timestamp::now();
+    // Rounding fails at the end of time only.
+    now.round(Unit::Second).unwrap_or(now).to_string()
+}
+
+/// The processor and its number of threads.
+pub fn machine() -> String {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{}, {threads} threads", processor())
+}
+
+/// The processor's name where Linux tells it, else its architecture.
+fn processor() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = field(&info, "model name").map(str::to_owned);
+    name.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}
+
+/// The most memory that this process has had, in bytes, where the system tells.
+pub fn peak_memory_bytes() -> Option<u64> {
+    peak_memory_in(&fs::read_to_string("/proc/self/status").ok()?)
+}
+
+/// The same from the text that Linux tells it in: units of 1,024 bytes, which it calls kB.
+fn peak_memory_in(status: &str) -> Option<u64> {
+    let peak = field(status, "VmHWM")?.strip_suffix(" kB")?;
+    Some(peak.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// The first value of a key in lines of `key: value`.
+fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+    let (_, value) = lines.find(|(name, _)| name.trim() == key)?;
+    Some(value.trim())
+}
+
+/// A command as one would type it again.
+pub fn command_line(arguments: impl IntoIterator<Item = String>) -> String {
+    let quoted = |argument: String| {
+        let plain = |c: char| c.is_alphanumeric() || "-_./:=,+".contains(c);
+        match !argument.is_empty() && argument.chars().all(plain) {
+            true => argument,
+            false => format!("'{}'", argument.replace('\'', r"'\''")),
+        }
+    };
+    let arguments = arguments.into_iter().map(quoted);
+    ["cifar".to_owned()]
+        .into_iter()
+        .chain(arguments)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_burn_is_the_one_in_the_lock_file() {
+        let lock = include_str!("../../../Cargo.lock");
+        let entry = format!("name = \"burn\"\nversion = \"{BURN_VERSION}\"\n");
+        assert!(lock.contains(&entry), "not {BURN_VERSION}");
+    }
+
+    #[test]
+    fn the_version_begins_with_the_packages() {
+        assert!(VERSION.starts_with(env!("CARGO_PKG_VERSION")), "{VERSION}");
+    }
+
+    #[test]
+    fn the_time_is_in_utc_and_to_the_second() {
+        let now = now();
+        assert_eq!(
+            (now.len(), &now[10..11], &now[19..]),
+            (20, "T", "Z"),
+            "{now}"
+        );
+    }
+
+    #[test]
+    fn peak_memory_is_read_in_bytes() {
+        let status = "Name:\tcifar\nVmPeak:\t  900 kB\nVmHWM:\t   123456 kB\nVmRSS:\t   100 kB\n";
+        assert_eq!(peak_memory_in(status), Some(126_418_944));
+        assert_eq!(peak_memory_in("Name:\tcifar\n"), None);
+    }
+
+    #[test]
+    fn a_command_can_be_typed_again() {
+        let arguments = ["experiment", "small", "--set", "seeds=[1, 2]", "it's"];
+        assert_eq!(
+            command_line(arguments.map(String::from)),
+            r"cifar experiment small --set 'seeds=[1, 2]' 'it'\''s'"
+        );
+    }
+}

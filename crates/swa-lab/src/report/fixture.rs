@@ -1,0 +1,93 @@
+//! Records for tests, of an experiment that nobody made.
+
+use crate::experiment::record::{EvaluationRecord, Method, Record, RunRecord};
+use crate::report::results::FinishedRun;
+
+/// A run of SGD, for four epochs.
+pub(crate) fn run_record(name: &str) -> RunRecord {
+    RunRecord {
+        run: name.to_owned(),
+        data_set: "cifar10".to_owned(),
+        model: "vgg16-bn".to_owned(),
+        width_divisor: 8,
+        method: Method::Sgd,
+        budget: 4,
+        epochs: 4,
+        swa_start: None,
+        batch_size: 32,
+        lr: 0.05,
+        swa_lr: None,
+        momentum: 0.9,
+        weight_decay: 5e-4,
+        seed: 1,
+        train_images: 200,
+        test_images: 100,
+        evaluate_on: crate::run::config::EvaluateOn::Test,
+        shared_epochs: 0,
+        device: "flex".to_owned(),
+        machine: "a made-up processor, 2 threads".to_owned(),
+        command: "cifar experiment small".to_owned(),
+        version: "0.1.0".to_owned(),
+        burn_version: "0.22.1".to_owned(),
+        started: "2026-01-01T00:00:00Z".to_owned(),
+        finished: "2026-01-01T00:01:00Z".to_owned(),
+        peak_memory_bytes: Some(1 << 30),
+    }
+}
+
+/// An epoch of a run without an average.
+pub(crate) fn evaluation_record(run: &str, epoch: usize) -> EvaluationRecord {
+    EvaluationRecord {
+        run: run.to_owned(),
+        epoch,
+        learning_rate: 0.05,
+        train_loss: Some(1.0),
+        train_error: Some(40.0),
+        live_test_loss: 1.0,
+        live_test_error: 40.0,
+        swa_test_loss: None,
+        swa_test_error: None,
+        averaged: 0,
+        seconds: 2.0,
+        reestimation_seconds: None,
+    }
+}
+
+/// A record as a line of `results.jsonl`.
+pub(crate) fn line(record: &Record) -> String {
+    serde_json::to_string(record).unwrap() + "\n"
+}
+
+/// A finished run of SGD whose epochs have these test errors.
+pub(crate) fn sgd_run(seed: u64, errors: &[f64]) -> FinishedRun {
+    let name = format!("sgd-seed{seed}");
+    let epochs = errors.iter().enumerate().map(|(index, error)| {
+        let mut evaluation = evaluation_record(&name, index + 1);
+        evaluation.live_test_error = *error;
+        (index + 1, evaluation)
+    });
+    FinishedRun {
+        epochs: epochs.collect(),
+        record: RunRecord {
+            seed,
+            epochs: errors.len(),
+            ..run_record(&name)
+        },
+    }
+}
+
+/// A finished run of SWA, averaged from epoch 3 on, whose average has these test errors.
+pub(crate) fn swa_run(seed: u64, errors: &[f64]) -> FinishedRun {
+    let mut run = sgd_run(seed, &vec![50.0; 2 + errors.len()]);
+    run.record.run = format!("swa-seed{seed}");
+    run.record.method = Method::Swa;
+    run.record.swa_start = Some(3);
+    run.record.swa_lr = Some(0.01);
+    for (evaluation, error) in run.epochs.values_mut().skip(2).zip(errors) {
+        evaluation.swa_test_error = Some(*error);
+        evaluation.swa_test_loss = Some(1.0);
+        evaluation.seconds = 3.0;
+        evaluation.reestimation_seconds = Some(0.75);
+    }
+    run
+}

@@ -1,0 +1,135 @@
+//! What an experiment came to, as a page, pictures and a table, from its results alone.
+
+mod comparison;
+mod convergence;
+mod cost;
+mod curve;
+#[cfg(test)]
+mod fixture;
+mod missing;
+mod page;
+mod picture;
+mod published;
+mod results;
+mod statistics;
+mod table;
+mod text;
+mod wording;
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use crate::Failure;
+use crate::experiment::record::RunRecord;
+use crate::output::say;
+use crate::run::directory::write_whole;
+use comparison::Comparison;
+use convergence::Convergence;
+use page::{Figure, Page};
+use picture::Picture;
+use results::Results;
+use table::Table;
+
+/// The page.
+const PAGE: &str = "report.html";
+/// The table for other programs.
+const TABLE: &str = "table.json";
+
+/// Writes the report of the experiment in `folder` to it, and prints its table.
+///
+/// # Errors
+///
+/// If there are no results, one of them cannot be read, or the report cannot be written.
+pub fn write(folder: &Path) -> Result<(), Failure> {
+    let results = Results::read(folder)?;
+    let comparisons = Comparison::all(&results.finished);
+    let table = Table::of(&comparisons);
+    let missing = missing::sentences(&results, &comparisons, &table);
+
+    let mut written = Vec::new();
+    let mut write = |name: &str, content: &[u8]| -> Result<(), Failure> {
+        let file = folder.join(name);
+        write_whole(&file, content)?;
+        written.push(file);
+        Ok(())
+    };
+    let mut figures = Vec::new();
+    let mut names = HashSet::new();
+    for comparison in &comparisons {
+        let Some(plot) = Convergence::of(comparison) else {
+            figures.push(None);
+            continue;
+        };
+        let picture = Picture::of(&plot)?;
+        let name = file_name(comparison.record(), &mut names);
+        write(&format!("{name}.svg"), picture.svg.as_bytes())?;
+        write(&format!("{name}.png"), &picture.png)?;
+        figures.push(Some(Figure {
+            svg: picture.svg,
+            plot,
+        }));
+    }
+    write(TABLE, &serde_json::to_vec_pretty(&table)?)?;
+    let page = Page {
+        results: &results,
+        comparisons: &comparisons,
+        table: &table,
+        figures: &figures,
+        missing: &missing,
+    };
+    write(PAGE, page.html().as_bytes())?;
+
+    for line in text::lines(&table) {
+        say(line);
+    }
+    let under_way = results.unfinished.iter();
+    let under_way =
+        under_way.map(|(name, epochs)| format!("{name}: {} epochs so far.", epochs.len()));
+    for sentence in missing.iter().cloned().chain(under_way) {
+        say(format!("missing: {sentence}"));
+    }
+    say("");
+    for file in written {
+        say(format!("written: {}", display(&file)));
+    }
+    Ok(())
+}
+
+fn display(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// The name of a comparison's picture, without the ending: no other comparison's.
+fn file_name(run: &RunRecord, names: &mut HashSet<String>) -> String {
+    // Results may be anybody's: a name in them must not lead out of the folder.
+    let plain = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    let name = format!("convergence-{}-{}", plain(&run.data_set), plain(&run.model));
+    let numbered = (2..).map(|number| format!("{name}-{number}"));
+    let mut candidates = std::iter::once(name.clone()).chain(numbered);
+    let name = candidates.find(|name| names.insert(name.clone()));
+    name.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fixture::run_record;
+
+    #[test]
+    fn every_picture_has_a_name_of_its_own_in_the_folder() {
+        let mut names = HashSet::new();
+        let run = run_record("any");
+        let name = file_name(&run, &mut names);
+        assert_eq!(name, "convergence-cifar10-vgg16-bn");
+        assert_eq!(file_name(&run, &mut names), format!("{name}-2"));
+
+        let elsewhere = RunRecord {
+            data_set: "../../home".to_owned(),
+            ..run
+        };
+        assert_eq!(
+            file_name(&elsewhere, &mut names),
+            "convergence-------home-vgg16-bn"
+        );
+    }
+}

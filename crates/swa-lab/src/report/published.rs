@@ -1,0 +1,190 @@
+//! The numbers that the paper's authors published, to hold ours against.
+//!
+//! Izmailov, Podoprikhin, Garipov, Vetrov, Wilson: *Averaging Weights Leads to Wider Optima and Better
+//! Generalization*, UAI 2018; the numbers are those in the README of the authors' code. Their VGG16 is the
+//! one without BatchNorm (`--model=VGG16`). How many runs a number is of is not said there.
+
+use serde::Serialize;
+
+use crate::experiment::record::RunRecord;
+use crate::run::config::EvaluateOn;
+
+/// The paper.
+pub(crate) const PAPER: &str = "https://arxiv.org/abs/1803.05407";
+/// The authors' code, whose README has the numbers.
+pub(crate) const CODE: &str = "https://github.com/timgaripov/swa";
+
+/// The images that the paper trains and tests on, of either data set.
+const IMAGES: (usize, usize) = (50_000, 10_000);
+
+/// A published test accuracy in per cent.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct Published {
+    pub(crate) mean: f64,
+    pub(crate) deviation: f64,
+}
+
+/// How far a mean of ours is from a published one.
+///
+/// In standard deviations it is `(m₁ − m₂) / sqrt(s₁² + s₂²)`: how many runs the published deviation is of
+/// is not known, so there is no standard error to measure by.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct Distance {
+    /// `m₁ − m₂`.
+    pub(crate) points: f64,
+    /// In standard deviations, if ours has one.
+    pub(crate) standard_deviations: Option<f64>,
+}
+
+impl Published {
+    /// Our `mean` and `deviation` less the published mean.
+    pub(crate) fn distance(&self, mean: f64, deviation: Option<f64>) -> Distance {
+        let points = mean - self.mean;
+        Distance {
+            points,
+            standard_deviations: deviation.map(|ours| points / ours.hypot(self.deviation)),
+        }
+    }
+}
+
+/// A row of the table.
+struct Row {
+    data_set: &'static str,
+    model: &'static str,
+    budget: usize,
+    /// SGD after a budget, SWA after 1, 1.25 and 1.5 of them.
+    accuracies: [Published; 4],
+}
+
+const fn row(
+    data_set: &'static str,
+    model: &'static str,
+    budget: usize,
+    numbers: [(f64, f64); 4],
+) -> Row {
+    let [a, b, c, d] = numbers;
+    Row {
+        data_set,
+        model,
+        budget,
+        accuracies: [published(a), published(b), published(c), published(d)],
+    }
+}
+
+const fn published((mean, deviation): (f64, f64)) -> Published {
+    Published { mean, deviation }
+}
+
+#[rustfmt::skip]
+const TABLE: [Row; 8] = [
+    row("cifar100", "vgg16", 200, [(72.55, 0.10), (73.91, 0.12), (74.17, 0.15), (74.27, 0.25)]),
+    row("cifar100", "preresnet-110", 150, [(76.77, 0.38), (78.75, 0.16), (78.91, 0.29), (79.10, 0.21)]),
+    row("cifar100", "preresnet-164", 150, [(78.49, 0.36), (79.77, 0.17), (80.18, 0.23), (80.35, 0.16)]),
+    row("cifar100", "wrn-28-10", 200, [(80.82, 0.23), (81.46, 0.23), (81.91, 0.27), (82.15, 0.27)]),
+    row("cifar10", "vgg16", 200, [(93.25, 0.16), (93.59, 0.16), (93.70, 0.22), (93.64, 0.18)]),
+    row("cifar10", "preresnet-110", 150, [(95.03, 0.05), (95.51, 0.10), (95.65, 0.03), (95.82, 0.03)]),
+    row("cifar10", "preresnet-164", 150, [(95.28, 0.10), (95.56, 0.11), (95.77, 0.04), (95.83, 0.03)]),
+    row("cifar10", "wrn-28-10", 200, [(96.18, 0.11), (96.45, 0.11), (96.64, 0.08), (96.79, 0.05)]),
+];
+
+/// What was published of a run's experiment: SGD, and SWA after 1, 1.25 and 1.5 budgets.
+///
+/// # Errors
+///
+/// Why nothing was.
+pub(crate) fn of(run: &RunRecord) -> Result<&'static [Published; 4], String> {
+    let mut rows = TABLE.iter().filter(|row| row.data_set == run.data_set);
+    if rows.clone().next().is_none() {
+        return Err(format!("nothing was published for {}", run.data_set));
+    }
+    let Some(row) = rows.find(|row| row.model == run.model) else {
+        return Err(match run.model.as_str() {
+            "vgg16-bn" => "the published VGG16 has no BatchNorm".to_owned(),
+            model => format!("the published table has no {model}"),
+        });
+    };
+    let mut differs = Vec::new();
+    if run.width_divisor != 1 {
+        differs.push(format!("widths divided by {}", run.width_divisor));
+    }
+    let mut differ = |what: &str, ours: usize, paper: usize| {
+        if ours != paper {
+            differs.push(format!("{ours} {what} instead of {paper}"));
+        }
+    };
+    differ("training images", run.train_images, IMAGES.0);
+    if run.evaluate_on == EvaluateOn::Test {
+        differ("test images", run.test_images, IMAGES.1);
+    }
+    differ("epochs in a budget", run.budget, row.budget);
+    if run.evaluate_on == EvaluateOn::Validation {
+        differs.push("scores on images held out of the training images".to_owned());
+    }
+    match differs.is_empty() {
+        true => Ok(&row.accuracies),
+        false => Err(format!(
+            "not the paper's experiment: {}",
+            differs.join(", ")
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::fixture::run_record;
+
+    fn papers_run(data_set: &str, model: &str, budget: usize) -> RunRecord {
+        RunRecord {
+            data_set: data_set.to_owned(),
+            model: model.to_owned(),
+            width_divisor: 1,
+            budget,
+            train_images: 50_000,
+            test_images: 10_000,
+            evaluate_on: crate::run::config::EvaluateOn::Test,
+            ..run_record("any")
+        }
+    }
+
+    #[test]
+    fn the_papers_own_experiment_is_held_against_its_row() {
+        let published = of(&papers_run("cifar100", "preresnet-164", 150)).unwrap();
+        let means = published.map(|accuracy| accuracy.mean);
+        assert_eq!(means, [78.49, 79.77, 80.18, 80.35]);
+        assert_eq!(published[1].deviation, 0.17);
+    }
+
+    #[test]
+    fn another_experiment_is_held_against_nothing_and_says_why() {
+        let reason = |run: RunRecord| of(&run).unwrap_err();
+        let paper = papers_run("cifar10", "vgg16", 200);
+        let small = RunRecord {
+            width_divisor: 4,
+            train_images: 5000,
+            budget: 25,
+            ..paper.clone()
+        };
+        assert_eq!(
+            reason(small),
+            "not the paper's experiment: widths divided by 4, 5000 training images instead of 50000, \
+             25 epochs in a budget instead of 200"
+        );
+        let normalised = papers_run("cifar10", "vgg16-bn", 200);
+        assert!(reason(normalised).contains("no BatchNorm"));
+        let shallow = papers_run("cifar10", "preresnet-20", 150);
+        assert_eq!(reason(shallow), "the published table has no preresnet-20");
+        let synthetic = papers_run("synthetic", "vgg16", 200);
+        assert_eq!(reason(synthetic), "nothing was published for synthetic");
+    }
+
+    #[test]
+    fn a_distance_is_measured_by_the_deviations_of_both() {
+        // sqrt(0.3² + 0.4²) = 0.5, and 1 / 0.5 = 2.
+        let published = published((73.0, 0.4));
+        let distance = published.distance(74.0, Some(0.3));
+        assert_eq!(distance.points, 1.0);
+        assert!((distance.standard_deviations.unwrap() - 2.0).abs() < 1e-12);
+        assert_eq!(published.distance(74.0, None).standard_deviations, None);
+    }
+}

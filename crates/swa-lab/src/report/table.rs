@@ -1,0 +1,259 @@
+//! The paper's Table 1, ours beside the published one: what `table.json` holds, and from what every other
+//! form of the table is made.
+
+use serde::Serialize;
+
+use super::comparison::Comparison;
+use super::cost::Cost;
+use super::published::{self, Distance, Published};
+use super::results::FinishedRun;
+use super::statistics::{Difference, Sample};
+use crate::experiment::epoch_after;
+use crate::experiment::record::Method;
+use crate::run::config::EvaluateOn;
+
+/// Test accuracies in per cent, a row for each comparison.
+#[derive(Debug, Serialize)]
+pub(crate) struct Table {
+    pub(crate) rows: Vec<Row>,
+}
+
+/// A network on a data set.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row {
+    pub(crate) data_set: String,
+    /// The network, in words.
+    pub(crate) network: String,
+    pub(crate) model: String,
+    pub(crate) width_divisor: usize,
+    pub(crate) train_images: usize,
+    pub(crate) test_images: usize,
+    pub(crate) evaluate_on: EvaluateOn,
+    /// The epochs of one budget.
+    pub(crate) budget: usize,
+    /// When SWA averages, in words.
+    pub(crate) averaging: Option<String>,
+    /// SGD after a budget, SWA after 1, 1.25 and 1.5 of them.
+    pub(crate) columns: [Column; 4],
+    pub(crate) cost: Cost,
+    /// Why there are no published numbers to compare with, if there are none.
+    pub(crate) unpublished: Option<String>,
+}
+
+/// A method after some budgets.
+#[derive(Debug, Serialize)]
+pub(crate) struct Column {
+    pub(crate) method: Method,
+    pub(crate) budgets: f64,
+    /// The epoch that its accuracies are of.
+    pub(crate) epoch: usize,
+    /// The seeds of the runs that came so far.
+    pub(crate) seeds: Vec<u64>,
+    /// Over those seeds.
+    pub(crate) accuracy: Option<Sample>,
+    /// For SWA, how far it is from SGD.
+    pub(crate) less_sgd: Option<LessSgd>,
+    pub(crate) published: Option<Published>,
+    pub(crate) less_published: Option<Distance>,
+}
+
+/// SWA's accuracy less SGD's.
+#[derive(Debug, Serialize)]
+pub(crate) struct LessSgd {
+    #[serde(flatten)]
+    pub(crate) difference: Difference,
+    /// How many seeds there are of both.
+    pub(crate) common_seeds: usize,
+    /// With how many of those SWA is the better.
+    pub(crate) better_seeds: usize,
+}
+
+/// The columns: a method, and how many quarters of a budget it is given.
+const COLUMNS: [(Method, usize); 4] = [
+    (Method::Sgd, 4),
+    (Method::Swa, 4),
+    (Method::Swa, 5),
+    (Method::Swa, 6),
+];
+
+/// The epoch at whose end some quarters of a budget are over.
+pub(crate) fn epoch_of(budget: usize, quarters: usize) -> usize {
+    epoch_after(quarters as f64 / 4.0, budget)
+}
+
+impl Table {
+    /// The table of some comparisons.
+    pub(crate) fn of(comparisons: &[Comparison<'_>]) -> Self {
+        Self {
+            rows: comparisons.iter().map(Row::of).collect(),
+        }
+    }
+}
+
+impl Row {
+    fn of(comparison: &Comparison<'_>) -> Self {
+        let run = comparison.record();
+        let published = published::of(run);
+        let sgd = accuracies(comparison, Method::Sgd, epoch_of(run.budget, 4));
+        let columns = [0, 1, 2, 3].map(|index| {
+            let (method, quarters) = COLUMNS[index];
+            let epoch = epoch_of(run.budget, quarters);
+            let ours = accuracies(comparison, method, epoch);
+            let accuracy = sample(&ours);
+            let published = published.as_ref().ok().map(|row| row[index]);
+            Column {
+                method,
+                budgets: quarters as f64 / 4.0,
+                epoch,
+                seeds: ours.iter().map(|(seed, _)| *seed).collect(),
+                accuracy,
+                less_sgd: match method {
+                    Method::Sgd => None,
+                    Method::Swa => LessSgd::of(&ours, &sgd),
+                },
+                published,
+                less_published: accuracy
+                    .zip(published)
+                    .map(|(ours, published)| published.distance(ours.mean, ours.deviation)),
+            }
+        });
+        Self {
+            data_set: run.data_set.clone(),
+            network: comparison.network(),
+            model: run.model.clone(),
+            width_divisor: run.width_divisor,
+            train_images: run.train_images,
+            test_images: run.test_images,
+            evaluate_on: run.evaluate_on,
+            budget: run.budget,
+            averaging: comparison.averaging(),
+            columns,
+            cost: Cost::of(comparison),
+            unpublished: published.err(),
+        }
+    }
+}
+
+impl Column {
+    /// Such as `SWA, 1.25 budgets`.
+    pub(crate) fn heading(&self) -> String {
+        let method = match self.method {
+            Method::Sgd => "SGD",
+            Method::Swa => "SWA",
+        };
+        let plural = if self.budgets == 1.0 { "" } else { "s" };
+        format!("{method}, {} budget{plural}", self.budgets)
+    }
+}
+
+impl LessSgd {
+    fn of(swa: &[(u64, f64)], sgd: &[(u64, f64)]) -> Option<Self> {
+        let difference = Difference::between(&sample(swa)?, &sample(sgd)?);
+        let pairs = swa.iter().filter_map(|(seed, swa)| {
+            let (_, sgd) = sgd.iter().find(|(other, _)| other == seed)?;
+            Some(swa > sgd)
+        });
+        let better: Vec<bool> = pairs.collect();
+        Some(Self {
+            difference,
+            common_seeds: better.len(),
+            better_seeds: better.iter().filter(|better| **better).count(),
+        })
+    }
+}
+
+/// Seeds, and the test accuracies that runs of a method had at the end of an epoch: the average's in SWA.
+fn accuracies(comparison: &Comparison<'_>, method: Method, epoch: usize) -> Vec<(u64, f64)> {
+    let (runs, error): (_, fn(&FinishedRun, usize) -> Option<f64>) = match method {
+        Method::Sgd => (&comparison.sgd, |run, epoch| {
+            Some(run.epochs.get(&epoch)?.live_test_error)
+        }),
+        Method::Swa => (&comparison.swa, |run, epoch| {
+            run.epochs.get(&epoch)?.swa_test_error
+        }),
+    };
+    let accuracy = |run: &&FinishedRun| Some((run.record.seed, 100.0 - error(run, epoch)?));
+    runs.iter().filter_map(accuracy).collect()
+}
+
+fn sample(accuracies: &[(u64, f64)]) -> Option<Sample> {
+    let values: Vec<f64> = accuracies.iter().map(|(_, accuracy)| *accuracy).collect();
+    Sample::of(&values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::fixture::{sgd_run, swa_run};
+
+    #[test]
+    fn sgd_is_read_off_after_one_budget_and_swa_after_one_and_more() {
+        // A budget of four epochs; the average exists from the third on.
+        let runs = [
+            sgd_run(1, &[80.0, 70.0, 60.0, 40.0]),
+            sgd_run(2, &[80.0, 70.0, 60.0, 42.0]),
+            swa_run(1, &[60.0, 41.0, 39.0, 36.0]),
+            swa_run(2, &[60.0, 41.0, 37.0, 36.0]),
+        ];
+        let table = Table::of(&Comparison::all(&runs));
+        assert_eq!(table.rows.len(), 1);
+        let columns = &table.rows[0].columns;
+        let epochs = columns.each_ref().map(|column| column.epoch);
+        assert_eq!(epochs, [4, 4, 5, 6]);
+        let means = columns
+            .each_ref()
+            .map(|column| column.accuracy.unwrap().mean);
+        assert_eq!(means, [59.0, 59.0, 62.0, 64.0]);
+        // 61 and 63: squares of 1 and 1, divided by one less than two.
+        let deviation = columns[2].accuracy.unwrap().deviation.unwrap();
+        assert!((deviation - 2f64.sqrt()).abs() < 1e-12);
+
+        // 62 - 59 = 3, and both deviations are sqrt(2), so sqrt(2/2 + 2/2) = sqrt(2).
+        let less_sgd = columns[2].less_sgd.as_ref().unwrap();
+        assert_eq!(less_sgd.difference.points, 3.0);
+        let errors = less_sgd.difference.standard_errors.unwrap();
+        assert!((errors - 3.0 / 2f64.sqrt()).abs() < 1e-12);
+        assert_eq!((less_sgd.better_seeds, less_sgd.common_seeds), (2, 2));
+        // At a budget seed 1 loses by a point (59 against 60), seed 2 wins by one (59 against 58).
+        let at_a_budget = columns[1].less_sgd.as_ref().unwrap();
+        assert_eq!((at_a_budget.better_seeds, at_a_budget.common_seeds), (1, 2));
+        assert!(columns[0].less_sgd.is_none());
+    }
+
+    #[test]
+    fn what_no_run_came_to_stays_empty() {
+        let runs = [swa_run(3, &[60.0, 41.0])];
+        let table = Table::of(&Comparison::all(&runs));
+        let columns = &table.rows[0].columns;
+        assert_eq!(columns[0].accuracy, None);
+        assert_eq!(columns[1].accuracy.unwrap().n, 1);
+        assert_eq!(columns[1].seeds, [3]);
+        assert!(columns[1].less_sgd.is_none());
+        assert_eq!(columns[2].accuracy, None);
+    }
+
+    #[test]
+    fn quarters_of_a_budget_round_to_the_nearest_epoch_halves_up() {
+        // 31.25 and 37.5; 187.5 and 225; 250 and 300.
+        let epochs = |budget| [4, 5, 6].map(|quarters| epoch_of(budget, quarters));
+        assert_eq!(epochs(25), [25, 31, 38]);
+        assert_eq!(epochs(150), [150, 188, 225]);
+        assert_eq!(epochs(200), [200, 250, 300]);
+    }
+
+    #[test]
+    fn headings_are_the_papers() {
+        let runs = [swa_run(1, &[60.0])];
+        let table = Table::of(&Comparison::all(&runs));
+        let headings = table.rows[0].columns.each_ref().map(Column::heading);
+        assert_eq!(
+            headings,
+            [
+                "SGD, 1 budget",
+                "SWA, 1 budget",
+                "SWA, 1.25 budgets",
+                "SWA, 1.5 budgets"
+            ]
+        );
+    }
+}

@@ -1,0 +1,479 @@
+//! Whether a run can go on from a checkpoint.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use burn::lr_scheduler::LrSchedulerRecord;
+use burn::module::Module;
+use burn::optim::{ModuleOptimizer, OptimizerRecord};
+use burn::store::burn_pack::{HEADER_SIZE, Header, Reader, Scalar, Tensor as Entry};
+use burn::store::{ModuleRecord, ModuleSnapshot, bridge};
+use burn::tensor::DType;
+
+use super::{AVERAGE, Checkpoints, PartCheckpointer};
+use crate::Failure;
+use crate::data::Position;
+
+impl Checkpoints {
+    /// Finds out what is wrong with the checkpoint at `at`, after so many `steps` of the run, before Burn
+    /// would panic over it, or leave a part of it out without a word (0.22.1).
+    ///
+    /// It cannot see a number that is another: the files hold no checksums of their tensors.
+    ///
+    /// # Errors
+    ///
+    /// With the file that is damaged or that of another run, the reason, and what to do.
+    pub fn check<M: Module>(
+        &self,
+        at: Position,
+        steps: usize,
+        model: &M,
+        optimizer: &ModuleOptimizer,
+    ) -> Result<(), Failure> {
+        let [model_files, optimizer_files, schedule_files] = self.checkpointers(Some(at));
+        let parameters = check_model(&model_files, model).map_err(|it| it.of(&model_files))?;
+        check_optimizer(&optimizer_files, &parameters, optimizer)
+            .map_err(|it| it.of(&optimizer_files))?;
+        check_schedule(&schedule_files, steps).map_err(|it| it.of(&schedule_files))
+    }
+}
+
+/// What is wrong with a file.
+enum Problem {
+    Damaged(String),
+    OfAnotherModel(String),
+    OfAnotherRun,
+    OfALaterVersion,
+}
+
+impl Problem {
+    fn of(self, files: &PartCheckpointer) -> Failure {
+        let problem = match self {
+            Self::Damaged(reason) => format!("it is damaged ({reason})"),
+            Self::OfAnotherModel(reason) => format!("it is that of another model ({reason})"),
+            Self::OfAnotherRun => "it is that of another run".to_owned(),
+            Self::OfALaterVersion => {
+                return format!(
+                    "{} is of a later version of this program: resume the run with that",
+                    files.file().display()
+                )
+                .into();
+            }
+        };
+        format!(
+            "{} cannot be resumed from: {}. Delete it to go on from the checkpoint before",
+            files.file().display(),
+            in_brief(&problem)
+        )
+        .into()
+    }
+}
+
+/// The beginning of a message that may be as long as a network has parameters.
+fn in_brief(message: &str) -> String {
+    const LENGTH: usize = 160;
+
+    match message.char_indices().nth(LENGTH) {
+        None => message.to_owned(),
+        Some((end, _)) => format!("{} …", &message[..end]),
+    }
+}
+
+/// The live parameters of a model's file, by their ids.
+type Parameters = HashMap<u64, Entry>;
+
+/// Whether the file is that of such a model. Returns the parameters in it.
+fn check_model<M: Module>(files: &PartCheckpointer, model: &M) -> Result<Parameters, Problem> {
+    let (entries, _) = contents(&files.file()).map_err(Problem::Damaged)?;
+    let expected: HashMap<String, DType> = model
+        .collect(None, None, false)
+        .into_iter()
+        .map(|entry| (entry.name, entry.dtype))
+        .collect();
+    let mut parameters = Parameters::new();
+    for entry in entries {
+        if entry.name == "format" && first_integer(&entry)? > swa_train::RECORD_FORMAT as i64 {
+            return Err(Problem::OfALaterVersion);
+        }
+        let (name, dtype) = (&entry.name, entry.dtype);
+        // Burn takes on a file's dtype, and panics where it does not go with the others. An integer is as
+        // wide as it is on the device that the run was on.
+        if let Some(expected) = expected.get(name)
+            && dtype != *expected
+            && !(dtype.is_int() && expected.is_int())
+        {
+            let reason = format!("{name} is of {dtype:?}, expected {expected:?}");
+            return Err(Problem::OfAnotherModel(reason));
+        }
+        // The average's parameters have the ids of the live ones.
+        if name.starts_with(AVERAGE) {
+            continue;
+        }
+        let Some(id) = entry.param_id else {
+            return Err(Problem::Damaged(format!("{name} has no id")));
+        };
+        if let Some(other) = parameters.insert(id, entry) {
+            let reason = format!("{} has the id of another parameter", other.name);
+            return Err(Problem::Damaged(reason));
+        }
+    }
+    let record: ModuleRecord = files.read().map_err(Problem::Damaged)?;
+    match model.valid().try_load_record(record) {
+        Ok(_) => Ok(parameters),
+        Err(error) => Err(Problem::OfAnotherModel(error.to_string())),
+    }
+}
+
+fn first_integer(entry: &Entry) -> Result<i64, Problem> {
+    let data = bridge::to_data(entry).map_err(|error| Problem::Damaged(error.to_string()))?;
+    Ok(data.iter::<i64>().next().unwrap_or_default())
+}
+
+/// Whether the file is what this `optimizer` keeps of some of these parameters.
+fn check_optimizer(
+    files: &PartCheckpointer,
+    parameters: &Parameters,
+    optimizer: &ModuleOptimizer,
+) -> Result<(), Problem> {
+    let (entries, scalars) = contents(&files.file()).map_err(Problem::Damaged)?;
+    for entry in &entries {
+        let name = &entry.name;
+        let Some(id) = entry.param_id else {
+            return Err(Problem::Damaged(format!("{name} is of no parameter")));
+        };
+        let parameter = parameters.get(&id).ok_or(Problem::OfAnotherRun)?;
+        // Burn goes by the name.
+        if name.split('.').next() != Some(&id.to_string()) {
+            let reason = format!("{name} is of the parameter {id}");
+            return Err(Problem::Damaged(reason));
+        }
+        if entry.shape != parameter.shape || entry.dtype != parameter.dtype {
+            let described = |it: &Entry| format!("{:?} of {:?}", it.shape.to_vec(), it.dtype);
+            return Err(Problem::Damaged(format!(
+                "{name} is {}, expected {} as {}",
+                described(entry),
+                described(parameter),
+                parameter.name
+            )));
+        }
+    }
+    for (name, rank) in &scalars {
+        let Some(id) = name.strip_suffix(".__rank") else {
+            continue;
+        };
+        let id = id.parse::<u64>().ok();
+        let parameter = id.and_then(|id| parameters.get(&id));
+        let parameter = parameter.ok_or(Problem::OfAnotherRun)?;
+        if usize::try_from(*rank) != Ok(parameter.shape.num_dims()) {
+            return Err(Problem::Damaged(format!("{name} is {rank:?}")));
+        }
+    }
+    let record: OptimizerRecord = files.read().map_err(Problem::Damaged)?;
+    // Burn leaves out what it cannot read, and begins anew with those parameters.
+    let taken = optimizer.clone().load_record(record).to_record().len();
+    match taken == entries.len() {
+        true => Ok(()),
+        false => Err(Problem::Damaged(format!(
+            "{taken} of its {} tensors are an optimizer's",
+            entries.len()
+        ))),
+    }
+}
+
+/// Whether the file is that of a schedule of one group after so many steps: Burn begins anew without.
+fn check_schedule(files: &PartCheckpointer, steps: usize) -> Result<(), Problem> {
+    contents(&files.file()).map_err(Problem::Damaged)?;
+    let record: LrSchedulerRecord = files.read().map_err(Problem::Damaged)?;
+    let found: Option<usize> = record.record("0").scalar("steps");
+    match found == Some(steps) {
+        true => Ok(()),
+        false => Err(Problem::Damaged(format!(
+            "it is after {} steps, expected {steps}",
+            found.map_or_else(|| "no".to_owned(), |steps| steps.to_string())
+        ))),
+    }
+}
+
+/// What a file holds.
+fn contents(file: &Path) -> Result<(Vec<Entry>, BTreeMap<String, Scalar>), String> {
+    check_header(file)?;
+    let reader = Reader::from_file_exact(file).map_err(|error| error.to_string())?;
+    let scalars = reader.scalars().clone();
+    let entries = reader.into_tensors().map_err(|error| error.to_string())?;
+    Ok((entries, scalars))
+}
+
+/// Burn reserves as much memory for a table of contents as the header says, up to 100 MB, before it looks
+/// whether the file has as much (0.22.1).
+fn check_header(file: &Path) -> Result<(), String> {
+    let read = || -> std::io::Result<(u64, [u8; HEADER_SIZE])> {
+        let mut file = File::open(file)?;
+        let mut header = [0; HEADER_SIZE];
+        file.read_exact(&mut header)?;
+        Ok((file.metadata()?.len(), header))
+    };
+    let (length, header) = read().map_err(|error| error.to_string())?;
+    let header = Header::from_bytes(&header).map_err(|error| error.to_string())?;
+    let needed = HEADER_SIZE as u64 + u64::from(header.metadata_size);
+    match needed <= length {
+        true => Ok(()),
+        false => Err(format!("expected at least {needed} bytes, found {length}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+    use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
+    use burn::optim::SgdConfig;
+    use burn::optim::momentum::MomentumConfig;
+    use burn::store::burn_pack::Writer;
+    use burn::tensor::{Device, Int, Tensor};
+    use burn::train::TrainStep;
+    use swa_train::{Collect, PaperLrSchedulerConfig, RunLength, Swa, SwaConfig};
+
+    use super::*;
+    use crate::data::{Augmentation, EpochLoader, IMAGE_BYTES, ImageBatch, Images};
+    use crate::hostile_files::survive;
+    use crate::run::classifier::{Classifier, ImageNetwork};
+
+    /// As small as a network with BatchNorm can be.
+    #[derive(Module, Debug)]
+    struct Net {
+        norm: BatchNorm,
+        fc: Linear,
+    }
+
+    impl ImageNetwork for Net {
+        fn logits(&self, images: Tensor<4>) -> Tensor<2> {
+            self.fc.forward(self.norm.forward(images).flatten(1, 3))
+        }
+    }
+
+    /// What the checkpoints here are of: a run of one step an epoch that averages from the first.
+    struct Run {
+        model: Swa<Classifier<Net>>,
+        optimizer: ModuleOptimizer,
+        schedule: ModuleLrScheduler,
+    }
+
+    impl Run {
+        fn new() -> Self {
+            let device = Device::flex().autodiff();
+            let net = Net {
+                norm: BatchNormConfig::new(3).init(&device),
+                fc: LinearConfig::new(3, 2).init(&device),
+            };
+            let length = RunLength::new(4, 1).unwrap();
+            let images = Images::new(vec![0; IMAGE_BYTES], vec![0]);
+            let images = Arc::new(images);
+            let loader =
+                EpochLoader::reestimation(images, 1, Augmentation::None, 1, &device).unwrap();
+            let collect = Collect::from_epoch(1, &length).unwrap();
+            Self {
+                model: SwaConfig::new(collect)
+                    .init(Classifier::new(net, Arc::default()), Arc::new(loader))
+                    .unwrap(),
+                optimizer: SgdConfig::new()
+                    .with_momentum(Some(MomentumConfig::new()))
+                    .init(),
+                schedule: ModuleLrScheduler::new(
+                    PaperLrSchedulerConfig::sgd(0.1, length).init().unwrap(),
+                ),
+            }
+        }
+
+        fn step(mut self) -> Self {
+            let device = Device::flex().autodiff();
+            let images = Tensor::<2>::from_floats([[0.0, 1.0, 2.0], [3.0, 5.0, 4.0]], &device);
+            let batch = ImageBatch {
+                images: images.reshape([2, 3, 1, 1]),
+                labels: Tensor::<1, Int>::from_ints([0, 1], &device),
+            };
+            let gradients = TrainStep::step(&self.model, batch).grads;
+            let rate = self.schedule.step();
+            self.model = self.model.optimize(&mut self.optimizer, rate, gradients);
+            self
+        }
+    }
+
+    const AT: Position = Position {
+        epoch: 2,
+        batches: 0,
+    };
+
+    /// The checkpoint after two steps, and its three files.
+    fn saved(folder: &Path) -> (Checkpoints, [std::path::PathBuf; 3]) {
+        let checkpoints = Checkpoints::new(folder.to_owned()).unwrap();
+        let run = Run::new().step().step();
+        let optimizer = run.optimizer.to_record();
+        let schedule = run.schedule.to_record();
+        let model = run.model.into_record();
+        checkpoints.save(AT, model, optimizer, schedule).unwrap();
+        let files = checkpoints.checkpointers(Some(AT)).map(|part| part.file());
+        (checkpoints, files)
+    }
+
+    /// What Burn's `Learner` does with a checkpoint.
+    fn go_on(checkpoints: &Checkpoints) {
+        let [model, optimizer, schedule] = checkpoints.checkpointers(Some(AT));
+        let mut run = Run::new();
+        run.model = run.model.load_record(model.read().unwrap());
+        run.optimizer = run.optimizer.load_record(optimizer.read().unwrap());
+        run.schedule = run.schedule.load_record(schedule.read().unwrap());
+        run.step();
+    }
+
+    const MODEL: usize = 0;
+    const OPTIMIZER: usize = 1;
+    const SCHEDULE: usize = 2;
+
+    /// What is said of a checkpoint one of whose files holds something else, without what is said of all.
+    fn refusal(
+        part: usize,
+        change: impl FnOnce(&mut Vec<Entry>, &mut BTreeMap<String, Scalar>),
+    ) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let (checkpoints, files) = saved(folder.path());
+        let file = &files[part];
+        let (mut entries, mut scalars) = contents(file).unwrap();
+        // Burn reads them when they are asked for, and the file is about to be another.
+        for entry in &mut entries {
+            let bytes = entry.to_bytes().unwrap().to_vec();
+            let bytes = burn::tensor::Bytes::from_bytes_vec(bytes);
+            let (name, shape) = (entry.name.clone(), entry.shape.clone());
+            *entry = Entry::new(name, entry.dtype, shape, entry.param_id, bytes);
+        }
+        change(&mut entries, &mut scalars);
+        let mut writer = Writer::new(entries);
+        for (name, scalar) in scalars {
+            writer = writer.with_scalar(&name, scalar);
+        }
+        writer.write_to_file(file).unwrap();
+        let new = Run::new();
+        let error = checkpoints.check(AT, 2, &new.model, &new.optimizer);
+        let error = error.unwrap_err().to_string();
+        let reason = error.strip_prefix(file.to_str().unwrap()).unwrap();
+        let reason = reason
+            .strip_prefix(" cannot be resumed from: it is ")
+            .unwrap();
+        let remedy = ". Delete it to go on from the checkpoint before";
+        reason.strip_suffix(remedy).unwrap().to_owned()
+    }
+
+    /// The weight that the layer `fc` has in a file, or the optimizer of it: the one of two dimensions.
+    fn weight(entries: &mut [Entry]) -> &mut Entry {
+        let live = |entry: &&mut Entry| !entry.name.starts_with(AVERAGE);
+        let mut entries = entries.iter_mut().filter(live);
+        entries.find(|entry| entry.shape.num_dims() == 2).unwrap()
+    }
+
+    #[test]
+    fn what_is_right_is_gone_on_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let (checkpoints, _) = saved(folder.path());
+        let new = Run::new();
+        checkpoints
+            .check(AT, 2, &new.model, &new.optimizer)
+            .unwrap();
+        go_on(&checkpoints);
+    }
+
+    #[test]
+    fn a_weight_that_is_no_float_is_another_models() {
+        let reason = refusal(MODEL, |entries, _| weight(entries).dtype = DType::U32);
+        let expected = "(model.network.fc.weight is of U32, expected F32)";
+        assert!(reason.ends_with(expected), "{reason}");
+    }
+
+    #[test]
+    fn parameters_without_an_id_or_with_anothers_are_damage() {
+        let reason = refusal(MODEL, |entries, _| weight(entries).param_id = None);
+        assert_eq!(reason, "damaged (model.network.fc.weight has no id)");
+
+        let reason = refusal(MODEL, |entries, _| {
+            let live = entries
+                .iter_mut()
+                .filter(|it| it.name.starts_with("model."));
+            live.for_each(|entry| entry.param_id = Some(1));
+        });
+        let expected = "has the id of another parameter)";
+        assert!(reason.ends_with(expected), "{reason}");
+    }
+
+    #[test]
+    fn an_optimizers_state_has_its_parameters_shape_and_rank() {
+        let reason = refusal(OPTIMIZER, |entries, _| weight(entries).param_id = None);
+        assert!(reason.ends_with("is of no parameter)"), "{reason}");
+
+        let reason = refusal(OPTIMIZER, |entries, _| weight(entries).param_id = Some(1));
+        assert_eq!(reason, "that of another run");
+
+        let reason = refusal(OPTIMIZER, |entries, _| {
+            weight(entries).shape = [2, 3].into()
+        });
+        assert!(reason.contains("expected [3, 2] of F32"), "{reason}");
+
+        let reason = refusal(OPTIMIZER, |entries, scalars| {
+            let id = weight(entries).param_id.unwrap();
+            scalars.insert(format!("{id}.__rank"), Scalar::UInt(3));
+        });
+        assert!(reason.ends_with(".__rank is UInt(3))"), "{reason}");
+    }
+
+    #[test]
+    fn an_optimizers_state_that_burn_would_leave_out_is_damage() {
+        let reason = refusal(OPTIMIZER, |entries, _| weight(entries).name.push('x'));
+        let expected = "damaged (3 of its 4 tensors are an optimizer's)";
+        assert_eq!(reason, expected);
+    }
+
+    #[test]
+    fn a_schedule_has_made_the_steps_of_the_run() {
+        let steps = |steps| refusal(SCHEDULE, |_, scalars| *scalars = steps);
+        let others = BTreeMap::from([("0.steps".to_owned(), Scalar::UInt(3))]);
+        assert_eq!(steps(others), "damaged (it is after 3 steps, expected 2)");
+        let reason = steps(BTreeMap::new());
+        assert_eq!(reason, "damaged (it is after no steps, expected 2)");
+    }
+
+    #[test]
+    fn no_memory_is_reserved_for_what_a_header_says() {
+        for part in [MODEL, OPTIMIZER, SCHEDULE] {
+            let folder = tempfile::tempdir().unwrap();
+            let (checkpoints, files) = saved(folder.path());
+            let mut bytes = std::fs::read(&files[part]).unwrap();
+            // The length of the table of contents, which Burn takes up to 100 MiB.
+            bytes[6..10].copy_from_slice(&(100_u32 << 20).to_le_bytes());
+            std::fs::write(&files[part], bytes).unwrap();
+            let new = Run::new();
+            let memory = allocation_counter::measure(|| {
+                let error = checkpoints.check(AT, 2, &new.model, &new.optimizer);
+                let error = error.unwrap_err().to_string();
+                assert!(
+                    error.contains("expected at least 104857610 bytes"),
+                    "{error}"
+                );
+            });
+            assert!(memory.bytes_max < 1 << 20, "{memory:?}");
+        }
+    }
+
+    #[test]
+    fn damaged_checkpoints_are_refused_or_trained_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let (checkpoints, files) = saved(folder.path());
+        let new = Run::new();
+        survive("checkpoints", &files, 8, |_| {
+            checkpoints
+                .check(AT, 2, &new.model, &new.optimizer)
+                .map_err(|error| error.to_string())?;
+            go_on(&checkpoints);
+            Ok(())
+        });
+    }
+}

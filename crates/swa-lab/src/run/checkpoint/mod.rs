@@ -1,0 +1,353 @@
+//! Checkpoints that a run goes on from, at the end of an epoch or within one.
+
+mod check;
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::lr_scheduler::LrSchedulerRecord;
+use burn::optim::OptimizerRecord;
+use burn::store::{ModuleRecord, RecordError};
+use burn::train::checkpoint::{
+    Checkpoint, Checkpointer, CheckpointerError, CheckpointingAction, CheckpointingStrategy,
+    KeepLastNCheckpoints,
+};
+use burn::train::metric::store::{Aggregate, EventStoreClient, Split};
+
+use crate::data::Position;
+use crate::run::directory::{DirectoryError, io_error};
+
+/// The parts of a checkpoint, each a file of its own, as in Burn's own checkpointers.
+const PARTS: [&str; 3] = [MODEL, OPTIMIZER, SCHEDULER];
+const MODEL: &str = "model";
+const OPTIMIZER: &str = "optim";
+const SCHEDULER: &str = "scheduler";
+
+/// How many checkpoints are kept.
+const KEPT: usize = 2;
+
+/// What the names of the average's parameters begin with in a model's file.
+const AVERAGE: &str = "average.";
+
+/// The checkpoints of a run in a folder: `model-12.bpk`, `optim-12.bpk` and `scheduler-12.bpk` after 12
+/// epochs, and `model-12+34.bpk` and so on after 34 batches of the next.
+///
+/// Burn writes each file beside its place and moves it there, so a file that is there is whole. A
+/// checkpoint is whole if its three files are there.
+#[derive(Debug, Clone)]
+pub struct Checkpoints {
+    folder: PathBuf,
+}
+
+impl Checkpoints {
+    /// Those in `folder`, which is made if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be made.
+    pub fn new(folder: PathBuf) -> Result<Self, DirectoryError> {
+        fs::create_dir_all(&folder).map_err(io_error("make the folder", &folder))?;
+        Ok(Self { folder })
+    }
+
+    /// Where the last whole checkpoint was made.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be read.
+    pub fn last(&self) -> Result<Option<Position>, DirectoryError> {
+        Ok(self.positions()?.into_iter().max_by_key(key))
+    }
+
+    /// Deletes what a process that was killed left of a checkpoint, and what it had not come to delete: all but the last
+    /// two, which is no use to anyone.
+    ///
+    /// It could do harm: parameters get new ids in every run that begins, and the optimizer's state
+    /// goes by them. A model of the process that was killed beside an optimizer of the next one would
+    /// look whole, and resume without momentum.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be read, or a file not be deleted.
+    pub fn delete_unfinished(&self) -> Result<(), DirectoryError> {
+        let mut whole = self.positions()?;
+        whole.sort_by_key(key);
+        let kept: HashSet<PathBuf> = whole
+            .into_iter()
+            .rev()
+            .take(KEPT)
+            .flat_map(|position| PARTS.map(|part| self.file(part, position)))
+            .collect();
+        for file in self.files()? {
+            let name = file.file_name().and_then(|name| name.to_str());
+            // Burn writes `model-12.bpk` as `model-12.bpk.PID-N.tmp`.
+            let is_of_a_checkpoint = |name: &str| {
+                let name = name.strip_suffix(".tmp").map_or(name, |name| {
+                    name.rsplit_once('.').map_or(name, |(name, _)| name)
+                });
+                PARTS.iter().any(|part| position_of(part, name).is_some())
+            };
+            if !kept.contains(&file) && name.is_some_and(is_of_a_checkpoint) {
+                fs::remove_file(&file).map_err(io_error("delete", &file))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what was saved within epochs that are over by `epoch`, once a whole checkpoint of its end
+    /// is there.
+    fn delete_within(&self, epoch: usize) -> Result<(), DirectoryError> {
+        if !self.is_whole(Position { epoch, batches: 0 }) {
+            return Ok(());
+        }
+        for file in self.files()? {
+            let name = file.file_name().and_then(|name| name.to_str());
+            let position =
+                name.and_then(|name| PARTS.iter().find_map(|part| position_of(part, name)));
+            if position.is_some_and(|position| position.batches > 0 && position.epoch < epoch) {
+                delete(&file)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the whole checkpoints were made.
+    fn positions(&self) -> Result<Vec<Position>, DirectoryError> {
+        let files = self.files()?;
+        let models = files.iter().filter_map(|file| {
+            let name = file.file_name()?.to_str()?;
+            position_of(MODEL, name)
+        });
+        Ok(models.filter(|position| self.is_whole(*position)).collect())
+    }
+
+    fn is_whole(&self, position: Position) -> bool {
+        PARTS.iter().all(|part| self.file(part, position).is_file())
+    }
+
+    fn files(&self) -> Result<Vec<PathBuf>, DirectoryError> {
+        fs::read_dir(&self.folder)
+            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
+            .map_err(io_error("read the folder", &self.folder))
+    }
+
+    fn file(&self, part: &str, position: Position) -> PathBuf {
+        let Position { epoch, batches } = position;
+        self.folder.join(match batches {
+            0 => format!("{part}-{epoch}.bpk"),
+            _ => format!("{part}-{epoch}+{batches}.bpk"),
+        })
+    }
+
+    /// Burn's three checkpointers, which go on from `from`.
+    pub fn checkpointers(&self, from: Option<Position>) -> [PartCheckpointer; 3] {
+        PARTS.map(|part| PartCheckpointer {
+            checkpoints: self.clone(),
+            part,
+            from,
+        })
+    }
+
+    /// Writes a checkpoint within an epoch.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be written; earlier checkpoints stay.
+    pub fn save(
+        &self,
+        position: Position,
+        model: ModuleRecord,
+        optimizer: OptimizerRecord,
+        scheduler: LrSchedulerRecord,
+    ) -> Result<(), CheckpointerError> {
+        Checkpoint::save(model, self.file(MODEL, position))?;
+        Checkpoint::save(optimizer, self.file(OPTIMIZER, position))?;
+        Checkpoint::save(scheduler, self.file(SCHEDULER, position))
+    }
+}
+
+/// Keeps the last two checkpoints, and makes none of an epoch before the epoch is in the log.
+///
+/// Burn 0.22.1 logs in a thread of its own, and does not wait for it: a process that is killed just
+/// after a checkpoint could leave it without the epoch's metrics, which nothing would make up for.
+#[derive(Debug, Clone)]
+pub struct AfterLog {
+    unlogged: Arc<AtomicBool>,
+}
+
+impl AfterLog {
+    /// With what tells that the last epoch could not be logged, on a full disk for one: it is not saved
+    /// either, so that it is repeated when the run goes on.
+    pub fn new(unlogged: Arc<AtomicBool>) -> Self {
+        Self { unlogged }
+    }
+}
+
+impl CheckpointingStrategy for AfterLog {
+    fn checkpointing(
+        &mut self,
+        epoch: usize,
+        store: &EventStoreClient,
+    ) -> Vec<CheckpointingAction> {
+        // The thread answers when it has done what it was told before; what it answers is no matter.
+        let _ = store.find_metric("Loss", epoch, Aggregate::Mean, &Split::Valid);
+        match self.unlogged.load(Ordering::SeqCst) {
+            true => Vec::new(),
+            false => KeepLastNCheckpoints::new(KEPT).checkpointing(epoch, store),
+        }
+    }
+}
+
+fn key(position: &Position) -> (usize, usize) {
+    (position.epoch, position.batches)
+}
+
+/// The position in the name of a file, such as `model-12+34.bpk`.
+fn position_of(part: &str, name: &str) -> Option<Position> {
+    let position = name.strip_prefix(part)?.strip_prefix('-')?;
+    let position = position.strip_suffix(".bpk")?;
+    let (epoch, batches) = position.split_once('+').unwrap_or((position, "0"));
+    Some(Position {
+        epoch: epoch.parse().ok()?,
+        batches: batches.parse().ok()?,
+    })
+}
+
+/// Saves and restores one part of every checkpoint.
+#[derive(Debug, Clone)]
+pub struct PartCheckpointer {
+    checkpoints: Checkpoints,
+    part: &'static str,
+    from: Option<Position>,
+}
+
+impl PartCheckpointer {
+    /// The file that the run goes on from.
+    pub fn file(&self) -> PathBuf {
+        let from = self.from.unwrap_or_default();
+        self.checkpoints.file(self.part, from)
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    ///
+    /// With what is wrong with the file.
+    pub fn read<R: Checkpoint>(&self) -> Result<R, String> {
+        R::load(self.file()).map_err(|error| match error {
+            CheckpointerError::Record(RecordError::Io(problem)) => problem,
+            error => error.to_string(),
+        })
+    }
+
+    fn at_end_of(&self, epoch: usize) -> PathBuf {
+        self.checkpoints
+            .file(self.part, Position { epoch, batches: 0 })
+    }
+}
+
+impl<R: Checkpoint> Checkpointer<R> for PartCheckpointer {
+    fn save(&self, epoch: usize, record: R) -> Result<(), CheckpointerError> {
+        record.save(self.at_end_of(epoch))?;
+        let deleted = self.checkpoints.delete_within(epoch);
+        deleted.map_err(|error| CheckpointerError::IOError(std::io::Error::other(error)))
+    }
+
+    fn delete(&self, epoch: usize) -> Result<(), CheckpointerError> {
+        let deleted = delete(&self.at_end_of(epoch));
+        deleted.map_err(|error| CheckpointerError::IOError(std::io::Error::other(error)))
+    }
+
+    /// The checkpoint that the run goes on from, which may be one within the epoch after `epoch`.
+    fn restore(&self, epoch: usize) -> Result<R, CheckpointerError> {
+        let from = self.from.unwrap_or(Position { epoch, batches: 0 });
+        R::load(self.checkpoints.file(self.part, from))
+    }
+}
+
+/// Deletes a file, if another part's checkpointer has not been faster.
+fn delete(file: &Path) -> Result<(), DirectoryError> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(io_error("delete", file)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(epoch: usize, batches: usize) -> Position {
+        Position { epoch, batches }
+    }
+
+    #[test]
+    fn the_last_checkpoint_is_the_last_whole_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(folder.path().to_owned()).unwrap();
+        let touch = |part, position| fs::write(checkpoints.file(part, position), "").unwrap();
+        assert_eq!(checkpoints.last().unwrap(), None);
+
+        for position in [at(9, 0), at(10, 0), at(10, 7)] {
+            PARTS.iter().for_each(|part| touch(part, position));
+        }
+        touch(MODEL, at(11, 0));
+        touch(OPTIMIZER, at(11, 0));
+        fs::write(folder.path().join("model-x.bpk"), "").unwrap();
+        assert_eq!(checkpoints.last().unwrap(), Some(at(10, 7)));
+
+        touch(SCHEDULER, at(11, 0));
+        assert_eq!(checkpoints.last().unwrap(), Some(at(11, 0)));
+    }
+
+    #[test]
+    fn the_rest_of_an_unfinished_checkpoint_alone_is_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(folder.path().to_owned()).unwrap();
+        let whole = [at(10, 0), at(10, 7)]
+            .map(|position| PARTS.map(|part| checkpoints.file(part, position)))
+            .concat();
+        let foreign =
+            ["notes.txt", "model-best.bpk", "other.tmp"].map(|name| folder.path().join(name));
+        let unfinished = [
+            // Whole, and older than the last two.
+            "model-9.bpk",
+            "optim-9.bpk",
+            "scheduler-9.bpk",
+            "model-11.bpk",
+            "optim-11.bpk",
+            "scheduler-10+8.bpk",
+            "scheduler-11.bpk.4711-0.tmp",
+        ]
+        .map(|name| folder.path().join(name));
+        for file in whole.iter().chain(&foreign).chain(&unfinished) {
+            fs::write(file, "").unwrap();
+        }
+        checkpoints.delete_unfinished().unwrap();
+        assert!(whole.iter().chain(&foreign).all(|file| file.exists()));
+        assert!(unfinished.iter().all(|file| !file.exists()));
+    }
+
+    #[test]
+    fn the_end_of_an_epoch_replaces_what_was_saved_within_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(folder.path().to_owned()).unwrap();
+        for position in [at(10, 7), at(11, 3)] {
+            fs::write(checkpoints.file(MODEL, position), "").unwrap();
+        }
+        let exist = |position| checkpoints.file(MODEL, position).exists();
+        let [model, optimizer, scheduler] = checkpoints.checkpointers(None);
+        for part in [model, scheduler] {
+            part.save(11, LrSchedulerRecord::new()).unwrap();
+            assert!(exist(at(10, 7)), "the end of the epoch is not whole yet");
+        }
+        optimizer.save(11, LrSchedulerRecord::new()).unwrap();
+        assert!(!exist(at(10, 7)));
+        assert!(exist(at(11, 3)) && exist(at(11, 0)));
+    }
+}

@@ -1,0 +1,103 @@
+//! The model that the `Learner` trains.
+
+use std::sync::Arc;
+
+use burn::module::{Module, ModuleDisplay};
+use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
+use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Int, Tensor};
+use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
+use swa_models::{Network, PreResNet, Vgg, WideResNet};
+
+use crate::data::ImageBatch;
+use crate::run::interruption::Interruption;
+
+/// A network that classifies images.
+pub trait ImageNetwork: Module + ModuleDisplay + 'static {
+    /// Logits `[batch, classes]` of images `[batch, 3, 32, 32]`.
+    fn logits(&self, images: Tensor<4>) -> Tensor<2>;
+}
+
+macro_rules! image_networks {
+    ($($network:ty),*) => {$(
+        impl ImageNetwork for $network {
+            fn logits(&self, images: Tensor<4>) -> Tensor<2> {
+                self.forward(images)
+            }
+        }
+    )*};
+}
+
+image_networks!(Network, PreResNet, Vgg, WideResNet);
+
+/// A network with cross-entropy as its loss.
+#[derive(Module, Debug)]
+pub struct Classifier<N: ImageNetwork> {
+    network: N,
+    #[module(skip)]
+    interruption: Arc<Interruption>,
+}
+
+impl<N: ImageNetwork> Classifier<N> {
+    /// `network`, whose training stops when `interruption` says so.
+    pub fn new(network: N, interruption: Arc<Interruption>) -> Self {
+        Self {
+            network,
+            interruption,
+        }
+    }
+
+    /// The network alone.
+    pub fn into_network(self) -> N {
+        self.network
+    }
+
+    /// The output's loss is that of each image: its metric then weights a last, smaller batch by its
+    /// size.
+    fn classify(&self, batch: ImageBatch) -> ClassificationOutput {
+        let logits = self.network.logits(batch.images);
+        let loss = cross_entropy(logits.clone(), batch.labels.clone());
+        ClassificationOutput::new(loss, logits, batch.labels)
+    }
+}
+
+/// `-log softmax(logits)[label]` of each image: shape `[batch]`, from `[batch, classes]` and `[batch]`.
+pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
+    let labels = labels.unsqueeze_dim::<2>(1);
+    log_softmax(logits, 1)
+        .gather(1, labels)
+        .squeeze_dim(1)
+        .neg()
+}
+
+impl<N: ImageNetwork> TrainStep for Classifier<N> {
+    type Input = ImageBatch;
+    type Output = ClassificationOutput;
+
+    fn step(&self, batch: ImageBatch) -> TrainOutput<ClassificationOutput> {
+        let output = self.classify(batch);
+        let gradients = output.loss.clone().mean().backward();
+        TrainOutput::new(self, gradients, output)
+    }
+
+    fn optimize(
+        self,
+        optimizer: &mut ModuleOptimizer,
+        learning_rate: ModuleLearningRate,
+        gradients: GradientsParams,
+    ) -> Self {
+        let trained = optimizer.step(learning_rate, self, gradients);
+        trained.interruption.after_step(optimizer);
+        trained
+    }
+}
+
+impl<N: ImageNetwork> InferenceStep for Classifier<N> {
+    type Input = ImageBatch;
+    type Output = ClassificationOutput;
+
+    fn step(&self, batch: ImageBatch) -> ClassificationOutput {
+        self.classify(batch)
+    }
+}

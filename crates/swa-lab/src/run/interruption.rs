@@ -1,0 +1,147 @@
+//! Ctrl-C that keeps what was earned.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use burn::optim::{ModuleOptimizer, OptimizerRecord};
+use burn::train::Interrupter;
+use burn::train::renderer::MetricsRenderer;
+
+use crate::output::note;
+use crate::run::terminal;
+
+/// The exit status of a run that was asked to stop: 128 + SIGINT, as shells have it.
+pub const INTERRUPTED: i32 = 130;
+
+/// A signal this soon after the first is the same: `timeout`, for one, sends it to the process and then to
+/// its group.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
+
+/// Stops a training after a step, and keeps the state that Burn would not hand out: its `Learner`
+/// returns the model alone, and a checkpoint needs the optimizer's state as well (Burn 0.22.1).
+#[derive(Default)]
+pub struct Interruption {
+    /// What stops the `Learner`.
+    interrupter: Interrupter,
+    /// What the terminal UI stops. Not the `Learner`'s, which the UI would reset at the end of the
+    /// training, before it is read why that ended (Burn 0.22.1).
+    ui: Interrupter,
+    shows_ui: AtomicBool,
+    /// When a signal first asked for a stop.
+    signalled: Mutex<Option<Instant>>,
+    /// Optimizer steps of this process.
+    steps: AtomicUsize,
+    optimizer: Mutex<Option<OptimizerRecord>>,
+}
+
+impl Interruption {
+    /// What stops the `Learner`.
+    pub fn interrupter(&self) -> Interrupter {
+        self.interrupter.clone()
+    }
+
+    /// Burn's terminal UI, which can ask for a stop too.
+    pub fn terminal_ui(&self, checkpoint: Option<usize>) -> Box<dyn MetricsRenderer> {
+        self.shows_ui.store(true, Ordering::SeqCst);
+        terminal::ui(self.ui.clone(), checkpoint)
+    }
+
+    /// Counts an optimizer step, and stops after it if that was asked for.
+    pub(crate) fn after_step(&self, optimizer: &ModuleOptimizer) {
+        self.steps.fetch_add(1, Ordering::SeqCst);
+        if lock(&self.signalled).is_some() || self.ui.should_stop() {
+            *lock(&self.optimizer) = Some(optimizer.to_record());
+            self.interrupter.stop(Some("asked to stop"));
+        }
+    }
+
+    /// How many optimizer steps this process made, and the optimizer's state after the last, if the
+    /// training stopped there.
+    pub fn stopped_after(&self) -> Option<(usize, OptimizerRecord)> {
+        let record = lock(&self.optimizer).take()?;
+        Some((self.steps.load(Ordering::SeqCst), record))
+    }
+
+    /// Makes Ctrl-C, and on Unix a termination signal, ask for a stop, and a second one end the process
+    /// at once.
+    ///
+    /// # Errors
+    ///
+    /// If the process handles the signals already.
+    pub fn on_signals(self: &Arc<Self>) -> io::Result<()> {
+        let interruption = self.clone();
+        on_signals(move || interruption.signal())
+    }
+
+    /// A signal has come, or something that means the same.
+    pub(crate) fn signal(&self) {
+        let shows_ui = self.shows_ui.load(Ordering::SeqCst);
+        let mut signalled = lock(&self.signalled);
+        match *signalled {
+            Some(first) if first.elapsed() < SAME_SIGNAL => {}
+            Some(_) => {
+                if shows_ui {
+                    terminal::leave_ui();
+                }
+                std::process::exit(INTERRUPTED);
+            }
+            None => {
+                *signalled = Some(Instant::now());
+                if !shows_ui {
+                    note(
+                        "\nStopping after this step, with a checkpoint (a validation under way is \
+                         finished first). Ctrl-C again stops at once, and loses the epoch under way.",
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Calls `signalled` for Ctrl-C, and on Unix for a termination signal.
+///
+/// # Errors
+///
+/// If the process handles the signals already.
+pub(crate) fn on_signals(signalled: impl Fn() + Clone + Send + 'static) -> io::Result<()> {
+    ctrlc::set_handler(signalled.clone()).map_err(io::Error::other)?;
+    // Not SIGHUP, which `nohup` has made the process ignore, and `ctrlc` would not (3.5).
+    #[cfg(unix)]
+    {
+        use signal_hook::{consts::SIGTERM, iterator::Signals};
+
+        let mut signals = Signals::new([SIGTERM])?;
+        std::thread::spawn(move || signals.forever().for_each(|_| signalled()));
+    }
+    Ok(())
+}
+
+/// A poisoned lock is as good as another: what it guards is written at once.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl std::fmt::Debug for Interruption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Interruption")
+            .field("signalled", &self.signalled)
+            .field("steps", &self.steps)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_that_comes_twice_at_once_is_one() {
+        let interruption = Interruption::default();
+        interruption.signal();
+        // Would end this process if it were another.
+        interruption.signal();
+        assert!(lock(&interruption.signalled).is_some());
+    }
+}

@@ -1,0 +1,18 @@
+//! A run: its settings, its folder, its checkpoints, and the training itself.
+//!
+//! [`session`] is the heart: a network, a `Learner`, and [`Swa`](swa_train::Swa) around the model.
+
+pub mod checkpoint;
+pub mod classifier;
+pub mod config;
+pub mod directory;
+pub mod epoch_log;
+pub mod evaluate;
+pub mod images;
+pub mod interruption;
+pub mod model_file;
+pub mod paper_training;
+pub mod progress;
+pub mod session;
+pub mod terminal;
+pub mod timed_loader;

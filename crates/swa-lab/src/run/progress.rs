@@ -1,0 +1,253 @@
+//! Progress where there is no room for Burn's terminal UI.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use burn::data::dataloader::{DataLoader, DataLoaderIterator};
+use burn::data::dataset::DatasetError;
+use burn::tensor::Device;
+use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
+use burn::train::metric::MetricDefinition;
+use burn::train::renderer::{
+    EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation,
+    MetricsRendererTraining,
+};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::data::ImageBatch;
+use crate::output::{note, say};
+
+/// How often a line is written where there is no terminal for a bar.
+const LINE_EVERY: Duration = Duration::from_secs(30);
+
+/// A bar on the terminal, or a line now and then where there is none, on standard error.
+#[derive(Clone)]
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    label: String,
+    began: Instant,
+    last_line: Instant,
+    total: usize,
+}
+
+impl Progress {
+    /// Progress of something counted in images.
+    pub fn of_images() -> Self {
+        let style = "{msg:24} [{bar:30}] {pos}/{len} images {per_sec} eta {eta}";
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template(style);
+            ProgressBar::no_length()
+                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
+        Self {
+            bar,
+            label: String::new(),
+            began: Instant::now(),
+            last_line: Instant::now(),
+            total: 0,
+        }
+    }
+
+    /// Begins `total` images of something called `label`.
+    pub fn begin(&mut self, label: &str, total: usize) {
+        label.clone_into(&mut self.label);
+        self.total = total;
+        self.began = Instant::now();
+        self.last_line = self.began;
+        if let Some(bar) = &self.bar {
+            bar.reset();
+            bar.set_length(total as u64);
+            bar.set_message(self.label.clone());
+        }
+    }
+
+    /// There are `total` images, which may not be known from the beginning.
+    pub fn set_total(&mut self, total: usize) {
+        self.total = total;
+        if let Some(bar) = &self.bar {
+            bar.set_length(total as u64);
+        }
+    }
+
+    /// `done` images are done.
+    pub fn set(&mut self, done: usize) {
+        match &self.bar {
+            // The bar is shared with other clones, which may have shown something else since.
+            Some(bar) => {
+                bar.set_message(self.label.clone());
+                bar.set_length(self.total as u64);
+                bar.set_position(done as u64);
+            }
+            None if self.last_line.elapsed() > LINE_EVERY => {
+                self.last_line = Instant::now();
+                let rate = done as f64 / self.began.elapsed().as_secs_f64();
+                note(format!(
+                    "{}: {done} of {} images, {rate:.0} images/s",
+                    self.label, self.total
+                ));
+            }
+            None => {}
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn end(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Prints a line that stays, above the bar.
+    pub fn print(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| say(line)),
+            None => say(line),
+        }
+    }
+}
+
+/// A loader whose passes are shown.
+pub struct ShownLoader {
+    loader: Arc<dyn DataLoader<ImageBatch>>,
+    label: &'static str,
+    progress: Progress,
+}
+
+impl ShownLoader {
+    /// `loader`, whose passes `progress` shows as `label`.
+    pub fn new(
+        loader: Arc<dyn DataLoader<ImageBatch>>,
+        label: &'static str,
+        progress: Progress,
+    ) -> Self {
+        Self {
+            loader,
+            label,
+            progress,
+        }
+    }
+
+    fn showing(&self, loader: Arc<dyn DataLoader<ImageBatch>>) -> Arc<dyn DataLoader<ImageBatch>> {
+        Arc::new(Self::new(loader, self.label, self.progress.clone()))
+    }
+}
+
+impl DataLoader<ImageBatch> for ShownLoader {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<ImageBatch> + 'a> {
+        let mut progress = self.progress.clone();
+        progress.begin(self.label, self.loader.num_items());
+        Box::new(ShownIterator {
+            batches: self.loader.iter(),
+            progress,
+        })
+    }
+
+    fn num_items(&self) -> usize {
+        self.loader.num_items()
+    }
+
+    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<ImageBatch>> {
+        self.showing(self.loader.to_device(device))
+    }
+
+    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<ImageBatch>> {
+        self.showing(self.loader.slice(start, end))
+    }
+}
+
+struct ShownIterator<'a> {
+    batches: Box<dyn DataLoaderIterator<ImageBatch> + 'a>,
+    progress: Progress,
+}
+
+impl Iterator for ShownIterator<'_> {
+    type Item = Result<ImageBatch, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = self.batches.next();
+        let done = self.batches.progress().items_processed;
+        self.progress.set(done);
+        batch
+    }
+}
+
+impl DataLoaderIterator<ImageBatch> for ShownIterator<'_> {
+    fn progress(&self) -> burn::data::dataloader::Progress {
+        self.batches.progress()
+    }
+}
+
+/// A renderer for Burn's `Learner` that shows progress within an epoch, and leaves what an epoch came
+/// to to the [`EpochLog`](crate::run::epoch_log::EpochLog).
+pub struct PlainRenderer {
+    progress: Progress,
+    epoch: usize,
+    epochs: usize,
+}
+
+impl PlainRenderer {
+    /// A renderer that shows its progress in `progress`.
+    pub fn new(progress: Progress) -> Self {
+        Self {
+            progress,
+            epoch: 0,
+            epochs: 0,
+        }
+    }
+}
+
+impl TrainingProgressLogger for PlainRenderer {
+    fn start(&mut self, epochs: usize, first: usize, _items: Option<usize>, _label: Option<&str>) {
+        self.epoch = first;
+        self.epochs = epochs;
+    }
+
+    fn start_split(&mut self, split: &str, total_items: usize) {
+        let split = match split {
+            "valid" => "testing",
+            _ => "training",
+        };
+        let label = format!("epoch {}/{} {split}", self.epoch, self.epochs);
+        self.progress.begin(&label, total_items);
+    }
+
+    fn update_split(&mut self, items_processed: usize) {
+        self.progress.set(items_processed);
+    }
+
+    fn update_epoch(&mut self, epoch: usize) {
+        self.epoch = epoch + 1;
+    }
+
+    fn end_split(&mut self) {}
+
+    fn end(&mut self) {
+        self.progress.end();
+    }
+
+    fn log_event_training(&mut self, _event: String) {}
+}
+
+impl EvaluationProgressLogger for PlainRenderer {
+    fn start_global_progress(&mut self, _total_tests: usize) {}
+    fn start_test(&mut self, _name: &str, _total_items: usize) {}
+    fn update_test_progress(&mut self, _items_processed: usize) {}
+    fn end_test(&mut self) {}
+    fn end_global_progress(&mut self) {}
+    fn log_event_evaluation(&mut self, _event: String) {}
+}
+
+impl MetricsRendererTraining for PlainRenderer {
+    fn update_train(&mut self, _state: MetricState) {}
+    fn update_valid(&mut self, _state: MetricState) {}
+}
+
+impl MetricsRendererEvaluation for PlainRenderer {
+    fn update_test(&mut self, _name: EvaluationName, _state: MetricState) {}
+}
+
+impl MetricsRenderer for PlainRenderer {
+    fn manual_close(&mut self) {}
+    fn register_metric(&mut self, _definition: MetricDefinition) {}
+}

@@ -1,0 +1,460 @@
+//! A training session: a run that begins or goes on in this process, through Burn's `Learner`.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::data::dataloader::DataLoader;
+use burn::data::dataset::DatasetError;
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
+use burn::module::Module;
+use burn::optim::momentum::MomentumConfig;
+use burn::optim::{ModuleOptimizer, OptimizerRecord, SgdConfig, decay::WeightDecayConfig};
+use burn::store::RecordError;
+use burn::tensor::Device;
+use burn::train::checkpoint::CheckpointerError;
+use burn::train::metric::{
+    AccuracyInput, AccuracyMetric, Adaptor, LearningRateMetric, LossInput, LossMetric,
+};
+use burn::train::{
+    ClassificationOutput, InferenceStep, Learner, LearnerModel, LearningResult, SupervisedTraining,
+    TrainStep, TrainingError,
+};
+use swa_models::Network;
+use swa_train::{
+    Collect, ModelMetric, PaperLrScheduler, PaperLrSchedulerConfig, ReestimationConfig, RunLength,
+    RunningStatistics, Swa, SwaConfig,
+};
+
+use crate::Failure;
+use crate::data::{Augmentation, EpochLoader, ImageBatch, ImageSet, Padding, Position};
+use crate::output::say;
+use crate::run::checkpoint::{AfterLog, Checkpoints};
+use crate::run::classifier::Classifier;
+use crate::run::config::{PaddingChoice, RunConfig, SwaSettings};
+use crate::run::directory::RunDirectory;
+use crate::run::epoch_log::{EpochLog, EpochRow, read_rows};
+use crate::run::evaluate::BATCH_SIZE;
+use crate::run::interruption::Interruption;
+use crate::run::model_file::{self, Description};
+use crate::run::progress::{PlainRenderer, Progress, ShownLoader};
+use crate::run::timed_loader::{PassTime, TimedLoader};
+
+/// A run that begins or goes on in this process.
+pub struct Session<'a> {
+    /// The run's settings.
+    pub config: &'a RunConfig,
+    /// The images that it trains on, and those that it is scored on.
+    pub images: &'a ImageSet,
+    /// Where it computes.
+    pub device: &'a Device,
+    /// Its folder.
+    pub directory: RunDirectory,
+    /// Where it goes on, if it does not begin.
+    pub from: Option<Position>,
+    /// The epoch after which the session ends, at most the run's last.
+    pub until: usize,
+    /// How it shows what it does.
+    pub show: Show,
+    /// What stops it.
+    pub interruption: Arc<Interruption>,
+    /// Told of every epoch once it is over and in the run's metrics. An error ends the training.
+    pub on_epoch: OnEpoch,
+}
+
+/// What is done with what an epoch came to.
+pub type OnEpoch = Arc<dyn Fn(&EpochRow) -> Result<(), Failure> + Send + Sync>;
+
+/// How a session shows what it does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Show {
+    /// In Burn's terminal UI.
+    TerminalUi,
+    /// In a line an epoch, which begins with this text.
+    Lines(String),
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum End {
+    /// The run is over, its models are in its folder; what its last epoch came to.
+    Finished(EpochRow),
+    /// The epoch is over that it was to end after, and not the run.
+    Reached,
+    /// It was asked to stop; where the last checkpoint is, if there is one.
+    Stopped(Option<Position>),
+}
+
+impl Session<'_> {
+    /// Trains `network`, whose weights are drawn, or those of the checkpoint that the run goes on from.
+    ///
+    /// # Errors
+    ///
+    /// With one line that says what is wrong and what to do.
+    pub fn train(self, network: Network) -> Result<End, Failure> {
+        self.directory.check_log()?;
+        match self.config.swa {
+            Some(swa) => self.train_swa(network, swa),
+            None => self.train_sgd(network),
+        }
+    }
+
+    /// How long the run is.
+    ///
+    /// # Errors
+    ///
+    /// If it has no epoch or no image.
+    pub fn length(&self) -> Result<RunLength, Failure> {
+        let items = self.images.train.len();
+        Ok(RunLength::of_items(
+            self.config.epochs,
+            items,
+            self.config.batch_size,
+        )?)
+    }
+
+    fn train_swa(self, network: Network, swa: SwaSettings) -> Result<End, Failure> {
+        let length = self.length()?;
+        let progress = Progress::of_images();
+        let reestimation = PassTime::default();
+        let model = self
+            .averaging(network, swa, &progress, &reestimation)?
+            .with_metrics_of(&["live"])?;
+        let schedule =
+            PaperLrSchedulerConfig::swa(self.config.lr, swa.lr, swa.start, length).init()?;
+
+        let fitted = self.fit(model, schedule, progress, reestimation, |training| {
+            training
+                .metric_valid_numeric(ModelMetric::new("live", AccuracyMetric::new()))
+                .metric_valid_numeric(ModelMetric::new("live", LossMetric::new()))
+        })?;
+        let model = match fitted {
+            Fitted::Model(model) => model,
+            Fitted::Ended(end) => return Ok(end),
+        };
+        let model = model.into_swa();
+        let updates = model.updates();
+        let live = model.live().clone().into_network();
+        self.save(&live, self.directory.live_model(), None)?;
+        let averaged = model.into_averaged()?.into_network();
+        self.save(&averaged, self.directory.averaged_model(), Some(updates))?;
+        Ok(End::Finished(self.last_row()?))
+    }
+
+    fn train_sgd(self, network: Network) -> Result<End, Failure> {
+        let schedule = PaperLrSchedulerConfig::sgd(self.config.lr, self.length()?).init()?;
+        let model = self.classifier(network);
+        let (progress, no_reestimation) = (Progress::of_images(), PassTime::default());
+        let fitted = self.fit(model, schedule, progress, no_reestimation, |training| {
+            training
+        })?;
+        let model = match fitted {
+            Fitted::Model(model) => model,
+            Fitted::Ended(end) => return Ok(end),
+        };
+        self.save(&model.into_network(), self.directory.live_model(), None)?;
+        Ok(End::Finished(self.last_row()?))
+    }
+
+    fn classifier(&self, network: Network) -> Classifier<Network> {
+        Classifier::new(network, self.interruption.clone())
+    }
+
+    /// The network with its average, which has averaged nothing yet.
+    fn averaging(
+        &self,
+        network: Network,
+        swa: SwaSettings,
+        progress: &Progress,
+        reestimation: &PassTime,
+    ) -> Result<Swa<Classifier<Network>>, Failure> {
+        let collect = Collect::from_epoch(swa.start, &self.length()?)?.every_epochs(swa.every)?;
+        let batch_norm = ReestimationConfig::new().with_first_batches(swa.batch_norm_batches);
+        let train_images = EpochLoader::reestimation(
+            self.images.train.clone(),
+            self.config.batch_size,
+            self.augmentation(),
+            self.config.seed,
+            self.device,
+        )?;
+        let mut train_images: Arc<dyn DataLoader<ImageBatch>> = Arc::new(train_images);
+        if let Show::Lines(_) = self.show {
+            train_images = Arc::new(ShownLoader::new(
+                train_images,
+                "re-estimating BatchNorm",
+                progress.clone(),
+            ));
+        }
+        let train_images = TimedLoader::new(train_images, self.device, reestimation.clone());
+        let swa = SwaConfig::new(collect)
+            .with_running_statistics(RunningStatistics::Reestimated(batch_norm))
+            .init(self.classifier(network), Arc::new(train_images))?;
+        Ok(swa.with_interrupter(self.interruption.interrupter()))
+    }
+
+    /// Makes a plain SGD run go on from the checkpoint `at` of this run, which is one of SWA: copies
+    /// the checkpoint, without the average, to `to`.
+    ///
+    /// # Errors
+    ///
+    /// If a file is damaged, or cannot be written.
+    pub fn hand_over(
+        &self,
+        network: Network,
+        swa: SwaSettings,
+        at: Position,
+        to: &Checkpoints,
+    ) -> Result<(), Failure> {
+        let (progress, reestimation) = (Progress::of_images(), PassTime::default());
+        let model = self.averaging(network, swa, &progress, &reestimation)?;
+        let checkpoints = Checkpoints::new(self.directory.checkpoints())?;
+        self.check(&checkpoints, at, &model)?;
+        let [model_files, optimizer_files, schedule_files] = checkpoints.checkpointers(Some(at));
+        let model = model.load_record(model_files.read()?).into_live();
+        let optimizer: OptimizerRecord = optimizer_files.read()?;
+        let schedule: LrSchedulerRecord = schedule_files.read()?;
+        Ok(to.save(at, model.into_record(), optimizer, schedule)?)
+    }
+
+    fn augmentation(&self) -> Augmentation {
+        match self.config.padding {
+            PaddingChoice::Zero => Augmentation::CropAndFlip(Padding::Zero),
+            PaddingChoice::Reflect => Augmentation::CropAndFlip(Padding::Reflect),
+            PaddingChoice::None => Augmentation::None,
+        }
+    }
+
+    /// Trains until the session is over or is asked to stop, for which it leaves a checkpoint.
+    fn fit<M>(
+        &self,
+        model: M,
+        schedule: PaperLrScheduler,
+        progress: Progress,
+        reestimation: PassTime,
+        more_metrics: impl FnOnce(SupervisedTraining<M>) -> SupervisedTraining<M>,
+    ) -> Result<Fitted<M>, Failure>
+    where
+        M: LearnerModel
+            + TrainStep<Input = ImageBatch, Output = ClassificationOutput>
+            + InferenceStep<Input = ImageBatch>,
+        <M as InferenceStep>::Output: Adaptor<AccuracyInput> + Adaptor<LossInput>,
+    {
+        // Without SWA too, a checkpoint is to hold one step's state on an accelerator.
+        swa_core::read_tensors_when_asked();
+        let config = self.config;
+        let checkpoints = Checkpoints::new(self.directory.checkpoints())?;
+        if let Some(from) = self.from {
+            self.check(&checkpoints, from, &model)?;
+        }
+        let train_images = EpochLoader::training(
+            self.images.train.clone(),
+            config.batch_size,
+            self.augmentation(),
+            config.seed,
+            self.device,
+        )?
+        .starting_at(self.from.unwrap_or_default())?;
+        let test_images =
+            EpochLoader::evaluation(self.images.test.clone(), BATCH_SIZE, self.device)?;
+
+        let [model_files, optimizer_files, schedule_files] = checkpoints.checkpointers(self.from);
+        let unlogged = Arc::new(AtomicBool::new(false));
+        let mut training = SupervisedTraining::new(
+            self.directory.path(),
+            Arc::new(train_images),
+            Arc::new(test_images),
+        )
+        .metrics((AccuracyMetric::new(), LossMetric::new()))
+        .metric_train_numeric(LearningRateMetric::new())
+        .with_interrupter(self.interruption.interrupter())
+        .with_custom_checkpointers(model_files, optimizer_files, schedule_files)
+        .with_checkpointing_strategy(AfterLog::new(unlogged.clone()))
+        .num_epochs(self.until);
+        if let Some(from) = self.from {
+            training = training.checkpoint(from.epoch);
+        }
+        let log = self.epoch_log(&schedule, progress.clone(), reestimation, unlogged)?;
+        training = training.with_metric_logger(log);
+        training = training.renderer(match &self.show {
+            Show::Lines(prefix) => {
+                let space = " ".repeat(prefix.chars().count());
+                for heading in EpochRow::HEADINGS {
+                    say(format!("{space}{heading}"));
+                }
+                Box::new(PlainRenderer::new(progress))
+            }
+            Show::TerminalUi => {
+                let checkpoint = self.from.map(|from| from.epoch);
+                self.interruption.terminal_ui(checkpoint)
+            }
+        });
+
+        let learner = Learner::new(model, self.optimizer(), schedule.clone());
+        let LearningResult {
+            model,
+            renderer,
+            interrupted,
+            error,
+        } = more_metrics(training).launch(learner);
+        // Gives the terminal back: what is printed before is lost with the UI's screen.
+        drop(renderer);
+
+        if let Some(error) = error {
+            return Err(match &*error {
+                // What stops SWA goes by this name too: Burn has none for it.
+                TrainingError::Dataset(error) => error.to_string().into(),
+                TrainingError::Checkpoint(error) => unwritable(error),
+                error => error.to_string().into(),
+            });
+        }
+        if interrupted.is_some() {
+            self.leave_checkpoint(model, schedule, &checkpoints)?;
+            return Ok(Fitted::Ended(End::Stopped(checkpoints.last()?)));
+        }
+        match self.until < config.epochs {
+            true => Ok(Fitted::Ended(End::Reached)),
+            false => Ok(Fitted::Model(model)),
+        }
+    }
+
+    /// Writes a checkpoint of a training that stopped within an epoch.
+    fn leave_checkpoint<M: Module>(
+        &self,
+        model: M,
+        mut schedule: PaperLrScheduler,
+        checkpoints: &Checkpoints,
+    ) -> Result<(), Failure> {
+        let Some((steps, optimizer)) = self.interruption.stopped_after() else {
+            return Ok(());
+        };
+        let per_epoch = self.length()?.steps_per_epoch();
+        let from = self.from.unwrap_or_default();
+        let steps = from.epoch * per_epoch + from.batches + steps;
+        for _ in 0..steps {
+            schedule.step();
+        }
+        // An epoch whose last step was made is not over: its validation is still to come.
+        let epoch = (steps - 1) / per_epoch;
+        let position = Position {
+            epoch,
+            batches: steps - epoch * per_epoch,
+        };
+        let schedule = ModuleLrScheduler::new(schedule).to_record();
+        checkpoints
+            .save(position, model.into_record(), optimizer, schedule)
+            .map_err(|error| unwritable(&error))
+    }
+
+    fn optimizer(&self) -> ModuleOptimizer {
+        SgdConfig::new()
+            // Dampening 0, as in PyTorch's SGD and so in the paper; Burn's default is 0.1.
+            .with_momentum(Some(
+                MomentumConfig::new()
+                    .with_momentum(self.config.momentum)
+                    .with_dampening(0.0),
+            ))
+            .with_weight_decay(Some(WeightDecayConfig::new(
+                self.config.weight_decay as f32,
+            )))
+            .init()
+    }
+
+    fn check<M: Module>(
+        &self,
+        checkpoints: &Checkpoints,
+        at: Position,
+        model: &M,
+    ) -> Result<(), Failure> {
+        let steps = at.epoch * self.length()?.steps_per_epoch() + at.batches;
+        checkpoints.check(at, steps, model, &self.optimizer())
+    }
+
+    fn epoch_log(
+        &self,
+        schedule: &PaperLrScheduler,
+        progress: Progress,
+        reestimation: PassTime,
+        unlogged: Arc<AtomicBool>,
+    ) -> Result<EpochLog, Failure> {
+        let done = self.from.map_or(0, |from| from.epoch);
+        let mut rows = read_rows(&self.directory.metrics())?;
+        rows.retain(|row| row.epoch <= done);
+        let (show, epochs) = (self.show.clone(), self.config.epochs);
+        let (on_epoch, interrupter) = (self.on_epoch.clone(), self.interruption.interrupter());
+        Ok(EpochLog::new(
+            self.directory.metrics(),
+            rows,
+            schedule.lr(done),
+            self.config.swa.map(|swa| swa.start),
+            reestimation,
+            move |row, written| {
+                if let Show::Lines(prefix) = &show {
+                    progress.print(&format!("{prefix}{}", row.line(epochs)));
+                }
+                unlogged.store(written.is_err(), Ordering::SeqCst);
+                if let Err(error) = written.map_err(resumable).and_then(|()| on_epoch(row)) {
+                    let error = DatasetError::new(io::Error::other(error));
+                    interrupter.fail(TrainingError::Dataset(error));
+                }
+            },
+        ))
+    }
+
+    fn last_row(&self) -> Result<EpochRow, Failure> {
+        let file = self.directory.metrics();
+        let rows = read_rows(&file)?;
+        let last = rows.into_iter().find(|row| row.epoch == self.config.epochs);
+        last.ok_or_else(|| {
+            format!(
+                "{} has lost the last epoch: the models are in {}, find out with `cifar evaluate` how \
+                 good they are",
+                file.display(),
+                self.directory.path().display()
+            )
+            .into()
+        })
+    }
+
+    fn save(
+        &self,
+        network: &Network,
+        file: PathBuf,
+        averaged: Option<usize>,
+    ) -> Result<(), Failure> {
+        let description = Description {
+            model: self.config.model.clone(),
+            width_divisor: self.config.width_divisor,
+            class_names: self.images.class_names.clone(),
+            averaged,
+        };
+        model_file::save(network, &description, &file).map_err(resumable)
+    }
+}
+
+/// A checkpoint could not be written: what Burn says of it, without what it says around that.
+fn unwritable(error: &CheckpointerError) -> Failure {
+    let reason = match error {
+        CheckpointerError::Record(RecordError::Io(reason)) => reason.clone(),
+        error => error.to_string(),
+    };
+    resumable(reason)
+}
+
+/// Something could not be written, and what to do about it.
+fn resumable(problem: impl std::fmt::Display) -> Failure {
+    format!(
+        "{problem}. What was saved before is whole: see that there is room and that it may be written, and resume \
+         the run"
+    )
+    .into()
+}
+
+/// What came of a call of the `Learner`.
+enum Fitted<M> {
+    /// The run is over; its model.
+    Model(M),
+    /// It is not.
+    Ended(End),
+}

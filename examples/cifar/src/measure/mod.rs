@@ -1,7 +1,0 @@
-//! Measuring what averaging costs: timing against a baseline of the same run, and a training to be timed.
-
-mod timing;
-mod training;
-
-pub use timing::{Spread, by_turns, seconds};
-pub use training::{LEARNING_RATE, Step, images, learner, step, swa, wait};
