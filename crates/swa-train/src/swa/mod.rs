@@ -28,7 +28,7 @@ use state::{Averaged, State};
 /// A model with its average, in a `Learner` in the model's place.
 ///
 /// Trains the *live* model just as it would be trained alone, collects its weights after the optimizer
-/// steps that [`Collect`] names, and validates with the averaged model, its BatchNorm re-estimated
+/// steps that [`Collect`](crate::Collect) names, and validates with the averaged model, its BatchNorm re-estimated
 /// (with the live one, while nothing has been averaged). Metrics, checkpoints, resuming, early
 /// stopping, gradient accumulation, several devices and the terminal UI are Burn's own, untouched:
 ///
