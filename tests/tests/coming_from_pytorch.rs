@@ -11,7 +11,8 @@ use burn::tensor::Device;
 use burn::train::{InferenceStep, LearnerModel};
 use swa_store::StateDict;
 use swa_train::swa_core::{
-    Average, AveragingRule, EqualWeights, Exponential, Weights, reestimate_batch_norm,
+    Average, AveragingRule, EqualWeights, Exponential, ExponentialWithWarmUp, Weights,
+    reestimate_batch_norm,
 };
 use swa_train::{
     Annealing, Collect, Pooling, ReestimationConfig, RuleConfig, RunLength, RunningStatistics, Swa,
@@ -27,24 +28,10 @@ impl AveragingRule for Recent {
     }
 }
 
-/// timm's `use_warmup`, with its default gamma of 1 and power of 2/3.
-#[derive(Debug)]
-struct WarmedUp {
-    decay: f64,
-}
-
-impl AveragingRule for WarmedUp {
-    fn weight(&self, updates: usize) -> f64 {
-        ((1 + updates) as f64)
-            .powf(-2.0 / 3.0)
-            .max(1.0 - self.decay)
-    }
-}
-
 #[test]
 fn a_warmed_up_decay_is_as_large_as_timm_says() {
     // "power=2/3 [...] reaches decay factor 0.999 at 31.6K steps, 0.9999 at 1M steps" (timm, `ModelEmaV3`).
-    let rule = WarmedUp { decay: 0.9999 };
+    let rule = ExponentialWithWarmUp::new(0.9999).unwrap();
     let decay = |updates| 1.0 - rule.weight(updates);
     assert!((decay(31_600) - 0.999).abs() < 1e-6);
     assert!((decay(1_000_000) - 0.9999).abs() < 1e-9);
@@ -103,7 +90,9 @@ where
     let _ = SwaConfig::new(Collect::from_step(1, &run)?)
         .with_rule(RuleConfig::Exponential { decay: 0.999 })
         .with_running_statistics(RunningStatistics::Averaged);
-    let _ = SwaConfig::new(collect).with_running_statistics(RunningStatistics::Latest);
+    let _ = SwaConfig::new(collect)
+        .with_rule(RuleConfig::ExponentialWithWarmUp { decay: 0.9999 })
+        .with_running_statistics(RunningStatistics::Latest);
     let reestimation = ReestimationConfig::new().with_pooling(Pooling::Equal);
     let _ = SwaConfig::new(collect)
         .with_running_statistics(RunningStatistics::Reestimated(reestimation));

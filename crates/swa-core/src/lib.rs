@@ -107,5 +107,5 @@ pub use burn_0_22::read_tensors_when_asked;
 pub use counter::Counter;
 pub use error::AverageError;
 pub use kernels::parameters_a_launch;
-pub use rule::{AveragingRule, EqualWeights, Exponential, RuleConfig};
+pub use rule::{AveragingRule, EqualWeights, Exponential, ExponentialWithWarmUp, RuleConfig};
 pub use weights::{Layout, Parameter, Role, Weights, WeightsError};

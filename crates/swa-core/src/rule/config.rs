@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::config::Config;
 
-use super::{AveragingRule, EqualWeights, Exponential};
+use super::{AveragingRule, EqualWeights, Exponential, ExponentialWithWarmUp};
 use crate::AverageError;
 
 /// One of the rules of this crate, to be saved and loaded with other settings.
@@ -25,6 +25,11 @@ pub enum RuleConfig {
         /// The part of the average that every update keeps, in `[0, 1]`.
         decay: f64,
     },
+    /// [`ExponentialWithWarmUp`]: the same, with a decay that rises to its value.
+    ExponentialWithWarmUp {
+        /// The part of the average that every update keeps in the end, in `[0, 1]`.
+        decay: f64,
+    },
 }
 
 impl RuleConfig {
@@ -37,6 +42,7 @@ impl RuleConfig {
         Ok(match *self {
             Self::EqualWeights => Arc::new(EqualWeights),
             Self::Exponential { decay } => Arc::new(Exponential::new(decay)?),
+            Self::ExponentialWithWarmUp { decay } => Arc::new(ExponentialWithWarmUp::new(decay)?),
         })
     }
 }
@@ -58,6 +64,8 @@ mod tests {
     fn a_configuration_makes_the_rule_it_names() {
         let equal = RuleConfig::EqualWeights.init().unwrap();
         assert_eq!(equal.weight(3), 0.25);
+        let warmed_up = RuleConfig::ExponentialWithWarmUp { decay: 0.5 }.init();
+        assert_eq!(warmed_up.unwrap().weight(7), 0.5);
         let error = RuleConfig::Exponential { decay: 1.5 }.init().unwrap_err();
         assert_eq!(error, AverageError::InvalidDecay { decay: 1.5 });
     }

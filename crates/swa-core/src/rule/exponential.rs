@@ -5,7 +5,9 @@ use crate::AverageError;
 
 /// Exponential moving average: `w(0) = 1`, then `w(n) = 1 - decay`.
 ///
-/// The first update copies, so no bias correction is needed.
+/// The first update copies, so no bias correction is needed. But after `n` more those first weights still count `decay^n`: 8 %
+/// after 25,000 updates at 0.9999, 78 % at 0.99999. From the first step of a training on, take
+/// [`ExponentialWithWarmUp`](super::ExponentialWithWarmUp).
 ///
 /// Source: `torch.optim.swa_utils.get_ema_avg_fn`, whose default decay of 0.999 is the one to start
 /// from.

@@ -11,6 +11,7 @@
 mod config;
 mod equal;
 mod exponential;
+mod warm_up;
 
 use core::fmt::Debug;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 pub use config::RuleConfig;
 pub use equal::EqualWeights;
 pub use exponential::Exponential;
+pub use warm_up::ExponentialWithWarmUp;
 
 /// The weight `w(n)` of the new value in `average += w(n) * (current - average)`.
 ///
