@@ -95,9 +95,10 @@ impl BeginArgs {
         let plan = Plan::parse(&text, &self.plan, &settings)?;
         let Some(out) = self.out.as_ref().filter(|_| !self.print) else {
             // With its comments, unless something is set.
-            let shown = match settings.is_empty() {
-                true => text,
-                false => plan.to_toml()?,
+            let shown = if settings.is_empty() {
+                text
+            } else {
+                plan.to_toml()?
             };
             say(shown.trim_end());
             return Ok(0);

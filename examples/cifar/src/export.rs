@@ -42,17 +42,17 @@ pub(crate) struct ExportArgs {
 pub(crate) fn run(args: &ExportArgs) -> Result<(), Failure> {
     let file = ModelFile::read(&args.model_file, &args.file)?;
     let classes = file.class_names.as_ref().map_or(args.classes, Vec::len);
-    let averaged = match (args.averaged_model, file.averaged) {
-        (false, _) => None,
-        (true, Some(averaged)) => Some(averaged),
-        (true, None) => {
-            return Err(format!(
+    let averaged = if args.averaged_model {
+        let averaged = file.averaged.ok_or_else(|| {
+            format!(
                 "{} does not say how many weights it is the average of: export an averaged model with \
                  --averaged-model, such as a run's averaged.safetensors",
                 args.model_file.display()
             )
-            .into());
-        }
+        })?;
+        Some(averaged)
+    } else {
+        None
     };
     // Nothing is computed: the processor will do.
     let device = device::parse("flex")?;

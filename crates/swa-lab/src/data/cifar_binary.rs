@@ -132,14 +132,15 @@ impl BinaryFiles {
         let text = std::fs::read_to_string(&path).map_err(|error| self.unreadable(&path, error))?;
         let names = text.lines().map(str::trim).filter(|name| !name.is_empty());
         let names: Vec<String> = names.map(String::from).collect();
-        match names.len() == classes {
-            true => Ok(names),
-            false => Err(DataError::ClassNames {
+        if names.len() == classes {
+            Ok(names)
+        } else {
+            Err(DataError::ClassNames {
                 path,
                 archive: self.archive,
                 expected: classes,
                 found: names.len(),
-            }),
+            })
         }
     }
 

@@ -93,13 +93,15 @@ fn classes(folder: &Path) -> Result<Vec<Class>, DataError> {
     let mut classes = Vec::new();
     for inner in folders(folder)? {
         let has_images = entries(&inner)?.iter().any(|path| is_image(path));
-        let grouped = match has_images {
-            true => Vec::new(),
-            false => folders(&inner)?,
+        let grouped = if has_images {
+            Vec::new()
+        } else {
+            folders(&inner)?
         };
-        match grouped.is_empty() {
-            true => classes.push(inner),
-            false => classes.extend(grouped),
+        if grouped.is_empty() {
+            classes.push(inner)
+        } else {
+            classes.extend(grouped)
         }
     }
     let name = |folder: &PathBuf| {

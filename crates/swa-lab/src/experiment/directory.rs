@@ -29,9 +29,10 @@ impl ExperimentDirectory {
         let directory = Self {
             path: path.to_owned(),
         };
-        let there = match directory.plan_file().exists() {
-            true => Some(directory.plan()?),
-            false => None,
+        let there = if directory.plan_file().exists() {
+            Some(directory.plan()?)
+        } else {
+            None
         };
         let began_with = there.as_ref().and_then(|plan| plan.data.clone());
         let data = data.map(str::to_owned).or(plan.data.clone()).or(began_with);

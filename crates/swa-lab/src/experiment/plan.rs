@@ -200,9 +200,10 @@ impl Plan {
             return Ok((*text).to_owned());
         }
         let name = name.to_owned();
-        match Path::new(&name).exists() {
-            false => Err(PlanError::NoSuchPlan { name }),
-            true => fs::read_to_string(&name).map_err(|error| PlanError::Read { name, error }),
+        if Path::new(&name).exists() {
+            fs::read_to_string(&name).map_err(|error| PlanError::Read { name, error })
+        } else {
+            Err(PlanError::NoSuchPlan { name })
         }
     }
 
@@ -382,13 +383,16 @@ impl Plan {
     }
 
     fn validate(&self) -> Result<(), PlanError> {
-        let check = |key: &str, expected, fits: bool, got: String| match fits {
-            true => Ok(()),
-            false => Err(PlanError::Invalid {
-                key: key.to_owned(),
-                expected,
-                got,
-            }),
+        let check = |key: &str, expected, fits: bool, got: String| {
+            if fits {
+                Ok(())
+            } else {
+                Err(PlanError::Invalid {
+                    key: key.to_owned(),
+                    expected,
+                    got,
+                })
+            }
         };
         let distinct: HashSet<_> = self.seeds.iter().collect();
         let seeds = !self.seeds.is_empty() && distinct.len() == self.seeds.len();
@@ -542,10 +546,7 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<(), PlanError> {
             found = true;
         }
     }
-    match found {
-        true => Ok(()),
-        false => Err(refused()),
-    }
+    if found { Ok(()) } else { Err(refused()) }
 }
 
 #[cfg(test)]

@@ -175,13 +175,14 @@ impl Stage<'_> {
         let (folder, mut config) = RunDirectory::open(&path)?;
         // The plan says where the data is now.
         config.data.clone_from(&self.run.config.data);
-        match config == self.run.config {
-            true => Ok(folder),
-            false => Err(format!(
+        if config == self.run.config {
+            Ok(folder)
+        } else {
+            Err(format!(
                 "{} was begun with other settings than the plan's: delete it to begin it anew",
                 path.display()
             )
-            .into()),
+            .into())
         }
     }
 
@@ -226,9 +227,10 @@ impl Stage<'_> {
 
     fn show(&self) -> Show {
         // With a bar beside them, the lines need no name.
-        match std::io::stderr().is_terminal() && std::io::stdout().is_terminal() {
-            true => Show::Lines(String::new()),
-            false => Show::Lines(self.run.name.clone()),
+        if std::io::stderr().is_terminal() && std::io::stdout().is_terminal() {
+            Show::Lines(String::new())
+        } else {
+            Show::Lines(self.run.name.clone())
         }
     }
 

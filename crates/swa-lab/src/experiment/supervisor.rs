@@ -159,9 +159,10 @@ pub(super) fn delete_checkpoints(
     run: &str,
 ) -> Result<(), Failure> {
     let checkpoints = RunDirectory::at(&directory.run(run)).checkpoints();
-    match checkpoints.is_dir() {
-        true => Ok(fs::remove_dir_all(&checkpoints).map_err(io_error("delete", &checkpoints))?),
-        false => Ok(()),
+    if checkpoints.is_dir() {
+        Ok(fs::remove_dir_all(&checkpoints).map_err(io_error("delete", &checkpoints))?)
+    } else {
+        Ok(())
     }
 }
 

@@ -110,9 +110,10 @@ impl Deviation {
     /// The larger one; NaN if either is.
     pub fn largest(&self) -> f64 {
         // NaN if either is.
-        match self.weights >= self.statistics {
-            true => self.weights,
-            false => self.statistics,
+        if self.weights >= self.statistics {
+            self.weights
+        } else {
+            self.statistics
         }
     }
 }
@@ -161,9 +162,10 @@ impl ModuleVisitor for Floats {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let values = param.val().into_data();
-        match self.is_statistic {
-            true => self.statistics.extend(values.iter::<f64>()),
-            false => self.weights.extend(values.iter::<f64>()),
+        if self.is_statistic {
+            self.statistics.extend(values.iter::<f64>())
+        } else {
+            self.weights.extend(values.iter::<f64>())
         }
     }
 }

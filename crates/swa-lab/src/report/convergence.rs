@@ -293,9 +293,10 @@ impl Convergence {
             // Over its line, and within the picture.
             let edge = px(SIZE.0.into()) - px(2.0) - width as i32;
             let left = (x - width as i32 / 2).clamp(px(MARGIN), edge.max(px(MARGIN)));
-            let raised = match left + width as i32 + px(6.0) > next {
-                true => px(RAISED),
-                false => 0,
+            let raised = if left + width as i32 + px(6.0) > next {
+                px(RAISED)
+            } else {
+                0
             };
             let style = style.pos(Pos::new(HPos::Left, VPos::Bottom));
             canvas.draw(&Text::new(
@@ -361,10 +362,10 @@ fn parts_below(points: &[(f64, f64)], top: f64) -> Vec<Vec<(f64, f64)>> {
             parts.push(Vec::from_iter(crossing));
         }
         if let Some(part) = parts.last_mut() {
-            match (below, was_below) {
-                (true, _) => part.push((x, y)),
-                (false, true) => part.extend(crossing),
-                (false, false) => {}
+            if below {
+                part.push((x, y));
+            } else if was_below {
+                part.extend(crossing);
             }
         }
         before = Some((x, y));
@@ -391,9 +392,12 @@ where
         .y_desc(title)
         .x_labels(12)
         .y_labels(labels)
-        .x_label_formatter(&|epoch| match epoch.fract() == 0.0 {
-            true => format!("{epoch}"),
-            false => String::new(),
+        .x_label_formatter(&|epoch| {
+            if epoch.fract() == 0.0 {
+                format!("{epoch}")
+            } else {
+                String::new()
+            }
         })
         .y_label_formatter(&|value| {
             // Steps of plotters are sums of fractions: 0.30000000000000004.

@@ -120,12 +120,13 @@ pub(crate) fn of(run: &RunRecord) -> Result<&'static [Published; 4], String> {
     if run.evaluate_on == EvaluateOn::Validation {
         differs.push("scores on images held out of the training images".to_owned());
     }
-    match differs.is_empty() {
-        true => Ok(&row.accuracies),
-        false => Err(format!(
+    if differs.is_empty() {
+        Ok(&row.accuracies)
+    } else {
+        Err(format!(
             "not the paper's experiment: {}",
             differs.join(", ")
-        )),
+        ))
     }
 }
 

@@ -53,10 +53,12 @@ pub(crate) fn distance(distance: &Distance) -> String {
 pub(crate) fn signed(number: f64, decimals: usize) -> String {
     let digits = format!("{:.decimals$}", number.abs());
     let zero = digits.chars().all(|digit| matches!(digit, '0' | '.'));
-    match (zero, number > 0.0) {
-        (true, _) => digits,
-        (false, true) => format!("+{digits}"),
-        (false, false) => format!("−{digits}"),
+    if zero {
+        digits
+    } else if number > 0.0 {
+        format!("+{digits}")
+    } else {
+        format!("−{digits}")
     }
 }
 

@@ -273,9 +273,10 @@ impl GivenSettings {
         let model: NetworkConfig = self.model.as_deref().unwrap_or("preresnet-20").parse()?;
         let paper = PaperTraining::of(&model);
         let epochs = self.epochs.unwrap_or(paper.epochs);
-        let paper_start = match epochs == paper.epochs {
-            true => paper.swa_start,
-            false => (epochs * 3).div_ceil(4).max(1),
+        let paper_start = if epochs == paper.epochs {
+            paper.swa_start
+        } else {
+            (epochs * 3).div_ceil(4).max(1)
         };
         let config = RunConfig {
             data: located(self.data.as_deref().unwrap_or("synthetic")),
@@ -415,9 +416,10 @@ impl GivenSettings {
             differences.push("--no-swa is given here and not there".to_owned());
         }
 
-        match differences.is_empty() {
-            true => Ok(()),
-            false => Err(ConfigError::Differs(differences)),
+        if differences.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError::Differs(differences))
         }
     }
 }
@@ -467,13 +469,16 @@ impl RunConfig {
             }),
             _ => Ok(()),
         };
-        let number = |flag, expected, value: f64, fits: bool| match value.is_finite() && fits {
-            true => Ok(()),
-            false => Err(ConfigError::Invalid {
-                flag,
-                expected,
-                got: value.to_string(),
-            }),
+        let number = |flag, expected, value: f64, fits: bool| {
+            if value.is_finite() && fits {
+                Ok(())
+            } else {
+                Err(ConfigError::Invalid {
+                    flag,
+                    expected,
+                    got: value.to_string(),
+                })
+            }
         };
         count("--train-items", self.train_items)?;
         count("--validation-items", self.validation_items)?;

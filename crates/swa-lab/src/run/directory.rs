@@ -95,11 +95,13 @@ impl RunDirectory {
         let mut entries = fs::read_dir(path).map_err(io_error("read the folder", path))?;
         if entries.next().is_some() {
             let path = path.to_owned();
-            match (directory.config_file().exists(), overwrite) {
-                (false, _) => return Err(DirectoryError::Foreign { path }),
-                (true, false) => return Err(DirectoryError::Taken { path }),
-                (true, true) => directory.clear()?,
+            if !directory.config_file().exists() {
+                return Err(DirectoryError::Foreign { path });
             }
+            if !overwrite {
+                return Err(DirectoryError::Taken { path });
+            }
+            directory.clear()?;
         }
         let config =
             serde_json::to_vec_pretty(config).map_err(|error| DirectoryError::Settings {

@@ -313,9 +313,10 @@ impl Session<'_> {
             self.leave_checkpoint(model, schedule, &checkpoints)?;
             return Ok(Fitted::Ended(End::Stopped(checkpoints.last()?)));
         }
-        match self.until < config.epochs {
-            true => Ok(Fitted::Ended(End::Reached)),
-            false => Ok(Fitted::Model(model)),
+        if self.until < config.epochs {
+            Ok(Fitted::Ended(End::Reached))
+        } else {
+            Ok(Fitted::Model(model))
         }
     }
 

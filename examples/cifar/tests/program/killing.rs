@@ -49,31 +49,29 @@ fn killed_fifty_times_runs_end_with_the_same_bits() {
         let out = folder.path().join("run");
         for _ in 0..KILLS_OF_A_RUN.min(KILLS - kills) {
             let before = checkpoint_files(&out);
-            let mut process = match out.join("config.json").exists() {
-                true => resume(&out),
-                false => run.start(&out),
+            let mut process = if out.join("config.json").exists() {
+                resume(&out)
+            } else {
+                run.start(&out)
             };
             // Every other kill is aimed at the writing of a checkpoint: of the first, the second or the
             // third from now on, some steps of a file after its first byte.
             let aimed = random.below(2) == 1;
-            let moment = match aimed {
-                false => {
-                    let wait = random.below(RUN_MILLISECONDS);
-                    sleep(Duration::from_millis(wait as u64));
-                    format!("after {wait} ms")
-                }
-                true => {
-                    let (skipped, wait) = (random.below(3), random.below(CHECKPOINT_MICROSECONDS));
-                    let mut seen = BTreeSet::new();
-                    process.runs_until_seen(|| {
-                        let files = checkpoint_files(&out);
-                        let written = files.into_iter().filter(|file| file.ends_with(".tmp"));
-                        seen.extend(written);
-                        seen.len() > 3 * skipped
-                    });
-                    sleep(Duration::from_micros(wait as u64));
-                    format!("{wait} us after checkpoint {} began", skipped + 1)
-                }
+            let moment = if aimed {
+                let (skipped, wait) = (random.below(3), random.below(CHECKPOINT_MICROSECONDS));
+                let mut seen = BTreeSet::new();
+                process.runs_until_seen(|| {
+                    let files = checkpoint_files(&out);
+                    let written = files.into_iter().filter(|file| file.ends_with(".tmp"));
+                    seen.extend(written);
+                    seen.len() > 3 * skipped
+                });
+                sleep(Duration::from_micros(wait as u64));
+                format!("{wait} us after checkpoint {} began", skipped + 1)
+            } else {
+                let wait = random.below(RUN_MILLISECONDS);
+                sleep(Duration::from_millis(wait as u64));
+                format!("after {wait} ms")
             };
             process.kill();
             if process.end().status.is_some() {
@@ -88,9 +86,10 @@ fn killed_fifty_times_runs_end_with_the_same_bits() {
             println!("kill {kills}, {run:?}: {moment}; half written: {half:?}");
         }
         let config = out.join("config.json");
-        match config.exists() {
-            true => resume(&out).end().success(),
-            false => run.start(&out).end().success(),
+        if config.exists() {
+            resume(&out).end().success()
+        } else {
+            run.start(&out).end().success()
         };
         let uninterrupted = run.uninterrupted();
         EndState::of(&out).assert_same_bits(&uninterrupted.end, &[]);

@@ -36,9 +36,12 @@ fn kill_at(run: SmallRun, moments: &[Moment], seed: u64) {
     let mut random = Random::new(seed);
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
-    let go_on = || match out.join("config.json").exists() {
-        true => resume(&out),
-        false => run.start(&out),
+    let go_on = || {
+        if out.join("config.json").exists() {
+            resume(&out)
+        } else {
+            run.start(&out)
+        }
     };
     let mut killed = 0;
     for moment in moments {

@@ -173,12 +173,13 @@ fn check_optimizer(
     let record: OptimizerRecord = files.read().map_err(Problem::Damaged)?;
     // Burn leaves out what it cannot read, and begins anew with those parameters.
     let taken = optimizer.clone().load_record(record).to_record().len();
-    match taken == entries.len() {
-        true => Ok(()),
-        false => Err(Problem::Damaged(format!(
+    if taken == entries.len() {
+        Ok(())
+    } else {
+        Err(Problem::Damaged(format!(
             "{taken} of its {} tensors are an optimizer's",
             entries.len()
-        ))),
+        )))
     }
 }
 
@@ -187,12 +188,13 @@ fn check_schedule(files: &PartCheckpointer, steps: usize) -> Result<(), Problem>
     contents(&files.file()).map_err(Problem::Damaged)?;
     let record: LrSchedulerRecord = files.read().map_err(Problem::Damaged)?;
     let found: Option<usize> = record.record("0").scalar("steps");
-    match found == Some(steps) {
-        true => Ok(()),
-        false => Err(Problem::Damaged(format!(
+    if found == Some(steps) {
+        Ok(())
+    } else {
+        Err(Problem::Damaged(format!(
             "it is after {} steps, expected {steps}",
             found.map_or_else(|| "no".to_owned(), |steps| steps.to_string())
-        ))),
+        )))
     }
 }
 
@@ -217,9 +219,10 @@ fn check_header(file: &Path) -> Result<(), String> {
     let (length, header) = read().map_err(|error| error.to_string())?;
     let header = Header::from_bytes(&header).map_err(|error| error.to_string())?;
     let needed = HEADER_SIZE as u64 + u64::from(header.metadata_size);
-    match needed <= length {
-        true => Ok(()),
-        false => Err(format!("expected at least {needed} bytes, found {length}")),
+    if needed <= length {
+        Ok(())
+    } else {
+        Err(format!("expected at least {needed} bytes, found {length}"))
     }
 }
 

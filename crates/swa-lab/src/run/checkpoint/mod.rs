@@ -194,9 +194,10 @@ impl CheckpointingStrategy for AfterLog {
     ) -> Vec<CheckpointingAction> {
         // The thread answers when it has done what it was told before; what it answers is no matter.
         let _ = store.find_metric("Loss", epoch, Aggregate::Mean, &Split::Valid);
-        match self.unlogged.load(Ordering::SeqCst) {
-            true => Vec::new(),
-            false => KeepLastNCheckpoints::new(KEPT).checkpointing(epoch, store),
+        if self.unlogged.load(Ordering::SeqCst) {
+            Vec::new()
+        } else {
+            KeepLastNCheckpoints::new(KEPT).checkpointing(epoch, store)
         }
     }
 }
