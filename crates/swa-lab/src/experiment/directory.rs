@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::data_set::DataSet;
 use super::lock::Lock;
 use super::plan::Plan;
-use super::results::Results;
+use super::results_file::ResultsFile;
 use crate::Failure;
 use crate::data::DataSource;
 use crate::run::directory::{delete_unfinished_files, io_error, is_unfinished, write_whole};
@@ -122,8 +122,8 @@ impl ExperimentDirectory {
     }
 
     /// The results.
-    pub fn results(&self) -> Results {
-        Results::new(self.path.join("results.jsonl"))
+    pub fn results(&self) -> ResultsFile {
+        ResultsFile::new(self.path.join("results.jsonl"))
     }
 
     /// The folder of a run.

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::directory::ExperimentDirectory;
 use super::plan::{Plan, PlannedRun, epoch_after};
 use super::record::Method;
-use super::results::Records;
+use super::results_file::Records;
 use crate::Failure;
 use crate::output::say;
 use crate::run::config::EvaluateOn;

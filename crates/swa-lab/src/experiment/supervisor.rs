@@ -44,9 +44,9 @@ impl Supervisor<'_> {
     pub fn run(&self) -> Result<i32, Failure> {
         let _lock = self.directory.lock()?;
         self.clear_up()?;
-        let leash = Arc::new(Leash::default());
-        let handle = leash.clone();
-        on_signals(move || handle.pull())?;
+        let stop = Arc::new(StopSignal::default());
+        let handle = stop.clone();
+        on_signals(move || handle.send())?;
 
         let results = self.directory.results().path().display().to_string();
         let total = self.runs.len();
@@ -58,7 +58,7 @@ impl Supervisor<'_> {
         ));
         let mut failed = Vec::new();
         for run in left {
-            match self.make(run, &leash)? {
+            match self.make(run, &stop)? {
                 RunEnd::Finished => {}
                 RunEnd::Failed => failed.push(run.name.as_str()),
                 RunEnd::Stopped => {
@@ -109,16 +109,16 @@ impl Supervisor<'_> {
             .collect())
     }
 
-    fn make(&self, run: &PlannedRun, leash: &Leash) -> Result<RunEnd, Failure> {
+    fn make(&self, run: &PlannedRun, stop: &StopSignal) -> Result<RunEnd, Failure> {
         // A run whose beginning another takes over ends there, and goes on in a second process.
-        const STAGES: usize = 2;
+        const WORKERS: usize = 2;
 
-        for _ in 0..STAGES {
-            if leash.is_pulled() {
+        for _ in 0..WORKERS {
+            if stop.is_sent() {
                 return Ok(RunEnd::Stopped);
             }
-            let status = self.stage(run, leash)?;
-            if leash.is_pulled() || status.code() == Some(INTERRUPTED) {
+            let status = self.run_worker(run, stop)?;
+            if stop.is_sent() || status.code() == Some(INTERRUPTED) {
                 return Ok(RunEnd::Stopped);
             }
             if !status.success() {
@@ -137,7 +137,7 @@ impl Supervisor<'_> {
     }
 
     /// Starts a process that goes on with a run, and waits for it.
-    fn stage(&self, run: &PlannedRun, leash: &Leash) -> Result<ExitStatus, Failure> {
+    fn run_worker(&self, run: &PlannedRun, stop: &StopSignal) -> Result<ExitStatus, Failure> {
         let program = std::env::current_exe()?;
         let mut child = Command::new(program)
             .args(["experiment", "run"])
@@ -146,9 +146,9 @@ impl Supervisor<'_> {
             .args(["--device", self.device, "--command", &self.command])
             .stdin(Stdio::piped())
             .spawn()?;
-        leash.put_on(child.stdin.take());
+        stop.connect(child.stdin.take());
         let status = child.wait();
-        leash.put_on(None);
+        stop.connect(None);
         Ok(status?)
     }
 }
@@ -169,30 +169,30 @@ pub(super) fn delete_checkpoints(
 /// The standard input of a run's process. A byte in it asks for a stop, and so works on every system;
 /// that it ends, as it does when this process is killed, ends that process too.
 #[derive(Default)]
-struct Leash {
-    pulled: AtomicBool,
+struct StopSignal {
+    sent: AtomicBool,
     input: Mutex<Option<ChildStdin>>,
 }
 
-impl Leash {
-    fn put_on(&self, input: Option<ChildStdin>) {
+impl StopSignal {
+    fn connect(&self, input: Option<ChildStdin>) {
         *self.input() = input;
         // A signal may have come just before.
-        if self.is_pulled() {
-            self.pull();
+        if self.is_sent() {
+            self.send();
         }
     }
 
-    fn pull(&self) {
-        self.pulled.store(true, Ordering::SeqCst);
+    fn send(&self) {
+        self.sent.store(true, Ordering::SeqCst);
         if let Some(input) = self.input().as_mut() {
             // Who is gone needs not be stopped.
             let _ = input.write_all(b"\n").and_then(|()| input.flush());
         }
     }
 
-    fn is_pulled(&self) -> bool {
-        self.pulled.load(Ordering::SeqCst)
+    fn is_sent(&self) -> bool {
+        self.sent.load(Ordering::SeqCst)
     }
 
     fn input(&self) -> MutexGuard<'_, Option<ChildStdin>> {

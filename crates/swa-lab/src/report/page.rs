@@ -62,9 +62,7 @@ impl Page<'_> {
     fn summary(&self) -> String {
         let runs = plural(self.results.finished.len(), "finished run");
         let columns = self.table.rows.iter().flat_map(|row| &row.columns);
-        let differences: Vec<_> = columns
-            .filter_map(|column| column.less_sgd.as_ref())
-            .collect();
+        let differences: Vec<_> = columns.filter_map(|column| column.gain.as_ref()).collect();
         if differences.is_empty() {
             return format!("<p>{runs}. There is no SWA beside SGD to compare yet.</p>\n");
         }
@@ -337,8 +335,8 @@ fn accuracy_rows(row: &Row) -> String {
         ))
     });
     let mut lines = vec![("ours", ours)];
-    if row.columns.iter().any(|column| column.less_sgd.is_some()) {
-        let less = cells(&|column| match (&column.less_sgd, column.method) {
+    if row.columns.iter().any(|column| column.gain.is_some()) {
+        let less = cells(&|column| match (&column.gain, column.method) {
             (_, Method::Sgd) => Some(String::new()),
             (None, _) => None,
             (Some(less), _) => {
@@ -355,7 +353,7 @@ fn accuracy_rows(row: &Row) -> String {
                         plural(common, "seed")
                     ),
                 };
-                Some(format!("{}<br>{verdict}{seeds}", wording::less_sgd(less)))
+                Some(format!("{}<br>{verdict}{seeds}", wording::gain(less)))
             }
         });
         lines.push(("SWA − SGD", less));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::experiment::record::{EvaluationRecord, Record, RunRecord};
-use crate::experiment::results::{LineError, parse};
+use crate::experiment::results_file::{LineError, parse};
 
 /// The file in the folder of an experiment.
 const FILE: &str = "results.jsonl";

@@ -52,14 +52,15 @@ pub(crate) struct Column {
     /// Over those seeds.
     pub(crate) accuracy: Option<Sample>,
     /// For SWA, how far it is from SGD.
-    pub(crate) less_sgd: Option<LessSgd>,
+    #[serde(rename = "less_sgd")]
+    pub(crate) gain: Option<Gain>,
     pub(crate) published: Option<Published>,
     pub(crate) less_published: Option<Distance>,
 }
 
 /// SWA's accuracy less SGD's.
 #[derive(Debug, Serialize)]
-pub(crate) struct LessSgd {
+pub(crate) struct Gain {
     #[serde(flatten)]
     pub(crate) difference: Difference,
     /// How many seeds there are of both.
@@ -107,9 +108,9 @@ impl Row {
                 epoch,
                 seeds: ours.iter().map(|(seed, _)| *seed).collect(),
                 accuracy,
-                less_sgd: match method {
+                gain: match method {
                     Method::Sgd => None,
-                    Method::Swa => LessSgd::of(&ours, &sgd),
+                    Method::Swa => Gain::of(&ours, &sgd),
                 },
                 published,
                 less_published: accuracy
@@ -146,7 +147,7 @@ impl Column {
     }
 }
 
-impl LessSgd {
+impl Gain {
     fn of(swa: &[(u64, f64)], sgd: &[(u64, f64)]) -> Option<Self> {
         let difference = Difference::between(&sample(swa)?, &sample(sgd)?);
         let pairs = swa.iter().filter_map(|(seed, swa)| {
@@ -209,15 +210,15 @@ mod tests {
         assert!((deviation - 2f64.sqrt()).abs() < 1e-12);
 
         // 62 - 59 = 3, and both deviations are sqrt(2), so sqrt(2/2 + 2/2) = sqrt(2).
-        let less_sgd = columns[2].less_sgd.as_ref().unwrap();
-        assert_eq!(less_sgd.difference.points, 3.0);
-        let errors = less_sgd.difference.standard_errors.unwrap();
+        let gain = columns[2].gain.as_ref().unwrap();
+        assert_eq!(gain.difference.points, 3.0);
+        let errors = gain.difference.standard_errors.unwrap();
         assert!((errors - 3.0 / 2f64.sqrt()).abs() < 1e-12);
-        assert_eq!((less_sgd.better_seeds, less_sgd.common_seeds), (2, 2));
+        assert_eq!((gain.better_seeds, gain.common_seeds), (2, 2));
         // At a budget seed 1 loses by a point (59 against 60), seed 2 wins by one (59 against 58).
-        let at_a_budget = columns[1].less_sgd.as_ref().unwrap();
+        let at_a_budget = columns[1].gain.as_ref().unwrap();
         assert_eq!((at_a_budget.better_seeds, at_a_budget.common_seeds), (1, 2));
-        assert!(columns[0].less_sgd.is_none());
+        assert!(columns[0].gain.is_none());
     }
 
     #[test]
@@ -228,7 +229,7 @@ mod tests {
         assert_eq!(columns[0].accuracy, None);
         assert_eq!(columns[1].accuracy.unwrap().n, 1);
         assert_eq!(columns[1].seeds, [3]);
-        assert!(columns[1].less_sgd.is_none());
+        assert!(columns[1].gain.is_none());
         assert_eq!(columns[2].accuracy, None);
     }
 

@@ -46,12 +46,12 @@ fn row_lines(first: usize, row: &Row) -> Vec<String> {
             Some(format!("{} (n={})", wording::sample(accuracy), accuracy.n))
         }),
     )];
-    if row.columns.iter().any(|column| column.less_sgd.is_some()) {
-        let less = cells(&|column| column.less_sgd.as_ref().map(wording::less_sgd));
+    if row.columns.iter().any(|column| column.gain.is_some()) {
+        let less = cells(&|column| column.gain.as_ref().map(wording::gain));
         lines.push(line(first, "", "SWA − SGD", less));
         let verdict = cells(&|column| {
             column
-                .less_sgd
+                .gain
                 .as_ref()
                 .map(|less| wording::verdict(less).to_owned())
         });

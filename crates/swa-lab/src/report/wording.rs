@@ -2,7 +2,7 @@
 
 use super::published::{Distance, Published};
 use super::statistics::Sample;
-use super::table::LessSgd;
+use super::table::Gain;
 
 /// Such as `72.55 ± 0.10`, without the deviation if there is none.
 pub(crate) fn sample(sample: &Sample) -> String {
@@ -22,7 +22,7 @@ fn mean_and_deviation(mean: f64, deviation: Option<f64>) -> String {
 }
 
 /// Such as `+1.36, 15.1 s.e.`.
-pub(crate) fn less_sgd(less: &LessSgd) -> String {
+pub(crate) fn gain(less: &Gain) -> String {
     let points = signed(less.difference.points, 2);
     match less.difference.standard_errors {
         Some(errors) => format!("{points}, {:.1} s.e.", errors.abs()),
@@ -31,7 +31,7 @@ pub(crate) fn less_sgd(less: &LessSgd) -> String {
 }
 
 /// Whether a difference says something: `better`, `worse`, or `within the noise`.
-pub(crate) fn verdict(less: &LessSgd) -> &'static str {
+pub(crate) fn verdict(less: &Gain) -> &'static str {
     match less.difference.beyond_noise {
         None => "spread not known",
         Some(false) => "within the noise",
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_difference_is_written_with_its_errors_and_what_they_say() {
-        let less = |points, standard_errors, beyond_noise| LessSgd {
+        let less = |points, standard_errors, beyond_noise| Gain {
             difference: Difference {
                 points,
                 standard_errors,
@@ -109,12 +109,12 @@ mod tests {
         };
         let clear = less(-1.36, Some(-15.08), Some(true));
         assert_eq!(
-            (less_sgd(&clear).as_str(), verdict(&clear)),
+            (gain(&clear).as_str(), verdict(&clear)),
             ("−1.36, 15.1 s.e.", "worse")
         );
         let single = less(0.4, None, None);
         assert_eq!(
-            (less_sgd(&single).as_str(), verdict(&single)),
+            (gain(&single).as_str(), verdict(&single)),
             ("+0.40", "spread not known")
         );
     }

@@ -13,7 +13,7 @@ use swa_models::{Network, NetworkConfig};
 use super::directory::ExperimentDirectory;
 use super::plan::{Plan, PlannedRun};
 use super::record::{EvaluationRecord, Method, Record, RunRecord};
-use super::results::Results;
+use super::results_file::ResultsFile;
 use super::state::RunState;
 use super::status;
 use super::supervisor::delete_checkpoints;
@@ -34,7 +34,7 @@ use crate::run::session::{End, Session, Show};
 
 /// What the process of a run is told by the one that starts it.
 #[derive(Debug, Clone, clap::Args)]
-pub struct StageArgs {
+pub struct WorkerArgs {
     /// The folder of the experiment
     dir: PathBuf,
 
@@ -55,7 +55,7 @@ pub struct StageArgs {
 /// # Errors
 ///
 /// With one line that says what is wrong and what to do.
-pub fn run(args: &StageArgs) -> Result<i32, Failure> {
+pub fn run(args: &WorkerArgs) -> Result<i32, Failure> {
     let interruption = Arc::new(Interruption::default());
     interruption.on_signals()?;
     stop_with_parent(interruption.clone());
@@ -73,7 +73,7 @@ pub fn run(args: &StageArgs) -> Result<i32, Failure> {
     let network: NetworkConfig = run.config.model.parse()?;
     let (classes, width_divisor) = (images.class_names.len(), run.config.width_divisor);
     let autodiff = device.clone().autodiff();
-    let stage = Stage {
+    let worker = Worker {
         args,
         plan: &plan,
         runs: &runs,
@@ -87,7 +87,7 @@ pub fn run(args: &StageArgs) -> Result<i32, Failure> {
     let network = network
         .with_classes(classes)
         .with_width_divisor(width_divisor);
-    stage.train(network.init(&autodiff)?)
+    worker.train(network.init(&autodiff)?)
 }
 
 /// Stops when the parent says so on standard input, and ends when the parent is gone: the next one
@@ -103,19 +103,19 @@ fn stop_with_parent(interruption: Arc<Interruption>) {
 }
 
 /// A part of a run.
-struct Stage<'a> {
-    args: &'a StageArgs,
+struct Worker<'a> {
+    args: &'a WorkerArgs,
     plan: &'a Plan,
     runs: &'a [PlannedRun],
     run: &'a PlannedRun,
     images: &'a ImageSet,
     device: &'a Device,
     directory: ExperimentDirectory,
-    results: Results,
+    results: ResultsFile,
     interruption: Arc<Interruption>,
 }
 
-impl Stage<'_> {
+impl Worker<'_> {
     fn train(self, network: Network) -> Result<i32, Failure> {
         // As in `cifar train`.
         self.device.seed(self.run.config.seed);
@@ -162,7 +162,7 @@ impl Stage<'_> {
     }
 }
 
-impl Stage<'_> {
+impl Worker<'_> {
     /// The folder of the run, which is made if it has not begun.
     fn open(&self) -> Result<RunDirectory, Failure> {
         let path = self.directory.run(&self.run.name);

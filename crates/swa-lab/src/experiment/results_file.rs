@@ -12,7 +12,7 @@ use crate::run::directory::io_error;
 
 /// A file of a [`Record`] a line. Lines are added at its end, whole.
 #[derive(Debug, Clone)]
-pub struct Results {
+pub struct ResultsFile {
     file: PathBuf,
 }
 
@@ -79,7 +79,7 @@ fn beginning(line: &str) -> String {
     }
 }
 
-impl Results {
+impl ResultsFile {
     /// Those in this file, which need not be there.
     pub fn new(file: PathBuf) -> Self {
         Self { file }
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn an_unfinished_line_is_no_record_and_cut_off_before_the_next() {
         let folder = tempfile::tempdir().unwrap();
-        let results = Results::new(folder.path().join("results.jsonl"));
+        let results = ResultsFile::new(folder.path().join("results.jsonl"));
         assert_eq!(results.read().unwrap(), Records::default());
         results.repair().unwrap();
 
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn a_line_that_is_no_record_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let results = Results::new(folder.path().join("results.jsonl"));
+        let results = ResultsFile::new(folder.path().join("results.jsonl"));
         results
             .append(&Record::Evaluation(evaluation("a", 1)))
             .unwrap();
