@@ -7,8 +7,8 @@
 //! | [`experiment`] | many runs of a plan, and what they came to |
 //! | [`report`] | the pages, pictures and tables of an experiment, from its results alone |
 //!
-//! None uses a later one (`tests/layers.rs`). Beside them stand [`device`], [`output`] and [`measure`], which times trainings. The program over it is
-//! `examples/cifar`.
+//! No layer uses a later one (`tests/layers.rs`). Beside them stand [`device`], [`output`] and
+//! [`measure`], which times trainings. The program over it is `examples/cifar`.
 
 pub mod data;
 pub mod device;

@@ -1,7 +1,7 @@
-//! What the program says, on standard output and standard error.
+//! The program's lines on standard output and standard error.
 //!
-//! `println!` and `eprintln!` panic if nobody listens any more, as behind `| head`. That must not end a
-//! training.
+//! `println!` and `eprintln!` panic if nobody reads any more, for example after `| head`. That must
+//! not end a training.
 
 use std::fmt;
 use std::io::{Write, stderr, stdout};

@@ -1,4 +1,4 @@
-//! How a number was made: by which program, where and when.
+//! The origin of a number: the program, the machine and the time.
 
 use std::fs;
 

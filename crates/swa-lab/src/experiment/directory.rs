@@ -18,8 +18,9 @@ pub struct ExperimentDirectory {
 }
 
 impl ExperimentDirectory {
-    /// The folder of an experiment that will [`begin`](Self::begin) with `plan`, or goes on with it, and
-    /// the plan with where its data is: `data`, what the plan says, or what the experiment began with.
+    /// The folder of an experiment that will [`begin`](Self::begin) with `plan`, or goes on with
+    /// it. Returns the plan with the location of its data too: `data` if it is given, else that in
+    /// the plan, else that with which the experiment began.
     ///
     /// # Errors
     ///
@@ -93,7 +94,7 @@ impl ExperimentDirectory {
         let lock = self.lock_file();
         for entry in entries {
             let entry = entry.map_err(io_error("read the folder", path))?.path();
-            // What a process leaves that is killed here.
+            // A process that was killed here leaves these.
             if entry != lock && !is_unfinished(&entry) {
                 return Err(format!(
                     "{} is not empty and holds no experiment: choose another folder with --out",
@@ -149,9 +150,9 @@ impl ExperimentDirectory {
         Lock::take(&self.lock_file(), "")
     }
 
-    /// Takes the right to write results, and to the folders of runs: for the run of this name, or
-    /// another purpose. A process of its own, which may outlive by a moment the one that started it,
-    /// has it for every run.
+    /// Takes the right to write the results and the folders of runs. The purpose is the name of a
+    /// run, or something else. A worker takes this right itself, because it may live a moment
+    /// longer than its supervisor.
     ///
     /// # Errors
     ///
@@ -160,7 +161,7 @@ impl ExperimentDirectory {
         Lock::take(&self.runs_lock_file(), purpose)
     }
 
-    /// What a process is writing for, if one is.
+    /// The purpose for which a process has that right, if one has it.
     pub(super) fn runs_in_use_for(&self) -> Option<String> {
         Lock::holder(&self.runs_lock_file())
     }
@@ -170,7 +171,7 @@ impl ExperimentDirectory {
     }
 }
 
-/// The plan with its data there.
+/// The plan with the location of its data.
 fn on(plan: Plan, data: Option<String>) -> Result<Plan, Failure> {
     let all_synthetic = plan.data_sets() == [DataSet::Synthetic];
     let data = match data {
@@ -196,7 +197,7 @@ fn on(plan: Plan, data: Option<String>) -> Result<Plan, Failure> {
         }
         _ => plan,
     };
-    // As it is given, but for a separator at its end: the folder stays readable from elsewhere.
+    // As it is given, without a separator at its end: the folder stays readable from elsewhere.
     plan.data = Some(match data.trim_end_matches('/') {
         "" => data,
         trimmed => trimmed.to_owned(),

@@ -1,4 +1,4 @@
-//! The process that starts a process for every run.
+//! The supervisor: the process that starts a worker for every run.
 
 use std::fs;
 use std::io::Write;
@@ -20,13 +20,13 @@ pub struct Supervisor<'a> {
     pub directory: &'a ExperimentDirectory,
     /// The runs of its plan.
     pub runs: &'a [PlannedRun],
-    /// What `--device` says.
+    /// The value of `--device`.
     pub device: &'a str,
     /// The command that was given.
     pub command: String,
 }
 
-/// How a run ended.
+/// The end of a run.
 enum RunEnd {
     Finished,
     Failed,
@@ -36,7 +36,7 @@ enum RunEnd {
 impl Supervisor<'_> {
     /// Makes the runs, and returns the program's exit status.
     ///
-    /// A run that fails does not keep the others from being made.
+    /// If a run fails, the others are made all the same.
     ///
     /// # Errors
     ///
@@ -85,7 +85,7 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Puts right what a process that was killed may have left.
+    /// Cleans up after a process that was killed.
     fn clear_up(&self) -> Result<(), Failure> {
         let _lock = self.directory.lock_runs("clearing up")?;
         let results = self.directory.results();
@@ -110,7 +110,8 @@ impl Supervisor<'_> {
     }
 
     fn make(&self, run: &PlannedRun, stop: &StopSignal) -> Result<RunEnd, Failure> {
-        // A run whose beginning another takes over ends there, and goes on in a second process.
+        // A run that shares its beginning with another takes two workers: the first one ends after
+        // the shared epochs.
         const WORKERS: usize = 2;
 
         for _ in 0..WORKERS {
@@ -123,7 +124,7 @@ impl Supervisor<'_> {
             }
             if !status.success() {
                 if status.code().is_none() {
-                    // It had no time to say so itself.
+                    // It could not say so itself.
                     note(format!("error: {} was killed ({status})", run.name));
                 }
                 return Ok(RunEnd::Failed);
@@ -136,7 +137,7 @@ impl Supervisor<'_> {
         Ok(RunEnd::Failed)
     }
 
-    /// Starts a process that goes on with a run, and waits for it.
+    /// Starts a worker for a run, and waits for its end.
     fn run_worker(&self, run: &PlannedRun, stop: &StopSignal) -> Result<ExitStatus, Failure> {
         let program = std::env::current_exe()?;
         let mut child = Command::new(program)
@@ -166,8 +167,9 @@ pub(super) fn delete_checkpoints(
     }
 }
 
-/// The standard input of a run's process. A byte in it asks for a stop, and so works on every system;
-/// that it ends, as it does when this process is killed, ends that process too.
+/// The signal that stops a worker, through its standard input. A byte asks the worker to stop,
+/// which works on every operating system. The end of the input ends the worker. That also happens
+/// if this process is killed.
 #[derive(Default)]
 struct StopSignal {
     sent: AtomicBool,
@@ -177,7 +179,7 @@ struct StopSignal {
 impl StopSignal {
     fn connect(&self, input: Option<ChildStdin>) {
         *self.input() = input;
-        // A signal may have come just before.
+        // The user may have asked for a stop just before.
         if self.is_sent() {
             self.send();
         }
@@ -186,7 +188,7 @@ impl StopSignal {
     fn send(&self) {
         self.sent.store(true, Ordering::SeqCst);
         if let Some(input) = self.input().as_mut() {
-            // Who is gone needs not be stopped.
+            // A worker that has ended needs no signal.
             let _ = input.write_all(b"\n").and_then(|()| input.flush());
         }
     }

@@ -1,4 +1,4 @@
-//! The process that makes a run, or goes on with it.
+//! The worker: the process that makes a run, or a part of it.
 
 use std::collections::HashSet;
 use std::fs;
@@ -32,7 +32,7 @@ use crate::run::interruption::Interruption;
 use crate::run::progress::Progress;
 use crate::run::session::{End, Session, Show};
 
-/// What the process of a run is told by the one that starts it.
+/// The arguments that the supervisor gives a worker.
 #[derive(Debug, Clone, clap::Args)]
 pub struct WorkerArgs {
     /// The folder of the experiment
@@ -45,7 +45,7 @@ pub struct WorkerArgs {
     #[arg(long)]
     device: String,
 
-    /// The command that the experiment was begun or gone on with
+    /// The command that started the experiment, or went on with it
     #[arg(long)]
     command: String,
 }
@@ -90,8 +90,8 @@ pub fn run(args: &WorkerArgs) -> Result<i32, Failure> {
     worker.train(network.init(&autodiff)?)
 }
 
-/// Stops when the parent says so on standard input, and ends when the parent is gone: the next one
-/// starts another process for this run.
+/// Stops when the supervisor says so on standard input, and ends when the supervisor is gone: the
+/// next supervisor starts another worker for this run.
 fn stop_with_parent(interruption: Arc<Interruption>) {
     std::thread::spawn(move || {
         let mut bytes = std::io::stdin().lock().bytes();
@@ -102,7 +102,7 @@ fn stop_with_parent(interruption: Arc<Interruption>) {
     });
 }
 
-/// A part of a run.
+/// The making of a run, or of a part of it, in this process.
 struct Worker<'a> {
     args: &'a WorkerArgs,
     plan: &'a Plan,
@@ -163,7 +163,7 @@ impl Worker<'_> {
 }
 
 impl Worker<'_> {
-    /// The folder of the run, which is made if it has not begun.
+    /// Opens the folder of the run, and makes it if the run has not begun.
     fn open(&self) -> Result<RunDirectory, Failure> {
         let path = self.directory.run(&self.run.name);
         if path.is_dir() {
@@ -186,8 +186,8 @@ impl Worker<'_> {
         }
     }
 
-    /// The run that is to take this one's beginning over, and for how many epochs, unless it has begun
-    /// on its own.
+    /// The run that will take over the beginning of this one, and the number of epochs, unless that
+    /// run has already begun.
     fn taker(&self) -> Option<(&PlannedRun, usize)> {
         let (name, epochs) = self.run.shares.as_ref()?;
         let taker = self.runs.iter().find(|run| run.name == *name)?;
@@ -195,7 +195,7 @@ impl Worker<'_> {
         waits.then_some((taker, *epochs))
     }
 
-    /// Makes the folder of another run as if that had trained as far as this has.
+    /// Makes the folder of another run, as if that run had trained as far as this one.
     fn hand_over(
         &self,
         session: &Session<'_>,
@@ -206,7 +206,7 @@ impl Worker<'_> {
         let Some(swa) = self.run.config.swa else {
             return Ok(());
         };
-        // Beside its place: a folder that is there is whole.
+        // Made beside its place and then moved there, so that a folder in its place is complete.
         let path = self.directory.run_in_preparation(&taker.name);
         if path.exists() {
             fs::remove_dir_all(&path).map_err(io_error("delete", &path))?;
@@ -260,7 +260,7 @@ impl Worker<'_> {
         ));
     }
 
-    /// Records what an epoch came to when it is over, unless a process before has.
+    /// Returns a function that records the results of an epoch, unless an earlier process has.
     fn recorder(
         &self,
         folder: &RunDirectory,
@@ -286,8 +286,8 @@ impl Worker<'_> {
         Ok(records.of(&self.run.name).map(|row| row.epoch).collect())
     }
 
-    /// Records the epochs that are in the run's metrics and not in the results: those taken over from
-    /// another run, and one whose process was killed between the two.
+    /// Records the epochs that are in the run's metrics and not in the results: those taken over
+    /// from another run, and one whose process was killed between writing the two.
     fn record_epochs_until(&self, folder: &RunDirectory, epoch: usize) -> Result<(), Failure> {
         let recorded = self.recorded_epochs()?;
         for row in read_rows(&folder.metrics())? {
@@ -299,7 +299,8 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Records that the run is finished, and leaves its settings, metrics and models.
+    /// Records that the run is finished, and deletes its checkpoints. Its settings, metrics and
+    /// models stay.
     fn finish(&self, folder: &RunDirectory) -> Result<(), Failure> {
         let (run, config) = (self.run, &self.run.config);
         let state = RunState::read(folder.path())?.with_memory(provenance::peak_memory_bytes());
@@ -348,8 +349,8 @@ impl Worker<'_> {
 ///
 /// # Errors
 ///
-/// If the training has diverged: JSON has no room for what is no number, and there is no use in going
-/// on.
+/// If the training has diverged. JSON cannot hold a loss that is not a number, and it is no use to
+/// go on.
 fn evaluation(run: &str, config: &RunConfig, row: &EpochRow) -> Result<Record, Failure> {
     let losses = [Some(row.live_test_loss), row.train_loss, row.swa_test_loss];
     if !losses.into_iter().flatten().all(f64::is_finite) {

@@ -23,13 +23,13 @@ const UNITS: u32 = 6;
 /// The pixels of a PNG file in a pixel of the page, for print and for fine screens.
 const PNG_SCALE: u32 = 2;
 
-/// The font of all text: whatever the reader's browser has, in SVG.
+/// The font of all text. For SVG, the reader's browser chooses it.
 const FONT: &str = "sans-serif";
 
-/// What plotters draws on.
+/// The area that plotters draws on.
 pub(crate) type Canvas<B> = DrawingArea<B, Shift>;
 
-/// What comes of drawing on it.
+/// The result of drawing on it.
 pub(crate) type Drawn<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
 
 /// Something that can be drawn.
@@ -60,9 +60,9 @@ impl Picture {
     ///
     /// # Errors
     ///
-    /// Those of the drawing library, which draws in memory and is not known to have any here.
+    /// Those of the drawing library. It draws in memory, and no errors are known here.
     pub(crate) fn of(drawing: &impl Drawing) -> Result<Self, Failure> {
-        // So that PNG files look alike on every machine, whatever fonts it has or has not.
+        // With this font, PNG files look alike on every machine, whatever fonts it has.
         let font = include_bytes!("font/Roboto-Regular.ttf");
         register_font(FONT, FontStyle::Normal, font)
             .map_err(|_| "the font for PNG files cannot be read")?;
@@ -79,7 +79,7 @@ const CANVAS: (u32, u32) = (SIZE.0 * UNITS, SIZE.1 * UNITS);
 fn svg(drawing: &impl Drawing) -> Result<String, Failure> {
     let mut svg = String::new();
     draw_on(SVGBackend::with_string(&mut svg, CANVAS), drawing)?;
-    // What is drawn in units is shown in pixels: the view box stays as it is.
+    // The drawing is in units, and its size on the page in pixels: the view box stays as it is.
     let size = |(width, height): (u32, u32)| format!(r#"width="{width}" height="{height}""#);
     Ok(svg.replacen(&size(CANVAS), &size(SIZE), 1))
 }

@@ -1,5 +1,5 @@
-//! The paper's Table 1, ours beside the published one: what `table.json` holds, and from what every other
-//! form of the table is made.
+//! The paper's Table 1, with our numbers beside the published ones. It is written to `table.json`,
+//! and all other forms of the table are made from it.
 
 use serde::Serialize;
 
@@ -31,12 +31,12 @@ pub(crate) struct Row {
     pub(crate) evaluate_on: EvaluateOn,
     /// The epochs of one budget.
     pub(crate) budget: usize,
-    /// When SWA averages, in words.
+    /// The epoch from which SWA averages, and its learning rate, in words.
     pub(crate) averaging: Option<String>,
     /// SGD after a budget, SWA after 1, 1.25 and 1.5 of them.
     pub(crate) columns: [Column; 4],
     pub(crate) cost: Cost,
-    /// Why there are no published numbers to compare with, if there are none.
+    /// The reason why there are no published numbers to compare with, if there are none.
     pub(crate) unpublished: Option<String>,
 }
 
@@ -47,29 +47,29 @@ pub(crate) struct Column {
     pub(crate) budgets: f64,
     /// The epoch that its accuracies are of.
     pub(crate) epoch: usize,
-    /// The seeds of the runs that came so far.
+    /// The seeds of the runs that have reached that epoch.
     pub(crate) seeds: Vec<u64>,
-    /// Over those seeds.
+    /// The accuracies over those seeds.
     pub(crate) accuracy: Option<Sample>,
-    /// For SWA, how far it is from SGD.
+    /// For SWA, the gain over SGD.
     #[serde(rename = "less_sgd")]
     pub(crate) gain: Option<Gain>,
     pub(crate) published: Option<Published>,
     pub(crate) less_published: Option<Distance>,
 }
 
-/// SWA's accuracy less SGD's.
+/// The gain of SWA over SGD: its accuracy less SGD's.
 #[derive(Debug, Serialize)]
 pub(crate) struct Gain {
     #[serde(flatten)]
     pub(crate) difference: Difference,
-    /// How many seeds there are of both.
+    /// The number of seeds that both have.
     pub(crate) common_seeds: usize,
-    /// With how many of those SWA is the better.
+    /// The number of those seeds with which SWA is better.
     pub(crate) better_seeds: usize,
 }
 
-/// The columns: a method, and how many quarters of a budget it is given.
+/// The columns: a method, and the length of its training in quarters of a budget.
 const COLUMNS: [(Method, usize); 4] = [
     (Method::Sgd, 4),
     (Method::Swa, 4),
@@ -77,7 +77,7 @@ const COLUMNS: [(Method, usize); 4] = [
     (Method::Swa, 6),
 ];
 
-/// The epoch at whose end some quarters of a budget are over.
+/// The epoch at whose end so many quarters of a budget are over.
 pub(crate) fn epoch_of(budget: usize, quarters: usize) -> usize {
     epoch_after(quarters as f64 / 4.0, budget)
 }

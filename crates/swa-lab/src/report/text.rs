@@ -6,9 +6,9 @@ use super::wording;
 
 /// The heading of the first column.
 const NETWORK: &str = "network (epochs in a budget)";
-/// The width of the second, which says what a line is.
+/// The width of the second column, which names the kind of each line.
 const WHAT: usize = 12;
-/// The width of the others.
+/// The width of the other columns.
 const CELL: usize = 20;
 
 /// The table, line by line.
@@ -47,13 +47,13 @@ fn row_lines(first: usize, row: &Row) -> Vec<String> {
         }),
     )];
     if row.columns.iter().any(|column| column.gain.is_some()) {
-        let less = cells(&|column| column.gain.as_ref().map(wording::gain));
-        lines.push(line(first, "", "SWA − SGD", less));
+        let gains = cells(&|column| column.gain.as_ref().map(wording::gain));
+        lines.push(line(first, "", "SWA − SGD", gains));
         let verdict = cells(&|column| {
             column
                 .gain
                 .as_ref()
-                .map(|less| wording::verdict(less).to_owned())
+                .map(|gain| wording::verdict(gain).to_owned())
         });
         lines.push(line(first, "", "", verdict));
     }

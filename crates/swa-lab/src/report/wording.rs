@@ -1,4 +1,4 @@
-//! How numbers are written, the same in the text table and on the page.
+//! The wording of numbers, the same in the text table and on the page.
 
 use super::published::{Distance, Published};
 use super::statistics::Sample;
@@ -22,20 +22,20 @@ fn mean_and_deviation(mean: f64, deviation: Option<f64>) -> String {
 }
 
 /// Such as `+1.36, 15.1 s.e.`.
-pub(crate) fn gain(less: &Gain) -> String {
-    let points = signed(less.difference.points, 2);
-    match less.difference.standard_errors {
+pub(crate) fn gain(gain: &Gain) -> String {
+    let points = signed(gain.difference.points, 2);
+    match gain.difference.standard_errors {
         Some(errors) => format!("{points}, {:.1} s.e.", errors.abs()),
         None => points,
     }
 }
 
-/// Whether a difference says something: `better`, `worse`, or `within the noise`.
-pub(crate) fn verdict(less: &Gain) -> &'static str {
-    match less.difference.beyond_noise {
+/// The verdict on a difference: `better`, `worse`, `within the noise`, or `spread not known`.
+pub(crate) fn verdict(gain: &Gain) -> &'static str {
+    match gain.difference.beyond_noise {
         None => "spread not known",
         Some(false) => "within the noise",
-        Some(true) if less.difference.points > 0.0 => "better",
+        Some(true) if gain.difference.points > 0.0 => "better",
         Some(true) => "worse",
     }
 }
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_difference_is_written_with_its_errors_and_what_they_say() {
-        let less = |points, standard_errors, beyond_noise| Gain {
+        let of = |points, standard_errors, beyond_noise| Gain {
             difference: Difference {
                 points,
                 standard_errors,
@@ -107,12 +107,12 @@ mod tests {
             common_seeds: 3,
             better_seeds: 3,
         };
-        let clear = less(-1.36, Some(-15.08), Some(true));
+        let clear = of(-1.36, Some(-15.08), Some(true));
         assert_eq!(
             (gain(&clear).as_str(), verdict(&clear)),
             ("−1.36, 15.1 s.e.", "worse")
         );
-        let single = less(0.4, None, None);
+        let single = of(0.4, None, None);
         assert_eq!(
             (gain(&single).as_str(), verdict(&single)),
             ("+0.40", "spread not known")
