@@ -7,8 +7,8 @@ use swa_lab::output::{note, say};
 use swa_lab::provenance::{BURN_VERSION, VERSION};
 use swa_lab::{Failure, device};
 
-/// What averaged weights may deviate by from those of flex, relative to their L2 norm: devices add in other orders, and
-/// some round a product's factors.
+/// The largest deviation of averaged weights from those of flex that is allowed, relative to their
+/// L2 norm. Devices add in different orders, and some round a product's factors.
 const ALLOWED: f64 = 1e-4;
 
 /// Runs `cifar check`.

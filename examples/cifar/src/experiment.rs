@@ -26,7 +26,7 @@ pub(crate) struct ExperimentArgs {
 
 #[derive(Debug, Clone, clap::Subcommand)]
 enum ExperimentCommand {
-    /// Shows what of an experiment is done, running and left, and for how long
+    /// Shows which runs of an experiment are done, running and left, and how long it will take
     Status {
         /// The folder of the experiment
         #[arg(value_name = "DIR")]

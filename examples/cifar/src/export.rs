@@ -24,7 +24,7 @@ pub(crate) struct ExportArgs {
     #[command(flatten)]
     file: FileArgs,
 
-    /// How many classes the network of a file from elsewhere tells apart
+    /// The number of classes that the network of a file from elsewhere tells apart
     #[arg(long, value_name = "N", default_value_t = 10)]
     classes: usize,
 
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &ExportArgs) -> Result<(), Failure> {
     } else {
         None
     };
-    // Nothing is computed: the processor will do.
+    // Nothing is computed, so the processor is enough.
     let device = device::parse("flex")?;
     let network = file.network(classes, &device)?;
     let state_dict = file.describe(StateDict::of(&network));

@@ -99,7 +99,7 @@ struct Training<'a> {
     config: &'a RunConfig,
     images: &'a ImageSet,
     device: &'a Device,
-    /// The folder, if it is one of a run that goes on.
+    /// The folder, if the run goes on.
     directory: Option<RunDirectory>,
     args: &'a TrainArgs,
 }

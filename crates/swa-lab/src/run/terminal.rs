@@ -20,7 +20,8 @@ pub fn ui(interrupter: Interrupter, checkpoint: Option<usize>) -> Box<dyn Metric
     Box::new(ui)
 }
 
-/// Makes Ctrl-C a signal again as soon as the terminal is in raw mode, which a thread of the UI sees to.
+/// Makes Ctrl-C a signal again as soon as the terminal is in raw mode, which a thread of the UI
+/// does.
 #[cfg(unix)]
 fn keep_signals() {
     use std::fs::File;

@@ -12,7 +12,7 @@ use crate::snapshot::Snapshot;
 
 const KILLS: usize = 50;
 
-/// How many kills a run is to survive, one after the other, before it is let come to its end.
+/// The number of kills that a run has to survive, one after the other, before it may end by itself.
 const KILLS_OF_A_RUN: usize = 5;
 
 /// The checkpoints of which some files are there, or parts of files, and not all.
@@ -31,11 +31,11 @@ fn half_written(files: &[String]) -> BTreeSet<&str> {
     positions.filter(|position| !whole(position)).collect()
 }
 
-/// What a run takes that nobody kills, about, on a machine that does nothing else. Where it takes longer, more kills
-/// fall on its beginning.
+/// The approximate time of a run that nobody kills, on a machine that does nothing else. On a
+/// slower machine, more kills fall on its beginning.
 const RUN_MILLISECONDS: usize = 2_000;
 
-/// What writing a small checkpoint takes, about.
+/// The approximate time of writing a small checkpoint.
 const CHECKPOINT_MICROSECONDS: usize = 600;
 
 #[test]
@@ -80,7 +80,7 @@ fn killed_fifty_times_runs_end_with_the_same_bits() {
             }
             kills += 1;
             let files = checkpoint_files(&out);
-            // Not what an earlier kill has left, if this one came before it was cleared away.
+            // Files that an earlier kill has left do not count: they may not have been deleted yet.
             let half = &half_written(&files) - &half_written(&before);
             while_writing += usize::from(!half.is_empty());
             println!("kill {kills}, {run:?}: {moment}; half written: {half:?}");

@@ -12,11 +12,11 @@ use crate::process::Process;
 use crate::small_run::{SmallRun, checkpoint_files, has_logged, resume, writes_checkpoint};
 use crate::snapshot::Snapshot;
 
-/// When to kill a process.
+/// The moment at which to kill a process.
 struct Moment {
-    /// What is to be seen in the run's folder.
+    /// The sign to wait for in the run's folder.
     sign: fn(&Path) -> bool,
-    /// For how long at most the process is left alone after that, in milliseconds.
+    /// The longest time that the process is left alone after that, in milliseconds.
     grace: usize,
 }
 
@@ -30,8 +30,8 @@ impl Moment {
     }
 }
 
-/// Kills a run at these moments, one after the other, then lets it come to its end, which must be that of
-/// the run that nobody killed.
+/// Kills a run at these moments, one after the other, and then lets it finish. Its end state must
+/// be that of a run that nobody killed.
 fn kill_at(run: SmallRun, moments: &[Moment], seed: u64) {
     let mut random = Random::new(seed);
     let folder = tempfile::tempdir().unwrap();
