@@ -6,12 +6,12 @@
 use std::fmt;
 use std::io::{Write, stderr, stdout};
 
-/// Prints a line to standard output, if anybody listens.
+/// Prints a line to standard output, if anybody reads it.
 pub fn say(line: impl fmt::Display) {
     let _ = writeln!(stdout(), "{line}");
 }
 
-/// Prints a line to standard error, if anybody listens.
+/// Prints a line to standard error, if anybody reads it.
 pub fn note(line: impl fmt::Display) {
     let _ = writeln!(stderr(), "{line}");
 }

@@ -89,8 +89,8 @@ impl BinaryFiles {
     ///
     /// # Errors
     ///
-    /// Returns an error, naming the file, if one is missing, is not exactly as long as its records,
-    /// cannot be read, or holds a label of no class.
+    /// Returns an error that names the file if it is missing, is not exactly as long as its
+    /// records, cannot be read, or holds a label of no class.
     pub(super) fn load(
         &self,
         folder: &Path,

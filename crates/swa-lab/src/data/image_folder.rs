@@ -4,8 +4,8 @@
 //! Classes are numbered, and images ordered, by name, so that the data set is the same on every
 //! machine. Hidden files and files of other kinds are ignored.
 //!
-//! Burn's `ImageFolderDataset` decodes an image each time it is asked for one, in the order in
-//! which the file system lists them; this decodes all of them once, on all cores.
+//! Burn's `ImageFolderDataset` decodes an image whenever it is asked for one, in the order in which
+//! the file system lists them. This module decodes all images once, on all cores.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -38,9 +38,9 @@ const MAX_CLASSES: usize = 256;
 ///
 /// # Errors
 ///
-/// Returns an error, naming the folder or file, if one cannot be read, `train` and `test` have no
-/// classes or not the same, a class has no image, or an image cannot be decoded or is not of 32×32
-/// pixels. Of several bad images the first is named.
+/// Returns an error that names the folder or file if it cannot be read, if `train` and `test` have
+/// no classes or different ones, if a class has no image, or if an image cannot be decoded or is
+/// not of 32×32 pixels. Of several bad images, the first is named.
 pub(super) fn load(folder: &Path, progress: LoadProgress<'_>) -> Result<ImageSet, DataError> {
     let train = classes(&folder.join(TRAIN))?;
     let test = classes(&folder.join(TEST))?;

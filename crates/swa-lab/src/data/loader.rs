@@ -224,7 +224,8 @@ impl EpochLoader {
             table: Normalization::CIFAR10.table(),
         };
         let end = self.num_batches();
-        // A slice for one of several devices may have a batch fewer than the largest.
+        // The slices for several devices may differ by a batch: this one may have fewer than the
+        // largest.
         let batch = batches.min(end);
         EpochIterator {
             batches: Prefetch::new(batch..end, move |batch| maker.batch(batch)),

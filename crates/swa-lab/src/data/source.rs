@@ -26,7 +26,7 @@ pub enum DataSource {
     Synthetic(Synthetic),
     /// CIFAR-10, downloaded once by `burn-dataset` into the user's cache.
     Download,
-    /// CIFAR-100, likewise.
+    /// CIFAR-100, downloaded in the same way.
     Download100,
     /// A folder with the binary files of CIFAR-10 or CIFAR-100, in itself or in the
     /// `cifar-10-batches-bin` or `cifar-100-binary` that the official archives unpack to, or with `train/CLASS/*.{png,jpg}` and `test/CLASS/*`.

@@ -1,11 +1,11 @@
 //! Images made up from a seed.
 //!
-//! Ten classes of patterns, each worn by a blob of random place, size and colour. The background
-//! wears the pattern of another class, and over the blob lies a veil with the pattern of yet
-//! another, which sometimes shows more clearly than the blob's own. A linear classifier, which sees
-//! pixels at fixed places, can tell little but the colours; a small convolutional network learns
-//! the patterns, and is left with the images whose veil is as clear as their blob: no labels are
-//! wrong, but some cannot be told.
+//! Ten classes of patterns. Each image has a blob of random place, size and colour, with the
+//! pattern of its class. The background has the pattern of another class, and over the blob lies a
+//! veil with the pattern of yet another, which sometimes shows more clearly than the blob's own. A
+//! linear classifier, which sees pixels at fixed places, can learn little more than the colours. A
+//! small convolutional network learns the patterns. It fails only on images whose veil is as clear
+//! as their blob: no label is wrong, but some cannot be recognised.
 //!
 //! All arithmetic is of the kind that IEEE 754 rounds exactly (no sine, no logarithm), so that a
 //! seed gives the same bytes on every machine.
@@ -27,8 +27,8 @@ const BACKGROUND_CONTRAST: [f32; 2] = [0.0, 0.5];
 /// of 100 images, by the two contrasts alone.
 const MAX_VEIL: f32 = 0.45;
 
-/// Half the largest slope of a pattern's first axis: patterns that only differ by their direction
-/// come close at the extremes.
+/// Half the largest slope of a pattern's first axis. At the extremes, patterns that differ only in
+/// their direction look similar.
 const MAX_SLOPE: f32 = 0.22;
 
 /// Mean colours; each is shared by two classes.
@@ -142,7 +142,7 @@ impl Scene {
                 let veiled = mix(blob[channel], veil[channel], self.veil_opacity);
                 let clean = mix(background[channel], veiled, inside);
                 let value = clean + self.noise * deviate(stream);
-                // The cast rounds down, and to 0 and 255 what lies beyond.
+                // The cast rounds down, and limits the value to 0 and 255.
                 pixels[channel * plane + place] = (value * 255.0 + 0.5) as u8;
             }
         }

@@ -58,7 +58,7 @@ impl ExperimentDirectory {
     ///
     /// # Errors
     ///
-    /// If there is none.
+    /// If there is no experiment.
     pub fn open(path: &Path) -> Result<(Self, Plan), Failure> {
         let directory = Self {
             path: path.to_owned(),
@@ -197,7 +197,8 @@ fn on(plan: Plan, data: Option<String>) -> Result<Plan, Failure> {
         }
         _ => plan,
     };
-    // As it is given, without a separator at its end: the folder stays readable from elsewhere.
+    // The path is kept as it was given, without a separator at its end, so that the plan can be
+    // read elsewhere.
     plan.data = Some(match data.trim_end_matches('/') {
         "" => data,
         trimmed => trimmed.to_owned(),

@@ -1,4 +1,4 @@
-//! Locks, for one process at a time.
+//! Locks that let one process at a time write to a folder.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(Lock::holder(&file), None);
         let lock = Lock::take(&file, "first").unwrap();
         assert_eq!(Lock::holder(&file).as_deref(), Some("first"));
-        // Another handle is as good as another process.
+        // A second handle in this process acts like one in another process.
         let error = Lock::take(&file, "second").unwrap_err().to_string();
         assert!(error.contains("another process"), "{error}");
         drop(lock);

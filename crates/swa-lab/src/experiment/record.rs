@@ -62,7 +62,7 @@ pub struct RunRecord {
     pub device: String,
     /// The machine's processor and its number of threads.
     pub machine: String,
-    /// The command that was given.
+    /// The command line of the experiment.
     pub command: String,
     /// The version of this program, with its commit if it was built in a repository.
     pub version: String,
@@ -70,7 +70,7 @@ pub struct RunRecord {
     pub burn_version: String,
     /// The time at which it began, in UTC, as in RFC 3339.
     pub started: String,
-    /// The time at which it ended, likewise.
+    /// The time at which it ended, in UTC, as in RFC 3339.
     pub finished: String,
     /// The most memory that its process had, in bytes, where the system tells.
     pub peak_memory_bytes: Option<u64>,
@@ -82,7 +82,7 @@ pub struct RunRecord {
 pub enum Method {
     /// SGD whose learning rate falls to a hundredth.
     Sgd,
-    /// SGD under a learning rate that stays high, its weights averaged.
+    /// SGD under a learning rate that stays high, with its weights averaged.
     Swa,
 }
 
@@ -114,7 +114,7 @@ pub struct EvaluationRecord {
     pub averaged: usize,
     /// Seconds that the epoch took, all together.
     pub seconds: f64,
-    /// Seconds of them that re-estimating BatchNorm took, if it was.
+    /// Seconds of these that re-estimating BatchNorm took, if it was re-estimated.
     pub reestimation_seconds: Option<f64>,
 }
 

@@ -15,7 +15,7 @@ use crate::run::config::EvaluateOn;
 ///
 /// # Errors
 ///
-/// If there is none, or its files cannot be read.
+/// If there is no experiment, or its files cannot be read.
 pub fn show(folder: &Path) -> Result<(), Failure> {
     let (directory, plan) = ExperimentDirectory::open(folder)?;
     let runs = plan.runs()?;

@@ -22,7 +22,7 @@ pub struct Supervisor<'a> {
     pub runs: &'a [PlannedRun],
     /// The value of `--device`.
     pub device: &'a str,
-    /// The command that was given.
+    /// The command line, to be shown and recorded.
     pub command: String,
 }
 
@@ -36,7 +36,7 @@ enum RunEnd {
 impl Supervisor<'_> {
     /// Makes the runs, and returns the program's exit status.
     ///
-    /// If a run fails, the others are made all the same.
+    /// If a run fails, the others are still made.
     ///
     /// # Errors
     ///

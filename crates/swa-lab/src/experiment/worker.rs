@@ -102,7 +102,7 @@ fn stop_with_parent(interruption: Arc<Interruption>) {
     });
 }
 
-/// The making of a run, or of a part of it, in this process.
+/// A worker at its run, with all that it needs.
 struct Worker<'a> {
     args: &'a WorkerArgs,
     plan: &'a Plan,
@@ -117,7 +117,7 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     fn train(self, network: Network) -> Result<i32, Failure> {
-        // As in `cifar train`.
+        // The same steps, in the same order, as in `cifar train`.
         self.device.seed(self.run.config.seed);
         let _ = network.valid();
 
@@ -226,7 +226,7 @@ impl Worker<'_> {
     }
 
     fn show(&self) -> Show {
-        // With a bar beside them, the lines need no name.
+        // Beside a progress bar, the lines need no name.
         if std::io::stderr().is_terminal() && std::io::stdout().is_terminal() {
             Show::Lines(String::new())
         } else {
@@ -349,8 +349,8 @@ impl Worker<'_> {
 ///
 /// # Errors
 ///
-/// If the training has diverged. JSON cannot hold a loss that is not a number, and it is no use to
-/// go on.
+/// If the training has diverged. JSON cannot hold a loss that is not a number, and to go on would
+/// be pointless.
 fn evaluation(run: &str, config: &RunConfig, row: &EpochRow) -> Result<Record, Failure> {
     let losses = [Some(row.live_test_loss), row.train_loss, row.swa_test_loss];
     if !losses.into_iter().flatten().all(f64::is_finite) {

@@ -3,7 +3,7 @@
 use super::results::FinishedRun;
 use crate::experiment::record::{Method, RunRecord};
 
-/// The runs of one network on one data set that differ in nothing but their seeds, and in being SGD or
+/// The runs of one network on one data set that differ only in their seeds, and in being SGD or
 /// SWA.
 #[derive(Debug)]
 pub(crate) struct Comparison<'a> {

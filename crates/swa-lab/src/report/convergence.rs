@@ -65,7 +65,7 @@ const LEGEND_HEIGHT: f64 = 34.0;
 /// The height of the upper panel, with the labels over it.
 const ERROR_HEIGHT: f64 = 384.0;
 const MARK_LABEL_HEIGHT: f64 = 40.0;
-/// The height by which a label is raised that would run into the next one.
+/// The height by which a label is raised if it would touch the next one.
 const RAISED: f64 = 17.0;
 
 /// The convergence plot of a comparison.
@@ -228,7 +228,7 @@ impl Convergence {
             .margin_bottom(px(MARGIN))
             .x_label_area_size(px(46.0))
             .y_label_area_size(px(LEFT - MARGIN));
-        // Over less than half a decade a linear axis shows more.
+        // Over less than half a decade, a linear axis shows more.
         if least > 0.0 && most / least > 3.0 {
             let range = least / 1.5..most * 1.5;
             let chart =
@@ -290,7 +290,7 @@ impl Convergence {
             let (x, y) = (x - canvas_left, y - canvas_top);
             let style = text(LABEL_SIZE - 1.0).color(&GREY);
             let (width, _) = canvas.estimate_text_size(name, &style)?;
-            // Over its line, and within the picture.
+            // The label is over its line, and within the picture.
             let edge = px(SIZE.0.into()) - px(2.0) - width as i32;
             let left = (x - width as i32 / 2).clamp(px(MARGIN), edge.max(px(MARGIN)));
             let raised = if left + width as i32 + px(6.0) > next {

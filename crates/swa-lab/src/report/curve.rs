@@ -1,4 +1,4 @@
-//! A value over epochs, with the spread of seeds.
+//! A value over epochs, with its spread over seeds.
 
 use std::collections::BTreeMap;
 

@@ -101,7 +101,7 @@ fn display(path: &Path) -> String {
 
 /// The name of a comparison's picture, without the extension. No other comparison has it.
 fn file_name(run: &RunRecord, names: &mut HashSet<String>) -> String {
-    // The results may come from anybody: a name in them must not lead out of the folder.
+    // The results may come from anywhere: a name in them must not lead out of the folder.
     let plain = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
     let name = format!("convergence-{}-{}", plain(&run.data_set), plain(&run.model));
     let numbered = (2..).map(|number| format!("{name}-{number}"));

@@ -16,8 +16,8 @@ use crate::Failure;
 /// A picture's width and height in pixels of the page.
 pub(crate) const SIZE: (u32, u32) = (880, 590);
 
-/// The units in a pixel of the page. Plotters (0.3.7) draws at whole units, between which a smooth curve
-/// would go in steps if they were pixels.
+/// The units in a pixel of the page. Plotters (0.3.7) draws at whole units. If these were pixels, a
+/// smooth curve would show steps.
 const UNITS: u32 = 6;
 
 /// The pixels of a PNG file in a pixel of the page, for print and for fine screens.
@@ -38,7 +38,7 @@ pub(crate) trait Drawing {
     fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Drawn<B>;
 }
 
-/// Pixels of the page, in the units that are drawn at.
+/// Converts pixels of the page to the units of a drawing.
 pub(crate) fn px(pixels: f64) -> i32 {
     (pixels * f64::from(UNITS)).round() as i32
 }
@@ -56,13 +56,13 @@ pub(crate) struct Picture {
 }
 
 impl Picture {
-    /// Draws it.
+    /// Draws a picture.
     ///
     /// # Errors
     ///
     /// Those of the drawing library. It draws in memory, and no errors are known here.
     pub(crate) fn of(drawing: &impl Drawing) -> Result<Self, Failure> {
-        // With this font, PNG files look alike on every machine, whatever fonts it has.
+        // With this font, PNG files look alike on every machine, even if it has no fonts.
         let font = include_bytes!("font/Roboto-Regular.ttf");
         register_font(FONT, FontStyle::Normal, font)
             .map_err(|_| "the font for PNG files cannot be read")?;

@@ -1,4 +1,4 @@
-//! Means over seeds, their spread, and whether a difference is more than that.
+//! Means over seeds, their spread, and a test of their differences.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Sample {
     pub(crate) mean: f64,
-    /// The sample standard deviation, `sqrt(Σ (x − mean)² / (n − 1))`: there is none of one value.
+    /// The sample standard deviation, `sqrt(Σ (x − mean)² / (n − 1))`. A single value has none.
     pub(crate) deviation: Option<f64>,
     /// The number of values.
     pub(crate) n: usize,

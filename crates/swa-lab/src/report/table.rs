@@ -163,7 +163,8 @@ impl Gain {
     }
 }
 
-/// Seeds, and the test accuracies that runs of a method had at the end of an epoch: the average's in SWA.
+/// The seeds of a method's runs, and their test accuracies at the end of an epoch: in SWA, those of
+/// the average.
 fn accuracies(comparison: &Comparison<'_>, method: Method, epoch: usize) -> Vec<(u64, f64)> {
     let (runs, error): (_, fn(&FinishedRun, usize) -> Option<f64>) = match method {
         Method::Sgd => (&comparison.sgd, |run, epoch| {

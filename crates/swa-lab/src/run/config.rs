@@ -13,8 +13,8 @@ use crate::run::paper_training::PaperTraining;
 
 /// The settings of a run, as `config.json` holds them.
 ///
-/// Two runs of the same settings on the same device give the same bits. (The device is not among
-/// them: a run may be resumed on another.)
+/// Two runs with the same settings on the same device give the same bits. (The device is not a
+/// setting: a run may be resumed on another one.)
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
@@ -86,8 +86,8 @@ pub enum EvaluateOn {
     /// The test images.
     #[default]
     Test,
-    /// The training images that are held out: to choose settings by, which must not be chosen by the
-    /// test images.
+    /// The training images that are held out. Settings may be chosen by these, and must not be
+    /// chosen by the test images.
     Validation,
 }
 
@@ -322,7 +322,7 @@ impl GivenSettings {
         config
     }
 
-    /// Compares what is given with the settings of a run that is to be resumed.
+    /// Compares the given settings with those of a run that is to be resumed.
     ///
     /// # Errors
     ///
@@ -447,7 +447,7 @@ impl RunConfig {
     ///
     /// # Errors
     ///
-    /// [`DataError`] if there are not as many as the run takes.
+    /// [`DataError`] if there are fewer than the run needs.
     pub fn images_of(&self, mut images: ImageSet) -> Result<ImageSet, DataError> {
         if let Some(items) = self.train_items {
             images.train = Arc::new(images.train.subset(items, self.seed)?);
@@ -574,7 +574,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_make_no_run_are_refused_by_flag() {
+    fn invalid_settings_are_refused_by_flag() {
         let check = |change: fn(&mut GivenSettings), expected: &str| {
             let mut given = GivenSettings::default();
             change(&mut given);

@@ -75,7 +75,7 @@ pub(crate) fn io_error(
 }
 
 impl RunDirectory {
-    /// A folder for a new run. With `overwrite`, the run that is in it is deleted.
+    /// Makes a folder for a new run. With `overwrite`, a run that is in it is deleted.
     ///
     /// # Errors
     ///
@@ -90,7 +90,7 @@ impl RunDirectory {
             path: path.to_owned(),
         };
         fs::create_dir_all(path).map_err(io_error("make the folder", path))?;
-        // A process that was killed as it wrote the settings has left no run.
+        // If a process was killed while it wrote the settings, there is no run.
         delete_unfinished_files(path)?;
         let mut entries = fs::read_dir(path).map_err(io_error("read the folder", path))?;
         if entries.next().is_some() {
@@ -139,7 +139,7 @@ impl RunDirectory {
         }
     }
 
-    /// The folder `path`, whatever is in it.
+    /// The folder `path`, without a look at its contents.
     pub(crate) fn at(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_make_no_run_are_no_settings() {
+    fn invalid_settings_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let config = RunConfig {
             batch_size: 0,

@@ -30,8 +30,8 @@ pub struct EpochRow {
     /// The learning rate of its last step.
     pub learning_rate: f64,
     /// Mean loss of the live model on the epoch's training images, as it was trained on them. If
-    /// the run was resumed amid the epoch, it is over the images that were left, and missing if
-    /// none were.
+    /// the run was resumed within the epoch, this is the mean over the images that were left, or
+    /// nothing if none were.
     pub train_loss: Option<f64>,
     /// Accuracy in per cent of the live model on the epoch's training images, as it was trained on them.
     pub train_accuracy: Option<f64>,

@@ -15,8 +15,8 @@ use crate::run::terminal;
 /// The exit status of a run that was asked to stop: 128 + SIGINT, as shells have it.
 pub const INTERRUPTED: i32 = 130;
 
-/// A signal this soon after the first is the same: `timeout`, for one, sends it to the process and then to
-/// its group.
+/// A signal this soon after the first counts as the same one: `timeout`, for example, sends it to
+/// the process and then to its group.
 const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
 /// Stops a training after a step, and keeps the state that Burn would not hand out: its `Learner`

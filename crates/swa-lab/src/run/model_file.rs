@@ -203,8 +203,8 @@ mod tests {
             width_divisor: Some(16),
             key: None,
         };
-        // A zip archive says at its end how many entries it has: for each, about 105 bytes are reserved, if there are
-        // no more than its bytes (zip 9.8).
+        // A zip archive says at its end how many entries it has. About 105 bytes are reserved for
+        // each, unless there are more entries than bytes (zip 9.8).
         survive("model files", &paths, 128, |path| {
             // The description in the file is read, but no network of the size that it claims is
             // made.

@@ -21,7 +21,7 @@ use crate::output::{note, say};
 /// The time between two lines where there is no terminal for a bar.
 const LINE_EVERY: Duration = Duration::from_secs(30);
 
-/// A bar on the terminal, or a line now and then where there is none, on standard error.
+/// Progress on standard error: a bar on a terminal, and a line now and then elsewhere.
 #[derive(Clone)]
 pub struct Progress {
     bar: Option<ProgressBar>,
@@ -98,7 +98,7 @@ impl Progress {
         }
     }
 
-    /// Prints a line that stays, above the bar.
+    /// Prints a line above the bar, where it stays.
     pub fn print(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| say(line)),

@@ -33,7 +33,7 @@ impl EndState {
     }
 
     /// Asserts that all bits are the same, apart from the training metrics of epochs that were
-    /// resumed amid their training: no process has seen the whole of these.
+    /// interrupted: no process has seen the whole of these.
     pub(crate) fn assert_same_bits(&self, other: &Self, resumed_amid: &[usize]) {
         assert_same_entries(&self.models, &other.models);
         let [this, other_checkpoint] = [&self.checkpoint, &other.checkpoint];

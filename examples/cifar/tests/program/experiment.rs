@@ -481,7 +481,7 @@ fn scores_are_of_the_images_held_out_if_the_plan_says_so() {
 }
 
 #[test]
-fn what_makes_no_experiment_is_refused_and_nothing_is_begun() {
+fn an_invalid_experiment_is_refused_and_nothing_is_begun() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("experiment");
     let refusal = |arguments: &[&str]| {

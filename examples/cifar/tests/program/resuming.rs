@@ -118,7 +118,7 @@ fn parts_of_a_checkpoint_are_not_used_and_cleared_away() {
     for file in ["optim-6.bpk", "scheduler-6.bpk"] {
         fs::remove_file(out.join("checkpoint").join(file)).unwrap();
     }
-    // Parts of files that the run will not come to write again.
+    // Parts of files that the run will not write again.
     for file in ["model-7.bpk", "optim-5+2.bpk", "optim-7.bpk.4711-0.tmp"] {
         fs::write(out.join("checkpoint").join(file), "half").unwrap();
     }

@@ -71,7 +71,7 @@ impl Problem {
     }
 }
 
-/// The beginning of a message that may be as long as a network has parameters.
+/// The beginning of a message that may be long, because it lists a network's parameters.
 fn in_brief(message: &str) -> String {
     const LENGTH: usize = 160;
 
@@ -144,7 +144,7 @@ fn check_optimizer(
             return Err(Problem::Damaged(format!("{name} is of no parameter")));
         };
         let parameter = parameters.get(&id).ok_or(Problem::OfAnotherRun)?;
-        // Burn goes by the name.
+        // Burn finds the parameter by this name.
         if name.split('.').next() != Some(&id.to_string()) {
             let reason = format!("{name} is of the parameter {id}");
             return Err(Problem::Damaged(reason));

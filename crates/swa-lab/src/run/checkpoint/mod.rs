@@ -20,7 +20,7 @@ use burn::train::metric::store::{Aggregate, EventStoreClient, Split};
 use crate::data::Position;
 use crate::run::directory::{DirectoryError, io_error};
 
-/// The parts of a checkpoint, each a file of its own, as in Burn's own checkpointers.
+/// The parts of a checkpoint. Each has its own file, as in Burn's own checkpointers.
 const PARTS: [&str; 3] = [MODEL, OPTIMIZER, SCHEDULER];
 const MODEL: &str = "model";
 const OPTIMIZER: &str = "optim";
@@ -72,7 +72,7 @@ impl Checkpoints {
     ///
     /// # Errors
     ///
-    /// If the folder cannot be read, or a file not be deleted.
+    /// If the folder cannot be read, or a file cannot be deleted.
     pub fn delete_unfinished(&self) -> Result<(), DirectoryError> {
         let mut whole = self.positions()?;
         whole.sort_by_key(key);
