@@ -6,7 +6,7 @@ use thiserror::Error;
 /// The device where none is named.
 pub const DEFAULT_DEVICE: &str = "flex";
 
-/// Why there is no device of a name.
+/// The reason why a name does not give a device.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DeviceError {
     /// No such device.
@@ -34,7 +34,7 @@ pub enum DeviceError {
     NotThere {
         /// The device.
         name: &'static str,
-        /// How many there are.
+        /// The number of such devices.
         found: usize,
     },
 }
@@ -44,8 +44,8 @@ pub enum DeviceError {
 ///
 /// # Errors
 ///
-/// [`DeviceError`] for a name of no device, of one that this program was built without, or of one that
-/// this machine does not have.
+/// [`DeviceError`] if there is no such name, or the program was built without that device, or the
+/// machine does not have it.
 pub fn parse(text: &str) -> Result<Device, DeviceError> {
     let unknown = || DeviceError::Unknown(text.to_owned());
     let (name, index) = match text.split_once(':') {

@@ -1,7 +1,7 @@
-//! Damaged files, for the tests of what reads files.
+//! Damaged files, to test the code that reads files.
 //!
-//! A test tries a thousand inputs, and as many as `SWA_FUZZ_INPUTS` says if it is set. An input depends on
-//! its number alone, so that what failed fails again.
+//! A test tries a thousand inputs, or as many as `SWA_FUZZ_INPUTS` says. An input depends on its
+//! number alone, so that every failure can be repeated.
 
 use std::cell::RefCell;
 use std::fmt::Write;
@@ -13,20 +13,20 @@ use std::time::Instant;
 
 use burn_swa_test_support::random::Random;
 
-/// How many bytes more a reader may hold in memory at once than some times the file's: the mebibyte that serde (1.0)
-/// reserves at most for a list of which a file says that it is long, buffers, other files that are read too, and
-/// whatever is computed with what was read.
+/// The number of bytes that a reader may hold in memory besides a multiple of the file's size: the
+/// mebibyte at most that serde (1.0) reserves for a list that a file calls long, buffers, other
+/// files that are read too, and values computed from the file.
 const BYTES_MORE: u64 = 2 << 20;
 
-/// How many failures are told of before a test gives up.
+/// The number of failures after which a test gives up.
 const FAILURES: usize = 20;
 
-/// Damages the files at `paths`, one at a time, and has them read: by `read`, told which is damaged.
+/// Damages the files at `paths`, one at a time, and calls `read` with the path of the damaged file.
 ///
 /// # Panics
 ///
-/// If `read` panics, even where that is caught, or takes more memory than so many `times` the file's size; or if it
-/// never accepts or never refuses a file, and so cannot be what was to be tested.
+/// If `read` panics, even where that is caught, or takes much more memory than `times` the file's
+/// size; or if it never accepts or never refuses a file, since it then tests nothing.
 pub(crate) fn survive(
     name: &str,
     paths: &[PathBuf],
@@ -86,11 +86,11 @@ pub(crate) fn survive(
 }
 
 thread_local! {
-    /// What the panics of this thread said.
+    /// The messages of this thread's panics.
     static PANICS: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Makes panics be counted, those too that are caught: the user would see them.
+/// Records the messages of all panics, even of those that are caught: a user would see them.
 fn count_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -102,8 +102,8 @@ fn count_panics() {
     });
 }
 
-/// Random bytes, at times behind the beginning of a whole file, or a whole file that was damaged one to
-/// four times.
+/// Random bytes, sometimes after the beginning of a whole file, or a whole file that was damaged
+/// one to four times.
 fn input(whole: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
     if random.below(16) == 0 {
         let kept = random.below(2) * random.below(32).min(whole.len());
@@ -117,7 +117,7 @@ fn input(whole: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// What means something to a reader of these files.
+/// Words that mean something to a reader of these files.
 const WORDS: [&[u8]; 20] = [
     b"F32",
     b"F64",
@@ -199,7 +199,7 @@ fn place(length: usize, random: &mut Random) -> usize {
     }
 }
 
-/// A number that a length should not be.
+/// A number that is probably wrong as a length.
 fn length(length: usize, random: &mut Random) -> u64 {
     let length = length as u64;
     let lengths = [

@@ -4,10 +4,11 @@
 //! |---|---|
 //! | [`data`] | images, from files or made up, and their batches in the order of a seed |
 //! | [`run`] | one training: settings, folder, checkpoints, metrics, the model's file |
-//! | [`experiment`] | many runs of a plan, and what they came to |
+//! | [`experiment`] | the many runs of a plan, and their results |
 //! | [`report`] | the pages, pictures and tables of an experiment, from its results alone |
 //!
-//! None uses a later one (`tests/layers.rs`). Beside them stand [`device`], [`output`] and [`measure`], which times trainings. The program over it is
+//! No layer uses a later one (`tests/layers.rs`). Beside the layers are [`device`], [`output`],
+//! [`provenance`] and [`measure`], which times trainings. The program that uses them is
 //! `examples/cifar`.
 
 pub mod data;

@@ -1,4 +1,4 @@
-//! How a number was made: by which program, where and when.
+//! The origin of a number: the program, the machine and the time.
 
 use std::fs;
 
@@ -52,9 +52,10 @@ fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
 pub fn command_line(arguments: impl IntoIterator<Item = String>) -> String {
     let quoted = |argument: String| {
         let plain = |c: char| c.is_alphanumeric() || "-_./:=,+".contains(c);
-        match !argument.is_empty() && argument.chars().all(plain) {
-            true => argument,
-            false => format!("'{}'", argument.replace('\'', r"'\''")),
+        if !argument.is_empty() && argument.chars().all(plain) {
+            argument
+        } else {
+            format!("'{}'", argument.replace('\'', r"'\''"))
         }
     };
     let arguments = arguments.into_iter().map(quoted);

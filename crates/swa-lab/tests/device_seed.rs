@@ -1,7 +1,7 @@
-//! What a training step draws from the device's random generator, dropout for example, when a run
-//! resumes.
+//! A resumed run draws the same numbers from the device's random generator, for dropout for
+//! example.
 //!
-//! That generator is the process's on most backends, so this test has a process to itself.
+//! On most backends the whole process shares that generator, so this test has a process to itself.
 
 use burn::data::dataloader::DataLoader;
 use burn::tensor::{Device, Distribution, Tensor};

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-/// From the lowest on.
+/// The layers, from the lowest up.
 const LAYERS: [&str; 4] = ["data", "run", "experiment", "report"];
 
 #[test]

@@ -7,8 +7,8 @@ use swa_lab::output::{note, say};
 use swa_lab::provenance::{BURN_VERSION, VERSION};
 use swa_lab::{Failure, device};
 
-/// What averaged weights may deviate by from those of flex, relative to their L2 norm: devices add in other orders, and
-/// some round a product's factors.
+/// The largest deviation of averaged weights from those of flex that is allowed, relative to their
+/// L2 norm. Devices add in different orders, and some round a product's factors.
 const ALLOWED: f64 = 1e-4;
 
 /// Runs `cifar check`.
@@ -22,9 +22,10 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
     say(format!("{name}; cifar {VERSION}, Burn {BURN_VERSION}\n"));
 
     let deviation = deviation_from_flex(&device)?;
-    let verdict = match deviation.largest() <= ALLOWED {
-        true => "the same",
-        false => "NOT the same",
+    let verdict = if deviation.largest() <= ALLOWED {
+        "the same"
+    } else {
+        "NOT the same"
     };
     say(format!(
         "{verdict} as on flex, after {STEPS} steps: averaged weights deviate by {:.1e}, re-estimated \
@@ -48,14 +49,15 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
         args.batch_size,
         costs.in_short(args),
     ));
-    match deviation.largest() <= ALLOWED {
-        true => Ok(()),
-        false => Err(format!(
-            "{} computes other averages than flex: they deviate by {:.1e}, expected at most {ALLOWED:.0e}. \
-             Report it with the line above",
+    if deviation.largest() <= ALLOWED {
+        Ok(())
+    } else {
+        Err(format!(
+            "{} computes other averages than flex: they deviate by {:.1e}, expected at most \
+             {ALLOWED:.0e}. Report it with the line above",
             args.device,
             deviation.largest()
         )
-        .into()),
+        .into())
     }
 }

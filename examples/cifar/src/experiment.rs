@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use swa_lab::Failure;
 use swa_lab::device::{self, DEFAULT_DEVICE};
-use swa_lab::experiment::stage::{self, StageArgs};
 use swa_lab::experiment::supervisor::Supervisor;
+use swa_lab::experiment::worker::{self, WorkerArgs};
 use swa_lab::experiment::{ExperimentDirectory, Plan, status};
 use swa_lab::output::say;
 use swa_lab::provenance::command_line;
@@ -26,7 +26,7 @@ pub(crate) struct ExperimentArgs {
 
 #[derive(Debug, Clone, clap::Subcommand)]
 enum ExperimentCommand {
-    /// Shows what of an experiment is done, running and left, and for how long
+    /// Shows which runs of an experiment are done, running and left, and how long it will take
     Status {
         /// The folder of the experiment
         #[arg(value_name = "DIR")]
@@ -35,7 +35,7 @@ enum ExperimentCommand {
 
     /// Makes a run, in the process that an experiment starts for it.
     #[command(hide = true)]
-    Run(StageArgs),
+    Run(WorkerArgs),
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -79,7 +79,7 @@ struct BeginArgs {
 pub(crate) fn run(args: &ExperimentArgs) -> Result<i32, Failure> {
     match (&args.command, &args.begin) {
         (Some(ExperimentCommand::Status { dir }), _) => status::show(dir).map(|()| 0),
-        (Some(ExperimentCommand::Run(stage)), _) => stage::run(stage),
+        (Some(ExperimentCommand::Run(worker)), _) => worker::run(worker),
         (None, Some(begin)) => begin.run(),
         (None, None) => Err("name a plan: paper, small, or a TOML file".into()),
     }
@@ -95,9 +95,10 @@ impl BeginArgs {
         let plan = Plan::parse(&text, &self.plan, &settings)?;
         let Some(out) = self.out.as_ref().filter(|_| !self.print) else {
             // With its comments, unless something is set.
-            let shown = match settings.is_empty() {
-                true => text,
-                false => plan.to_toml()?,
+            let shown = if settings.is_empty() {
+                text
+            } else {
+                plan.to_toml()?
             };
             say(shown.trim_end());
             return Ok(0);

@@ -24,7 +24,7 @@ pub(crate) struct ExportArgs {
     #[command(flatten)]
     file: FileArgs,
 
-    /// How many classes the network of a file from elsewhere tells apart
+    /// The number of classes that the network of a file from elsewhere tells apart
     #[arg(long, value_name = "N", default_value_t = 10)]
     classes: usize,
 
@@ -42,19 +42,19 @@ pub(crate) struct ExportArgs {
 pub(crate) fn run(args: &ExportArgs) -> Result<(), Failure> {
     let file = ModelFile::read(&args.model_file, &args.file)?;
     let classes = file.class_names.as_ref().map_or(args.classes, Vec::len);
-    let averaged = match (args.averaged_model, file.averaged) {
-        (false, _) => None,
-        (true, Some(averaged)) => Some(averaged),
-        (true, None) => {
-            return Err(format!(
+    let averaged = if args.averaged_model {
+        let averaged = file.averaged.ok_or_else(|| {
+            format!(
                 "{} does not say how many weights it is the average of: export an averaged model with \
                  --averaged-model, such as a run's averaged.safetensors",
                 args.model_file.display()
             )
-            .into());
-        }
+        })?;
+        Some(averaged)
+    } else {
+        None
     };
-    // Nothing is computed: the processor will do.
+    // Nothing is computed, so the processor is enough.
     let device = device::parse("flex")?;
     let network = file.network(classes, &device)?;
     let state_dict = file.describe(StateDict::of(&network));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use swa_lab::{Failure, report};
 
-/// Reports what an experiment came to: a page, its pictures, and the table.
+/// Reports the results of an experiment: a page, its pictures, and the table.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ReportArgs {
     /// The folder of an experiment, with its results.jsonl; the report is written to it

@@ -57,9 +57,10 @@ pub(crate) struct TrainArgs {
 /// With one line that says what is wrong and what to do.
 pub(crate) fn run(args: &TrainArgs) -> Result<i32, Failure> {
     let device = device::parse(&args.device)?;
-    let resumed = match args.resume {
-        false => None,
-        true => Some(RunDirectory::open(&args.out)?),
+    let resumed = if args.resume {
+        Some(RunDirectory::open(&args.out)?)
+    } else {
+        None
     };
     let config = match &resumed {
         None => args.given.new_run()?,
@@ -98,7 +99,7 @@ struct Training<'a> {
     config: &'a RunConfig,
     images: &'a ImageSet,
     device: &'a Device,
-    /// The folder, if it is one of a run that goes on.
+    /// The folder, if the run goes on.
     directory: Option<RunDirectory>,
     args: &'a TrainArgs,
 }
@@ -138,9 +139,10 @@ impl Training<'_> {
             directory: directory.clone(),
             from,
             until: self.config.epochs,
-            show: match plain {
-                true => Show::Lines(String::new()),
-                false => Show::TerminalUi,
+            show: if plain {
+                Show::Lines(String::new())
+            } else {
+                Show::TerminalUi
             },
             interruption: Arc::default(),
             on_epoch: Arc::new(|_| Ok(())),

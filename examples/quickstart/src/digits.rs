@@ -30,7 +30,7 @@ const DIGITS: [&[usize]; 10] = [
     &[0, 1, 2, 3, 5, 6],
 ];
 
-/// How strong the noise is, beside strokes of 1.
+/// The strength of the noise, beside strokes of 1.
 const NOISE: f32 = 1.2;
 
 type Digit = (Vec<f32>, i64);
@@ -51,7 +51,7 @@ pub(crate) fn example() -> (Tensor<3>, i64) {
 fn digit(state: &mut u64) -> Digit {
     let label = below(state, 10);
     let (x, y) = (below(state, SIDE - 6), below(state, SIDE - 11));
-    // A sum of uniform numbers is near enough to a Gaussian.
+    // A sum of uniform numbers is close enough to a Gaussian.
     let mut noise = || {
         (0..4)
             .map(|_| below(state, 1000) as f32 / 1000.0 - 0.5)

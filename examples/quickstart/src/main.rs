@@ -1,4 +1,4 @@
-//! Burn's usual training program, with SWA turned on: the lines that do are marked `SWA`.
+//! Burn's usual training program, with SWA turned on. The lines that do so are marked `SWA`.
 
 mod digits;
 mod lines;

@@ -7,7 +7,7 @@ use super::random::{Purpose, Stream};
 /// paper's code; fast.ai).
 const PAD: usize = 4;
 
-/// What lies outside of an image.
+/// The pixels outside of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Padding {
     /// Black, as in the paper's code: torchvision's `RandomCrop(32, padding=4)`, applied before the
@@ -19,10 +19,10 @@ pub enum Padding {
     Reflect,
 }
 
-/// How training images are varied.
+/// The random variation of training images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Augmentation {
-    /// Not at all.
+    /// No variation.
     None,
     /// Four pixels of padding on each side, a random crop back to 32×32 pixels, and a horizontal
     /// flip of every second image on average.
@@ -30,8 +30,8 @@ pub enum Augmentation {
 }
 
 impl Augmentation {
-    /// Where the image `index` is placed in `epoch`, drawn from `purpose`'s streams: uniform over
-    /// all 81 crops and both directions, and a function of nothing but the arguments.
+    /// The placement of image `index` in `epoch`, drawn from `purpose`'s streams. It is uniform
+    /// over all 81 crops and both directions, and depends on nothing but the arguments.
     pub(super) fn placement(
         self,
         purpose: Purpose,
@@ -64,9 +64,9 @@ pub struct Placement {
     pub top: usize,
     /// First column of the crop in the padded image: 0 to 8, where 4 is centred.
     pub left: usize,
-    /// Whether left and right are swapped.
+    /// True if left and right are swapped.
     pub flip: bool,
-    /// What lies outside of the image.
+    /// The pixels outside of the image.
     pub padding: Padding,
 }
 
@@ -84,7 +84,7 @@ impl Placement {
     ///
     /// # Panics
     ///
-    /// Panics if the lengths are others.
+    /// Panics if the lengths differ from that.
     pub(super) fn write(&self, image: &[u8], table: &[[f32; 256]; CHANNELS], output: &mut [f32]) {
         assert_eq!((image.len(), output.len()), (IMAGE_BYTES, IMAGE_BYTES));
         let rows: [Option<usize>; SIDE] = std::array::from_fn(|y| self.source(self.top + y));
@@ -126,7 +126,7 @@ impl Placement {
 mod tests {
     use super::*;
 
-    /// Bytes as they are, so that what is written can be compared with what was read.
+    /// A table that leaves bytes as they are, so that the output can be compared with the input.
     fn identity() -> [[f32; 256]; CHANNELS] {
         [std::array::from_fn(|byte| byte as f32); CHANNELS]
     }

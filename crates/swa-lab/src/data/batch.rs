@@ -17,10 +17,10 @@ pub struct ImageBatch {
     pub labels: Tensor<1, Int>,
 }
 
-/// How each image of a pass is varied.
+/// The variation of each image of a pass.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Variation {
-    /// The way in which it is.
+    /// The kind of variation.
     pub(super) augmentation: Augmentation,
     /// The streams that it is drawn from.
     pub(super) purpose: Purpose,
@@ -39,7 +39,7 @@ pub(super) struct BatchMaker {
     pub(super) order: Vec<u32>,
     /// Images in a batch; the last one may have fewer.
     pub(super) batch_size: usize,
-    /// How each image is varied.
+    /// The variation of each image.
     pub(super) variation: Variation,
     /// The value of each byte in each channel.
     pub(super) table: [[f32; 256]; CHANNELS],
@@ -81,7 +81,7 @@ pub(super) struct HostBatch {
 }
 
 impl HostBatch {
-    /// How many images it holds.
+    /// The number of images.
     pub(super) fn len(&self) -> usize {
         self.labels.len()
     }

@@ -16,24 +16,24 @@ use super::source::LoadProgress;
 /// A data set in binary files.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BinaryFiles {
-    /// What the official archive is called.
+    /// The name of the official archive.
     archive: &'static str,
-    /// Where it unpacks to.
+    /// The folder that the archive unpacks to.
     pub(super) folder: &'static str,
-    /// The files to train on, and how many records each holds.
+    /// The files to train on, and the number of records in each.
     train: (&'static [&'static str], usize),
-    /// The file to test on, and how many records it holds.
+    /// The file to test on, and the number of records in it.
     test: (&'static str, usize),
-    /// How many label bytes a record begins with; the last is used.
+    /// The number of label bytes at the beginning of a record; the last one is used.
     label_bytes: usize,
     classes: Classes,
 }
 
-/// What the classes are called, in the order of their labels.
+/// The names of the classes, in the order of their labels.
 #[derive(Debug, PartialEq, Eq)]
 enum Classes {
     Named(&'static [&'static str]),
-    /// So many, named in a file, a line each.
+    /// The number of classes, and the file that names them, a line each.
     InFile(usize, &'static str),
 }
 
@@ -78,8 +78,8 @@ pub(super) const CIFAR100: BinaryFiles = BinaryFiles {
 };
 
 impl BinaryFiles {
-    /// Whether any of the files is in `folder`: one is enough to decide, so that a missing one can be
-    /// named.
+    /// Tells whether any of the files is in `folder`. One is enough to decide on this format: the
+    /// error then names a missing one.
     pub(super) fn any_in(&self, folder: &Path) -> bool {
         let mut files = self.train.0.iter().chain([&self.test.0]);
         files.any(|file| folder.join(file).is_file())
@@ -89,8 +89,8 @@ impl BinaryFiles {
     ///
     /// # Errors
     ///
-    /// Returns an error, naming the file, if one is missing, is not exactly as long as its records,
-    /// cannot be read, or holds a label that is none.
+    /// Returns an error that names the file if it is missing, is not exactly as long as its
+    /// records, cannot be read, or holds a label of no class.
     pub(super) fn load(
         &self,
         folder: &Path,
@@ -116,7 +116,7 @@ impl BinaryFiles {
         })
     }
 
-    /// How many classes there are.
+    /// The number of classes.
     fn classes(&self) -> usize {
         match self.classes {
             Classes::Named(names) => names.len(),
@@ -132,14 +132,15 @@ impl BinaryFiles {
         let text = std::fs::read_to_string(&path).map_err(|error| self.unreadable(&path, error))?;
         let names = text.lines().map(str::trim).filter(|name| !name.is_empty());
         let names: Vec<String> = names.map(String::from).collect();
-        match names.len() == classes {
-            true => Ok(names),
-            false => Err(DataError::ClassNames {
+        if names.len() == classes {
+            Ok(names)
+        } else {
+            Err(DataError::ClassNames {
                 path,
                 archive: self.archive,
                 expected: classes,
                 found: names.len(),
-            }),
+            })
         }
     }
 
@@ -156,8 +157,8 @@ impl BinaryFiles {
         }
     }
 
-    /// Appends a file of `records` records to `pixels` and `labels`. Nothing is read from a file of
-    /// another size.
+    /// Appends a file of `records` records to `pixels` and `labels`. A file of another size is not
+    /// read.
     fn read_file(
         &self,
         path: &Path,

@@ -1,7 +1,7 @@
 //! CIFAR-10 and CIFAR-100 by download.
 //!
 //! `burn-dataset` downloads fast.ai's copies of them (the original pixels, as PNG files) and
-//! unpacks it into the user's cache, where it is read as any other folder of images.
+//! unpacks them into the user's cache. There they are read like any other folder of images.
 
 use std::panic::{self, UnwindSafe};
 use std::path::Path;
@@ -19,7 +19,8 @@ pub(super) struct Download {
     name: &'static str,
     /// The official archive that holds the same.
     archive: &'static str,
-    /// Where burn-dataset 0.22.1 unpacks it to, in its cache. It does not tell.
+    /// The folder in its cache that burn-dataset 0.22.1 unpacks the data set to. Its API does not
+    /// say so.
     folder: &'static str,
     images: CifarType,
 }
@@ -40,7 +41,7 @@ pub(super) const CIFAR100: Download = Download {
     images: CifarType::Cifar100,
 };
 
-/// How many images each has to train and to test on.
+/// The numbers of images to train and to test on, in both data sets.
 const SIZES: (usize, usize) = (50_000, 10_000);
 
 impl Download {
@@ -57,7 +58,7 @@ impl Download {
 ///
 /// # Errors
 ///
-/// Returns an error if the download fails, or if the cache holds a part of the data set only.
+/// Returns an error if the download fails, or if the cache holds only a part of the data set.
 pub(super) fn load(
     download: &'static Download,
     progress: LoadProgress<'_>,
@@ -82,8 +83,8 @@ fn load_cached(
         catch_panic(fetch).map_err(|reason| download.error(reason))?;
     }
 
-    // A download that was cut short leaves a folder that burn-dataset 0.22.1 takes for a whole one
-    // from then on.
+    // A download that was cut short leaves a folder that burn-dataset 0.22.1 then takes for a
+    // complete one.
     let damaged = |reason| DataError::DamagedDownload {
         path: folder.into(),
         reason,
@@ -100,18 +101,18 @@ fn load_cached(
     Ok(images)
 }
 
-/// Runs `download`, which reports its errors as panics, and returns what it says in one line.
+/// Runs `download`, which reports its errors as panics, and returns the message in one line.
 fn catch_panic(download: impl FnOnce() + UnwindSafe) -> Result<(), String> {
-    /// How the panic of an `unwrap` begins.
+    /// The beginning of the message of an `unwrap` that panics.
     const UNWRAPPED: &str = "called `Result::unwrap()` on an `Err` value: ";
 
-    /// Two calls at once could restore each other's silence.
+    /// Without this lock, two calls at once could each restore the other's silent hook.
     static HOOK: Mutex<()> = Mutex::new(());
     let _one_at_a_time = HOOK.lock().unwrap_or_else(PoisonError::into_inner);
 
-    // The hook, which would print the panic and its place in burn-dataset, is the process's: a
-    // panic in another thread meanwhile goes unprinted. The data is loaded before there are other
-    // threads.
+    // The hook would print the panic and its place in burn-dataset. It belongs to the whole
+    // process: a panic in another thread meanwhile is not printed. But the data is loaded before
+    // there are other threads.
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));
     let result = panic::catch_unwind(download);
@@ -130,7 +131,7 @@ fn catch_panic(download: impl FnOnce() + UnwindSafe) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    /// What a download leaves: `train` and `test` images of one class.
+    /// Writes the files of a download: `train` and `test` images of one class.
     fn unpack(folder: &Path, train: usize, test: usize) {
         for (split, images) in [("train", train), ("test", test)] {
             let folder = folder.join(split).join("frog");

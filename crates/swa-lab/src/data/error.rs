@@ -1,11 +1,11 @@
-//! What can go wrong with the data.
+//! The errors of loading and serving data.
 
 use std::path::PathBuf;
 
 use super::images::SIDE;
 
-/// Why a data set could not be loaded or served. Each is one line: what, where, expected, got,
-/// remedy.
+/// The reason why a data set could not be loaded or served. Each message is one line: the place,
+/// what was expected, what was found, and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
@@ -15,14 +15,14 @@ pub enum DataError {
          CIFAR's binary files or with train/CLASS/ and test/CLASS/"
     )]
     NoSuchFolder {
-        /// What `--data` says.
+        /// The value of `--data`.
         path: PathBuf,
     },
 
     /// `--data` names a file.
     #[error("{path}: is a file, not a folder; if it is an archive, unpack it and give the folder")]
     NotAFolder {
-        /// What `--data` says.
+        /// The value of `--data`.
         path: PathBuf,
     },
 
@@ -34,9 +34,9 @@ pub enum DataError {
     UnknownLayout {
         /// The folder.
         path: PathBuf,
-        /// What is there instead.
+        /// The entries of the folder.
         found: String,
-        /// What it looks like, if it looks like something.
+        /// A guess at what the folder is, if there is one.
         hint: &'static str,
     },
 
@@ -54,7 +54,7 @@ pub enum DataError {
     MissingFile {
         /// The file.
         path: PathBuf,
-        /// The archive that it is of.
+        /// The archive that it belongs to.
         archive: &'static str,
     },
 
@@ -68,17 +68,17 @@ pub enum DataError {
     FileSize {
         /// The file.
         path: PathBuf,
-        /// The archive that it is of.
+        /// The archive that it belongs to.
         archive: &'static str,
-        /// How many records it should hold.
+        /// The number of records that it should hold.
         records: usize,
-        /// How many bytes it should hold.
+        /// The number of bytes that it should hold.
         expected: u64,
-        /// How many bytes it holds.
+        /// The number of bytes that it holds.
         found: u64,
     },
 
-    /// A label that is no class.
+    /// A label of no class.
     #[error(
         "{path}: record {record} (counted from 0) has label {label}, expected 0 to {}: the file is \
          damaged or another data set's; unpack {archive} again",
@@ -87,17 +87,17 @@ pub enum DataError {
     LabelOutOfRange {
         /// The file.
         path: PathBuf,
-        /// The archive that it is of.
+        /// The archive that it belongs to.
         archive: &'static str,
         /// The record, counted from 0.
         record: usize,
         /// Its label.
         label: u8,
-        /// How many classes there are.
+        /// The number of classes.
         classes: usize,
     },
 
-    /// A file of class names that holds more or fewer.
+    /// A file of class names that holds too many or too few.
     #[error(
         "{path}: expected the names of {expected} classes, a line each, found {found}; unpack {archive} \
          again"
@@ -105,11 +105,11 @@ pub enum DataError {
     ClassNames {
         /// The file.
         path: PathBuf,
-        /// The archive that it is of.
+        /// The archive that it belongs to.
         archive: &'static str,
-        /// How many classes there are.
+        /// The number of classes.
         expected: usize,
-        /// How many names there are.
+        /// The number of names in the file.
         found: usize,
     },
 
@@ -125,7 +125,7 @@ pub enum DataError {
     TooManyClasses {
         /// The folder.
         path: PathBuf,
-        /// How many there are.
+        /// The number of classes.
         found: usize,
     },
 
@@ -139,9 +139,9 @@ pub enum DataError {
         path: PathBuf,
         /// The first class that is missing.
         class: String,
-        /// Where it is.
+        /// The folder that has it.
         present: &'static str,
-        /// Where it is missing.
+        /// The folder that lacks it.
         absent: &'static str,
     },
 
@@ -182,11 +182,11 @@ pub enum DataError {
         name: &'static str,
         /// The archive that holds the same.
         archive: &'static str,
-        /// What went wrong.
+        /// The reason.
         reason: String,
     },
 
-    /// What an earlier download left is not the whole data set.
+    /// An earlier download left only a part of the data set.
     #[error(
         "{path}: the downloaded data set is incomplete or damaged ({reason}); delete this folder and \
          run again"
@@ -194,7 +194,7 @@ pub enum DataError {
     DamagedDownload {
         /// The folder to delete.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
 
@@ -204,9 +204,9 @@ pub enum DataError {
          {available}"
     )]
     TooFewImages {
-        /// How many were asked for.
+        /// The number of images that were asked for.
         requested: usize,
-        /// How many there are.
+        /// The number of images that there are.
         available: usize,
     },
 
@@ -214,20 +214,20 @@ pub enum DataError {
     #[error("the set to load batches from holds no images: give it at least one")]
     EmptySet,
 
-    /// Batches of nothing.
+    /// The batch size is 0.
     #[error("the batch size is 0: give at least 1")]
     ZeroBatchSize,
 
-    /// A position that lies in no epoch of this data.
+    /// A position beyond the end of an epoch of this data.
     #[error(
         "cannot start after {batches} batches of an epoch that has {epoch_batches}: the position \
          was saved with other data or another batch size; resume with what the run was started \
          with"
     )]
     StartBeyondEpoch {
-        /// How many batches of the epoch are said to be done.
+        /// The number of batches of the epoch that the position says are done.
         batches: usize,
-        /// How many batches the epoch has.
+        /// The number of batches in the epoch.
         epoch_batches: usize,
     },
 }

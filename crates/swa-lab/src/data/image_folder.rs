@@ -2,10 +2,10 @@
 //! `train/GROUP/CLASS/*` and `test/GROUP/CLASS/*`, as in fast.ai's copy of CIFAR-100.
 //!
 //! Classes are numbered, and images ordered, by name, so that the data set is the same on every
-//! machine. Hidden files and files of other kinds are passed over.
+//! machine. Hidden files and files of other kinds are ignored.
 //!
-//! Burn's `ImageFolderDataset` decodes an image each time it is asked for one, in the order in
-//! which the file system lists them; this decodes all of them once, on all cores.
+//! Burn's `ImageFolderDataset` decodes an image whenever it is asked for one, in the order in which
+//! the file system lists them. This module decodes all images once, on all cores.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -38,9 +38,9 @@ const MAX_CLASSES: usize = 256;
 ///
 /// # Errors
 ///
-/// Returns an error, naming the folder or file, if one cannot be read, `train` and `test` have no
-/// classes or not the same, a class has no image, or an image cannot be decoded or is not of 32×32
-/// pixels. Of several bad images the first is named.
+/// Returns an error that names the folder or file if it cannot be read, if `train` and `test` have
+/// no classes or different ones, if a class has no image, or if an image cannot be decoded or is
+/// not of 32×32 pixels. Of several bad images, the first is named.
 pub(super) fn load(folder: &Path, progress: LoadProgress<'_>) -> Result<ImageSet, DataError> {
     let train = classes(&folder.join(TRAIN))?;
     let test = classes(&folder.join(TEST))?;
@@ -59,7 +59,7 @@ pub(super) fn load(folder: &Path, progress: LoadProgress<'_>) -> Result<ImageSet
     })
 }
 
-/// What `folder` holds, sorted by name, without hidden entries.
+/// The entries of `folder` that are not hidden, sorted by name.
 pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let unreadable = |source| DataError::Unreadable {
         path: folder.into(),
@@ -82,8 +82,8 @@ struct Class {
     folder: PathBuf,
 }
 
-/// The classes in `folder`, sorted by name: the folders in it, or for one without an image those in
-/// that.
+/// The classes in `folder`, sorted by name: the folders in it. A folder that holds folders but no
+/// image is a group, and its folders are the classes.
 fn classes(folder: &Path) -> Result<Vec<Class>, DataError> {
     let folders = |folder: &Path| -> Result<Vec<PathBuf>, DataError> {
         let mut paths = entries(folder)?;
@@ -93,13 +93,15 @@ fn classes(folder: &Path) -> Result<Vec<Class>, DataError> {
     let mut classes = Vec::new();
     for inner in folders(folder)? {
         let has_images = entries(&inner)?.iter().any(|path| is_image(path));
-        let grouped = match has_images {
-            true => Vec::new(),
-            false => folders(&inner)?,
+        let grouped = if has_images {
+            Vec::new()
+        } else {
+            folders(&inner)?
         };
-        match grouped.is_empty() {
-            true => classes.push(inner),
-            false => classes.extend(grouped),
+        if grouped.is_empty() {
+            classes.push(inner)
+        } else {
+            classes.extend(grouped)
         }
     }
     let name = |folder: &PathBuf| {
@@ -187,7 +189,8 @@ impl Files {
                 .zip(pixels.chunks_mut(share * IMAGE_BYTES))
                 .map(|share| scope.spawn(move || decode_share(share)))
                 .collect();
-            // In order, so that the first bad image is named whichever thread met one first.
+            // Joined in order, so that the first bad image is named, whichever thread finds one
+            // first.
             workers.into_iter().try_for_each(|worker| {
                 worker
                     .join()
@@ -198,7 +201,7 @@ impl Files {
     }
 }
 
-/// Whether the file's name says that it is an image.
+/// Tells whether the path is that of an image, by its file name.
 fn is_image(path: &Path) -> bool {
     path.extension()
         .and_then(OsStr::to_str)
@@ -285,7 +288,7 @@ mod tests {
         error.replace(folder.path().to_str().unwrap(), "DIR")
     }
 
-    /// The blue values of all images, in order: which image is where.
+    /// The blue values of all images, in order. They tell the images apart.
     fn blues(images: &Images) -> Vec<u8> {
         (0..images.len())
             .map(|index| images.image(index)[2048])

@@ -40,12 +40,12 @@ impl Images {
         Self { pixels, labels }
     }
 
-    /// How many images there are.
+    /// The number of images.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
 
-    /// Whether there is no image.
+    /// Tells whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
@@ -68,8 +68,9 @@ impl Images {
         self.labels[index]
     }
 
-    /// A random choice of `items` images that holds as many of each class as of every other: one
-    /// fewer of some if the classes do not divide `items`, and all of a class that has too few.
+    /// A random choice of `items` images, with equally many of each class. If the number of classes
+    /// does not divide `items`, some classes have one image fewer. Of a class that has too few
+    /// images, all are taken.
     ///
     /// With the same seed, a smaller subset is a part of a larger one. The images keep their order.
     ///
@@ -123,7 +124,7 @@ impl Images {
     }
 }
 
-/// A data set: images to train on, images to test on, and what their classes are called.
+/// A data set: images to train on, images to test on, and the names of their classes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageSet {
     /// The images to train on.
@@ -138,7 +139,7 @@ pub struct ImageSet {
 mod tests {
     use super::*;
 
-    /// Images that are their own index in every pixel.
+    /// Images whose pixels all hold the image's index.
     fn numbered(labels: &[u8]) -> Images {
         let pixels = (0..labels.len()).flat_map(|index| [index as u8; IMAGE_BYTES]);
         Images::new(pixels.collect(), labels.to_vec())

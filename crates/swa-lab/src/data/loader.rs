@@ -19,20 +19,21 @@ use super::normalization::Normalization;
 use super::prefetch::Prefetch;
 use super::random::{Purpose, Stream};
 
-/// How far a training run has come.
+/// The progress of a training run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Position {
-    /// How many epochs are complete, which is the number of the current one, counted from 0.
+    /// The number of complete epochs, which is the number of the current one, counted from 0.
     pub epoch: usize,
-    /// How many batches of the current epoch are done (on each device, where there are several).
+    /// The number of batches of the current epoch that are done (on each device, if there are
+    /// several).
     pub batches: usize,
 }
 
 /// Serves images in batches: shuffled, augmented, and normalised by [`Normalization::CIFAR10`].
 ///
-/// What it serves is a function of the seed, the epoch and the image's index. Batches are made
-/// ahead in a thread of their own, and put on the device in the thread that asks for them. The last
-/// batch of a pass holds what is left, which may be less than the batch size.
+/// Its batches depend only on the seed, the epoch and the images' indices. They are made ahead in a
+/// thread of their own, and put on the device in the thread that asks for them. The last batch of a
+/// pass holds what is left, which may be less than the batch size.
 ///
 /// It comes in three kinds: [`training`](Self::training), [`reestimation`](Self::reestimation) and
 /// [`evaluation`](Self::evaluation).
@@ -51,11 +52,11 @@ pub struct EpochLoader {
     batch_size: usize,
     pass: Pass,
     device: Device,
-    /// Where the next pass begins; stays where it is unless the loader is for training.
+    /// The position at which the next pass begins. It changes only if the loader is for training.
     next: Mutex<Position>,
 }
 
-/// What a pass over the images is for.
+/// The purpose of a pass over the images.
 #[derive(Debug, Clone, Copy)]
 enum Pass {
     Training {
@@ -74,8 +75,8 @@ impl EpochLoader {
     /// and with an augmentation of its own.
     ///
     /// Before it hands out a batch, it seeds the device's random generator with a hash of the seed,
-    /// the epoch and the batch, so that whatever the training step draws there (dropout) is a
-    /// function of them too, and no state of the device's has to be saved to resume. On most
+    /// the epoch and the batch, so that the numbers that the training step draws there (for
+    /// dropout) depend only on these. No state of the device has to be saved to resume. On most
     /// backends that generator belongs to the whole process: train one model at a time for runs
     /// that can be repeated.
     ///
@@ -172,13 +173,14 @@ impl EpochLoader {
         Ok(self)
     }
 
-    /// How many batches a whole pass has.
+    /// The number of batches in a whole pass.
     pub fn num_batches(&self) -> usize {
         self.range.len().div_ceil(self.batch_size)
     }
 
     fn next(&self) -> MutexGuard<'_, Position> {
-        // A position is written whole, so one that a panicking thread held is as good as any.
+        // A position is valid even if a thread panicked while it held the lock: it is written in
+        // one go.
         self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -222,7 +224,8 @@ impl EpochLoader {
             table: Normalization::CIFAR10.table(),
         };
         let end = self.num_batches();
-        // A slice for one of several devices may have a batch fewer than the largest.
+        // The slices for several devices may differ by a batch: this one may have fewer than the
+        // largest.
         let batch = batches.min(end);
         EpochIterator {
             batches: Prefetch::new(batch..end, move |batch| maker.batch(batch)),
@@ -277,12 +280,12 @@ impl DataLoader<ImageBatch> for EpochLoader {
     }
 }
 
-/// What the device's generator is seeded by, besides the batch.
+/// The values that seed the device's generator, together with the batch.
 #[derive(Debug, Clone, Copy)]
 struct DeviceSeed {
     seed: u64,
     epoch: usize,
-    /// Where the slice begins: tells the devices apart.
+    /// The beginning of the slice, which differs between devices.
     slice: usize,
 }
 
@@ -309,9 +312,9 @@ impl Iterator for EpochIterator {
 
     fn next(&mut self) -> Option<Self::Item> {
         let batch = self.batches.next()?;
-        // Here and not where the batch was made: the step that is about to draw runs in this
-        // thread. Once a batch and not once an epoch: a run that resumes amid an epoch cannot know
-        // how much the steps before would have drawn.
+        // The seed is set here and not where the batch was made, because the step that is about to
+        // draw runs in this thread. It is set for every batch and not once an epoch, because a run
+        // that resumes amid an epoch cannot know how much the earlier steps have drawn.
         if let Some(device_seed) = self.device_seed {
             self.device.seed(device_seed.at(self.batch));
         }
@@ -322,7 +325,7 @@ impl Iterator for EpochIterator {
 }
 
 impl DataLoaderIterator<ImageBatch> for EpochIterator {
-    /// Counts items, those before the start position included.
+    /// Counts items, including those before the start position.
     fn progress(&self) -> Progress {
         Progress::new(self.items_done, self.items_total, Some("items".into()))
     }

@@ -1,9 +1,9 @@
-//! The images: where they come from, and how they become batches.
+//! The images: their sources, and the batches made of them.
 //!
-//! [`DataSource`] says where the data set is and loads it, once, into memory ([`ImageSet`]).
-//! [`EpochLoader`] serves its images as normalised, augmented batches whose content depends on
-//! nothing but the seed, the epoch and the index, so that a resumed run sees the bits that an
-//! uninterrupted one would have seen.
+//! [`DataSource`] names the data set and loads it into memory, once ([`ImageSet`]). [`EpochLoader`]
+//! serves its images as normalised, augmented batches whose content depends on nothing but the
+//! seed, the epoch and the index, so that a resumed run sees the bits that an uninterrupted one
+//! would have seen.
 
 mod augmentation;
 mod batch;

@@ -5,9 +5,9 @@ use super::images::CHANNELS;
 /// Channel-wise normalisation: a byte `b` of channel `c` becomes `(b / 255 - mean[c]) / std[c]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Normalization {
-    /// What is subtracted from each channel, on a scale where white is 1.
+    /// The value subtracted from each channel, on a scale where white is 1.
     pub mean: [f32; CHANNELS],
-    /// What each channel is divided by, on the same scale.
+    /// The divisor of each channel, on the same scale.
     pub std: [f32; CHANNELS],
 }
 
@@ -16,9 +16,9 @@ impl Normalization {
     ///
     /// The paper's code normalises the inputs of VGG by ImageNet's constants, and those of its
     /// residual networks by this mean and a standard deviation of (0.2023, 0.1994, 0.2010), which
-    /// is the mean over images of each image's own. Here all networks and all data sets share the
-    /// one that gives CIFAR-10's inputs mean 0 and variance 1, which makes them smaller than the
-    /// paper's by about a tenth (VGG) or a fifth (the others).
+    /// is the mean of the standard deviations of single images. Here all networks and all data sets
+    /// share the one that gives CIFAR-10's inputs mean 0 and variance 1, which makes them smaller
+    /// than the paper's by about a tenth (VGG) or a fifth (the others).
     pub const CIFAR10: Self = Self {
         mean: [0.4914, 0.4822, 0.4465],
         std: [0.2470, 0.2435, 0.2616],

@@ -5,14 +5,14 @@ use std::panic::resume_unwind;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{JoinHandle, spawn};
 
-/// How many items wait, done, for the one who wants them. One more is in the making.
+/// The number of finished items that wait to be taken. One more is being made.
 const AHEAD: usize = 2;
 
 /// An iterator over `make(i)` for every `i` of a range, in order, made ahead by a thread of its
 /// own.
 ///
-/// The thread ends with the last item, or when the iterator is dropped, which waits for the item in
-/// the making. A panic of `make` is a panic of `next`.
+/// The thread ends with the last item, or when the iterator is dropped, which waits for the item
+/// that is being made. A panic of `make` is a panic of `next`.
 #[derive(Debug)]
 pub(super) struct Prefetch<T> {
     items: Option<Receiver<T>>,
@@ -64,8 +64,8 @@ impl<T> Drop for Prefetch<T> {
         // The worker's next `send` fails once nobody receives.
         self.items = None;
         if let Some(worker) = self.worker.take() {
-            // A panic for which nobody waits any more was printed by the worker; there is no one to
-            // tell, and panicking while dropping would abort.
+            // The worker has printed its panic, and nobody waits for its items any more. To panic
+            // again here could abort the process.
             let _ = worker.join();
         }
     }

@@ -1,4 +1,4 @@
-//! Random numbers as a pure function of what they are for.
+//! Random numbers that depend only on what they are used for.
 //!
 //! A generator that is carried along must be saved and restored to resume a run. Here nothing is
 //! carried: a [`Stream`] is opened from the seed and the place where it is used (an epoch, an
@@ -7,7 +7,7 @@
 /// The increment of SplitMix64: 2^64 divided by the golden ratio, made odd.
 const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// What a stream is for. Streams of different purposes are unrelated, whatever else they share.
+/// The purpose of a stream. Streams of different purposes are unrelated, even under the same seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// The order of a training epoch.
@@ -20,7 +20,7 @@ pub(super) enum Purpose {
     ReestimationAugmentation = 4,
     /// The seed of the device's own generator at one batch.
     Device = 5,
-    /// Which images a subset holds.
+    /// The choice of images for a subset.
     Subset = 6,
     /// One synthetic training image.
     SyntheticTrain = 7,
@@ -29,7 +29,7 @@ pub(super) enum Purpose {
 }
 
 /// A sequence of random numbers: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom
-/// number generators", OOPSLA 2014), started from a hash of what it is for.
+/// number generators", OOPSLA 2014), started from a hash of its purpose, seed and place.
 #[derive(Debug, Clone)]
 pub(super) struct Stream {
     state: u64,

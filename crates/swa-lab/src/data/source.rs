@@ -1,4 +1,4 @@
-//! Where the images come from.
+//! The source of the images.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -11,10 +11,11 @@ use super::images::ImageSet;
 use super::synthetic::Synthetic;
 use super::{cifar_binary, download, image_folder};
 
-/// Told, from any thread, how many images are loaded, and of how many.
+/// A function that is called, from any thread, with the number of images loaded so far and the
+/// number of all.
 pub type LoadProgress<'a> = &'a (dyn Fn(usize, usize) + Sync);
 
-/// Where the images come from: what `--data` says.
+/// The source of the images, as `--data` names it.
 ///
 /// It is parsed from `synthetic`, `download`, `download100`, or the path of a folder (write
 /// `./download` for a folder of that name), and displayed as the same text. A folder's layout is looked up when it
@@ -25,7 +26,7 @@ pub enum DataSource {
     Synthetic(Synthetic),
     /// CIFAR-10, downloaded once by `burn-dataset` into the user's cache.
     Download,
-    /// CIFAR-100, likewise.
+    /// CIFAR-100, downloaded in the same way.
     Download100,
     /// A folder with the binary files of CIFAR-10 or CIFAR-100, in itself or in the
     /// `cifar-10-batches-bin` or `cifar-100-binary` that the official archives unpack to, or with `train/CLASS/*.{png,jpg}` and `test/CLASS/*`.
@@ -52,11 +53,11 @@ impl DataSource {
 }
 
 impl DataSource {
-    /// Finds out without loading anything whether a folder is there and holds a data set.
+    /// Checks, without loading anything, that a folder is there and holds a data set.
     ///
     /// # Errors
     ///
-    /// As [`load`](Self::load), which may find more that is wrong.
+    /// As [`load`](Self::load), which may find further errors.
     pub fn check(&self) -> Result<(), DataError> {
         match self {
             Self::Folder(path) => Layout::of(path).map(drop),
@@ -89,7 +90,7 @@ impl fmt::Display for DataSource {
     }
 }
 
-/// What a folder holds.
+/// The layout of a folder with a data set.
 #[derive(Debug, PartialEq, Eq)]
 enum Layout {
     /// Binary files of CIFAR, in this folder.
@@ -127,7 +128,7 @@ impl Layout {
 
     /// The error for a `folder` of neither layout.
     fn unknown(folder: &Path) -> Result<DataError, DataError> {
-        /// How many entries the message names.
+        /// The number of entries that the message names.
         const SHOWN: usize = 5;
 
         let names: Vec<String> = image_folder::entries(folder)?

@@ -1,11 +1,11 @@
 //! Images made up from a seed.
 //!
-//! Ten classes of patterns, each worn by a blob of random place, size and colour. The background
-//! wears the pattern of another class, and over the blob lies a veil with the pattern of yet
-//! another, which at times shows more clearly than the blob's own. A linear classifier, which sees
-//! pixels at fixed places, can tell little but the colours; a small convolutional network learns
-//! the patterns, and is left with the images whose veil is as clear as their blob: no labels are
-//! wrong, but some cannot be told.
+//! Ten classes of patterns. Each image has a blob of random place, size and colour, with the
+//! pattern of its class. The background has the pattern of another class, and over the blob lies a
+//! veil with the pattern of yet another, which sometimes shows more clearly than the blob's own. A
+//! linear classifier, which sees pixels at fixed places, can learn little more than the colours. A
+//! small convolutional network learns the patterns. It fails only on images whose veil is as clear
+//! as their blob: no label is wrong, but some cannot be recognised.
 //!
 //! All arithmetic is of the kind that IEEE 754 rounds exactly (no sine, no logarithm), so that a
 //! seed gives the same bytes on every machine.
@@ -16,19 +16,19 @@ use super::images::{CHANNELS, IMAGE_BYTES, ImageSet, Images, SIDE};
 use super::random::{Purpose, Stream};
 use super::source::LoadProgress;
 
-/// From the darkest to the brightest colour of a blob's pattern, and of the veil over it: least and
-/// most, where white is 1.
+/// The contrast of a blob's pattern, and of the veil over it, from the darkest to the brightest
+/// colour: its least and its largest value, where white is 1.
 const BLOB_CONTRAST: [f32; 2] = [0.2, 0.8];
 
-/// The same of a background's.
+/// The contrast of a background's pattern.
 const BACKGROUND_CONTRAST: [f32; 2] = [0.0, 0.5];
 
-/// How opaque a veil is at most. At 0.45, it shows more clearly than the blob under it in 7 of 100
-/// images, by the two contrasts alone.
+/// The largest opacity of a veil. At 0.45, the veil shows more clearly than the blob under it in 7
+/// of 100 images, by the two contrasts alone.
 const MAX_VEIL: f32 = 0.45;
 
-/// Half the largest slope of a pattern's first axis: patterns that only differ by their direction
-/// come close at the extremes.
+/// Half the largest slope of a pattern's first axis. At the extremes, patterns that differ only in
+/// their direction look similar.
 const MAX_SLOPE: f32 = 0.22;
 
 /// Mean colours; each is shared by two classes.
@@ -40,17 +40,17 @@ const PALETTE: [[f32; CHANNELS]; 5] = [
     [0.7, 0.2, 0.8],
 ];
 
-/// How much of its palette's colour a texture takes on.
+/// The share of the palette's colour in a texture.
 const TINT: f32 = 0.4;
 
-/// What to make up.
+/// The settings of the synthetic images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Synthetic {
     /// The seed of everything random in the images.
     pub seed: u64,
-    /// How many images to train on.
+    /// The number of images to train on.
     pub train: usize,
-    /// How many images to test on.
+    /// The number of images to test on.
     pub test: usize,
 }
 
@@ -66,8 +66,8 @@ impl Default for Synthetic {
 }
 
 impl Synthetic {
-    /// Makes the images. Classes take turns, so each has as many images as every other, give or
-    /// take one.
+    /// Makes the images. Classes take turns, so that the numbers of their images differ by one at
+    /// most.
     pub(super) fn generate(&self, progress: LoadProgress<'_>) -> ImageSet {
         let total = self.train + self.test;
         let make = |purpose, items: usize, before: usize| {
@@ -92,13 +92,13 @@ impl Synthetic {
     }
 }
 
-/// What an image shows.
+/// The content of an image.
 #[derive(Debug)]
 struct Scene {
     blob: Texture,
-    /// What lies over the blob.
+    /// The texture over the blob.
     veil: Texture,
-    /// How opaque it is, in `[0, 1]`.
+    /// The opacity of the veil, in `[0, 1]`.
     veil_opacity: f32,
     background: Texture,
     /// Centre of the blob: column and row, in pixels.
@@ -142,7 +142,7 @@ impl Scene {
                 let veiled = mix(blob[channel], veil[channel], self.veil_opacity);
                 let clean = mix(background[channel], veiled, inside);
                 let value = clean + self.noise * deviate(stream);
-                // The cast rounds down, and to 0 and 255 what lies beyond.
+                // The cast rounds down, and limits the value to 0 and 255.
                 pixels[channel * plane + place] = (value * 255.0 + 0.5) as u8;
             }
         }
@@ -157,7 +157,7 @@ struct Texture {
     direction: [f32; 2],
     /// Its period, in pixels.
     period: f32,
-    /// Where in its period the image's first pixel lies.
+    /// The place of the image's first pixel within the period.
     phase: [f32; 2],
     /// Random numbers in `[0, 1)` for the one pattern that is irregular; they repeat after 8
     /// periods.
@@ -198,7 +198,7 @@ impl Texture {
     }
 }
 
-/// What a class looks like. Mirrored, each looks like itself, since training flips images.
+/// The pattern of a class. Each is its own mirror image, since training flips images.
 #[derive(Debug, Clone, Copy)]
 enum Pattern {
     Horizontal,
@@ -243,8 +243,8 @@ impl Pattern {
         }
     }
 
-    /// How bright the pattern is, in `[0, 1]`, at a place counted in its periods. `lattice` holds
-    /// random numbers for the one pattern that is irregular.
+    /// The brightness of the pattern, in `[0, 1]`, at a place counted in its periods. `lattice`
+    /// holds random numbers for the one pattern that is irregular.
     fn brightness(self, u: f32, v: f32, lattice: &[[f32; 8]; 8]) -> f32 {
         match self {
             Self::Horizontal => wave(v),
@@ -291,7 +291,7 @@ fn smooth(x: f32) -> f32 {
     x * x * (3.0 - 2.0 * x)
 }
 
-/// `a`, and as much of `b` instead as `share` says.
+/// A mixture of `a` and `b`, in which `share` is that of `b`.
 fn mix(a: f32, b: f32, share: f32) -> f32 {
     a + share * (b - a)
 }

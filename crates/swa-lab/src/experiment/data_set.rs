@@ -21,7 +21,7 @@ pub enum DataSet {
 }
 
 impl DataSet {
-    /// How many classes it has.
+    /// The number of its classes.
     pub fn classes(self) -> usize {
         match self {
             Self::Cifar10 | Self::Synthetic => 10,
@@ -29,11 +29,12 @@ impl DataSet {
         }
     }
 
-    /// Where it is, as `cifar train --data` takes it, if an experiment's `--data` is `data`.
+    /// The location of the data set, as `cifar train --data` takes it, if an experiment's `--data`
+    /// is `data`.
     ///
-    /// `download` is the download of this data set. A folder holds the one data set of the plan, or if
-    /// it is `one_of_several`, each in a folder of its own: `cifar10` and `cifar100`, or what the
-    /// official archives unpack to.
+    /// `download` is the download of this data set. A folder holds the only data set of the plan.
+    /// If it is `one_of_several`, the folder holds a folder for each: `cifar10` and `cifar100`, or
+    /// those that the official archives unpack to.
     pub fn location(self, data: &str, one_of_several: bool) -> String {
         let Ok(source) = data.parse();
         match (self, source) {
@@ -54,8 +55,7 @@ impl DataSet {
         }
     }
 
-    /// Makes sure that `images`, which were loaded from `data`, are of this data set, as far as one can
-    /// tell.
+    /// Checks that `images`, which were loaded from `data`, have as many classes as this data set.
     ///
     /// # Errors
     ///

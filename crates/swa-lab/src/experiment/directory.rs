@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::data_set::DataSet;
 use super::lock::Lock;
 use super::plan::Plan;
-use super::results::Results;
+use super::results_file::ResultsFile;
 use crate::Failure;
 use crate::data::DataSource;
 use crate::run::directory::{delete_unfinished_files, io_error, is_unfinished, write_whole};
@@ -18,8 +18,9 @@ pub struct ExperimentDirectory {
 }
 
 impl ExperimentDirectory {
-    /// The folder of an experiment that will [`begin`](Self::begin) with `plan`, or goes on with it, and
-    /// the plan with where its data is: `data`, what the plan says, or what the experiment began with.
+    /// The folder of an experiment that will [`begin`](Self::begin) with `plan`, or goes on with
+    /// it. Returns the plan with the location of its data too: `data` if it is given, else that in
+    /// the plan, else that with which the experiment began.
     ///
     /// # Errors
     ///
@@ -29,9 +30,10 @@ impl ExperimentDirectory {
         let directory = Self {
             path: path.to_owned(),
         };
-        let there = match directory.plan_file().exists() {
-            true => Some(directory.plan()?),
-            false => None,
+        let there = if directory.plan_file().exists() {
+            Some(directory.plan()?)
+        } else {
+            None
         };
         let began_with = there.as_ref().and_then(|plan| plan.data.clone());
         let data = data.map(str::to_owned).or(plan.data.clone()).or(began_with);
@@ -56,7 +58,7 @@ impl ExperimentDirectory {
     ///
     /// # Errors
     ///
-    /// If there is none.
+    /// If there is no experiment.
     pub fn open(path: &Path) -> Result<(Self, Plan), Failure> {
         let directory = Self {
             path: path.to_owned(),
@@ -92,7 +94,7 @@ impl ExperimentDirectory {
         let lock = self.lock_file();
         for entry in entries {
             let entry = entry.map_err(io_error("read the folder", path))?.path();
-            // What a process leaves that is killed here.
+            // A process that was killed here leaves these.
             if entry != lock && !is_unfinished(&entry) {
                 return Err(format!(
                     "{} is not empty and holds no experiment: choose another folder with --out",
@@ -121,8 +123,8 @@ impl ExperimentDirectory {
     }
 
     /// The results.
-    pub fn results(&self) -> Results {
-        Results::new(self.path.join("results.jsonl"))
+    pub fn results(&self) -> ResultsFile {
+        ResultsFile::new(self.path.join("results.jsonl"))
     }
 
     /// The folder of a run.
@@ -148,9 +150,9 @@ impl ExperimentDirectory {
         Lock::take(&self.lock_file(), "")
     }
 
-    /// Takes the right to write results, and to the folders of runs: for the run of this name, or
-    /// another purpose. A process of its own, which may outlive by a moment the one that started it,
-    /// has it for every run.
+    /// Takes the right to write the results and the folders of runs. The purpose is the name of a
+    /// run, or something else. A worker takes this right itself, because it may live a moment
+    /// longer than its supervisor.
     ///
     /// # Errors
     ///
@@ -159,7 +161,7 @@ impl ExperimentDirectory {
         Lock::take(&self.runs_lock_file(), purpose)
     }
 
-    /// What a process is writing for, if one is.
+    /// The purpose for which a process has that right, if one has it.
     pub(super) fn runs_in_use_for(&self) -> Option<String> {
         Lock::holder(&self.runs_lock_file())
     }
@@ -169,7 +171,7 @@ impl ExperimentDirectory {
     }
 }
 
-/// The plan with its data there.
+/// The plan with the location of its data.
 fn on(plan: Plan, data: Option<String>) -> Result<Plan, Failure> {
     let all_synthetic = plan.data_sets() == [DataSet::Synthetic];
     let data = match data {
@@ -195,7 +197,8 @@ fn on(plan: Plan, data: Option<String>) -> Result<Plan, Failure> {
         }
         _ => plan,
     };
-    // As it is given, but for a separator at its end: the folder stays readable from elsewhere.
+    // The path is kept as it was given, without a separator at its end, so that the plan can be
+    // read elsewhere.
     plan.data = Some(match data.trim_end_matches('/') {
         "" => data,
         trimmed => trimmed.to_owned(),

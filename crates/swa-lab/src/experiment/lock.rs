@@ -1,4 +1,4 @@
-//! One process at a time.
+//! Locks that let one process at a time write to a folder.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
@@ -9,17 +9,19 @@ use std::time::{Duration, Instant};
 use crate::Failure;
 use crate::run::directory::io_error;
 
-/// For how long a process waits for another that is about to end: one whose parent was killed, say.
+/// The time that a process waits for another one that is about to end, for example because its
+/// parent was killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The right to write to an experiment's folder, which ends with this value, or with the process.
+/// The right to write to an experiment's folder. It ends when this value is dropped, or with the
+/// process.
 #[derive(Debug)]
 pub(super) struct Lock {
     _file: File,
 }
 
 impl Lock {
-    /// Takes the lock that `file` stands for, and says in it what for.
+    /// Takes the lock of `file`, and writes the purpose into the file.
     ///
     /// # Errors
     ///
@@ -54,7 +56,7 @@ impl Lock {
         }
     }
 
-    /// What a process has it for, if one has.
+    /// The purpose for which a process has the lock, if one has it.
     pub(super) fn holder(file: &Path) -> Option<String> {
         match File::open(file).ok()?.try_lock() {
             Err(TryLockError::WouldBlock) => fs::read_to_string(file).ok(),
@@ -74,7 +76,7 @@ mod tests {
         assert_eq!(Lock::holder(&file), None);
         let lock = Lock::take(&file, "first").unwrap();
         assert_eq!(Lock::holder(&file).as_deref(), Some("first"));
-        // Another handle is as good as another process.
+        // A second handle in this process acts like one in another process.
         let error = Lock::take(&file, "second").unwrap_err().to_string();
         assert!(error.contains("another process"), "{error}");
         drop(lock);

@@ -1,19 +1,19 @@
-//! The paper's experiment: runs of a plan, their results, and a report.
+//! The paper's experiment: the runs of a plan, and their results.
 //!
-//! A [`Plan`] names networks, data sets and seeds. Each of its runs is a training as `cifar train`
-//! makes it, in a folder of its own, and a process of its own, so that its memory is its own. What the
-//! runs come to is in one file, [`results`], of [`record`]s.
+//! A [`Plan`] names networks, data sets and seeds. Each run is a training as `cifar train` makes
+//! it. It has a folder of its own, and a process of its own, the [`worker`], so that its memory can
+//! be measured. The results of all runs are [`record`]s in one file, the [`results_file`].
 
 mod data_set;
 mod directory;
 mod lock;
 mod plan;
 pub mod record;
-pub mod results;
-pub mod stage;
+pub mod results_file;
 mod state;
 pub mod status;
 pub mod supervisor;
+pub mod worker;
 
 pub use data_set::DataSet;
 pub use directory::ExperimentDirectory;

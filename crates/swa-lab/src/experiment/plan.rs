@@ -1,4 +1,4 @@
-//! What is to be run.
+//! The plan of an experiment.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -22,27 +22,29 @@ const BUILT_IN: [(&str, &str); 2] = [
     ("small", include_str!("plans/small.toml")),
 ];
 
-/// An experiment, as a TOML file says it.
+/// An experiment, as a TOML file describes it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
-    /// Where the images are: what `--data` says. Not in a plan that has not begun.
+    /// The location of the images, as `--data` names it. A plan that has not begun need not have
+    /// it.
     pub data: Option<String>,
-    /// Each run is made once for each of these.
+    /// The seeds. Each run is made once for each of them.
     pub seeds: Vec<u64>,
-    /// After how many budgets the average is scored. SWA is one run, as long as the largest.
+    /// The numbers of budgets after which the average is scored. SWA is one run, as long as the
+    /// largest.
     pub swa_budgets: Vec<f64>,
-    /// How many training images are used, if not all.
+    /// The number of training images that are used, if not all.
     pub train_items: Option<usize>,
-    /// How many of these are held out from the training, if any.
+    /// The number of these that are held out from the training, if any.
     pub validation_items: Option<usize>,
-    /// Which images the scores are of.
+    /// The images that the scores are of.
     #[serde(default)]
     pub evaluate_on: EvaluateOn,
-    /// How images are padded before they are cropped; with black, as in the paper, if it is not given.
+    /// The padding of images before they are cropped: black, as in the paper, if it is not given.
     #[serde(default = "zero")]
     pub padding: PaddingChoice,
-    /// What is trained.
+    /// The networks to train.
     pub models: Vec<ModelPlan>,
 }
 
@@ -54,7 +56,7 @@ pub struct ModelPlan {
     pub model: String,
     /// The data sets.
     pub data_sets: Vec<DataSet>,
-    /// What the network's widths are divided by; 1 if it is not given.
+    /// The divisor of the network's widths; 1 if it is not given.
     #[serde(default = "one")]
     pub width_divisor: usize,
     /// The epochs of a budget.
@@ -96,19 +98,20 @@ fn paper_momentum() -> f64 {
 pub struct PlannedRun {
     /// Its name, such as `cifar10-vgg16-bn-swa-seed1`.
     pub name: String,
-    /// What it is trained on.
+    /// The data set that it is trained on.
     pub data_set: DataSet,
-    /// How.
+    /// The method of training.
     pub method: Method,
     /// The epochs of one budget.
     pub budget: usize,
     /// Its settings.
     pub config: RunConfig,
-    /// The run of the other method that trains alike at the beginning, and for how many epochs.
+    /// The run of the other method that trains alike at the beginning, and the number of these
+    /// epochs.
     pub shares: Option<(String, usize)>,
 }
 
-/// Why a plan cannot be run.
+/// The reason why a plan cannot be run.
 #[derive(Debug, Error)]
 pub enum PlanError {
     /// There is no such plan.
@@ -117,7 +120,7 @@ pub enum PlanError {
         BUILT_IN.map(|(name, _)| name).join(" and ")
     )]
     NoSuchPlan {
-        /// What was asked for.
+        /// The name that was asked for.
         name: String,
     },
 
@@ -126,7 +129,7 @@ pub enum PlanError {
     Read {
         /// The file.
         name: String,
-        /// Why.
+        /// The reason.
         error: std::io::Error,
     },
 
@@ -137,11 +140,11 @@ pub enum PlanError {
         name: String,
         /// The line, if it is known.
         line: Option<usize>,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
 
-    /// What `--set` says is not of the form KEY=VALUE.
+    /// A value of `--set` that is not of the form KEY=VALUE.
     #[error(
         "--set {0}: expected KEY=VALUE, such as lr=0.1 for every model or vgg16-bn.lr=0.1 for one, with \
          a value as in a plan (text in quotes)"
@@ -153,31 +156,31 @@ pub enum PlanError {
     Invalid {
         /// The key.
         key: String,
-        /// What it must be.
+        /// The values that are allowed.
         expected: &'static str,
-        /// What it is instead.
+        /// The value that was found.
         got: String,
     },
 
-    /// A model that there is not.
+    /// There is no such model.
     #[error(transparent)]
     Model(#[from] swa_models::UnknownNetwork),
 
-    /// Settings that make no run.
+    /// Settings that are invalid.
     #[error("{run} cannot be run: {error}")]
     Run {
         /// The run.
         run: String,
-        /// Why.
+        /// The reason.
         error: String,
     },
 
-    /// The rates make no schedule.
+    /// Learning rates that are invalid.
     #[error("{run} cannot be run: {error}")]
     Schedule {
         /// The run.
         run: String,
-        /// Why.
+        /// The reason.
         error: swa_train::SwaError,
     },
 
@@ -200,9 +203,10 @@ impl Plan {
             return Ok((*text).to_owned());
         }
         let name = name.to_owned();
-        match Path::new(&name).exists() {
-            false => Err(PlanError::NoSuchPlan { name }),
-            true => fs::read_to_string(&name).map_err(|error| PlanError::Read { name, error }),
+        if Path::new(&name).exists() {
+            fs::read_to_string(&name).map_err(|error| PlanError::Read { name, error })
+        } else {
+            Err(PlanError::NoSuchPlan { name })
         }
     }
 
@@ -249,7 +253,7 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// [`PlanError::Syntax`] for a number that TOML has no room for.
+    /// [`PlanError::Syntax`] for a number that TOML cannot hold.
     pub fn to_toml(&self) -> Result<String, PlanError> {
         toml::to_string(self).map_err(|error| PlanError::Syntax {
             name: "the plan".to_owned(),
@@ -258,8 +262,8 @@ impl Plan {
         })
     }
 
-    /// The same on images that are made up, whatever it is on. Of a network that is trained in a way
-    /// of its own on each data set, that is the first.
+    /// The same plan on images that are made up. If a network is trained differently on each data
+    /// set, its first training is kept.
     pub fn on_synthetic_images(mut self) -> Self {
         let mut names = HashSet::new();
         self.models
@@ -287,9 +291,9 @@ impl Plan {
         epoch_after(budgets, model.budget)
     }
 
-    /// The runs, in the order in which they are made: seed by seed, so that the whole table is there
-    /// once before anything is made a second time; of each model SWA before SGD, which takes its
-    /// beginning over.
+    /// The runs, in the order in which they are made. They go seed by seed, so that the whole table
+    /// is complete for one seed before the next one begins. The SWA run of a model comes before its
+    /// SGD run, which takes over its beginning.
     ///
     /// # Errors
     ///
@@ -382,13 +386,16 @@ impl Plan {
     }
 
     fn validate(&self) -> Result<(), PlanError> {
-        let check = |key: &str, expected, fits: bool, got: String| match fits {
-            true => Ok(()),
-            false => Err(PlanError::Invalid {
-                key: key.to_owned(),
-                expected,
-                got,
-            }),
+        let check = |key: &str, expected, fits: bool, got: String| {
+            if fits {
+                Ok(())
+            } else {
+                Err(PlanError::Invalid {
+                    key: key.to_owned(),
+                    expected,
+                    got,
+                })
+            }
         };
         let distinct: HashSet<_> = self.seeds.iter().collect();
         let seeds = !self.seeds.is_empty() && distinct.len() == self.seeds.len();
@@ -419,7 +426,7 @@ impl Plan {
         Ok(())
     }
 
-    /// What differs from another plan: the key, and the values here and there.
+    /// The differences from another plan: each key, and its values here and there.
     pub fn differences(&self, there: &Self) -> Result<Vec<String>, PlanError> {
         let (here, there) = (self.values()?, there.values()?);
         let keys: std::collections::BTreeSet<&String> = here.keys().chain(there.keys()).collect();
@@ -436,7 +443,7 @@ impl Plan {
             .collect())
     }
 
-    /// All values, by their keys and what they are of.
+    /// All values, by their keys and the models that they belong to.
     fn values(&self) -> Result<BTreeMap<String, String>, PlanError> {
         let text = self.to_toml()?;
         let table: toml::Table = toml::from_str(&text).map_err(|error| PlanError::Syntax {
@@ -472,7 +479,7 @@ impl Plan {
 }
 
 impl PlannedRun {
-    /// Finds out before anything is run whether there is such a network, and whether the data is there.
+    /// Checks, before anything is run, that there is such a network and that the data is there.
     ///
     /// # Errors
     ///
@@ -490,8 +497,8 @@ impl PlannedRun {
 }
 
 impl ModelPlan {
-    /// For how many epochs at the beginning SGD and SWA train alike: those under the same learning
-    /// rate, before weights are collected.
+    /// The number of epochs at the beginning in which SGD and SWA train alike: those under the same
+    /// learning rate, before weights are collected.
     fn shared_epochs(&self) -> Result<usize, swa_train::SwaError> {
         let run = RunLength::new(self.budget, 1)?;
         let sgd = PaperLrSchedulerConfig::sgd(self.lr, run).init()?;
@@ -501,13 +508,14 @@ impl ModelPlan {
     }
 }
 
-/// The epoch, counted from 1, at whose end so many `budgets` of epochs are over: the nearest, and of two
-/// the later, so that 1.25 of 150 are 188.
+/// The epoch, counted from 1, at whose end this number of `budgets` is over. It is rounded to the
+/// nearest epoch, halves up, so that 1.25 budgets of 150 are 188 epochs.
 pub fn epoch_after(budgets: f64, budget: usize) -> usize {
     (budgets * budget as f64).round() as usize
 }
 
-/// Sets a key of the plan, or a key of every model, or with a model's name before it, of that.
+/// Sets a key of the plan or of every model. With a model's name before the key, sets that of this
+/// model only.
 fn set(table: &mut toml::Table, setting: &str) -> Result<(), PlanError> {
     let refused = || PlanError::Set(setting.to_owned());
     let (key, value) = setting.split_once('=').ok_or_else(refused)?;
@@ -542,10 +550,7 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<(), PlanError> {
             found = true;
         }
     }
-    match found {
-        true => Ok(()),
-        false => Err(refused()),
-    }
+    if found { Ok(()) } else { Err(refused()) }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ pub enum Record {
     Evaluation(EvaluationRecord),
 }
 
-/// What was run, and how.
+/// The record of a finished run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
     /// The run's name, such as `cifar10-vgg16-bn-swa-seed1`.
@@ -27,9 +27,9 @@ pub struct RunRecord {
     pub data_set: String,
     /// The network: see [`NetworkConfig`](swa_models::NetworkConfig).
     pub model: String,
-    /// What its widths are divided by.
+    /// The divisor of its widths.
     pub width_divisor: usize,
-    /// How it was trained.
+    /// The method of training.
     pub method: Method,
     /// The epochs of one budget.
     pub budget: usize,
@@ -47,46 +47,47 @@ pub struct RunRecord {
     pub momentum: f64,
     /// The weight decay of SGD.
     pub weight_decay: f64,
-    /// What weights, order, augmentation and dropout were drawn from.
+    /// The seed of weights, order, augmentation and dropout.
     pub seed: u64,
     /// The number of training images.
     pub train_images: usize,
     /// The number of images that the test scores are of.
     pub test_images: usize,
-    /// Which images these are: the test images, or training images that were held out.
+    /// The kind of these images: the test images, or training images that were held out.
     pub evaluate_on: EvaluateOn,
-    /// How many epochs at the beginning were taken over from another run, which trained them alike.
+    /// The number of epochs at the beginning that were taken over from another run, which trained
+    /// them alike.
     pub shared_epochs: usize,
-    /// The device that it ran on, as `--device` says it.
+    /// The device that it ran on, as `--device` names it.
     pub device: String,
     /// The machine's processor and its number of threads.
     pub machine: String,
-    /// The command that was given.
+    /// The command line of the experiment.
     pub command: String,
     /// The version of this program, with its commit if it was built in a repository.
     pub version: String,
     /// The version of Burn.
     pub burn_version: String,
-    /// When it began, in UTC, as in RFC 3339.
+    /// The time at which it began, in UTC, as in RFC 3339.
     pub started: String,
-    /// When it ended, likewise.
+    /// The time at which it ended, in UTC, as in RFC 3339.
     pub finished: String,
     /// The most memory that its process had, in bytes, where the system tells.
     pub peak_memory_bytes: Option<u64>,
 }
 
-/// How a network is trained.
+/// The method of training a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
     /// SGD whose learning rate falls to a hundredth.
     Sgd,
-    /// SGD under a learning rate that stays high, its weights averaged.
+    /// SGD under a learning rate that stays high, with its weights averaged.
     Swa,
 }
 
-/// What an epoch came to. Losses are mean cross-entropies in nats, errors shares of images classified
-/// wrongly, in per cent.
+/// The results of an epoch. Losses are mean cross-entropies in nats. Errors are the shares of
+/// images that are classified wrongly, in per cent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EvaluationRecord {
     /// The run's name.
@@ -95,24 +96,25 @@ pub struct EvaluationRecord {
     pub epoch: usize,
     /// The learning rate of its last step.
     pub learning_rate: f64,
-    /// Of the live model on the epoch's training images, as it was trained on them.
+    /// The loss of the live model on the epoch's training images, as it was trained on them.
     pub train_loss: Option<f64>,
-    /// Likewise.
+    /// The error of the live model on these images.
     pub train_error: Option<f64>,
-    /// Of the live model on the test images. NaN where a training diverged, which is `null` in JSON.
+    /// The loss of the live model on the test images. NaN where a training diverged, which is
+    /// `null` in JSON.
     #[serde(deserialize_with = "nan_from_null")]
     pub live_test_loss: f64,
-    /// Likewise.
+    /// The error of the live model on the test images.
     pub live_test_error: f64,
-    /// Of the average on the test images, once there is one.
+    /// The loss of the average on the test images, once there is one.
     pub swa_test_loss: Option<f64>,
-    /// Likewise.
+    /// The error of the average on the test images, once there is one.
     pub swa_test_error: Option<f64>,
-    /// How many weights the average is of.
+    /// The number of weights in the average.
     pub averaged: usize,
     /// Seconds that the epoch took, all together.
     pub seconds: f64,
-    /// Seconds of them that re-estimating BatchNorm took, if it was.
+    /// Seconds of these that re-estimating BatchNorm took, if it was re-estimated.
     pub reestimation_seconds: Option<f64>,
 }
 

@@ -1,4 +1,4 @@
-//! What is to be remembered of a run from one process to the next.
+//! The state of a run that one process leaves to the next.
 
 use std::fs;
 use std::path::Path;
@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 use crate::Failure;
 use crate::run::directory::{io_error, write_whole};
 
-/// What the record of a run will say, and no other file of its folder does.
+/// The facts for the record of a run that no other file of its folder holds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RunState {
-    /// When its first process began, in UTC, as in RFC 3339.
+    /// The time at which its first process began, in UTC, as in RFC 3339.
     pub(super) started: Option<String>,
-    /// How many epochs it has taken over from another run.
+    /// The number of epochs that it has taken over from another run.
     pub(super) shared_epochs: usize,
     /// The most memory that any of its processes had, in bytes.
     pub(super) peak_memory_bytes: Option<u64>,
@@ -23,7 +23,8 @@ pub(super) struct RunState {
 impl RunState {
     const FILE: &str = "state.json";
 
-    /// That of the run in `folder`; of one that has not begun if there is none.
+    /// Reads the state of the run in `folder`. Without a file, it is that of a run that has not
+    /// begun.
     ///
     /// # Errors
     ///
@@ -52,7 +53,7 @@ impl RunState {
         Ok(write_whole(&folder.join(Self::FILE), &text)?)
     }
 
-    /// The same after this process has had so much memory.
+    /// The same state, after a process whose peak memory was `bytes`.
     pub(super) fn with_memory(mut self, bytes: Option<u64>) -> Self {
         self.peak_memory_bytes = self.peak_memory_bytes.max(bytes);
         self

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::directory::ExperimentDirectory;
 use super::plan::{Plan, PlannedRun, epoch_after};
 use super::record::Method;
-use super::results::Records;
+use super::results_file::Records;
 use crate::Failure;
 use crate::output::say;
 use crate::run::config::EvaluateOn;
@@ -15,7 +15,7 @@ use crate::run::config::EvaluateOn;
 ///
 /// # Errors
 ///
-/// If there is none, or its files cannot be read.
+/// If there is no experiment, or its files cannot be read.
 pub fn show(folder: &Path) -> Result<(), Failure> {
     let (directory, plan) = ExperimentDirectory::open(folder)?;
     let runs = plan.runs()?;
@@ -45,13 +45,13 @@ pub fn show(folder: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How many of a run's epochs are over.
+/// The number of a run's epochs that are over.
 fn epochs_done(run: &PlannedRun, records: &Records) -> usize {
     let epochs = records.of(&run.name).map(|evaluation| evaluation.epoch);
     epochs.max().unwrap_or(0)
 }
 
-/// What a run came to, in words.
+/// The result of a run, in words.
 pub(super) fn result(plan: &Plan, run: &PlannedRun, records: &Records) -> String {
     let images = match plan.evaluate_on {
         EvaluateOn::Test => "test",
@@ -77,12 +77,12 @@ pub(super) fn result(plan: &Plan, run: &PlannedRun, records: &Records) -> String
     }
 }
 
-/// How long it will take, by the epochs that were measured.
+/// The time that is left, estimated from the epochs that were measured.
 #[derive(Debug, PartialEq)]
 struct Estimate {
-    /// Of what was measured.
+    /// The seconds left for the networks that were measured.
     seconds: f64,
-    /// The networks of which not an epoch was.
+    /// The networks of which no epoch was measured.
     unknown: Vec<String>,
 }
 
@@ -101,7 +101,7 @@ impl Estimate {
         }
         let seconds = |run: &PlannedRun, averaged: bool| {
             let sum = measured.get(&kind(run, averaged));
-            // For want of a better number, an epoch with an average is as long as one without.
+            // Without a better number, an epoch with an average counts as long as one without.
             let sum = sum.or_else(|| measured.get(&kind(run, false)))?;
             Some(sum.0 / sum.1 as f64)
         };
@@ -140,7 +140,7 @@ impl Estimate {
     }
 }
 
-/// As long as one would say it.
+/// A duration in the units that one would say it in.
 fn duration(seconds: f64) -> String {
     let minutes = (seconds / 60.0).round() as u64;
     match minutes {

@@ -1,4 +1,4 @@
-//! The process that starts a process for every run.
+//! The supervisor: the process that starts a worker for every run.
 
 use std::fs;
 use std::io::Write;
@@ -20,13 +20,13 @@ pub struct Supervisor<'a> {
     pub directory: &'a ExperimentDirectory,
     /// The runs of its plan.
     pub runs: &'a [PlannedRun],
-    /// What `--device` says.
+    /// The value of `--device`.
     pub device: &'a str,
-    /// The command that was given.
+    /// The command line, to be shown and recorded.
     pub command: String,
 }
 
-/// How a run ended.
+/// The end of a run.
 enum RunEnd {
     Finished,
     Failed,
@@ -36,7 +36,7 @@ enum RunEnd {
 impl Supervisor<'_> {
     /// Makes the runs, and returns the program's exit status.
     ///
-    /// A run that fails does not keep the others from being made.
+    /// If a run fails, the others are still made.
     ///
     /// # Errors
     ///
@@ -44,9 +44,9 @@ impl Supervisor<'_> {
     pub fn run(&self) -> Result<i32, Failure> {
         let _lock = self.directory.lock()?;
         self.clear_up()?;
-        let leash = Arc::new(Leash::default());
-        let handle = leash.clone();
-        on_signals(move || handle.pull())?;
+        let stop = Arc::new(StopSignal::default());
+        let handle = stop.clone();
+        on_signals(move || handle.send())?;
 
         let results = self.directory.results().path().display().to_string();
         let total = self.runs.len();
@@ -58,7 +58,7 @@ impl Supervisor<'_> {
         ));
         let mut failed = Vec::new();
         for run in left {
-            match self.make(run, &leash)? {
+            match self.make(run, &stop)? {
                 RunEnd::Finished => {}
                 RunEnd::Failed => failed.push(run.name.as_str()),
                 RunEnd::Stopped => {
@@ -85,7 +85,7 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Puts right what a process that was killed may have left.
+    /// Cleans up after a process that was killed.
     fn clear_up(&self) -> Result<(), Failure> {
         let _lock = self.directory.lock_runs("clearing up")?;
         let results = self.directory.results();
@@ -109,21 +109,22 @@ impl Supervisor<'_> {
             .collect())
     }
 
-    fn make(&self, run: &PlannedRun, leash: &Leash) -> Result<RunEnd, Failure> {
-        // A run whose beginning another takes over ends there, and goes on in a second process.
-        const STAGES: usize = 2;
+    fn make(&self, run: &PlannedRun, stop: &StopSignal) -> Result<RunEnd, Failure> {
+        // A run that shares its beginning with another takes two workers: the first one ends after
+        // the shared epochs.
+        const WORKERS: usize = 2;
 
-        for _ in 0..STAGES {
-            if leash.is_pulled() {
+        for _ in 0..WORKERS {
+            if stop.is_sent() {
                 return Ok(RunEnd::Stopped);
             }
-            let status = self.stage(run, leash)?;
-            if leash.is_pulled() || status.code() == Some(INTERRUPTED) {
+            let status = self.run_worker(run, stop)?;
+            if stop.is_sent() || status.code() == Some(INTERRUPTED) {
                 return Ok(RunEnd::Stopped);
             }
             if !status.success() {
                 if status.code().is_none() {
-                    // It had no time to say so itself.
+                    // It could not say so itself.
                     note(format!("error: {} was killed ({status})", run.name));
                 }
                 return Ok(RunEnd::Failed);
@@ -136,8 +137,8 @@ impl Supervisor<'_> {
         Ok(RunEnd::Failed)
     }
 
-    /// Starts a process that goes on with a run, and waits for it.
-    fn stage(&self, run: &PlannedRun, leash: &Leash) -> Result<ExitStatus, Failure> {
+    /// Starts a worker for a run, and waits for its end.
+    fn run_worker(&self, run: &PlannedRun, stop: &StopSignal) -> Result<ExitStatus, Failure> {
         let program = std::env::current_exe()?;
         let mut child = Command::new(program)
             .args(["experiment", "run"])
@@ -146,9 +147,9 @@ impl Supervisor<'_> {
             .args(["--device", self.device, "--command", &self.command])
             .stdin(Stdio::piped())
             .spawn()?;
-        leash.put_on(child.stdin.take());
+        stop.connect(child.stdin.take());
         let status = child.wait();
-        leash.put_on(None);
+        stop.connect(None);
         Ok(status?)
     }
 }
@@ -159,39 +160,41 @@ pub(super) fn delete_checkpoints(
     run: &str,
 ) -> Result<(), Failure> {
     let checkpoints = RunDirectory::at(&directory.run(run)).checkpoints();
-    match checkpoints.is_dir() {
-        true => Ok(fs::remove_dir_all(&checkpoints).map_err(io_error("delete", &checkpoints))?),
-        false => Ok(()),
+    if checkpoints.is_dir() {
+        Ok(fs::remove_dir_all(&checkpoints).map_err(io_error("delete", &checkpoints))?)
+    } else {
+        Ok(())
     }
 }
 
-/// The standard input of a run's process. A byte in it asks for a stop, and so works on every system;
-/// that it ends, as it does when this process is killed, ends that process too.
+/// The signal that stops a worker, through its standard input. A byte asks the worker to stop,
+/// which works on every operating system. The end of the input ends the worker. That also happens
+/// if this process is killed.
 #[derive(Default)]
-struct Leash {
-    pulled: AtomicBool,
+struct StopSignal {
+    sent: AtomicBool,
     input: Mutex<Option<ChildStdin>>,
 }
 
-impl Leash {
-    fn put_on(&self, input: Option<ChildStdin>) {
+impl StopSignal {
+    fn connect(&self, input: Option<ChildStdin>) {
         *self.input() = input;
-        // A signal may have come just before.
-        if self.is_pulled() {
-            self.pull();
+        // The user may have asked for a stop just before.
+        if self.is_sent() {
+            self.send();
         }
     }
 
-    fn pull(&self) {
-        self.pulled.store(true, Ordering::SeqCst);
+    fn send(&self) {
+        self.sent.store(true, Ordering::SeqCst);
         if let Some(input) = self.input().as_mut() {
-            // Who is gone needs not be stopped.
+            // A worker that has ended needs no signal.
             let _ = input.write_all(b"\n").and_then(|()| input.flush());
         }
     }
 
-    fn is_pulled(&self) -> bool {
-        self.pulled.load(Ordering::SeqCst)
+    fn is_sent(&self) -> bool {
+        self.sent.load(Ordering::SeqCst)
     }
 
     fn input(&self) -> MutexGuard<'_, Option<ChildStdin>> {

@@ -38,7 +38,7 @@ pub struct CheckArgs {
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = positive)]
     pub batch_size: usize,
 
-    /// How often everything is timed, after once unmeasured
+    /// The number of times that everything is timed, after one untimed round
     #[arg(long, value_name = "N", default_value_t = 11, value_parser = positive)]
     pub rounds: usize,
 }
@@ -78,7 +78,7 @@ pub fn device_name(text: &str, _device: &Device) -> String {
     text.to_owned()
 }
 
-/// The most that this process had in the host's memory, and what it holds on the device.
+/// The most memory that this process had on the host, and the memory that it holds on the device.
 pub fn memory(device: &Device) -> String {
     let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
     let host = match peak_memory_bytes() {
@@ -86,7 +86,7 @@ pub fn memory(device: &Device) -> String {
         None => "unknown in the host's memory".to_owned(),
     };
     match device.memory_pool_usage() {
-        // Pools grow and are kept: what is reserved at the end is what was needed at the peak.
+        // Pools only grow: the memory reserved at the end is that of the peak.
         Some(usage) => format!(
             "{} MiB on the device, {host}",
             mebibytes(usage.bytes_reserved)
@@ -95,7 +95,7 @@ pub fn memory(device: &Device) -> String {
     }
 }
 
-/// Steps of training; the weights after the second and all later ones are averaged.
+/// The number of training steps. The weights after the second and all later ones are averaged.
 pub const STEPS: usize = 4;
 
 /// Relative deviations of averaged models.
@@ -107,17 +107,17 @@ pub struct Deviation {
 }
 
 impl Deviation {
-    /// The larger one; NaN if either is.
+    /// The larger of the two, neither of which is NaN.
     pub fn largest(&self) -> f64 {
-        // NaN if either is.
-        match self.weights >= self.statistics {
-            true => self.weights,
-            false => self.statistics,
+        if self.weights >= self.statistics {
+            self.weights
+        } else {
+            self.statistics
         }
     }
 }
 
-/// The deviations of a model that is averaged on `device` from the same on flex.
+/// The deviations of a model averaged on `device` from the same model averaged on flex.
 ///
 /// # Errors
 ///
@@ -161,14 +161,16 @@ impl ModuleVisitor for Floats {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let values = param.val().into_data();
-        match self.is_statistic {
-            true => self.statistics.extend(values.iter::<f64>()),
-            false => self.weights.extend(values.iter::<f64>()),
+        if self.is_statistic {
+            self.statistics.extend(values.iter::<f64>())
+        } else {
+            self.weights.extend(values.iter::<f64>())
         }
     }
 }
 
-/// Trains `network` on `device` for a few steps, with SWA, and returns the averaged model, its BatchNorm re-estimated.
+/// Trains `network` on `device` for a few steps, with SWA, and returns the averaged model, with its
+/// BatchNorm re-estimated.
 fn averaged(network: &PreResNet, device: &Device) -> Result<Floats, Failure> {
     const BATCH_SIZE: usize = 8;
     let images = images(STEPS * BATCH_SIZE);
@@ -176,7 +178,7 @@ fn averaged(network: &PreResNet, device: &Device) -> Result<Floats, Failure> {
     let config = SwaConfig::new(Collect::from_step(2, &run)?);
     let network = network.valid().to_device(device).train();
     let swa = swa(network, config, &images, BATCH_SIZE, device)?;
-    // As high as trainings begin with: each of the weights has to move.
+    // A rate as at the beginning of a training, so that every weight moves.
     let mut learner = learner(swa, 0.1);
     for batch in batches(&images, BATCH_SIZE, device)? {
         step(&mut learner, &batch);
@@ -187,7 +189,7 @@ fn averaged(network: &PreResNet, device: &Device) -> Result<Floats, Failure> {
     Ok(floats)
 }
 
-/// All batches, where a training wants them.
+/// All batches, on the device with autodiff, as training takes them.
 fn batches(
     images: &Arc<Images>,
     batch_size: usize,
@@ -198,12 +200,12 @@ fn batches(
     Ok(batches?)
 }
 
-/// In how many batches an epoch of CIFAR-10 comes.
+/// The number of batches in an epoch of CIFAR-10.
 fn batches_per_epoch(args: &CheckArgs) -> usize {
     50_000_usize.div_ceil(args.batch_size)
 }
 
-/// How long everything took, in seconds, round by round.
+/// The measured times in seconds, round by round.
 pub struct Costs {
     bare: Vec<Step>,
     ema: Vec<Step>,
@@ -214,7 +216,7 @@ pub struct Costs {
 
 /// Times a network on a device.
 pub fn time(args: &CheckArgs, device: &Device, network: Network) -> Result<Costs, Failure> {
-    /// So many that the first, which is passed twice, hardly counts.
+    /// Enough batches that the first, which is passed twice, hardly counts.
     const REESTIMATION_BATCHES: usize = 16;
     let images = images(args.batch_size);
     let batches = batches(&images, args.batch_size, device)?;
@@ -223,7 +225,7 @@ pub fn time(args: &CheckArgs, device: &Device, network: Network) -> Result<Costs
     let run = RunLength::new(1, batches_per_epoch(args))?;
     let every_step = SwaConfig::new(Collect::from_step(1, &run)?)
         .with_rule(RuleConfig::Exponential { decay: 0.999 });
-    // Parameters of its own: a graph is used up by one backward pass.
+    // This model has its own parameters: a graph can be used for one backward pass only.
     let hooked = network.valid().train();
     let hooked = swa(hooked, every_step, &images, args.batch_size, device)?;
     let mut hooked = learner(hooked, LEARNING_RATE);
@@ -299,7 +301,7 @@ fn only(seconds: f64) -> Step {
 }
 
 impl Costs {
-    /// How long a step is with SWA, which collects once an epoch, by the bare one.
+    /// The time of a step with SWA, which collects once an epoch, divided by that of a bare step.
     fn swa(&self, args: &CheckArgs) -> Spread {
         let share = 1.0 / batches_per_epoch(args) as f64;
         let rounds = self.bare.iter().zip(&self.collection);
@@ -323,7 +325,7 @@ impl Costs {
         Spread::of(rates)
     }
 
-    /// Prints them, as medians.
+    /// Prints the medians.
     pub fn print(&self, args: &CheckArgs) {
         let milliseconds =
             |seconds: &mut dyn Iterator<Item = f64>| Spread::of(seconds.map(|it| 1e3 * it));

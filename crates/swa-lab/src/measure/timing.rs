@@ -3,21 +3,22 @@
 use std::fmt;
 use std::time::Instant;
 
-/// How long `work` takes, in seconds of wall-clock time.
+/// Returns the time that `work` takes, in seconds of wall-clock time.
 pub fn seconds<T>(work: impl FnOnce() -> T) -> f64 {
     let began = Instant::now();
     let result = work();
     let seconds = began.elapsed().as_secs_f64();
-    // Not timed: that freeing the result may take as long as making it.
+    // Freeing the result is not timed: it may take as long as making it.
     drop(result);
     seconds
 }
 
-/// Runs all cases once unmeasured, then each in its turn (first, second, ..., first, second, ...) for
-/// so many rounds. What the cases return is what they measured; it comes back by case.
+/// Runs all cases once unmeasured, then each in its turn (first, second, ..., first, second, ...)
+/// for so many rounds. Each case returns its measurement. The result holds the measurements of each
+/// case.
 ///
-/// What slows a machine down for a while (another process, its clock) then slows a round down, and
-/// hardly touches the ratio of two cases within it.
+/// If the machine is slower for a while (another process, its clock), then all cases of a round are
+/// slower, and their ratios hardly change.
 pub fn by_turns<T, const N: usize>(
     rounds: usize,
     mut cases: [&mut dyn FnMut() -> T; N],
@@ -46,7 +47,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of values.
+    /// The spread of values.
     ///
     /// # Panics
     ///
@@ -67,7 +68,7 @@ impl Spread {
         }
     }
 
-    /// Of the ratios of values measured in the same round.
+    /// The spread of the ratios of values that were measured in the same round.
     pub fn of_ratios(values: &[f64], to: &[f64]) -> Self {
         Self::of(values.iter().zip(to).map(|(value, to)| value / to))
     }

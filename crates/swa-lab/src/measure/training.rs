@@ -26,7 +26,8 @@ pub fn learner<M: LearnerModel>(model: M, learning_rate: LearningRate) -> Learne
     Learner::new(model, optimizer, learning_rate)
 }
 
-/// `network` with its loss, in [`Swa`], its BatchNorm re-estimated from `images` in batches on `device`.
+/// `network` with its loss, in [`Swa`]. Its BatchNorm is re-estimated from `images`, in batches on
+/// `device`.
 ///
 /// # Errors
 ///
@@ -44,7 +45,7 @@ pub fn swa<N: ImageNetwork>(
     Ok(config.init(classifier, Arc::new(loader))?)
 }
 
-/// How long the parts of a step took, in seconds.
+/// The times of the parts of a step, in seconds.
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
     /// Forward and backward.
@@ -54,13 +55,13 @@ pub struct Step {
 }
 
 impl Step {
-    /// All of it.
+    /// The time of the whole step.
     pub fn total(&self) -> f64 {
         self.backward + self.optimizer
     }
 }
 
-/// A step as `Learner`'s training makes it, each part waited for.
+/// Makes a training step as `Learner` does, and waits for each part.
 pub fn step<M>(learner: &mut Learner<M>, batch: &ImageBatch) -> Step
 where
     M: LearnerModel + TrainStep<Input = ImageBatch>,
@@ -81,12 +82,12 @@ where
     }
 }
 
-/// Waits until a device has done what it was given to do. One that fails is noticed by whoever reads from it.
+/// Waits until a device has done its work. An error shows when something is read from the device.
 pub fn wait(device: &Device) {
     let _ = device.sync();
 }
 
-/// So many images of noise, of ten classes.
+/// Returns `count` images of noise, of ten classes.
 pub fn images(count: usize) -> Arc<Images> {
     // A linear congruential generator (Knuth's MMIX), of which the high bits are good enough.
     let mut state = 1_u64;

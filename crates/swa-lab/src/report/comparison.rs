@@ -1,9 +1,9 @@
-//! What is compared with what: SGD and SWA, all else alike.
+//! The comparisons of SGD with SWA, all else alike.
 
 use super::results::FinishedRun;
 use crate::experiment::record::{Method, RunRecord};
 
-/// The runs of one network on one data set that differ in nothing but their seeds, and in being SGD or
+/// The runs of one network on one data set that differ only in their seeds, and in being SGD or
 /// SWA.
 #[derive(Debug)]
 pub(crate) struct Comparison<'a> {
@@ -12,8 +12,8 @@ pub(crate) struct Comparison<'a> {
 }
 
 impl<'a> Comparison<'a> {
-    /// The comparisons in some runs, data set by data set. Runs of SWA that start at different epochs, or
-    /// under different learning rates, are each compared with SGD.
+    /// The comparisons among `runs`, data set by data set. Runs of SWA that start at different
+    /// epochs, or have different learning rates, are each compared with SGD.
     pub(crate) fn all(runs: &'a [FinishedRun]) -> Vec<Self> {
         let mut comparisons: Vec<Self> = Vec::new();
         let (sgd, swa): (Vec<_>, Vec<_>) = runs
@@ -80,7 +80,7 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// When SWA averages, and under which learning rate, in words.
+    /// The epoch from which SWA averages, and its learning rate, in words.
     pub(crate) fn averaging(&self) -> Option<String> {
         let run = &self.swa.first()?.record;
         let start = run.swa_start?;
@@ -101,7 +101,7 @@ pub(crate) fn data_set_name(data_set: &str) -> &str {
     }
 }
 
-/// Whether two runs differ in nothing but seed and method.
+/// Tells whether two runs differ in nothing but seed and method.
 fn alike(a: &RunRecord, b: &RunRecord) -> bool {
     a.data_set == b.data_set
         && a.model == b.model

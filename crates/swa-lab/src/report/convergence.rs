@@ -20,14 +20,14 @@ use super::picture::{Canvas, Drawing, Drawn, SIZE, px, text};
 use super::table::epoch_of;
 use crate::experiment::record::EvaluationRecord;
 
-/// Colours that those who are blind to some tell apart: Okabe and Ito, *Color Universal Design*, 2008.
+/// Colours that colour-blind readers can tell apart: Okabe and Ito, *Color Universal Design*, 2008.
 const VERMILLION: RGBColor = RGBColor(213, 94, 0);
 const BLUE: RGBColor = RGBColor(0, 114, 178);
-/// Of what is not data.
+/// The colour of all that is not data.
 const GREY: RGBColor = RGBColor(110, 110, 110);
 const LIGHT_GREY: RGBColor = RGBColor(222, 222, 222);
 
-/// How a line looks. Each differs from the others without its colour, too.
+/// The style of a line. Each differs from the others without its colour, too.
 #[derive(Debug, Clone, Copy)]
 struct LineStyle {
     color: RGBColor,
@@ -56,16 +56,16 @@ const LIVE: LineStyle = LineStyle {
 pub(crate) const NAMES: [&str; 3] = ["SGD", "SWA average", "live models that SWA averages"];
 
 const LABEL_SIZE: f64 = 16.0;
-/// Between the edge and the nearest text.
+/// The distance between the edge and the nearest text.
 const MARGIN: f64 = 10.0;
-/// From the edge to the panels.
+/// The distance from the left edge to the panels.
 const LEFT: f64 = 76.0;
 const RIGHT: f64 = 28.0;
 const LEGEND_HEIGHT: f64 = 34.0;
 /// The height of the upper panel, with the labels over it.
 const ERROR_HEIGHT: f64 = 384.0;
 const MARK_LABEL_HEIGHT: f64 = 40.0;
-/// How much higher a label stands that would run into the next one.
+/// The height by which a label is raised if it would touch the next one.
 const RAISED: f64 = 17.0;
 
 /// The convergence plot of a comparison.
@@ -77,7 +77,7 @@ pub(crate) struct Convergence {
     learning_rates: [Vec<Point>; 2],
     /// The numbers that the table has, as errors: epoch, error, style.
     in_table: Vec<(f64, f64, LineStyle)>,
-    /// Epochs at which something happens, and what.
+    /// The epochs to be marked, and their labels.
     marks: Vec<(usize, String)>,
     /// The epochs on the axis.
     epochs: Range<f64>,
@@ -127,20 +127,20 @@ impl Convergence {
                 .map(|runs| curve(runs, |epoch| Some(epoch.learning_rate))),
             in_table,
             marks,
-            // A point in an epoch of its own must have a width to be in.
+            // Even a single epoch needs an axis of some width.
             epochs: 1.0..(last.max(2) as f64),
             errors,
             seeds: comparison.sgd.len().max(comparison.swa.len()),
         })
     }
 
-    /// Whether some of it lies above the picture.
+    /// Tells whether some errors lie above the picture.
     pub(crate) fn is_cut(&self) -> bool {
         let mut points = self.errors.iter().flatten();
         points.any(|point| point.max > self.shown.end)
     }
 
-    /// Whether there are bands, which one seed does not give.
+    /// Tells whether there are bands, which need more than one seed.
     pub(crate) fn has_bands(&self) -> bool {
         self.seeds > 1
     }
@@ -194,7 +194,7 @@ impl Convergence {
         for (points, style) in self.errors.iter().zip([SGD, SWA, LIVE]) {
             draw_band(&mut chart, points, style, self.shown.end)?;
         }
-        // The average last: it is what the picture is about.
+        // The average is drawn last, on top of the others, because the picture is about it.
         for index in [2, 0, 1] {
             let style = [SGD, SWA, LIVE][index];
             let points = self.errors[index].iter();
@@ -228,7 +228,7 @@ impl Convergence {
             .margin_bottom(px(MARGIN))
             .x_label_area_size(px(46.0))
             .y_label_area_size(px(LEFT - MARGIN));
-        // Over less than half a decade a linear axis shows more.
+        // Over less than half a decade, a linear axis shows more.
         if least > 0.0 && most / least > 3.0 {
             let range = least / 1.5..most * 1.5;
             let chart =
@@ -259,7 +259,7 @@ impl Convergence {
         Ok(())
     }
 
-    /// Vertical lines at the epochs at which something happens.
+    /// Draws a vertical line at each marked epoch.
     fn draw_marks<B, Y>(
         &self,
         chart: &mut ChartContext<'_, B, Cartesian2d<RangedCoordf64, Y>>,
@@ -290,12 +290,13 @@ impl Convergence {
             let (x, y) = (x - canvas_left, y - canvas_top);
             let style = text(LABEL_SIZE - 1.0).color(&GREY);
             let (width, _) = canvas.estimate_text_size(name, &style)?;
-            // Over its line, and within the picture.
+            // The label is over its line, and within the picture.
             let edge = px(SIZE.0.into()) - px(2.0) - width as i32;
             let left = (x - width as i32 / 2).clamp(px(MARGIN), edge.max(px(MARGIN)));
-            let raised = match left + width as i32 + px(6.0) > next {
-                true => px(RAISED),
-                false => 0,
+            let raised = if left + width as i32 + px(6.0) > next {
+                px(RAISED)
+            } else {
+                0
             };
             let style = style.pos(Pos::new(HPos::Left, VPos::Bottom));
             canvas.draw(&Text::new(
@@ -325,8 +326,8 @@ impl LineStyle {
     }
 }
 
-/// The errors on the axis: all from a quarter of a budget on. Those of the first epochs, when the network
-/// knows nothing yet, would take most of the room from those that the picture is about.
+/// The range of errors on the axis. It holds all errors from a quarter of a budget on. Those of the
+/// first epochs are so large that they would take most of the room.
 fn shown(errors: &[Vec<Point>; 3], budget: usize) -> Range<f64> {
     let points = || errors.iter().flatten();
     let late = || points().filter(|point| 4 * point.epoch >= budget);
@@ -361,10 +362,10 @@ fn parts_below(points: &[(f64, f64)], top: f64) -> Vec<Vec<(f64, f64)>> {
             parts.push(Vec::from_iter(crossing));
         }
         if let Some(part) = parts.last_mut() {
-            match (below, was_below) {
-                (true, _) => part.push((x, y)),
-                (false, true) => part.extend(crossing),
-                (false, false) => {}
+            if below {
+                part.push((x, y));
+            } else if was_below {
+                part.extend(crossing);
             }
         }
         before = Some((x, y));
@@ -391,9 +392,12 @@ where
         .y_desc(title)
         .x_labels(12)
         .y_labels(labels)
-        .x_label_formatter(&|epoch| match epoch.fract() == 0.0 {
-            true => format!("{epoch}"),
-            false => String::new(),
+        .x_label_formatter(&|epoch| {
+            if epoch.fract() == 0.0 {
+                format!("{epoch}")
+            } else {
+                String::new()
+            }
         })
         .y_label_formatter(&|value| {
             // Steps of plotters are sums of fractions: 0.30000000000000004.

@@ -1,4 +1,4 @@
-//! What SWA cost: time and memory, beside SGD's.
+//! The cost of SWA in time and memory, beside SGD's.
 
 use serde::Serialize;
 
@@ -7,8 +7,9 @@ use super::results::FinishedRun;
 use super::statistics::Sample;
 use crate::experiment::record::EvaluationRecord;
 
-/// What the runs of a comparison cost: of each run the median over epochs counts, which an epoch in which
-/// the machine did something else does not move; over runs, mean and standard deviation.
+/// The cost of the runs of a comparison: mean and standard deviation over runs. Each run counts
+/// with its median over epochs, which does not change if the machine was busy with something else
+/// during an epoch.
 #[derive(Debug, Serialize)]
 pub(crate) struct Cost {
     /// Seconds of an epoch of SGD.
@@ -24,7 +25,7 @@ pub(crate) struct Cost {
 }
 
 impl Cost {
-    /// What the runs of a comparison cost.
+    /// The cost of the runs of a comparison.
     pub(crate) fn of(comparison: &Comparison<'_>) -> Self {
         let (sgd, swa) = (&comparison.sgd, &comparison.swa);
         Self {
@@ -47,13 +48,13 @@ impl Cost {
         }
     }
 
-    /// How much longer an epoch of SWA is, in per cent.
+    /// The additional time of an epoch of SWA, in per cent of SGD's.
     pub(crate) fn slower(&self) -> Option<f64> {
         let (sgd, swa) = (self.sgd_seconds?, self.swa_seconds?);
         Some(100.0 * (swa.mean / sgd.mean - 1.0))
     }
 
-    /// How much more memory SWA takes, in per cent.
+    /// The additional memory of SWA, in per cent of SGD's.
     pub(crate) fn larger(&self) -> Option<f64> {
         let (sgd, swa) = (self.sgd_memory_mib?, self.swa_memory_mib?);
         Some(100.0 * (swa.mean / sgd.mean - 1.0))

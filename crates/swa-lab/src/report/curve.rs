@@ -1,11 +1,11 @@
-//! A value over epochs, with the spread of seeds.
+//! A value over epochs, with its spread over seeds.
 
 use std::collections::BTreeMap;
 
 use super::results::FinishedRun;
 use crate::experiment::record::EvaluationRecord;
 
-/// What runs with different seeds had at the end of an epoch.
+/// The values of runs with different seeds at the end of an epoch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Point {
     pub(crate) epoch: usize,
@@ -14,7 +14,8 @@ pub(crate) struct Point {
     pub(crate) max: f64,
 }
 
-/// A value over epochs: at those in which any of the runs has it, over those that have.
+/// The curve of a value. It has a point for each epoch in which any of the runs has the value, over
+/// the runs that have it.
 pub(crate) fn curve(
     runs: &[&FinishedRun],
     value: impl Fn(&EvaluationRecord) -> Option<f64>,

@@ -1,4 +1,4 @@
-//! Records for tests, of an experiment that nobody made.
+//! Records for tests, of an experiment that is made up.
 
 use crate::experiment::record::{EvaluationRecord, Method, Record, RunRecord};
 use crate::report::results::FinishedRun;

@@ -1,11 +1,11 @@
-//! What a whole experiment would have besides, said in sentences.
+//! The missing parts of an experiment, in sentences.
 
 use super::comparison::{Comparison, data_set_name};
 use super::results::{FinishedRun, Results};
 use super::table::Table;
 use crate::experiment::record::Method;
 
-/// What is missing, a sentence each. Runs that are under way are not among it.
+/// Returns a sentence for each missing part. Runs that are under way are not counted as missing.
 pub(crate) fn sentences(
     results: &Results,
     comparisons: &[Comparison<'_>],
@@ -57,7 +57,7 @@ pub(crate) fn sentences(
     sentences
 }
 
-/// The epochs of a finished run of which there is no record.
+/// Names the epochs of a finished run that have no record.
 fn lost_epochs(run: &FinishedRun) -> Option<String> {
     let lost = (1..=run.record.epochs).filter(|epoch| !run.epochs.contains_key(epoch));
     let lost: Vec<usize> = lost.collect();

@@ -1,4 +1,4 @@
-//! What an experiment came to, as a page, pictures and a table, from its results alone.
+//! The report of an experiment: a page, pictures and a table, made from its results alone.
 
 mod comparison;
 mod convergence;
@@ -99,9 +99,9 @@ fn display(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// The name of a comparison's picture, without the ending: no other comparison's.
+/// The name of a comparison's picture, without the extension. No other comparison has it.
 fn file_name(run: &RunRecord, names: &mut HashSet<String>) -> String {
-    // Results may be anybody's: a name in them must not lead out of the folder.
+    // The results may come from anywhere: a name in them must not lead out of the folder.
     let plain = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
     let name = format!("convergence-{}-{}", plain(&run.data_set), plain(&run.model));
     let numbered = (2..).map(|number| format!("{name}-{number}"));

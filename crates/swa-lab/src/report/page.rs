@@ -1,4 +1,4 @@
-//! The page: one file that loads nothing.
+//! The page: one file that loads no others.
 
 use super::comparison::{Comparison, data_set_name};
 use super::convergence::{Convergence, NAMES};
@@ -10,7 +10,7 @@ use super::wording::{self, grouped, signed};
 use crate::experiment::record::{Method, RunRecord};
 use crate::run::config::EvaluateOn;
 
-/// What the page is made from.
+/// The contents of the page.
 pub(crate) struct Page<'a> {
     pub(crate) results: &'a Results,
     pub(crate) comparisons: &'a [Comparison<'a>],
@@ -26,7 +26,7 @@ pub(crate) struct Figure {
     pub(crate) plot: Convergence,
 }
 
-/// What is looked up in the record of a run.
+/// A function that looks up a fact in the record of a run.
 type Fact = fn(&RunRecord) -> &str;
 
 impl Page<'_> {
@@ -58,18 +58,16 @@ impl Page<'_> {
         )
     }
 
-    /// What it all says, in a sentence.
+    /// The summary of the report, in a sentence.
     fn summary(&self) -> String {
         let runs = plural(self.results.finished.len(), "finished run");
         let columns = self.table.rows.iter().flat_map(|row| &row.columns);
-        let differences: Vec<_> = columns
-            .filter_map(|column| column.less_sgd.as_ref())
-            .collect();
-        if differences.is_empty() {
+        let gains: Vec<_> = columns.filter_map(|column| column.gain.as_ref()).collect();
+        if gains.is_empty() {
             return format!("<p>{runs}. There is no SWA beside SGD to compare yet.</p>\n");
         }
         let count = |verdict| {
-            let said = differences.iter().map(|less| wording::verdict(less));
+            let said = gains.iter().map(|gain| wording::verdict(gain));
             said.filter(|said| *said == verdict).count()
         };
         let unknown = match count("spread not known") {
@@ -79,7 +77,7 @@ impl Page<'_> {
         format!(
             "<p>{runs}. Of {}, SWA is better than SGD beyond the noise in <strong>{}</strong>, worse \
              in <strong>{}</strong>, and within the noise in <strong>{}</strong>{unknown}.</p>\n",
-            plural(differences.len(), "comparison"),
+            plural(gains.len(), "comparison"),
             count("better"),
             count("worse"),
             count("within the noise"),
@@ -210,7 +208,7 @@ impl Page<'_> {
         )
     }
 
-    /// A fact about runs: once if it is the same of all.
+    /// A fact about the runs, written once if it is the same for all.
     fn fact(&self, name: &str, value: Fact) -> String {
         let records = || self.results.finished.iter().map(|run| &run.record);
         let mut values: Vec<&str> = records().map(value).collect();
@@ -291,7 +289,7 @@ impl Figure {
             "<svg role=\"img\" aria-label=\"Convergence plot of {}\" ",
             escaped(title)
         );
-        // The name space is that of an SVG file; within HTML it goes without saying.
+        // A file of SVG must name its namespace. Within HTML, that is not needed.
         let svg = self
             .svg
             .replacen(" xmlns=\"http://www.w3.org/2000/svg\"", "", 1);
@@ -337,28 +335,28 @@ fn accuracy_rows(row: &Row) -> String {
         ))
     });
     let mut lines = vec![("ours", ours)];
-    if row.columns.iter().any(|column| column.less_sgd.is_some()) {
-        let less = cells(&|column| match (&column.less_sgd, column.method) {
+    if row.columns.iter().any(|column| column.gain.is_some()) {
+        let gains = cells(&|column| match (&column.gain, column.method) {
             (_, Method::Sgd) => Some(String::new()),
             (None, _) => None,
-            (Some(less), _) => {
-                let verdict = wording::verdict(less);
-                let verdict = match less.difference.beyond_noise {
+            (Some(gain), _) => {
+                let verdict = wording::verdict(gain);
+                let verdict = match gain.difference.beyond_noise {
                     Some(true) => format!("<strong>{verdict}</strong>"),
                     _ => verdict.to_owned(),
                 };
-                let seeds = match less.common_seeds {
+                let seeds = match gain.common_seeds {
                     0 => String::new(),
                     common => format!(
                         "<br><small>higher in {} of {}</small>",
-                        less.better_seeds,
+                        gain.better_seeds,
                         plural(common, "seed")
                     ),
                 };
-                Some(format!("{}<br>{verdict}{seeds}", wording::less_sgd(less)))
+                Some(format!("{}<br>{verdict}{seeds}", wording::gain(gain)))
             }
         });
-        lines.push(("SWA − SGD", less));
+        lines.push(("SWA − SGD", gains));
     }
     match &row.unpublished {
         Some(reason) => lines.push((
@@ -457,7 +455,7 @@ fn plural(count: usize, name: &str) -> String {
     }
 }
 
-/// Text that means itself in HTML, between tags and in attributes.
+/// Escapes text for HTML, between tags and in attributes.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

@@ -16,20 +16,20 @@ use crate::Failure;
 /// A picture's width and height in pixels of the page.
 pub(crate) const SIZE: (u32, u32) = (880, 590);
 
-/// The units in a pixel of the page. Plotters (0.3.7) draws at whole units, between which a smooth curve
-/// would go in steps if they were pixels.
+/// The units in a pixel of the page. Plotters (0.3.7) draws at whole units. If these were pixels, a
+/// smooth curve would show steps.
 const UNITS: u32 = 6;
 
 /// The pixels of a PNG file in a pixel of the page, for print and for fine screens.
 const PNG_SCALE: u32 = 2;
 
-/// The font of all text: whatever the reader's browser has, in SVG.
+/// The font of all text. For SVG, the reader's browser chooses it.
 const FONT: &str = "sans-serif";
 
-/// What plotters draws on.
+/// The area that plotters draws on.
 pub(crate) type Canvas<B> = DrawingArea<B, Shift>;
 
-/// What comes of drawing on it.
+/// The result of drawing on it.
 pub(crate) type Drawn<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
 
 /// Something that can be drawn.
@@ -38,7 +38,7 @@ pub(crate) trait Drawing {
     fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Drawn<B>;
 }
 
-/// Pixels of the page, in the units that are drawn at.
+/// Converts pixels of the page to the units of a drawing.
 pub(crate) fn px(pixels: f64) -> i32 {
     (pixels * f64::from(UNITS)).round() as i32
 }
@@ -56,13 +56,13 @@ pub(crate) struct Picture {
 }
 
 impl Picture {
-    /// Draws it.
+    /// Draws a picture.
     ///
     /// # Errors
     ///
-    /// Those of the drawing library, which draws in memory and is not known to have any here.
+    /// Those of the drawing library. It draws in memory, and no errors are known here.
     pub(crate) fn of(drawing: &impl Drawing) -> Result<Self, Failure> {
-        // So that PNG files look alike on every machine, whatever fonts it has or has not.
+        // With this font, PNG files look alike on every machine, even if it has no fonts.
         let font = include_bytes!("font/Roboto-Regular.ttf");
         register_font(FONT, FontStyle::Normal, font)
             .map_err(|_| "the font for PNG files cannot be read")?;
@@ -79,7 +79,7 @@ const CANVAS: (u32, u32) = (SIZE.0 * UNITS, SIZE.1 * UNITS);
 fn svg(drawing: &impl Drawing) -> Result<String, Failure> {
     let mut svg = String::new();
     draw_on(SVGBackend::with_string(&mut svg, CANVAS), drawing)?;
-    // What is drawn in units is shown in pixels: the view box stays as it is.
+    // The drawing is in units, and its size on the page in pixels: the view box stays as it is.
     let size = |(width, height): (u32, u32)| format!(r#"width="{width}" height="{height}""#);
     Ok(svg.replacen(&size(CANVAS), &size(SIZE), 1))
 }

@@ -1,8 +1,9 @@
-//! The numbers that the paper's authors published, to hold ours against.
+//! The numbers that the paper's authors published, to compare ours with.
 //!
-//! Izmailov, Podoprikhin, Garipov, Vetrov, Wilson: *Averaging Weights Leads to Wider Optima and Better
-//! Generalization*, UAI 2018; the numbers are those in the README of the authors' code. Their VGG16 is the
-//! one without BatchNorm (`--model=VGG16`). How many runs a number is of is not said there.
+//! Izmailov, Podoprikhin, Garipov, Vetrov, Wilson: *Averaging Weights Leads to Wider Optima and
+//! Better Generalization*, UAI 2018; the numbers are those in the README of the authors' code.
+//! Their VGG16 is the one without BatchNorm (`--model=VGG16`). The number of runs behind a number
+//! is not given there.
 
 use serde::Serialize;
 
@@ -24,10 +25,10 @@ pub(crate) struct Published {
     pub(crate) deviation: f64,
 }
 
-/// How far a mean of ours is from a published one.
+/// The distance of a mean of ours from a published one.
 ///
-/// In standard deviations it is `(m₁ − m₂) / sqrt(s₁² + s₂²)`: how many runs the published deviation is of
-/// is not known, so there is no standard error to measure by.
+/// In standard deviations it is `(m₁ − m₂) / sqrt(s₁² + s₂²)`. The number of runs behind a
+/// published deviation is not known, so there is no standard error to divide by.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Distance {
     /// `m₁ − m₂`.
@@ -87,11 +88,11 @@ const TABLE: [Row; 8] = [
     row("cifar10", "wrn-28-10", 200, [(96.18, 0.11), (96.45, 0.11), (96.64, 0.08), (96.79, 0.05)]),
 ];
 
-/// What was published of a run's experiment: SGD, and SWA after 1, 1.25 and 1.5 budgets.
+/// The published numbers for a run's experiment: SGD, and SWA after 1, 1.25 and 1.5 budgets.
 ///
 /// # Errors
 ///
-/// Why nothing was.
+/// The reason, if there are none.
 pub(crate) fn of(run: &RunRecord) -> Result<&'static [Published; 4], String> {
     let mut rows = TABLE.iter().filter(|row| row.data_set == run.data_set);
     if rows.clone().next().is_none() {
@@ -120,12 +121,13 @@ pub(crate) fn of(run: &RunRecord) -> Result<&'static [Published; 4], String> {
     if run.evaluate_on == EvaluateOn::Validation {
         differs.push("scores on images held out of the training images".to_owned());
     }
-    match differs.is_empty() {
-        true => Ok(&row.accuracies),
-        false => Err(format!(
+    if differs.is_empty() {
+        Ok(&row.accuracies)
+    } else {
+        Err(format!(
             "not the paper's experiment: {}",
             differs.join(", ")
-        )),
+        ))
     }
 }
 

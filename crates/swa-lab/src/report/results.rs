@@ -1,4 +1,4 @@
-//! What `results.jsonl` holds, by runs.
+//! The contents of `results.jsonl`, run by run.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::experiment::record::{EvaluationRecord, Record, RunRecord};
-use crate::experiment::results::{LineError, parse};
+use crate::experiment::results_file::{LineError, parse};
 
 /// The file in the folder of an experiment.
 const FILE: &str = "results.jsonl";
@@ -20,7 +20,7 @@ pub(crate) type Epochs = BTreeMap<usize, EvaluationRecord>;
 pub(crate) struct Results {
     /// The runs that are finished, in the order in which they were begun.
     pub(crate) finished: Vec<FinishedRun>,
-    /// The others, which are not known by more than their name and epochs.
+    /// The other runs. Only their names and epochs are known.
     pub(crate) unfinished: Vec<(String, Epochs)>,
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct FinishedRun {
     pub(crate) epochs: Epochs,
 }
 
-/// Why there are no results to be read.
+/// The reason why results cannot be read.
 #[derive(Debug, Error)]
 pub(crate) enum ResultsError {
     /// The folder does not exist.
@@ -57,7 +57,7 @@ pub(crate) enum ResultsError {
         path: PathBuf,
     },
 
-    /// There is not a line in the file.
+    /// The file has no line.
     #[error("{path}: is empty; an experiment writes its first line after its first epoch")]
     Empty {
         /// The file.
@@ -78,7 +78,7 @@ pub(crate) enum ResultsError {
     Line {
         /// The file.
         path: PathBuf,
-        /// Which, and why.
+        /// The line, and the reason.
         error: LineError,
     },
 }
@@ -86,8 +86,8 @@ pub(crate) enum ResultsError {
 impl Results {
     /// Reads the results in the folder of an experiment.
     ///
-    /// A record that is there twice, as one may be that was written just before its run was stopped,
-    /// counts once: the last does.
+    /// A record may be there twice, if it was written just before its run was stopped. Then only
+    /// the last one counts.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Means over seeds, their spread, and whether a difference is more than that.
+//! Means over seeds, their spread, and a test of their differences.
 
 use serde::Serialize;
 
@@ -6,14 +6,14 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Sample {
     pub(crate) mean: f64,
-    /// The sample standard deviation, `sqrt(Σ (x − mean)² / (n − 1))`: there is none of one value.
+    /// The sample standard deviation, `sqrt(Σ (x − mean)² / (n − 1))`. A single value has none.
     pub(crate) deviation: Option<f64>,
-    /// How many values.
+    /// The number of values.
     pub(crate) n: usize,
 }
 
 impl Sample {
-    /// What `values` come to, if there are any.
+    /// The sample of `values`, if there are any.
     pub(crate) fn of(values: &[f64]) -> Option<Self> {
         let n = values.len();
         if n == 0 {
@@ -34,18 +34,18 @@ impl Sample {
     }
 }
 
-/// How far one mean is from another, of samples that are both at hand.
+/// The difference between the means of two samples.
 ///
-/// In standard errors it is `(m₁ − m₂) / sqrt(s₁²/n₁ + s₂²/n₂)`, Welch's t: the question is whether the
-/// *means* differ, and these are the standard deviations that means have.
+/// In standard errors it is `(m₁ − m₂) / sqrt(s₁²/n₁ + s₂²/n₂)`, Welch's t: the question is whether
+/// the *means* differ, and a standard error is the standard deviation of a mean.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Difference {
     /// `m₁ − m₂`.
     pub(crate) points: f64,
     /// In standard errors, if both samples have a spread.
     pub(crate) standard_errors: Option<f64>,
-    /// Whether chance alone would make so large a difference, of either sign, less than once in twenty
-    /// times: whether it is beyond the 97.5 % point of Student's t at Welch's degrees of freedom.
+    /// True if chance alone would make so large a difference, of either sign, less than once in
+    /// twenty times: if it is beyond the 97.5 % point of Student's t at Welch's degrees of freedom.
     pub(crate) beyond_noise: Option<bool>,
 }
 
@@ -68,8 +68,8 @@ impl Difference {
     }
 }
 
-/// The 97.5 % point of Student's t. Degrees of freedom are rounded down, and to ten at most, which asks
-/// for a little more than need be.
+/// The 97.5 % point of Student's t. Degrees of freedom are rounded down, and to ten at most, so the
+/// test is a little stricter than it need be.
 fn critical_t(freedom: f64) -> f64 {
     // From any table of the distribution.
     const POINTS: [f64; 10] = [

@@ -1,5 +1,5 @@
-//! The paper's Table 1, ours beside the published one: what `table.json` holds, and from what every other
-//! form of the table is made.
+//! The paper's Table 1, with our numbers beside the published ones. It is written to `table.json`,
+//! and all other forms of the table are made from it.
 
 use serde::Serialize;
 
@@ -31,12 +31,12 @@ pub(crate) struct Row {
     pub(crate) evaluate_on: EvaluateOn,
     /// The epochs of one budget.
     pub(crate) budget: usize,
-    /// When SWA averages, in words.
+    /// The epoch from which SWA averages, and its learning rate, in words.
     pub(crate) averaging: Option<String>,
     /// SGD after a budget, SWA after 1, 1.25 and 1.5 of them.
     pub(crate) columns: [Column; 4],
     pub(crate) cost: Cost,
-    /// Why there are no published numbers to compare with, if there are none.
+    /// The reason why there are no published numbers to compare with, if there are none.
     pub(crate) unpublished: Option<String>,
 }
 
@@ -47,28 +47,29 @@ pub(crate) struct Column {
     pub(crate) budgets: f64,
     /// The epoch that its accuracies are of.
     pub(crate) epoch: usize,
-    /// The seeds of the runs that came so far.
+    /// The seeds of the runs that have reached that epoch.
     pub(crate) seeds: Vec<u64>,
-    /// Over those seeds.
+    /// The accuracies over those seeds.
     pub(crate) accuracy: Option<Sample>,
-    /// For SWA, how far it is from SGD.
-    pub(crate) less_sgd: Option<LessSgd>,
+    /// For SWA, the gain over SGD.
+    #[serde(rename = "less_sgd")]
+    pub(crate) gain: Option<Gain>,
     pub(crate) published: Option<Published>,
     pub(crate) less_published: Option<Distance>,
 }
 
-/// SWA's accuracy less SGD's.
+/// The gain of SWA over SGD: its accuracy less SGD's.
 #[derive(Debug, Serialize)]
-pub(crate) struct LessSgd {
+pub(crate) struct Gain {
     #[serde(flatten)]
     pub(crate) difference: Difference,
-    /// How many seeds there are of both.
+    /// The number of seeds that both have.
     pub(crate) common_seeds: usize,
-    /// With how many of those SWA is the better.
+    /// The number of those seeds with which SWA is better.
     pub(crate) better_seeds: usize,
 }
 
-/// The columns: a method, and how many quarters of a budget it is given.
+/// The columns: a method, and the length of its training in quarters of a budget.
 const COLUMNS: [(Method, usize); 4] = [
     (Method::Sgd, 4),
     (Method::Swa, 4),
@@ -76,7 +77,7 @@ const COLUMNS: [(Method, usize); 4] = [
     (Method::Swa, 6),
 ];
 
-/// The epoch at whose end some quarters of a budget are over.
+/// The epoch at whose end so many quarters of a budget are over.
 pub(crate) fn epoch_of(budget: usize, quarters: usize) -> usize {
     epoch_after(quarters as f64 / 4.0, budget)
 }
@@ -107,9 +108,9 @@ impl Row {
                 epoch,
                 seeds: ours.iter().map(|(seed, _)| *seed).collect(),
                 accuracy,
-                less_sgd: match method {
+                gain: match method {
                     Method::Sgd => None,
-                    Method::Swa => LessSgd::of(&ours, &sgd),
+                    Method::Swa => Gain::of(&ours, &sgd),
                 },
                 published,
                 less_published: accuracy
@@ -146,7 +147,7 @@ impl Column {
     }
 }
 
-impl LessSgd {
+impl Gain {
     fn of(swa: &[(u64, f64)], sgd: &[(u64, f64)]) -> Option<Self> {
         let difference = Difference::between(&sample(swa)?, &sample(sgd)?);
         let pairs = swa.iter().filter_map(|(seed, swa)| {
@@ -162,7 +163,8 @@ impl LessSgd {
     }
 }
 
-/// Seeds, and the test accuracies that runs of a method had at the end of an epoch: the average's in SWA.
+/// The seeds of a method's runs, and their test accuracies at the end of an epoch: in SWA, those of
+/// the average.
 fn accuracies(comparison: &Comparison<'_>, method: Method, epoch: usize) -> Vec<(u64, f64)> {
     let (runs, error): (_, fn(&FinishedRun, usize) -> Option<f64>) = match method {
         Method::Sgd => (&comparison.sgd, |run, epoch| {
@@ -209,15 +211,15 @@ mod tests {
         assert!((deviation - 2f64.sqrt()).abs() < 1e-12);
 
         // 62 - 59 = 3, and both deviations are sqrt(2), so sqrt(2/2 + 2/2) = sqrt(2).
-        let less_sgd = columns[2].less_sgd.as_ref().unwrap();
-        assert_eq!(less_sgd.difference.points, 3.0);
-        let errors = less_sgd.difference.standard_errors.unwrap();
+        let gain = columns[2].gain.as_ref().unwrap();
+        assert_eq!(gain.difference.points, 3.0);
+        let errors = gain.difference.standard_errors.unwrap();
         assert!((errors - 3.0 / 2f64.sqrt()).abs() < 1e-12);
-        assert_eq!((less_sgd.better_seeds, less_sgd.common_seeds), (2, 2));
+        assert_eq!((gain.better_seeds, gain.common_seeds), (2, 2));
         // At a budget seed 1 loses by a point (59 against 60), seed 2 wins by one (59 against 58).
-        let at_a_budget = columns[1].less_sgd.as_ref().unwrap();
+        let at_a_budget = columns[1].gain.as_ref().unwrap();
         assert_eq!((at_a_budget.better_seeds, at_a_budget.common_seeds), (1, 2));
-        assert!(columns[0].less_sgd.is_none());
+        assert!(columns[0].gain.is_none());
     }
 
     #[test]
@@ -228,7 +230,7 @@ mod tests {
         assert_eq!(columns[0].accuracy, None);
         assert_eq!(columns[1].accuracy.unwrap().n, 1);
         assert_eq!(columns[1].seeds, [3]);
-        assert!(columns[1].less_sgd.is_none());
+        assert!(columns[1].gain.is_none());
         assert_eq!(columns[2].accuracy, None);
     }
 

@@ -6,9 +6,9 @@ use super::wording;
 
 /// The heading of the first column.
 const NETWORK: &str = "network (epochs in a budget)";
-/// The width of the second, which says what a line is.
+/// The width of the second column, which names the kind of each line.
 const WHAT: usize = 12;
-/// The width of the others.
+/// The width of the other columns.
 const CELL: usize = 20;
 
 /// The table, line by line.
@@ -46,14 +46,14 @@ fn row_lines(first: usize, row: &Row) -> Vec<String> {
             Some(format!("{} (n={})", wording::sample(accuracy), accuracy.n))
         }),
     )];
-    if row.columns.iter().any(|column| column.less_sgd.is_some()) {
-        let less = cells(&|column| column.less_sgd.as_ref().map(wording::less_sgd));
-        lines.push(line(first, "", "SWA − SGD", less));
+    if row.columns.iter().any(|column| column.gain.is_some()) {
+        let gains = cells(&|column| column.gain.as_ref().map(wording::gain));
+        lines.push(line(first, "", "SWA − SGD", gains));
         let verdict = cells(&|column| {
             column
-                .less_sgd
+                .gain
                 .as_ref()
-                .map(|less| wording::verdict(less).to_owned())
+                .map(|gain| wording::verdict(gain).to_owned())
         });
         lines.push(line(first, "", "", verdict));
     }

@@ -1,8 +1,8 @@
-//! How numbers are written, the same in the text table and on the page.
+//! The wording of numbers, the same in the text table and on the page.
 
 use super::published::{Distance, Published};
 use super::statistics::Sample;
-use super::table::LessSgd;
+use super::table::Gain;
 
 /// Such as `72.55 ± 0.10`, without the deviation if there is none.
 pub(crate) fn sample(sample: &Sample) -> String {
@@ -22,20 +22,20 @@ fn mean_and_deviation(mean: f64, deviation: Option<f64>) -> String {
 }
 
 /// Such as `+1.36, 15.1 s.e.`.
-pub(crate) fn less_sgd(less: &LessSgd) -> String {
-    let points = signed(less.difference.points, 2);
-    match less.difference.standard_errors {
+pub(crate) fn gain(gain: &Gain) -> String {
+    let points = signed(gain.difference.points, 2);
+    match gain.difference.standard_errors {
         Some(errors) => format!("{points}, {:.1} s.e.", errors.abs()),
         None => points,
     }
 }
 
-/// Whether a difference says something: `better`, `worse`, or `within the noise`.
-pub(crate) fn verdict(less: &LessSgd) -> &'static str {
-    match less.difference.beyond_noise {
+/// The verdict on a difference: `better`, `worse`, `within the noise`, or `spread not known`.
+pub(crate) fn verdict(gain: &Gain) -> &'static str {
+    match gain.difference.beyond_noise {
         None => "spread not known",
         Some(false) => "within the noise",
-        Some(true) if less.difference.points > 0.0 => "better",
+        Some(true) if gain.difference.points > 0.0 => "better",
         Some(true) => "worse",
     }
 }
@@ -53,10 +53,12 @@ pub(crate) fn distance(distance: &Distance) -> String {
 pub(crate) fn signed(number: f64, decimals: usize) -> String {
     let digits = format!("{:.decimals$}", number.abs());
     let zero = digits.chars().all(|digit| matches!(digit, '0' | '.'));
-    match (zero, number > 0.0) {
-        (true, _) => digits,
-        (false, true) => format!("+{digits}"),
-        (false, false) => format!("−{digits}"),
+    if zero {
+        digits
+    } else if number > 0.0 {
+        format!("+{digits}")
+    } else {
+        format!("−{digits}")
     }
 }
 
@@ -96,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_difference_is_written_with_its_errors_and_what_they_say() {
-        let less = |points, standard_errors, beyond_noise| LessSgd {
+        let of = |points, standard_errors, beyond_noise| Gain {
             difference: Difference {
                 points,
                 standard_errors,
@@ -105,14 +107,14 @@ mod tests {
             common_seeds: 3,
             better_seeds: 3,
         };
-        let clear = less(-1.36, Some(-15.08), Some(true));
+        let clear = of(-1.36, Some(-15.08), Some(true));
         assert_eq!(
-            (less_sgd(&clear).as_str(), verdict(&clear)),
+            (gain(&clear).as_str(), verdict(&clear)),
             ("−1.36, 15.1 s.e.", "worse")
         );
-        let single = less(0.4, None, None);
+        let single = of(0.4, None, None);
         assert_eq!(
-            (less_sgd(&single).as_str(), verdict(&single)),
+            (gain(&single).as_str(), verdict(&single)),
             ("+0.40", "spread not known")
         );
     }

@@ -53,8 +53,8 @@ impl<N: ImageNetwork> Classifier<N> {
         self.network
     }
 
-    /// The output's loss is that of each image: its metric then weights a last, smaller batch by its
-    /// size.
+    /// The output holds the loss of each image, so that its metric weights a smaller last batch by
+    /// its size.
     fn classify(&self, batch: ImageBatch) -> ClassificationOutput {
         let logits = self.network.logits(batch.images);
         let loss = cross_entropy(logits.clone(), batch.labels.clone());

@@ -1,4 +1,4 @@
-//! What a run is: everything that its result depends on.
+//! The settings of a run: everything that its result depends on.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,31 +13,32 @@ use crate::run::paper_training::PaperTraining;
 
 /// The settings of a run, as `config.json` holds them.
 ///
-/// Two runs of the same settings on the same device give the same bits. (The device is not among
-/// them: a run may be resumed on another.)
+/// Two runs with the same settings on the same device give the same bits. (The device is not a
+/// setting: a run may be resumed on another one.)
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
-    /// Where the images come from: see [`DataSource`]. A folder's path is
-    /// absolute, so that the run can be resumed from elsewhere.
+    /// The source of the images: see [`DataSource`]. A folder's path is absolute, so that the run
+    /// can be resumed from elsewhere.
     pub data: String,
-    /// How many training images are used, if not all.
+    /// The number of training images that are used, if not all.
     pub train_items: Option<usize>,
-    /// How many of these are held out from the training, if any.
+    /// The number of these that are held out from the training, if any.
     #[serde(default)]
     pub validation_items: Option<usize>,
-    /// Which images the epochs' scores are of.
+    /// The images that the epochs' scores are of.
     #[serde(default)]
     pub evaluate_on: EvaluateOn,
-    /// How images are padded before they are cropped: `zero`, `reflect`, or `none` for no augmentation.
+    /// The padding of images before they are cropped: `zero`, `reflect`, or `none` for no
+    /// augmentation.
     pub padding: PaddingChoice,
     /// The network, by its name: see [`NetworkConfig`].
     pub model: String,
-    /// What the network's widths are divided by.
+    /// The divisor of the network's widths.
     pub width_divisor: usize,
-    /// What it starts from, if not from weights drawn from the seed.
+    /// The weights that training starts from, if they are not drawn from the seed.
     pub init: Option<InitialWeights>,
-    /// How many epochs to train.
+    /// The number of epochs.
     pub epochs: usize,
     /// The number of images in a batch.
     pub batch_size: usize,
@@ -47,9 +48,9 @@ pub struct RunConfig {
     pub momentum: f64,
     /// The weight decay of SGD.
     pub weight_decay: f64,
-    /// SWA, unless it is plain SGD.
+    /// The settings of SWA; none for plain SGD.
     pub swa: Option<SwaSettings>,
-    /// What initial weights, order and augmentation of the images, and dropout are drawn from.
+    /// The seed of initial weights, order and augmentation of the images, and dropout.
     pub seed: u64,
 }
 
@@ -59,7 +60,7 @@ pub struct RunConfig {
 pub struct InitialWeights {
     /// The file: its path is absolute.
     pub file: PathBuf,
-    /// Where in the file the network is, if that has to be said: see [`StateDict::under`].
+    /// The key of the network in the file, if it needs one: see [`StateDict::under`].
     pub key: Option<String>,
 }
 
@@ -78,15 +79,15 @@ impl InitialWeights {
     }
 }
 
-/// Which images a run's scores are of.
+/// The images that a run's scores are of.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum EvaluateOn {
     /// The test images.
     #[default]
     Test,
-    /// The training images that are held out: to choose settings by, which must not be chosen by the
-    /// test images.
+    /// The training images that are held out. Settings may be chosen by these, and must not be
+    /// chosen by the test images.
     Validation,
 }
 
@@ -100,12 +101,12 @@ pub struct SwaSettings {
     pub every: usize,
     /// The learning rate under which weights are collected.
     pub lr: f64,
-    /// From how many batches BatchNorm is re-estimated, if not from all.
+    /// The number of batches from which BatchNorm is re-estimated, if not all.
     pub batch_norm_batches: Option<usize>,
 }
 
 impl SwaSettings {
-    /// How many weights the average is of at the end of `epoch`, counted from 1.
+    /// The number of weights in the average at the end of `epoch`, counted from 1.
     pub fn averaged_after(&self, epoch: usize) -> usize {
         match epoch.checked_sub(self.start) {
             None => 0,
@@ -114,7 +115,7 @@ impl SwaSettings {
     }
 }
 
-/// How images are padded before they are cropped.
+/// The padding of images before they are cropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum PaddingChoice {
@@ -126,8 +127,8 @@ pub enum PaddingChoice {
     None,
 }
 
-/// Settings given on the command line: those that are not keep their value in a run that is resumed,
-/// and in a new one take the paper's for the model.
+/// The settings given on the command line. Those that are not given keep their value in a run that
+/// is resumed. In a new run they are the paper's for the model.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct GivenSettings {
     /// `synthetic`, `download`, `download100`, or a folder: images of 32x32, PNG or JPEG, as train/CLASS/* and
@@ -147,7 +148,7 @@ pub struct GivenSettings {
     #[arg(long, value_enum, value_name = "WHICH")]
     pub evaluate_on: Option<EvaluateOn>,
 
-    /// How images are padded by 4 pixels before they are cropped and flipped [default: zero]
+    /// The padding of images, by 4 pixels, before they are cropped and flipped [default: zero]
     #[arg(long, value_enum)]
     pub padding: Option<PaddingChoice>,
 
@@ -165,11 +166,12 @@ pub struct GivenSettings {
     #[arg(long, value_name = "FILE")]
     pub init: Option<PathBuf>,
 
-    /// Where in that file the network is, if it is there several times: state_dict, swa_state_dict
+    /// The key of the network in that file, if it is there several times: state_dict,
+    /// swa_state_dict
     #[arg(long, value_name = "KEY", requires = "init")]
     pub init_key: Option<String>,
 
-    /// How many epochs to train [default: the paper's budget, 150 for PreResNet, else 200]
+    /// The number of epochs [default: the paper's budget, 150 for PreResNet, else 200]
     #[arg(long, value_name = "N")]
     pub epochs: Option<usize>,
 
@@ -212,12 +214,12 @@ pub struct GivenSettings {
     #[arg(long, value_name = "N")]
     pub bn_batches: Option<usize>,
 
-    /// What weights, order, augmentation and dropout are drawn from [default: 1]
+    /// The seed of weights, order, augmentation and dropout [default: 1]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 }
 
-/// Settings that make no run.
+/// Settings that are invalid.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// No such network.
@@ -229,9 +231,9 @@ pub enum ConfigError {
     Invalid {
         /// The flag.
         flag: &'static str,
-        /// What it must be.
+        /// The values that are allowed.
         expected: &'static str,
-        /// What it is instead.
+        /// The value that was given.
         got: String,
     },
 
@@ -268,14 +270,15 @@ impl GivenSettings {
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] for a model that there is not, or a number that cannot be used.
+    /// [`ConfigError`] for an unknown model, or a number that cannot be used.
     pub fn new_run(&self) -> Result<RunConfig, ConfigError> {
         let model: NetworkConfig = self.model.as_deref().unwrap_or("preresnet-20").parse()?;
         let paper = PaperTraining::of(&model);
         let epochs = self.epochs.unwrap_or(paper.epochs);
-        let paper_start = match epochs == paper.epochs {
-            true => paper.swa_start,
-            false => (epochs * 3).div_ceil(4).max(1),
+        let paper_start = if epochs == paper.epochs {
+            paper.swa_start
+        } else {
+            (epochs * 3).div_ceil(4).max(1)
         };
         let config = RunConfig {
             data: located(self.data.as_deref().unwrap_or("synthetic")),
@@ -306,8 +309,8 @@ impl GivenSettings {
         Ok(config)
     }
 
-    /// The settings of a new run, `config`, once it is known how many classes its data has: the paper's
-    /// learning rate of SWA may be another then.
+    /// The settings `config` of a new run, adapted to the number of classes in its data, on which
+    /// the paper's learning rate of SWA depends.
     pub fn for_classes(&self, mut config: RunConfig, classes: usize) -> RunConfig {
         let paper = config
             .model
@@ -319,11 +322,11 @@ impl GivenSettings {
         config
     }
 
-    /// Compares what is given with the settings of a run that is to be resumed.
+    /// Compares the given settings with those of a run that is to be resumed.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Differs`] if anything that is given is something else there.
+    /// [`ConfigError::Differs`] if anything that is given differs from the run.
     pub fn agree_with(&self, run: &RunConfig) -> Result<(), ConfigError> {
         let mut differences = Vec::new();
         let mut compare = |flag: &str, given: Option<String>, run: Option<String>| {
@@ -415,9 +418,10 @@ impl GivenSettings {
             differences.push("--no-swa is given here and not there".to_owned());
         }
 
-        match differences.is_empty() {
-            true => Ok(()),
-            false => Err(ConfigError::Differs(differences)),
+        if differences.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError::Differs(differences))
         }
     }
 }
@@ -438,12 +442,12 @@ fn absolute(path: &Path) -> PathBuf {
 }
 
 impl RunConfig {
-    /// The images that the run trains on, and as test images those that it is scored on, of a whole
-    /// data set.
+    /// The images that the run uses from a whole data set: those that it trains on, and as test
+    /// images those that it is scored on.
     ///
     /// # Errors
     ///
-    /// [`DataError`] if there are not as many as the run takes.
+    /// [`DataError`] if there are fewer than the run needs.
     pub fn images_of(&self, mut images: ImageSet) -> Result<ImageSet, DataError> {
         if let Some(items) = self.train_items {
             images.train = Arc::new(images.train.subset(items, self.seed)?);
@@ -467,13 +471,16 @@ impl RunConfig {
             }),
             _ => Ok(()),
         };
-        let number = |flag, expected, value: f64, fits: bool| match value.is_finite() && fits {
-            true => Ok(()),
-            false => Err(ConfigError::Invalid {
-                flag,
-                expected,
-                got: value.to_string(),
-            }),
+        let number = |flag, expected, value: f64, fits: bool| {
+            if value.is_finite() && fits {
+                Ok(())
+            } else {
+                Err(ConfigError::Invalid {
+                    flag,
+                    expected,
+                    got: value.to_string(),
+                })
+            }
         };
         count("--train-items", self.train_items)?;
         count("--validation-items", self.validation_items)?;
@@ -567,7 +574,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_make_no_run_are_refused_by_flag() {
+    fn invalid_settings_are_refused_by_flag() {
         let check = |change: fn(&mut GivenSettings), expected: &str| {
             let mut given = GivenSettings::default();
             change(&mut given);

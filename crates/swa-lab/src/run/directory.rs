@@ -14,7 +14,7 @@ pub struct RunDirectory {
     path: PathBuf,
 }
 
-/// Why a folder cannot be a run's.
+/// The reason why a folder cannot be a run's.
 #[derive(Debug, Error)]
 pub enum DirectoryError {
     /// There is a run in it already.
@@ -46,18 +46,18 @@ pub enum DirectoryError {
     Settings {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
 
     /// It cannot be read or written.
     #[error("cannot {action} {path}: {error}")]
     Io {
-        /// What could not be done.
+        /// The action that failed.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         error: io::Error,
     },
 }
@@ -75,7 +75,7 @@ pub(crate) fn io_error(
 }
 
 impl RunDirectory {
-    /// A folder for a new run. With `overwrite`, the run that is in it is deleted.
+    /// Makes a folder for a new run. With `overwrite`, a run that is in it is deleted.
     ///
     /// # Errors
     ///
@@ -90,16 +90,18 @@ impl RunDirectory {
             path: path.to_owned(),
         };
         fs::create_dir_all(path).map_err(io_error("make the folder", path))?;
-        // A process that was killed as it wrote the settings has left no run.
+        // If a process was killed while it wrote the settings, there is no run.
         delete_unfinished_files(path)?;
         let mut entries = fs::read_dir(path).map_err(io_error("read the folder", path))?;
         if entries.next().is_some() {
             let path = path.to_owned();
-            match (directory.config_file().exists(), overwrite) {
-                (false, _) => return Err(DirectoryError::Foreign { path }),
-                (true, false) => return Err(DirectoryError::Taken { path }),
-                (true, true) => directory.clear()?,
+            if !directory.config_file().exists() {
+                return Err(DirectoryError::Foreign { path });
             }
+            if !overwrite {
+                return Err(DirectoryError::Taken { path });
+            }
+            directory.clear()?;
         }
         let config =
             serde_json::to_vec_pretty(config).map_err(|error| DirectoryError::Settings {
@@ -137,7 +139,7 @@ impl RunDirectory {
         }
     }
 
-    /// The folder `path`, whatever is in it.
+    /// The folder `path`, without a look at its contents.
     pub(crate) fn at(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
@@ -202,7 +204,7 @@ impl RunDirectory {
         self.path.join("metrics.csv")
     }
 
-    /// Where Burn logs to.
+    /// The file that Burn logs to.
     pub fn log(&self) -> PathBuf {
         self.path.join("experiment.log")
     }
@@ -218,10 +220,10 @@ impl RunDirectory {
     }
 }
 
-/// How the names of files begin that are being written.
+/// The prefix of files that are being written.
 const UNFINISHED: &str = ".unfinished-";
 
-/// Whether a file is one that is being written, or that a process was killed over.
+/// Tells whether a file is being written, or was left unfinished by a process that was killed.
 pub(crate) fn is_unfinished(file: &Path) -> bool {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     // A model's file is first written as `.tmpXXXXXX` and then as `live.safetensors.PID-N.tmp`: by SafeTensors (0.8.0)
@@ -231,8 +233,8 @@ pub(crate) fn is_unfinished(file: &Path) -> bool {
     name.starts_with(UNFINISHED) || of_a_model
 }
 
-/// Deletes what a process that was killed left of files that it was writing to `folder`. Nobody else
-/// may write there meanwhile.
+/// Deletes the unfinished files that a process left in `folder` when it was killed. No other
+/// process may write there meanwhile.
 ///
 /// # Errors
 ///
@@ -248,7 +250,8 @@ pub fn delete_unfinished_files(folder: &Path) -> Result<(), DirectoryError> {
     Ok(())
 }
 
-/// Writes a file beside its place and moves it there, so that there is never half of it.
+/// Writes a file beside its place and then moves it there, so that its place never holds half of
+/// it.
 ///
 /// # Errors
 ///
@@ -257,7 +260,7 @@ pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), DirectoryError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let write = || -> io::Result<()> {
         let mut builder = tempfile::Builder::new();
-        // As readable as any new file, and not by its owner alone.
+        // Readable like any new file, and not only by its owner.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let mut file = builder.prefix(UNFINISHED).tempfile_in(folder)?;
@@ -331,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_make_no_run_are_no_settings() {
+    fn invalid_settings_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let config = RunConfig {
             batch_size: 0,

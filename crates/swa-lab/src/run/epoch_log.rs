@@ -1,4 +1,4 @@
-//! What every epoch came to: a row in `metrics.csv`, and a line for the user.
+//! The results of every epoch: a row in `metrics.csv`, and a line for the user.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -22,15 +22,16 @@ pub struct Score {
     pub accuracy: f64,
 }
 
-/// A row of `metrics.csv`: what an epoch came to.
+/// A row of `metrics.csv`: the results of an epoch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpochRow {
     /// The epoch, counted from 1.
     pub epoch: usize,
     /// The learning rate of its last step.
     pub learning_rate: f64,
-    /// Mean loss of the live model on the epoch's training images, as it was trained on them: of those
-    /// that were left if it was resumed amid the epoch, and nothing if none were.
+    /// Mean loss of the live model on the epoch's training images, as it was trained on them. If
+    /// the run was resumed within the epoch, this is the mean over the images that were left, or
+    /// nothing if none were.
     pub train_loss: Option<f64>,
     /// Accuracy in per cent of the live model on the epoch's training images, as it was trained on them.
     pub train_accuracy: Option<f64>,
@@ -44,7 +45,7 @@ pub struct EpochRow {
     pub swa_test_accuracy: Option<f64>,
     /// Seconds that the epoch took, validation included.
     pub seconds: f64,
-    /// Seconds of them that re-estimating BatchNorm took, if it was.
+    /// Seconds of these that re-estimating BatchNorm took, if it was re-estimated.
     pub reestimation_seconds: Option<f64>,
 }
 
@@ -119,10 +120,10 @@ pub(crate) fn write_rows(file: &Path, rows: &[EpochRow]) -> Result<(), Failure> 
     Ok(write_whole(file, &content)?)
 }
 
-/// What Burn calls it.
+/// Burn's name of this metric.
 const LEARNING_RATE: &str = "Learning Rate";
 
-/// Told of a row, and whether it is in the file.
+/// A function that is called with every row, and with the error if it could not be written.
 type Report = Box<dyn Fn(&EpochRow, Result<(), Failure>) + Send>;
 
 /// Makes rows of Burn's metrics, epoch by epoch.
@@ -134,8 +135,8 @@ pub struct EpochLog {
     names: HashMap<MetricId, String>,
     /// Final values of the current epoch, by split ("train" or "valid") and name.
     values: HashMap<(String, String), f64>,
-    /// Whether the current epoch has had a training step: without one, Burn has metrics of it all the
-    /// same (0.22.1), which are not numbers.
+    /// True if the current epoch has had a training step. Without one, Burn (0.22.1) still has
+    /// metrics of it, which are not numbers.
     trained: bool,
     epoch_began: Instant,
     reestimation: PassTime,
@@ -143,9 +144,9 @@ pub struct EpochLog {
 }
 
 impl EpochLog {
-    /// A log that goes on after `rows`, and tells `report` of every new one, and whether it is in the file. The
-    /// first is of an epoch under `learning_rate`, of which no step may be left. `reestimation` tells
-    /// how long BatchNorm was re-estimated for.
+    /// A log that goes on after `rows`. It calls `report` with every new row, and with the error if
+    /// the row could not be written. `learning_rate` is that of the first new epoch, which may have
+    /// no step left to report it. `reestimation` tells the time that re-estimating BatchNorm took.
     pub fn new(
         file: PathBuf,
         rows: Vec<EpochRow>,
@@ -235,7 +236,7 @@ impl MetricLogger for EpochLog {
         self.epoch_began = Instant::now();
     }
 
-    /// Nothing that is used here asks for values of the past.
+    /// Nothing that is used here asks for past values.
     fn read_numeric(
         &mut self,
         _name: &str,

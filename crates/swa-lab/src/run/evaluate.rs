@@ -16,9 +16,9 @@ pub const BATCH_SIZE: usize = 250;
 /// A network's score on images, all together and by class.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evaluation {
-    /// On all images.
+    /// The score on all images.
     pub total: Score,
-    /// Class by class: how many images, and the score on them.
+    /// The number of images in each class, and the score on them.
     pub classes: Vec<(usize, Score)>,
 }
 

@@ -1,4 +1,4 @@
-//! Ctrl-C that keeps what was earned.
+//! A stop by Ctrl-C that loses no work.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,21 +15,22 @@ use crate::run::terminal;
 /// The exit status of a run that was asked to stop: 128 + SIGINT, as shells have it.
 pub const INTERRUPTED: i32 = 130;
 
-/// A signal this soon after the first is the same: `timeout`, for one, sends it to the process and then to
-/// its group.
+/// A signal this soon after the first counts as the same one: `timeout`, for example, sends it to
+/// the process and then to its group.
 const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
 /// Stops a training after a step, and keeps the state that Burn would not hand out: its `Learner`
 /// returns the model alone, and a checkpoint needs the optimizer's state as well (Burn 0.22.1).
 #[derive(Default)]
 pub struct Interruption {
-    /// What stops the `Learner`.
+    /// The interrupter of the `Learner`.
     interrupter: Interrupter,
-    /// What the terminal UI stops. Not the `Learner`'s, which the UI would reset at the end of the
-    /// training, before it is read why that ended (Burn 0.22.1).
+    /// The interrupter that the terminal UI uses. It is not that of the `Learner`: the UI of Burn
+    /// 0.22.1 would reset that one at the end of the training, before the reason for the end is
+    /// read.
     ui: Interrupter,
     shows_ui: AtomicBool,
-    /// When a signal first asked for a stop.
+    /// The time at which a signal first asked for a stop.
     signalled: Mutex<Option<Instant>>,
     /// Optimizer steps of this process.
     steps: AtomicUsize,
@@ -37,7 +38,7 @@ pub struct Interruption {
 }
 
 impl Interruption {
-    /// What stops the `Learner`.
+    /// The interrupter of the `Learner`.
     pub fn interrupter(&self) -> Interrupter {
         self.interrupter.clone()
     }
@@ -57,15 +58,15 @@ impl Interruption {
         }
     }
 
-    /// How many optimizer steps this process made, and the optimizer's state after the last, if the
-    /// training stopped there.
+    /// The number of optimizer steps of this process, and the optimizer's state after the last one,
+    /// if the training stopped there.
     pub fn stopped_after(&self) -> Option<(usize, OptimizerRecord)> {
         let record = lock(&self.optimizer).take()?;
         Some((self.steps.load(Ordering::SeqCst), record))
     }
 
-    /// Makes Ctrl-C, and on Unix a termination signal, ask for a stop, and a second one end the process
-    /// at once.
+    /// Makes Ctrl-C, and on Unix a termination signal, ask for a stop. A second one ends the
+    /// process at once.
     ///
     /// # Errors
     ///
@@ -75,7 +76,7 @@ impl Interruption {
         on_signals(move || interruption.signal())
     }
 
-    /// A signal has come, or something that means the same.
+    /// Takes note of a signal, or of something that means the same.
     pub(crate) fn signal(&self) {
         let shows_ui = self.shows_ui.load(Ordering::SeqCst);
         let mut signalled = lock(&self.signalled);
@@ -107,7 +108,7 @@ impl Interruption {
 /// If the process handles the signals already.
 pub(crate) fn on_signals(signalled: impl Fn() + Clone + Send + 'static) -> io::Result<()> {
     ctrlc::set_handler(signalled.clone()).map_err(io::Error::other)?;
-    // Not SIGHUP, which `nohup` has made the process ignore, and `ctrlc` would not (3.5).
+    // SIGHUP is left alone: under `nohup` the process ignores it, which `ctrlc` (3.5) would undo.
     #[cfg(unix)]
     {
         use signal_hook::{consts::SIGTERM, iterator::Signals};
@@ -118,7 +119,7 @@ pub(crate) fn on_signals(signalled: impl Fn() + Clone + Send + 'static) -> io::R
     Ok(())
 }
 
-/// A poisoned lock is as good as another: what it guards is written at once.
+/// Locks a mutex, even a poisoned one: its value is written in one go, and so is valid.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -140,7 +141,7 @@ mod tests {
     fn a_signal_that_comes_twice_at_once_is_one() {
         let interruption = Interruption::default();
         interruption.signal();
-        // Would end this process if it were another.
+        // This would end the process if it counted as another signal.
         interruption.signal();
         assert!(lock(&interruption.signalled).is_some());
     }

@@ -10,23 +10,23 @@ use thiserror::Error;
 
 use crate::Failure;
 
-/// What a file says of the network in it.
+/// The description of the network in a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
     /// The network, by its name: see [`NetworkConfig`].
     pub model: String,
-    /// What its widths are divided by.
+    /// The divisor of its widths.
     pub width_divisor: usize,
     /// The classes it tells apart, in the order of its logits.
     pub class_names: Vec<String>,
-    /// How many weights it is the average of, if it is one.
+    /// The number of weights that it is the average of, if it is one.
     pub averaged: Option<usize>,
 }
 
 /// The key of the description in a file's metadata.
 const DESCRIPTION: &str = "cifar";
 
-/// What is said of a file that may be from elsewhere.
+/// The arguments that describe a file from elsewhere.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct FileArgs {
     /// The network in a file that does not say so, as one from PyTorch does not: a name as in
@@ -34,16 +34,16 @@ pub struct FileArgs {
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
 
-    /// What the widths of that network are divided by [default: 1]
+    /// The divisor of that network's widths [default: 1]
     #[arg(long, value_name = "N", requires = "model")]
     width_divisor: Option<usize>,
 
-    /// Where in the file the network is, if it is there several times: state_dict, swa_state_dict
+    /// The key of the network in the file, if it is there several times: state_dict, swa_state_dict
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
 }
 
-/// Why a model could not be loaded.
+/// The reason why a model could not be loaded.
 #[derive(Debug, Error)]
 pub enum ModelFileError {
     /// It does not say which network it holds.
@@ -66,7 +66,7 @@ pub enum ModelFileError {
     OtherNetwork {
         /// The file.
         path: PathBuf,
-        /// What the file says.
+        /// The description in the file.
         there: Description,
     },
 }
@@ -88,7 +88,7 @@ pub struct ModelFile {
     network: NetworkConfig,
     /// The classes that the network tells apart, if the file says so.
     pub class_names: Option<Vec<String>>,
-    /// How many weights the network is the average of, if the file says so.
+    /// The number of weights that the network is the average of, if the file says so.
     pub averaged: Option<usize>,
 }
 
@@ -135,7 +135,7 @@ impl ModelFile {
         }
     }
 
-    /// `state_dict` with what this file says of its network, if it does.
+    /// `state_dict` with this file's description of its network, if it has one.
     pub fn describe(&self, state_dict: StateDict) -> StateDict {
         match self.state_dict.metadata(DESCRIPTION) {
             None => state_dict,
@@ -203,10 +203,11 @@ mod tests {
             width_divisor: Some(16),
             key: None,
         };
-        // A zip archive says at its end how many entries it has: for each, about 105 bytes are reserved, if there are
-        // no more than its bytes (zip 9.8).
+        // A zip archive says at its end how many entries it has. About 105 bytes are reserved for
+        // each, unless there are more entries than bytes (zip 9.8).
         survive("model files", &paths, 128, |path| {
-            // What a file says of itself is read, but no network made that is as large as it says.
+            // The description in the file is read, but no network of the size that it claims is
+            // made.
             let _ = ModelFile::read(path, &FileArgs::default());
             let file = ModelFile::read(path, &args).map_err(|error| error.to_string())?;
             let loaded = file.network(10, &device).map(drop);

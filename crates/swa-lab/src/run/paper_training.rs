@@ -19,7 +19,7 @@ pub struct PaperTraining {
 }
 
 impl PaperTraining {
-    /// Those of a network.
+    /// The paper's settings for a network.
     pub fn of(network: &NetworkConfig) -> Self {
         match network {
             NetworkConfig::Vgg(_) => Self {
@@ -46,7 +46,8 @@ impl PaperTraining {
         }
     }
 
-    /// Those of a network on a data set of so many classes: CIFAR-100, if they are a hundred, else CIFAR-10.
+    /// The paper's settings for a network on a data set of so many classes: those for CIFAR-100 if
+    /// there are a hundred, else those for CIFAR-10.
     pub fn for_classes(network: &NetworkConfig, classes: usize) -> Self {
         match (network, classes) {
             (NetworkConfig::PreResNet(_), 100) => Self {

@@ -18,10 +18,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::data::ImageBatch;
 use crate::output::{note, say};
 
-/// How often a line is written where there is no terminal for a bar.
+/// The time between two lines where there is no terminal for a bar.
 const LINE_EVERY: Duration = Duration::from_secs(30);
 
-/// A bar on the terminal, or a line now and then where there is none, on standard error.
+/// Progress on standard error: a bar on a terminal, and a line now and then elsewhere.
 #[derive(Clone)]
 pub struct Progress {
     bar: Option<ProgressBar>,
@@ -62,7 +62,7 @@ impl Progress {
         }
     }
 
-    /// There are `total` images, which may not be known from the beginning.
+    /// Sets the number of all images, which may not be known from the beginning.
     pub fn set_total(&mut self, total: usize) {
         self.total = total;
         if let Some(bar) = &self.bar {
@@ -70,7 +70,7 @@ impl Progress {
         }
     }
 
-    /// `done` images are done.
+    /// Sets the number of images that are done.
     pub fn set(&mut self, done: usize) {
         match &self.bar {
             // The bar is shared with other clones, which may have shown something else since.
@@ -98,7 +98,7 @@ impl Progress {
         }
     }
 
-    /// Prints a line that stays, above the bar.
+    /// Prints a line above the bar, where it stays.
     pub fn print(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| say(line)),
@@ -178,8 +178,8 @@ impl DataLoaderIterator<ImageBatch> for ShownIterator<'_> {
     }
 }
 
-/// A renderer for Burn's `Learner` that shows progress within an epoch, and leaves what an epoch came
-/// to to the [`EpochLog`](crate::run::epoch_log::EpochLog).
+/// A renderer for Burn's `Learner` that shows progress within an epoch, and leaves the results of
+/// an epoch to the [`EpochLog`](crate::run::epoch_log::EpochLog).
 pub struct PlainRenderer {
     progress: Progress,
     epoch: usize,

@@ -48,26 +48,27 @@ pub struct Session<'a> {
     pub config: &'a RunConfig,
     /// The images that it trains on, and those that it is scored on.
     pub images: &'a ImageSet,
-    /// Where it computes.
+    /// The device that it computes on.
     pub device: &'a Device,
     /// Its folder.
     pub directory: RunDirectory,
-    /// Where it goes on, if it does not begin.
+    /// The position that it goes on from, if it does not begin.
     pub from: Option<Position>,
     /// The epoch after which the session ends, at most the run's last.
     pub until: usize,
-    /// How it shows what it does.
+    /// The way in which it shows its progress.
     pub show: Show,
-    /// What stops it.
+    /// The interruption that can stop it.
     pub interruption: Arc<Interruption>,
-    /// Told of every epoch once it is over and in the run's metrics. An error ends the training.
+    /// A function that is called with every epoch once it is over and in the run's metrics. An
+    /// error ends the training.
     pub on_epoch: OnEpoch,
 }
 
-/// What is done with what an epoch came to.
+/// A function that takes the results of an epoch.
 pub type OnEpoch = Arc<dyn Fn(&EpochRow) -> Result<(), Failure> + Send + Sync>;
 
-/// How a session shows what it does.
+/// The way in which a session shows its progress.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Show {
     /// In Burn's terminal UI.
@@ -76,19 +77,20 @@ pub enum Show {
     Lines(String),
 }
 
-/// How a session ended.
+/// The end of a session.
 #[derive(Debug, Clone, PartialEq)]
 pub enum End {
-    /// The run is over, its models are in its folder; what its last epoch came to.
+    /// The run is over, and its models are in its folder. The row is that of its last epoch.
     Finished(EpochRow),
-    /// The epoch is over that it was to end after, and not the run.
+    /// The session's last epoch is over, but not the run.
     Reached,
-    /// It was asked to stop; where the last checkpoint is, if there is one.
+    /// The session was asked to stop. The position is that of the last checkpoint, if there is one.
     Stopped(Option<Position>),
 }
 
 impl Session<'_> {
-    /// Trains `network`, whose weights are drawn, or those of the checkpoint that the run goes on from.
+    /// Trains `network`, from its own weights or from those of the checkpoint that the run goes on
+    /// from.
     ///
     /// # Errors
     ///
@@ -101,7 +103,7 @@ impl Session<'_> {
         }
     }
 
-    /// How long the run is.
+    /// The length of the run.
     ///
     /// # Errors
     ///
@@ -194,8 +196,8 @@ impl Session<'_> {
         Ok(swa.with_interrupter(self.interruption.interrupter()))
     }
 
-    /// Makes a plain SGD run go on from the checkpoint `at` of this run, which is one of SWA: copies
-    /// the checkpoint, without the average, to `to`.
+    /// Copies the checkpoint `at` of this run to `to`, without the average. This run is one of SWA,
+    /// and a run of plain SGD can then go on from the copy.
     ///
     /// # Errors
     ///
@@ -226,7 +228,7 @@ impl Session<'_> {
         }
     }
 
-    /// Trains until the session is over or is asked to stop, for which it leaves a checkpoint.
+    /// Trains until the session is over, or is asked to stop. Then it leaves a checkpoint.
     fn fit<M>(
         &self,
         model: M,
@@ -241,7 +243,7 @@ impl Session<'_> {
             + InferenceStep<Input = ImageBatch>,
         <M as InferenceStep>::Output: Adaptor<AccuracyInput> + Adaptor<LossInput>,
     {
-        // Without SWA too, a checkpoint is to hold one step's state on an accelerator.
+        // Even without SWA, a checkpoint on an accelerator must hold the state of a single step.
         swa_core::read_tensors_when_asked();
         let config = self.config;
         let checkpoints = Checkpoints::new(self.directory.checkpoints())?;
@@ -298,12 +300,12 @@ impl Session<'_> {
             interrupted,
             error,
         } = more_metrics(training).launch(learner);
-        // Gives the terminal back: what is printed before is lost with the UI's screen.
+        // This gives the terminal back. Lines printed earlier would be lost with the UI's screen.
         drop(renderer);
 
         if let Some(error) = error {
             return Err(match &*error {
-                // What stops SWA goes by this name too: Burn has none for it.
+                // An error of SWA has this type too, because Burn has none for it.
                 TrainingError::Dataset(error) => error.to_string().into(),
                 TrainingError::Checkpoint(error) => unwritable(error),
                 error => error.to_string().into(),
@@ -313,9 +315,10 @@ impl Session<'_> {
             self.leave_checkpoint(model, schedule, &checkpoints)?;
             return Ok(Fitted::Ended(End::Stopped(checkpoints.last()?)));
         }
-        match self.until < config.epochs {
-            true => Ok(Fitted::Ended(End::Reached)),
-            false => Ok(Fitted::Model(model)),
+        if self.until < config.epochs {
+            Ok(Fitted::Ended(End::Reached))
+        } else {
+            Ok(Fitted::Model(model))
         }
     }
 
@@ -433,7 +436,7 @@ impl Session<'_> {
     }
 }
 
-/// A checkpoint could not be written: what Burn says of it, without what it says around that.
+/// The error for a checkpoint that could not be written, with Burn's reason alone.
 fn unwritable(error: &CheckpointerError) -> Failure {
     let reason = match error {
         CheckpointerError::Record(RecordError::Io(reason)) => reason.clone(),
@@ -442,7 +445,7 @@ fn unwritable(error: &CheckpointerError) -> Failure {
     resumable(reason)
 }
 
-/// Something could not be written, and what to do about it.
+/// The error for something that could not be written, and what to do about it.
 fn resumable(problem: impl std::fmt::Display) -> Failure {
     format!(
         "{problem}. What was saved before is whole: see that there is room and that it may be written, and resume \
@@ -451,10 +454,10 @@ fn resumable(problem: impl std::fmt::Display) -> Failure {
     .into()
 }
 
-/// What came of a call of the `Learner`.
+/// The outcome of a call of the `Learner`.
 enum Fitted<M> {
-    /// The run is over; its model.
+    /// The run is over. This is its model.
     Model(M),
-    /// It is not.
+    /// The run is not over, and the session ended in this way.
     Ended(End),
 }

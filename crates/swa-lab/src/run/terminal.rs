@@ -11,8 +11,8 @@ use crossterm::terminal::{LeaveAlternateScreen, disable_raw_mode};
 
 /// Burn's terminal UI, whose own command to stop the training goes to `interrupter`.
 ///
-/// The UI of Burn 0.22.1 puts the terminal into raw mode, in which Ctrl-C is a key like any other, and
-/// one that it has no use for. Here it is a signal as everywhere else.
+/// The UI of Burn 0.22.1 puts the terminal into raw mode, in which Ctrl-C is a key like any other,
+/// and the UI ignores it. Here it is a signal, as in any other program.
 pub fn ui(interrupter: Interrupter, checkpoint: Option<usize>) -> Box<dyn MetricsRenderer> {
     let ui = TuiMetricsRendererWrapper::new(interrupter, checkpoint);
     #[cfg(unix)]
@@ -20,7 +20,8 @@ pub fn ui(interrupter: Interrupter, checkpoint: Option<usize>) -> Box<dyn Metric
     Box::new(ui)
 }
 
-/// Makes Ctrl-C a signal again as soon as the terminal is in raw mode, which a thread of the UI sees to.
+/// Makes Ctrl-C a signal again as soon as the terminal is in raw mode, which a thread of the UI
+/// does.
 #[cfg(unix)]
 fn keep_signals() {
     use std::fs::File;

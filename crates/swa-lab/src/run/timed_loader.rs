@@ -1,4 +1,4 @@
-//! How long passes over the images take.
+//! The time that passes over the images take.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,8 +26,8 @@ impl PassTime {
     }
 }
 
-/// A loader whose passes are timed, with what is done with their batches: from before the first batch
-/// until the iterator is dropped and the device has done what it was given.
+/// A loader whose passes are timed, together with the work on their batches: from before the first
+/// batch until the iterator is dropped and the device has done its work.
 pub struct TimedLoader {
     loader: Arc<dyn DataLoader<ImageBatch>>,
     device: Device,
@@ -35,7 +35,7 @@ pub struct TimedLoader {
 }
 
 impl TimedLoader {
-    /// `loader`, whose batches are on `device`; `time` tells how long its passes took.
+    /// `loader`, whose batches are on `device`. `time` tells the time that its passes took.
     pub fn new(loader: Arc<dyn DataLoader<ImageBatch>>, device: &Device, time: PassTime) -> Self {
         Self {
             loader,
@@ -93,7 +93,7 @@ impl DataLoaderIterator<ImageBatch> for TimedIterator<'_> {
 
 impl Drop for TimedIterator<'_> {
     fn drop(&mut self) {
-        // An error shows where the results are read; here it could but spoil the time.
+        // An error shows where the results are read. Here it matters for the time only.
         let _ = self.device.sync();
         self.time.add(self.began.elapsed());
     }

@@ -11,7 +11,7 @@ fn check(device: &str) -> String {
     ended.output
 }
 
-/// What a line says after `name`.
+/// The text of a line after `name`.
 fn value<'a>(output: &'a str, name: &str) -> &'a str {
     let line = output
         .lines()

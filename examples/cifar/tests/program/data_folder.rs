@@ -1,4 +1,4 @@
-//! Folders of images, and what is wrong with them.
+//! Folders of images, and their faults.
 
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
@@ -9,7 +9,8 @@ use image::{Rgb, RgbImage};
 /// A record of CIFAR-10's binary files: a label and 32 by 32 pixels of three bytes.
 const RECORD_BYTES: u64 = 3_073;
 
-/// A binary file of CIFAR-10, of 10,000 black images of airplanes, but for its length and labels.
+/// A binary file of CIFAR-10, with 10,000 black images of airplanes, unless its length or labels
+/// are changed.
 pub(crate) struct BinaryFile {
     pub(crate) bytes: u64,
     /// A record, counted from 0, and its label.

@@ -35,7 +35,7 @@ fn a_run_of_an_earlier_version_is_trained_on() {
     assert_eq!(checkpoint.integer("steps"), 42);
     assert_eq!(checkpoint.integer("format"), 1);
 
-    // What the earlier version came to, up to the rounding of another processor.
+    // The results of the earlier version, up to the rounding of another processor.
     let now = Snapshot::of(&out);
     let models = [&earlier, &now].map(|it| &it.files[Path::new("averaged.safetensors")]);
     let [earlier, now] = models.map(|bytes| SafeTensors::deserialize(bytes).unwrap());

@@ -1,4 +1,4 @@
-//! What a run comes to.
+//! The end state of a run.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ pub(crate) struct EndState {
 }
 
 impl EndState {
-    /// Of a small run.
+    /// The end state of a small run.
     pub(crate) fn of(out: &Path) -> Self {
         Self::after_epoch(out, 6)
     }
@@ -32,8 +32,8 @@ impl EndState {
         }
     }
 
-    /// Asserts that all bits are the same, apart from the training metrics of epochs that were resumed
-    /// amid their training, and so were not seen whole by any process.
+    /// Asserts that all bits are the same, apart from the training metrics of epochs that were
+    /// interrupted: no process has seen the whole of these.
     pub(crate) fn assert_same_bits(&self, other: &Self, resumed_amid: &[usize]) {
         assert_same_entries(&self.models, &other.models);
         let [this, other_checkpoint] = [&self.checkpoint, &other.checkpoint];
@@ -53,8 +53,8 @@ fn assert_same_entries<T: PartialEq>(left: &BTreeMap<String, T>, right: &BTreeMa
     assert!(different.is_empty(), "{different:?} are not the same");
 }
 
-/// The content of a checkpoint's three files, by the names of the parameters: their ids, by which the
-/// optimizer's file goes, are others in every run.
+/// The content of a checkpoint's three files, by the names of the parameters: their ids, which the
+/// optimizer's file uses, differ in every run.
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
     /// Shape and bytes.

@@ -37,7 +37,7 @@ fn start(out: &Path) -> Process {
     Process::start(Command::new(CIFAR).args(arguments(out)))
 }
 
-/// What the experiment comes to that nothing comes between. It is made once.
+/// The end state of an experiment that nothing interrupts. It is made once.
 struct Uninterrupted {
     output: String,
     folder: Snapshot,
@@ -56,8 +56,8 @@ fn uninterrupted() -> &'static Uninterrupted {
     })
 }
 
-/// The records in `results.jsonl`, without what is another in every process, and without the training
-/// metrics of these epochs of these runs.
+/// The records in `results.jsonl`, without the values that differ in every process, and without the
+/// training metrics of these epochs of these runs.
 fn records(out: &Path, resumed_amid: &[(&str, usize)]) -> Vec<Value> {
     let text = fs::read_to_string(out.join("results.jsonl")).unwrap_or_default();
     assert!(text.is_empty() || text.ends_with('\n'), "{text}");
@@ -80,13 +80,13 @@ fn records(out: &Path, resumed_amid: &[(&str, usize)]) -> Vec<Value> {
     text.lines().map(record).collect()
 }
 
-/// How many records there are, whole.
+/// The number of complete records.
 fn lines(out: &Path) -> usize {
     let text = fs::read_to_string(out.join("results.jsonl")).unwrap_or_default();
     text.matches('\n').count()
 }
 
-/// The files of the models, and that nothing else is there but settings and metrics.
+/// All files of the runs but settings, logs and metrics: these should be models.
 fn models(folder: &Snapshot) -> Vec<(&Path, &[u8])> {
     let runs = folder
         .files
@@ -249,7 +249,7 @@ fn an_experiment_killed_at_any_moment_has_the_same_results() {
         }
         killed += usize::from(process.end().status.is_none());
         if records == 5 {
-            // As if the machine had gone down with half a line on its disk.
+            // As if the machine had failed with half a line on its disk.
             let file = out.join("results.jsonl");
             let text = fs::read_to_string(&file).unwrap();
             fs::write(file, format!("{text}{{\"record\":\"eval")).unwrap();
@@ -331,7 +331,7 @@ fn status_tells_what_runs_while_another_process_runs_it() {
     let status = || cifar(["experiment", "status", out.to_str().unwrap()]).success();
     let mut process = start(&out);
     assert!(process.runs_until(|| lines(&out) >= 8));
-    // However slow the machine is, this is how far it is when it is looked at.
+    // The experiment is this far when it is looked at, however slow the machine is.
     process.signal_all("STOP");
     let table = status();
     let lines: Vec<&str> = table.lines().collect();
@@ -481,7 +481,7 @@ fn scores_are_of_the_images_held_out_if_the_plan_says_so() {
 }
 
 #[test]
-fn what_makes_no_experiment_is_refused_and_nothing_is_begun() {
+fn an_invalid_experiment_is_refused_and_nothing_is_begun() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("experiment");
     let refusal = |arguments: &[&str]| {

@@ -12,7 +12,7 @@ use crate::snapshot::Snapshot;
 
 const KILLS: usize = 50;
 
-/// How many kills a run is to survive, one after the other, before it is let come to its end.
+/// The number of kills that a run has to survive, one after the other, before it may end by itself.
 const KILLS_OF_A_RUN: usize = 5;
 
 /// The checkpoints of which some files are there, or parts of files, and not all.
@@ -31,11 +31,11 @@ fn half_written(files: &[String]) -> BTreeSet<&str> {
     positions.filter(|position| !whole(position)).collect()
 }
 
-/// What a run takes that nobody kills, about, on a machine that does nothing else. Where it takes longer, more kills
-/// fall on its beginning.
+/// The approximate time of a run that nobody kills, on a machine that does nothing else. On a
+/// slower machine, more kills fall on its beginning.
 const RUN_MILLISECONDS: usize = 2_000;
 
-/// What writing a small checkpoint takes, about.
+/// The approximate time of writing a small checkpoint.
 const CHECKPOINT_MICROSECONDS: usize = 600;
 
 #[test]
@@ -49,31 +49,29 @@ fn killed_fifty_times_runs_end_with_the_same_bits() {
         let out = folder.path().join("run");
         for _ in 0..KILLS_OF_A_RUN.min(KILLS - kills) {
             let before = checkpoint_files(&out);
-            let mut process = match out.join("config.json").exists() {
-                true => resume(&out),
-                false => run.start(&out),
+            let mut process = if out.join("config.json").exists() {
+                resume(&out)
+            } else {
+                run.start(&out)
             };
             // Every other kill is aimed at the writing of a checkpoint: of the first, the second or the
             // third from now on, some steps of a file after its first byte.
             let aimed = random.below(2) == 1;
-            let moment = match aimed {
-                false => {
-                    let wait = random.below(RUN_MILLISECONDS);
-                    sleep(Duration::from_millis(wait as u64));
-                    format!("after {wait} ms")
-                }
-                true => {
-                    let (skipped, wait) = (random.below(3), random.below(CHECKPOINT_MICROSECONDS));
-                    let mut seen = BTreeSet::new();
-                    process.runs_until_seen(|| {
-                        let files = checkpoint_files(&out);
-                        let written = files.into_iter().filter(|file| file.ends_with(".tmp"));
-                        seen.extend(written);
-                        seen.len() > 3 * skipped
-                    });
-                    sleep(Duration::from_micros(wait as u64));
-                    format!("{wait} us after checkpoint {} began", skipped + 1)
-                }
+            let moment = if aimed {
+                let (skipped, wait) = (random.below(3), random.below(CHECKPOINT_MICROSECONDS));
+                let mut seen = BTreeSet::new();
+                process.runs_until_seen(|| {
+                    let files = checkpoint_files(&out);
+                    let written = files.into_iter().filter(|file| file.ends_with(".tmp"));
+                    seen.extend(written);
+                    seen.len() > 3 * skipped
+                });
+                sleep(Duration::from_micros(wait as u64));
+                format!("{wait} us after checkpoint {} began", skipped + 1)
+            } else {
+                let wait = random.below(RUN_MILLISECONDS);
+                sleep(Duration::from_millis(wait as u64));
+                format!("after {wait} ms")
             };
             process.kill();
             if process.end().status.is_some() {
@@ -82,15 +80,16 @@ fn killed_fifty_times_runs_end_with_the_same_bits() {
             }
             kills += 1;
             let files = checkpoint_files(&out);
-            // Not what an earlier kill has left, if this one came before it was cleared away.
+            // Files that an earlier kill has left do not count: they may not have been deleted yet.
             let half = &half_written(&files) - &half_written(&before);
             while_writing += usize::from(!half.is_empty());
             println!("kill {kills}, {run:?}: {moment}; half written: {half:?}");
         }
         let config = out.join("config.json");
-        match config.exists() {
-            true => resume(&out).end().success(),
-            false => run.start(&out).end().success(),
+        if config.exists() {
+            resume(&out).end().success()
+        } else {
+            run.start(&out).end().success()
         };
         let uninterrupted = run.uninterrupted();
         EndState::of(&out).assert_same_bits(&uninterrupted.end, &[]);

@@ -1,4 +1,4 @@
-//! The program `cifar`, as a user runs it: in processes of its own, by its files and by what it prints.
+//! The program `cifar`, as a user runs it: in its own process, judged by its files and its output.
 
 mod checking;
 mod data_folder;

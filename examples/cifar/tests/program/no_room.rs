@@ -9,7 +9,7 @@ use crate::small_run::{SmallRun, checkpoint_files, resume, train};
 
 const RUN: SmallRun = SmallRun::PreResNet;
 
-/// The last epoch whose checkpoint is whole, if there is one.
+/// The last epoch whose checkpoint is complete, if there is one.
 fn last_checkpoint(out: &Path) -> Option<usize> {
     let files = checkpoint_files(out);
     (1..=6).rev().find(|epoch| {
@@ -19,8 +19,8 @@ fn last_checkpoint(out: &Path) -> Option<usize> {
     })
 }
 
-/// Checks what a run says that could not write something, and what it left. Returns the last epoch whose
-/// checkpoint is whole.
+/// Checks the message of a run that could not write something, and the files that it left. Returns
+/// the last epoch whose checkpoint is complete.
 fn check_refusal(refusal: &str, reason: &str, out: &Path) -> Option<usize> {
     println!("{refusal}");
     assert!(refusal.contains(out.to_str().unwrap()), "{refusal}");
@@ -40,7 +40,7 @@ fn goes_on_to_the_same_end(out: &Path) {
     EndState::of(out).assert_same_bits(&RUN.uninterrupted().end, &[]);
 }
 
-/// Runs a command of the system's.
+/// Runs a command of the operating system.
 fn system(program: &str, arguments: &[&str]) {
     let status = Command::new(program).args(arguments).status().unwrap();
     assert!(status.success(), "{program} {arguments:?}");

@@ -8,7 +8,7 @@ use crate::process::{CIFAR, Ended, Terminal};
 use crate::small_run::{SmallRun, has_logged, resume};
 use crate::stopping::check_stop;
 
-/// What terminals are told to leave the screen of a UI by.
+/// The sequence that tells a terminal to leave the screen of a UI.
 const LEAVE: &str = "\u{1b}[?1049l";
 
 fn start(run: SmallRun, out: &Path) -> Terminal {
@@ -17,7 +17,7 @@ fn start(run: SmallRun, out: &Path) -> Terminal {
     Terminal::start(&arguments.join(" "))
 }
 
-/// What is on the screen when the UI is gone, apart from what the UI itself leaves there.
+/// The text on the screen when the UI is gone, without that which the UI itself leaves there.
 fn after_the_ui(ended: &Ended) -> String {
     let (_, after) = ended.output.rsplit_once(LEAVE).expect("there was a UI");
     after.replace("\r\n", "\n")

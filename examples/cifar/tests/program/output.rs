@@ -1,4 +1,4 @@
-//! What the program prints.
+//! The output of the program.
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -20,7 +20,8 @@ pub(crate) fn cifar<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> 
 /// A process that may still run. It is killed if the test ends before it.
 pub(crate) struct Process {
     child: Child,
-    /// Holds what it prints, which can so be read while it runs, and never fills a pipe.
+    /// The folder of the files that it prints to. They can be read while it runs, and never fill up
+    /// as a pipe does.
     printed: TempDir,
 }
 
@@ -85,7 +86,7 @@ impl Process {
         while !moment() && self.child.try_wait().unwrap().is_none() {}
     }
 
-    /// Ends it at once, if it runs: it is not asked.
+    /// Kills it at once, if it runs.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
     }
@@ -113,7 +114,7 @@ impl Process {
     pub(crate) fn end(mut self) -> Ended {
         let status = self.child.wait().unwrap();
         let errors = read(&self.printed.path().join("errors"));
-        // A machine that is busy with something else takes so long that the program says how far it is.
+        // On a busy machine, the program takes so long that it prints its progress.
         let is_progress = |line: &&str| line.trim_end().ends_with(" images/s");
         let ended = Ended {
             status: status.code(),
@@ -153,7 +154,7 @@ fn read(file: &PathBuf) -> String {
     String::from_utf8(std::fs::read(file).unwrap()).unwrap()
 }
 
-/// What a process came to.
+/// The outcome of a process.
 #[derive(Debug)]
 pub(crate) struct Ended {
     /// Its exit status, unless a signal ended it.
@@ -163,21 +164,22 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    /// What it printed, after it has done what it was asked to without a complaint.
+    /// The output of a process that succeeded, without a complaint.
     pub(crate) fn success(self) -> String {
         assert_eq!(self.status, Some(0), "{self:?}");
         assert_eq!(self.errors, "");
         self.output
     }
 
-    /// The one line, not long, that says why it did not do what it was asked to.
+    /// The one short line in which a process says why it failed.
     pub(crate) fn refusal(self) -> String {
         let line = self.refusal_with_a_list();
         assert!(line.chars().count() < 400, "a long line: {line}");
         line
     }
 
-    /// The line that says so, and may list every tensor that does not fit.
+    /// The line in which it says so, which may be long because it lists every tensor that does not
+    /// fit.
     pub(crate) fn refusal_with_a_list(self) -> String {
         assert!(self.status.is_some_and(|status| status != 0), "{self:?}");
         let line = self.errors.strip_prefix("error: ");

@@ -138,7 +138,7 @@ fn training_begins_with_the_weights_of_a_file() {
     .concat();
     train(&start, &out).end().success();
 
-    // At a rate of next to nothing, they stay.
+    // At a learning rate close to 0, they do not change.
     let weights = |file: &Path| -> Vec<f32> {
         let bytes = fs::read(file).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();

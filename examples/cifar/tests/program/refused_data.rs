@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::data_folder::{BinaryFile, write_image_folder};
 use crate::small_run::train;
 
-/// What the program says to a folder of images that `damage` has been at, with `DATA` for the folder.
+/// The program's message about a folder of images after `damage`, with `DATA` for the folder.
 fn refusal(damage: impl FnOnce(&Path)) -> String {
     let folder = tempfile::tempdir().unwrap();
     let (data, out) = (folder.path().join("data"), folder.path().join("run"));

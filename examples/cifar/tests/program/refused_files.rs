@@ -39,8 +39,8 @@ fn truncate(file: &Path, bytes: u64) {
     file.set_len(bytes).unwrap();
 }
 
-/// What the program says to a run whose checkpoint cannot be resumed from: the file, the reason and the
-/// remedy, and it deletes nothing.
+/// Checks the refusal of a run whose checkpoint cannot be resumed from. It names the file, the
+/// reason and the remedy, and deletes nothing.
 fn refusal_to_resume(out: &Path, file: &str, reason: &str) {
     let before = Snapshot::of(out).files;
     let refusal = resume(out).end().refusal();
@@ -129,7 +129,7 @@ fn a_last_epoch_lost_from_the_metrics_is_not_replaced() {
     assert!(refusal.contains("cifar evaluate"), "{refusal}");
 }
 
-/// What `cifar evaluate` says to a file, with `FILE` for its path.
+/// The message of `cifar evaluate` about a file, with `FILE` for its path.
 fn refusal_to_evaluate(file: &Path) -> String {
     let path = file.to_str().unwrap();
     let refusal = cifar(["evaluate", "--model-file", path]).refusal_with_a_list();

@@ -1,4 +1,4 @@
-//! Settings, devices and folders that make no run.
+//! Settings, devices and folders that are refused.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use crate::process::cifar;
 use crate::small_run::{SmallRun, resume, train};
 use crate::snapshot::Snapshot;
 
-/// What the program says to settings of a new run.
+/// The program's message about settings of a new run.
 fn refusal(settings: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");

@@ -1,6 +1,6 @@
 //! Reports on the results of an experiment.
 //!
-//! The results are made up here, of numbers that are easy to work with by hand; no network had them.
+//! The results are made up, with numbers that are easy to work with by hand.
 
 use std::fs;
 use std::path::Path;
@@ -14,8 +14,8 @@ use crate::snapshot::Snapshot;
 /// The epochs of a budget.
 const BUDGET: usize = 4;
 
-/// The lines of a run whose live model has a test error of 40 % from the first epoch on, its average one
-/// of 38, 37, … % from the third on, and both `more` besides.
+/// The lines of a run. Its live model has a test error of 40 % from the first epoch on, its average
+/// one of 38, 37, … % from the third on, and both have `more` on top.
 fn run(method: Method, seed: u64, more: f64) -> Vec<Record> {
     let (name, epochs) = match method {
         Method::Sgd => (format!("sgd-seed{seed}"), BUDGET),

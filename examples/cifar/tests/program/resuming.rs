@@ -12,11 +12,11 @@ use crate::process::Process;
 use crate::small_run::{SmallRun, checkpoint_files, has_logged, resume, writes_checkpoint};
 use crate::snapshot::Snapshot;
 
-/// When to kill a process.
+/// The moment at which to kill a process.
 struct Moment {
-    /// What is to be seen in the run's folder.
+    /// The sign to wait for in the run's folder.
     sign: fn(&Path) -> bool,
-    /// For how long at most the process is left alone after that, in milliseconds.
+    /// The longest time that the process is left alone after that, in milliseconds.
     grace: usize,
 }
 
@@ -30,15 +30,18 @@ impl Moment {
     }
 }
 
-/// Kills a run at these moments, one after the other, then lets it come to its end, which must be that of
-/// the run that nobody killed.
+/// Kills a run at these moments, one after the other, and then lets it finish. Its end state must
+/// be that of a run that nobody killed.
 fn kill_at(run: SmallRun, moments: &[Moment], seed: u64) {
     let mut random = Random::new(seed);
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
-    let go_on = || match out.join("config.json").exists() {
-        true => resume(&out),
-        false => run.start(&out),
+    let go_on = || {
+        if out.join("config.json").exists() {
+            resume(&out)
+        } else {
+            run.start(&out)
+        }
     };
     let mut killed = 0;
     for moment in moments {
@@ -115,7 +118,7 @@ fn parts_of_a_checkpoint_are_not_used_and_cleared_away() {
     for file in ["optim-6.bpk", "scheduler-6.bpk"] {
         fs::remove_file(out.join("checkpoint").join(file)).unwrap();
     }
-    // Parts of files that the run will not come to write again.
+    // Parts of files that the run will not write again.
     for file in ["model-7.bpk", "optim-5+2.bpk", "optim-7.bpk.4711-0.tmp"] {
         fs::write(out.join("checkpoint").join(file), "half").unwrap();
     }

@@ -1,4 +1,4 @@
-//! The small runs that the tests are about, and how they end if nothing comes between.
+//! The small runs that the tests use, and their end states if nothing interrupts them.
 
 use std::fs;
 use std::path::Path;
@@ -34,7 +34,7 @@ impl SmallRun {
         train(&self.settings(), out)
     }
 
-    /// The run that nothing came between. It is made once.
+    /// The run that nothing interrupts. It is made once.
     pub(crate) fn uninterrupted(self) -> &'static Uninterrupted {
         static VGG: OnceLock<Uninterrupted> = OnceLock::new();
         static PRERESNET: OnceLock<Uninterrupted> = OnceLock::new();
@@ -66,22 +66,22 @@ pub(crate) fn resume(out: &Path) -> Process {
     train(&["--resume"], out)
 }
 
-/// What an uninterrupted run left.
+/// The output and files of an uninterrupted run.
 pub(crate) struct Uninterrupted {
-    /// What it printed, with `OUT` for its folder.
+    /// Its output, with `OUT` for its folder.
     pub(crate) output: String,
     pub(crate) folder: Snapshot,
     pub(crate) end: EndState,
 }
 
-/// Whether `metrics.csv` has the row of an epoch.
+/// Tells whether `metrics.csv` has the row of an epoch.
 pub(crate) fn has_logged(out: &Path, epoch: usize) -> bool {
     let rows = fs::read_to_string(out.join("metrics.csv")).unwrap_or_default();
     rows.lines()
         .any(|row| row.starts_with(&format!("{epoch},")))
 }
 
-/// Whether a file of the checkpoint after an epoch is there, or is being written.
+/// Tells whether a file of the checkpoint after an epoch is there, or is being written.
 pub(crate) fn writes_checkpoint(out: &Path, epoch: usize) -> bool {
     let parts = ["model", "optim", "scheduler"].map(|part| format!("{part}-{epoch}.bpk"));
     checkpoint_files(out)

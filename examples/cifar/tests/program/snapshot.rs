@@ -1,4 +1,4 @@
-//! Folders, remembered.
+//! The contents of folders, kept for comparison.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -8,7 +8,7 @@ use crate::end_state::{Checkpoint, EndState, Metrics};
 use crate::process::Ended;
 use crate::small_run::{STEPS_PER_EPOCH, SmallRun, checkpoint_files, has_logged, resume, train};
 
-/// What shells have for a process that Ctrl-C ended: 128 + 2.
+/// The exit status that shells give for a process that Ctrl-C ended: 128 + 2.
 const INTERRUPTED: Option<i32> = Some(130);
 
 /// The epoch and the batches after which a run was stopped, by the files that it left.
@@ -24,7 +24,8 @@ fn stopped_at(out: &Path) -> (usize, usize) {
     position.unwrap_or_else(|| panic!("no checkpoint amid an epoch: {files:?}"))
 }
 
-/// Checks what a stopped process says and leaves, and returns the epoch that it was amid, counted from 1.
+/// Checks the output and files of a stopped process, and returns the epoch in which it stopped,
+/// counted from 1.
 pub(crate) fn check_stop(ended: &Ended, out: &Path) -> usize {
     assert_eq!(ended.status, INTERRUPTED, "{ended:?}");
     let (epoch, batches) = stopped_at(out);
@@ -45,7 +46,7 @@ pub(crate) fn check_stop(ended: &Ended, out: &Path) -> usize {
     epoch + 1
 }
 
-/// Stops a run twice, kills it as it goes on from the second stop, and lets it come to its end.
+/// Stops a run twice, kills it as it goes on from the second stop, and lets it finish.
 fn stop_by(signal: &str, run: SmallRun) {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
@@ -138,7 +139,7 @@ fn a_second_ctrl_c_ends_the_process_within_its_step() {
     assert!(process.runs_until_it_prints("\nepoch "));
     process.signal("INT");
     assert!(process.runs_until_it_prints("Ctrl-C again stops at once"));
-    // Sooner, it would be taken for the same.
+    // An earlier signal would count as the same.
     sleep(Duration::from_millis(1_100));
     process.signal("INT");
     let ended = process.end();

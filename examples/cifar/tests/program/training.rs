@@ -1,4 +1,4 @@
-//! What a training leaves in its folder.
+//! The files that a training leaves in its folder.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use crate::end_state::{Checkpoint, Metrics};
 use crate::small_run::{SmallRun, train};
 use crate::snapshot::Snapshot;
 
-/// What a run of six epochs leaves.
+/// The files that a run of six epochs leaves.
 const FILES: [&str; 11] = [
     "averaged.safetensors",
     "checkpoint/model-5.bpk",

@@ -1,4 +1,4 @@
-//! Whether a run can go on from a checkpoint.
+//! The check that a run can go on from a checkpoint.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -17,14 +17,14 @@ use crate::Failure;
 use crate::data::Position;
 
 impl Checkpoints {
-    /// Finds out what is wrong with the checkpoint at `at`, after so many `steps` of the run, before Burn
-    /// would panic over it, or leave a part of it out without a word (0.22.1).
+    /// Checks the checkpoint at `at`, after so many `steps` of the run, before Burn (0.22.1) would
+    /// panic over it, or silently ignore a part of it.
     ///
-    /// It cannot see a number that is another: the files hold no checksums of their tensors.
+    /// It cannot detect a changed number: the files hold no checksums of their tensors.
     ///
     /// # Errors
     ///
-    /// With the file that is damaged or that of another run, the reason, and what to do.
+    /// Names the file that is damaged or that of another run, the reason, and what to do.
     pub fn check<M: Module>(
         &self,
         at: Position,
@@ -40,7 +40,7 @@ impl Checkpoints {
     }
 }
 
-/// What is wrong with a file.
+/// A problem with a file.
 enum Problem {
     Damaged(String),
     OfAnotherModel(String),
@@ -71,7 +71,7 @@ impl Problem {
     }
 }
 
-/// The beginning of a message that may be as long as a network has parameters.
+/// The beginning of a message that may be long, because it lists a network's parameters.
 fn in_brief(message: &str) -> String {
     const LENGTH: usize = 160;
 
@@ -84,7 +84,7 @@ fn in_brief(message: &str) -> String {
 /// The live parameters of a model's file, by their ids.
 type Parameters = HashMap<u64, Entry>;
 
-/// Whether the file is that of such a model. Returns the parameters in it.
+/// Checks that the file is that of such a model, and returns the parameters in it.
 fn check_model<M: Module>(files: &PartCheckpointer, model: &M) -> Result<Parameters, Problem> {
     let (entries, _) = contents(&files.file()).map_err(Problem::Damaged)?;
     let expected: HashMap<String, DType> = model
@@ -98,8 +98,8 @@ fn check_model<M: Module>(files: &PartCheckpointer, model: &M) -> Result<Paramet
             return Err(Problem::OfALaterVersion);
         }
         let (name, dtype) = (&entry.name, entry.dtype);
-        // Burn takes on a file's dtype, and panics where it does not go with the others. An integer is as
-        // wide as it is on the device that the run was on.
+        // Burn takes over a file's dtype, and panics if it does not match the others. The width of
+        // an integer is that on the run's earlier device.
         if let Some(expected) = expected.get(name)
             && dtype != *expected
             && !(dtype.is_int() && expected.is_int())
@@ -131,7 +131,7 @@ fn first_integer(entry: &Entry) -> Result<i64, Problem> {
     Ok(data.iter::<i64>().next().unwrap_or_default())
 }
 
-/// Whether the file is what this `optimizer` keeps of some of these parameters.
+/// Checks that the file is the state of this `optimizer` for some of these parameters.
 fn check_optimizer(
     files: &PartCheckpointer,
     parameters: &Parameters,
@@ -144,7 +144,7 @@ fn check_optimizer(
             return Err(Problem::Damaged(format!("{name} is of no parameter")));
         };
         let parameter = parameters.get(&id).ok_or(Problem::OfAnotherRun)?;
-        // Burn goes by the name.
+        // Burn finds the parameter by this name.
         if name.split('.').next() != Some(&id.to_string()) {
             let reason = format!("{name} is of the parameter {id}");
             return Err(Problem::Damaged(reason));
@@ -173,30 +173,33 @@ fn check_optimizer(
     let record: OptimizerRecord = files.read().map_err(Problem::Damaged)?;
     // Burn leaves out what it cannot read, and begins anew with those parameters.
     let taken = optimizer.clone().load_record(record).to_record().len();
-    match taken == entries.len() {
-        true => Ok(()),
-        false => Err(Problem::Damaged(format!(
+    if taken == entries.len() {
+        Ok(())
+    } else {
+        Err(Problem::Damaged(format!(
             "{taken} of its {} tensors are an optimizer's",
             entries.len()
-        ))),
+        )))
     }
 }
 
-/// Whether the file is that of a schedule of one group after so many steps: Burn begins anew without.
+/// Checks that the file is that of a schedule of one group after so many steps. Without it, Burn
+/// would begin the schedule anew.
 fn check_schedule(files: &PartCheckpointer, steps: usize) -> Result<(), Problem> {
     contents(&files.file()).map_err(Problem::Damaged)?;
     let record: LrSchedulerRecord = files.read().map_err(Problem::Damaged)?;
     let found: Option<usize> = record.record("0").scalar("steps");
-    match found == Some(steps) {
-        true => Ok(()),
-        false => Err(Problem::Damaged(format!(
+    if found == Some(steps) {
+        Ok(())
+    } else {
+        Err(Problem::Damaged(format!(
             "it is after {} steps, expected {steps}",
             found.map_or_else(|| "no".to_owned(), |steps| steps.to_string())
-        ))),
+        )))
     }
 }
 
-/// What a file holds.
+/// The contents of a file.
 fn contents(file: &Path) -> Result<(Vec<Entry>, BTreeMap<String, Scalar>), String> {
     check_header(file)?;
     let reader = Reader::from_file_exact(file).map_err(|error| error.to_string())?;
@@ -205,8 +208,8 @@ fn contents(file: &Path) -> Result<(Vec<Entry>, BTreeMap<String, Scalar>), Strin
     Ok((entries, scalars))
 }
 
-/// Burn reserves as much memory for a table of contents as the header says, up to 100 MB, before it looks
-/// whether the file has as much (0.22.1).
+/// Checks that a file is as long as its header says. Burn (0.22.1) reserves that much memory for
+/// the table of contents, up to 100 MB, before it looks at the file's length.
 fn check_header(file: &Path) -> Result<(), String> {
     let read = || -> std::io::Result<(u64, [u8; HEADER_SIZE])> {
         let mut file = File::open(file)?;
@@ -217,9 +220,10 @@ fn check_header(file: &Path) -> Result<(), String> {
     let (length, header) = read().map_err(|error| error.to_string())?;
     let header = Header::from_bytes(&header).map_err(|error| error.to_string())?;
     let needed = HEADER_SIZE as u64 + u64::from(header.metadata_size);
-    match needed <= length {
-        true => Ok(()),
-        false => Err(format!("expected at least {needed} bytes, found {length}")),
+    if needed <= length {
+        Ok(())
+    } else {
+        Err(format!("expected at least {needed} bytes, found {length}"))
     }
 }
 
@@ -241,7 +245,7 @@ mod tests {
     use crate::hostile_files::survive;
     use crate::run::classifier::{Classifier, ImageNetwork};
 
-    /// As small as a network with BatchNorm can be.
+    /// The smallest network with BatchNorm.
     #[derive(Module, Debug)]
     struct Net {
         norm: BatchNorm,
@@ -254,7 +258,7 @@ mod tests {
         }
     }
 
-    /// What the checkpoints here are of: a run of one step an epoch that averages from the first.
+    /// The run of the checkpoints here: one step an epoch, averaged from the first one on.
     struct Run {
         model: Swa<Classifier<Net>>,
         optimizer: ModuleOptimizer,
@@ -318,7 +322,7 @@ mod tests {
         (checkpoints, files)
     }
 
-    /// What Burn's `Learner` does with a checkpoint.
+    /// Goes on from a checkpoint as Burn's `Learner` does.
     fn go_on(checkpoints: &Checkpoints) {
         let [model, optimizer, schedule] = checkpoints.checkpointers(Some(AT));
         let mut run = Run::new();
@@ -332,7 +336,8 @@ mod tests {
     const OPTIMIZER: usize = 1;
     const SCHEDULE: usize = 2;
 
-    /// What is said of a checkpoint one of whose files holds something else, without what is said of all.
+    /// Changes one of a checkpoint's files, and returns the reason for which the checkpoint is
+    /// refused.
     fn refusal(
         part: usize,
         change: impl FnOnce(&mut Vec<Entry>, &mut BTreeMap<String, Scalar>),
@@ -341,7 +346,7 @@ mod tests {
         let (checkpoints, files) = saved(folder.path());
         let file = &files[part];
         let (mut entries, mut scalars) = contents(file).unwrap();
-        // Burn reads them when they are asked for, and the file is about to be another.
+        // Burn reads tensors when they are asked for, and the file is about to change.
         for entry in &mut entries {
             let bytes = entry.to_bytes().unwrap().to_vec();
             let bytes = burn::tensor::Bytes::from_bytes_vec(bytes);
@@ -365,7 +370,8 @@ mod tests {
         reason.strip_suffix(remedy).unwrap().to_owned()
     }
 
-    /// The weight that the layer `fc` has in a file, or the optimizer of it: the one of two dimensions.
+    /// The weight of the layer `fc` in a model's file, or its state in an optimizer's: the one of
+    /// two dimensions.
     fn weight(entries: &mut [Entry]) -> &mut Entry {
         let live = |entry: &&mut Entry| !entry.name.starts_with(AVERAGE);
         let mut entries = entries.iter_mut().filter(live);

@@ -20,30 +20,30 @@ use burn::train::metric::store::{Aggregate, EventStoreClient, Split};
 use crate::data::Position;
 use crate::run::directory::{DirectoryError, io_error};
 
-/// The parts of a checkpoint, each a file of its own, as in Burn's own checkpointers.
+/// The parts of a checkpoint. Each has its own file, as in Burn's own checkpointers.
 const PARTS: [&str; 3] = [MODEL, OPTIMIZER, SCHEDULER];
 const MODEL: &str = "model";
 const OPTIMIZER: &str = "optim";
 const SCHEDULER: &str = "scheduler";
 
-/// How many checkpoints are kept.
+/// The number of checkpoints that are kept.
 const KEPT: usize = 2;
 
-/// What the names of the average's parameters begin with in a model's file.
+/// The prefix of the average's parameters in a model's file.
 const AVERAGE: &str = "average.";
 
 /// The checkpoints of a run in a folder: `model-12.bpk`, `optim-12.bpk` and `scheduler-12.bpk` after 12
 /// epochs, and `model-12+34.bpk` and so on after 34 batches of the next.
 ///
-/// Burn writes each file beside its place and moves it there, so a file that is there is whole. A
-/// checkpoint is whole if its three files are there.
+/// Burn writes each file beside its place and then moves it there, so a file in its place is
+/// complete. A checkpoint is complete if its three files are there.
 #[derive(Debug, Clone)]
 pub struct Checkpoints {
     folder: PathBuf,
 }
 
 impl Checkpoints {
-    /// Those in `folder`, which is made if it is not there.
+    /// The checkpoints in `folder`, which is made if it does not exist.
     ///
     /// # Errors
     ///
@@ -53,7 +53,7 @@ impl Checkpoints {
         Ok(Self { folder })
     }
 
-    /// Where the last whole checkpoint was made.
+    /// The position of the last complete checkpoint.
     ///
     /// # Errors
     ///
@@ -62,16 +62,17 @@ impl Checkpoints {
         Ok(self.positions()?.into_iter().max_by_key(key))
     }
 
-    /// Deletes what a process that was killed left of a checkpoint, and what it had not come to delete: all but the last
-    /// two, which is no use to anyone.
+    /// Deletes what a process that was killed left behind: an incomplete checkpoint, and those that
+    /// it had not yet deleted, which are all but the last two.
     ///
-    /// It could do harm: parameters get new ids in every run that begins, and the optimizer's state
-    /// goes by them. A model of the process that was killed beside an optimizer of the next one would
-    /// look whole, and resume without momentum.
+    /// An incomplete checkpoint could do harm. Parameters get new ids whenever a run begins, and
+    /// the optimizer's state refers to them. The model of the process that was killed, beside the
+    /// optimizer of the next one, would look like a complete checkpoint, and the run would resume
+    /// without momentum.
     ///
     /// # Errors
     ///
-    /// If the folder cannot be read, or a file not be deleted.
+    /// If the folder cannot be read, or a file cannot be deleted.
     pub fn delete_unfinished(&self) -> Result<(), DirectoryError> {
         let mut whole = self.positions()?;
         whole.sort_by_key(key);
@@ -97,8 +98,8 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Deletes what was saved within epochs that are over by `epoch`, once a whole checkpoint of its end
-    /// is there.
+    /// Deletes the checkpoints that were saved within the epochs up to `epoch`, if there is a
+    /// complete checkpoint of its end.
     fn delete_within(&self, epoch: usize) -> Result<(), DirectoryError> {
         if !self.is_whole(Position { epoch, batches: 0 }) {
             return Ok(());
@@ -114,7 +115,7 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Where the whole checkpoints were made.
+    /// The positions of the complete checkpoints.
     fn positions(&self) -> Result<Vec<Position>, DirectoryError> {
         let files = self.files()?;
         let models = files.iter().filter_map(|file| {
@@ -172,15 +173,16 @@ impl Checkpoints {
 /// Keeps the last two checkpoints, and makes none of an epoch before the epoch is in the log.
 ///
 /// Burn 0.22.1 logs in a thread of its own, and does not wait for it: a process that is killed just
-/// after a checkpoint could leave it without the epoch's metrics, which nothing would make up for.
+/// after a checkpoint could leave it without the epoch's metrics, which nothing could restore.
 #[derive(Debug, Clone)]
 pub struct AfterLog {
     unlogged: Arc<AtomicBool>,
 }
 
 impl AfterLog {
-    /// With what tells that the last epoch could not be logged, on a full disk for one: it is not saved
-    /// either, so that it is repeated when the run goes on.
+    /// A strategy that makes no checkpoint while `unlogged` is set. It is set if the last epoch
+    /// could not be logged, for example on a full disk. That epoch is then repeated when the run
+    /// goes on.
     pub fn new(unlogged: Arc<AtomicBool>) -> Self {
         Self { unlogged }
     }
@@ -192,11 +194,12 @@ impl CheckpointingStrategy for AfterLog {
         epoch: usize,
         store: &EventStoreClient,
     ) -> Vec<CheckpointingAction> {
-        // The thread answers when it has done what it was told before; what it answers is no matter.
+        // The thread answers when its earlier work is done. The answer itself is not needed.
         let _ = store.find_metric("Loss", epoch, Aggregate::Mean, &Split::Valid);
-        match self.unlogged.load(Ordering::SeqCst) {
-            true => Vec::new(),
-            false => KeepLastNCheckpoints::new(KEPT).checkpointing(epoch, store),
+        if self.unlogged.load(Ordering::SeqCst) {
+            Vec::new()
+        } else {
+            KeepLastNCheckpoints::new(KEPT).checkpointing(epoch, store)
         }
     }
 }
@@ -231,11 +234,11 @@ impl PartCheckpointer {
         self.checkpoints.file(self.part, from)
     }
 
-    /// Reads it.
+    /// Reads that file.
     ///
     /// # Errors
     ///
-    /// With what is wrong with the file.
+    /// The problem with the file.
     pub fn read<R: Checkpoint>(&self) -> Result<R, String> {
         R::load(self.file()).map_err(|error| match error {
             CheckpointerError::Record(RecordError::Io(problem)) => problem,
@@ -268,7 +271,7 @@ impl<R: Checkpoint> Checkpointer<R> for PartCheckpointer {
     }
 }
 
-/// Deletes a file, if another part's checkpointer has not been faster.
+/// Deletes a file, unless the checkpointer of another part has already done so.
 fn delete(file: &Path) -> Result<(), DirectoryError> {
     match fs::remove_file(file) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

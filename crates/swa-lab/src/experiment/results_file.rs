@@ -10,9 +10,9 @@ use super::record::{EvaluationRecord, Record, RunRecord};
 use crate::Failure;
 use crate::run::directory::io_error;
 
-/// A file of a [`Record`] a line. Lines are added at its end, whole.
+/// A file with a [`Record`] on each line. Whole lines are added at its end.
 #[derive(Debug, Clone)]
-pub struct Results {
+pub struct ResultsFile {
     file: PathBuf,
 }
 
@@ -26,7 +26,7 @@ pub struct Records {
 }
 
 impl Records {
-    /// What was run under this name, if it is finished.
+    /// The record of the run of this name, if it is finished.
     pub fn run(&self, name: &str) -> Option<&RunRecord> {
         self.runs.iter().find(|run| run.run == name)
     }
@@ -38,7 +38,7 @@ impl Records {
     }
 }
 
-/// A line of a file of results that is no record.
+/// The error for a line of a file of results that is no record.
 #[derive(Debug, Error)]
 #[error(
     "line {line}: expected a record of a run or an evaluation in JSON, found {found} ({reason}); \
@@ -47,14 +47,14 @@ impl Records {
 pub struct LineError {
     /// The line, counted from 1.
     line: usize,
-    /// How it begins.
+    /// The beginning of the line.
     found: String,
-    /// What is wrong with it.
+    /// The reason.
     reason: String,
 }
 
-/// The records of a text. A last line that is not whole is one that is being written, or that a process
-/// was killed over, and no record.
+/// The records of a text. An incomplete last line is ignored: it is still being written, or its
+/// process was killed.
 pub(crate) fn parse(text: &str) -> Result<Vec<Record>, LineError> {
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     let records = whole.split_terminator('\n').enumerate();
@@ -79,8 +79,8 @@ fn beginning(line: &str) -> String {
     }
 }
 
-impl Results {
-    /// Those in this file, which need not be there.
+impl ResultsFile {
+    /// The results in `file`, which need not exist.
     pub fn new(file: PathBuf) -> Self {
         Self { file }
     }
@@ -111,7 +111,7 @@ impl Results {
         Ok(records)
     }
 
-    /// Cuts off a last line that is not whole. Nobody else may write meanwhile.
+    /// Removes an incomplete last line. No other process may write to the file meanwhile.
     ///
     /// # Errors
     ///
@@ -151,7 +151,7 @@ impl Results {
             .map_err(io_error("read", &self.file))?;
         let written = file.write_all(&line).and_then(|()| file.sync_data());
         if written.is_err() {
-            // A disk that is full has room for a part of a line.
+            // A full disk may have had room for a part of the line.
             let _ = file.set_len(end);
         }
         Ok(written.map_err(io_error("write", &self.file))?)
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn an_unfinished_line_is_no_record_and_cut_off_before_the_next() {
         let folder = tempfile::tempdir().unwrap();
-        let results = Results::new(folder.path().join("results.jsonl"));
+        let results = ResultsFile::new(folder.path().join("results.jsonl"));
         assert_eq!(results.read().unwrap(), Records::default());
         results.repair().unwrap();
 
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn a_line_that_is_no_record_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let results = Results::new(folder.path().join("results.jsonl"));
+        let results = ResultsFile::new(folder.path().join("results.jsonl"));
         results
             .append(&Record::Evaluation(evaluation("a", 1)))
             .unwrap();

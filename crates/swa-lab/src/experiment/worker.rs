@@ -1,4 +1,4 @@
-//! The process that makes a run, or goes on with it.
+//! The worker: the process that makes a run, or a part of it.
 
 use std::collections::HashSet;
 use std::fs;
@@ -13,7 +13,7 @@ use swa_models::{Network, NetworkConfig};
 use super::directory::ExperimentDirectory;
 use super::plan::{Plan, PlannedRun};
 use super::record::{EvaluationRecord, Method, Record, RunRecord};
-use super::results::Results;
+use super::results_file::ResultsFile;
 use super::state::RunState;
 use super::status;
 use super::supervisor::delete_checkpoints;
@@ -32,9 +32,9 @@ use crate::run::interruption::Interruption;
 use crate::run::progress::Progress;
 use crate::run::session::{End, Session, Show};
 
-/// What the process of a run is told by the one that starts it.
+/// The arguments that the supervisor gives a worker.
 #[derive(Debug, Clone, clap::Args)]
-pub struct StageArgs {
+pub struct WorkerArgs {
     /// The folder of the experiment
     dir: PathBuf,
 
@@ -45,7 +45,7 @@ pub struct StageArgs {
     #[arg(long)]
     device: String,
 
-    /// The command that the experiment was begun or gone on with
+    /// The command that started the experiment, or went on with it
     #[arg(long)]
     command: String,
 }
@@ -55,7 +55,7 @@ pub struct StageArgs {
 /// # Errors
 ///
 /// With one line that says what is wrong and what to do.
-pub fn run(args: &StageArgs) -> Result<i32, Failure> {
+pub fn run(args: &WorkerArgs) -> Result<i32, Failure> {
     let interruption = Arc::new(Interruption::default());
     interruption.on_signals()?;
     stop_with_parent(interruption.clone());
@@ -73,7 +73,7 @@ pub fn run(args: &StageArgs) -> Result<i32, Failure> {
     let network: NetworkConfig = run.config.model.parse()?;
     let (classes, width_divisor) = (images.class_names.len(), run.config.width_divisor);
     let autodiff = device.clone().autodiff();
-    let stage = Stage {
+    let worker = Worker {
         args,
         plan: &plan,
         runs: &runs,
@@ -87,11 +87,11 @@ pub fn run(args: &StageArgs) -> Result<i32, Failure> {
     let network = network
         .with_classes(classes)
         .with_width_divisor(width_divisor);
-    stage.train(network.init(&autodiff)?)
+    worker.train(network.init(&autodiff)?)
 }
 
-/// Stops when the parent says so on standard input, and ends when the parent is gone: the next one
-/// starts another process for this run.
+/// Stops when the supervisor says so on standard input, and ends when the supervisor is gone: the
+/// next supervisor starts another worker for this run.
 fn stop_with_parent(interruption: Arc<Interruption>) {
     std::thread::spawn(move || {
         let mut bytes = std::io::stdin().lock().bytes();
@@ -102,22 +102,22 @@ fn stop_with_parent(interruption: Arc<Interruption>) {
     });
 }
 
-/// A part of a run.
-struct Stage<'a> {
-    args: &'a StageArgs,
+/// A worker at its run, with all that it needs.
+struct Worker<'a> {
+    args: &'a WorkerArgs,
     plan: &'a Plan,
     runs: &'a [PlannedRun],
     run: &'a PlannedRun,
     images: &'a ImageSet,
     device: &'a Device,
     directory: ExperimentDirectory,
-    results: Results,
+    results: ResultsFile,
     interruption: Arc<Interruption>,
 }
 
-impl Stage<'_> {
+impl Worker<'_> {
     fn train(self, network: Network) -> Result<i32, Failure> {
-        // As in `cifar train`.
+        // The same steps, in the same order, as in `cifar train`.
         self.device.seed(self.run.config.seed);
         let _ = network.valid();
 
@@ -162,8 +162,8 @@ impl Stage<'_> {
     }
 }
 
-impl Stage<'_> {
-    /// The folder of the run, which is made if it has not begun.
+impl Worker<'_> {
+    /// Opens the folder of the run, and makes it if the run has not begun.
     fn open(&self) -> Result<RunDirectory, Failure> {
         let path = self.directory.run(&self.run.name);
         if path.is_dir() {
@@ -175,18 +175,19 @@ impl Stage<'_> {
         let (folder, mut config) = RunDirectory::open(&path)?;
         // The plan says where the data is now.
         config.data.clone_from(&self.run.config.data);
-        match config == self.run.config {
-            true => Ok(folder),
-            false => Err(format!(
+        if config == self.run.config {
+            Ok(folder)
+        } else {
+            Err(format!(
                 "{} was begun with other settings than the plan's: delete it to begin it anew",
                 path.display()
             )
-            .into()),
+            .into())
         }
     }
 
-    /// The run that is to take this one's beginning over, and for how many epochs, unless it has begun
-    /// on its own.
+    /// The run that will take over the beginning of this one, and the number of epochs, unless that
+    /// run has already begun.
     fn taker(&self) -> Option<(&PlannedRun, usize)> {
         let (name, epochs) = self.run.shares.as_ref()?;
         let taker = self.runs.iter().find(|run| run.name == *name)?;
@@ -194,7 +195,7 @@ impl Stage<'_> {
         waits.then_some((taker, *epochs))
     }
 
-    /// Makes the folder of another run as if that had trained as far as this has.
+    /// Makes the folder of another run, as if that run had trained as far as this one.
     fn hand_over(
         &self,
         session: &Session<'_>,
@@ -205,7 +206,7 @@ impl Stage<'_> {
         let Some(swa) = self.run.config.swa else {
             return Ok(());
         };
-        // Beside its place: a folder that is there is whole.
+        // Made beside its place and then moved there, so that a folder in its place is complete.
         let path = self.directory.run_in_preparation(&taker.name);
         if path.exists() {
             fs::remove_dir_all(&path).map_err(io_error("delete", &path))?;
@@ -225,10 +226,11 @@ impl Stage<'_> {
     }
 
     fn show(&self) -> Show {
-        // With a bar beside them, the lines need no name.
-        match std::io::stderr().is_terminal() && std::io::stdout().is_terminal() {
-            true => Show::Lines(String::new()),
-            false => Show::Lines(self.run.name.clone()),
+        // Beside a progress bar, the lines need no name.
+        if std::io::stderr().is_terminal() && std::io::stdout().is_terminal() {
+            Show::Lines(String::new())
+        } else {
+            Show::Lines(self.run.name.clone())
         }
     }
 
@@ -258,7 +260,7 @@ impl Stage<'_> {
         ));
     }
 
-    /// Records what an epoch came to when it is over, unless a process before has.
+    /// Returns a function that records the results of an epoch, unless an earlier process has.
     fn recorder(
         &self,
         folder: &RunDirectory,
@@ -284,8 +286,8 @@ impl Stage<'_> {
         Ok(records.of(&self.run.name).map(|row| row.epoch).collect())
     }
 
-    /// Records the epochs that are in the run's metrics and not in the results: those taken over from
-    /// another run, and one whose process was killed between the two.
+    /// Records the epochs that are in the run's metrics and not in the results: those taken over
+    /// from another run, and one whose process was killed between writing the two.
     fn record_epochs_until(&self, folder: &RunDirectory, epoch: usize) -> Result<(), Failure> {
         let recorded = self.recorded_epochs()?;
         for row in read_rows(&folder.metrics())? {
@@ -297,7 +299,8 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Records that the run is finished, and leaves its settings, metrics and models.
+    /// Records that the run is finished, and deletes its checkpoints. Its settings, metrics and
+    /// models stay.
     fn finish(&self, folder: &RunDirectory) -> Result<(), Failure> {
         let (run, config) = (self.run, &self.run.config);
         let state = RunState::read(folder.path())?.with_memory(provenance::peak_memory_bytes());
@@ -346,8 +349,8 @@ impl Stage<'_> {
 ///
 /// # Errors
 ///
-/// If the training has diverged: JSON has no room for what is no number, and there is no use in going
-/// on.
+/// If the training has diverged. JSON cannot hold a loss that is not a number, and to go on would
+/// be pointless.
 fn evaluation(run: &str, config: &RunConfig, row: &EpochRow) -> Result<Record, Failure> {
     let losses = [Some(row.live_test_loss), row.train_loss, row.swa_test_loss];
     if !losses.into_iter().flatten().all(f64::is_finite) {
