@@ -82,7 +82,7 @@ impl PaperLrSchedulerConfig {
     }
 }
 
-/// What is left of the learning rate at the end of plain SGD.
+/// The part of the learning rate that is left at the end of plain SGD.
 const SGD_RATIO: f64 = 0.01;
 
 /// The schedule of the SWA paper and its code: constant, then linear, then constant.
