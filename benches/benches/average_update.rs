@@ -19,7 +19,7 @@
 //! memory that was allocated later. So the baselines run over memory from before the model and over memory from after it, and
 //! count as the mean of both.
 //!
-//! If `SWA_PYTHON` names a Python with PyTorch, the time of its update follows, which checks nothing
+//! If `SWA_PYTHON` names a Python with PyTorch, the time of PyTorch's update follows. That update checks nothing
 //! (`benches/average_update.py`).
 //!
 //! Then Divan's table: updates of other networks. They have many small parameters, whose number costs more

@@ -104,7 +104,7 @@ impl<M: LearnerModel + TrainStep<Input = ImageBatch>> Trained<M> {
         Self { model, optimizer }
     }
 
-    /// As Burn 0.22.1 does (`LearningCheckpointer::checkpoint`).
+    /// Writes a checkpoint as Burn 0.22.1 does (`LearningCheckpointer::checkpoint`).
     fn write_checkpoint(&self, folder: &Path) -> Cost {
         let file = |name| FileCheckpointer::new(folder, name);
         let model: AsyncCheckpointer<ModuleRecord> = AsyncCheckpointer::new(file("model"));

@@ -129,7 +129,7 @@ impl TryFrom<SavedCollect> for Collect {
 }
 
 impl Collect {
-    /// At the end of epoch `epoch` and of every epoch after it.
+    /// Collects at the end of epoch `epoch` and of every epoch after it.
     ///
     /// The paper starts at 75% of the budget, its code's commands at epoch 161 of 200 (VGG16) and 126 of
     /// 150 (PreResNet-110).
@@ -143,8 +143,8 @@ impl Collect {
         Self::from(epoch.saturating_mul(every_steps), every_steps, run)
     }
 
-    /// At the end of the first epoch at which `fraction` of the run is over, and of every epoch after
-    /// it: 0.75 of 200 epochs is from epoch 150 on.
+    /// Collects at the end of the first epoch at which `fraction` of the run is over, and of every epoch
+    /// after it: 0.75 of 200 epochs is from epoch 150 on.
     ///
     /// # Errors
     ///
@@ -162,7 +162,7 @@ impl Collect {
         Self::from_epoch(epoch.max(1), run)
     }
 
-    /// After optimizer step `step` and every step after it, as an EMA is usually kept.
+    /// Collects after optimizer step `step` and every step after it, as is usual for an EMA.
     ///
     /// # Errors
     ///
@@ -172,7 +172,7 @@ impl Collect {
         Self::from(step, 1, run)
     }
 
-    /// The same start, then every `epochs` epochs: the paper's `swa_c_epochs`, whose default is 1.
+    /// Keeps the start, and then collects every `epochs` epochs: the paper's `swa_c_epochs`, whose default is 1.
     ///
     /// # Errors
     ///
@@ -185,7 +185,7 @@ impl Collect {
         self.every_steps(epochs.saturating_mul(self.run.steps_per_epoch))
     }
 
-    /// The same start, then every `steps` optimizer steps.
+    /// Keeps the start, and then collects every `steps` optimizer steps.
     ///
     /// # Errors
     ///

@@ -68,7 +68,7 @@ impl<M: LearnerModel> Evaluation<M> {
         }
     }
 
-    /// The same for other averages, of which nothing was evaluated yet.
+    /// The same for other averages, without evaluated models.
     pub(crate) fn fresh(&self) -> Self {
         Self {
             loader: self.loader.clone(),
@@ -133,7 +133,7 @@ impl<M: LearnerModel> Evaluation<M> {
             .map(|last| last.report)
     }
 
-    /// Frees what was evaluated of the average called `name`.
+    /// Frees the evaluated model of the average called `name`.
     pub(crate) fn forget(&mut self, name: &str) {
         self.evaluated.remove(name);
     }

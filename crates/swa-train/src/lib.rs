@@ -99,8 +99,8 @@
 //! ```
 //!
 //! - [`SwaConfig`] says how to average, and makes [`Swa`], the wrapper.
-//! - [`Collect`] says when, from a step, an epoch or a fraction of the run on. [`RunLength`] turns
-//!   epochs into steps.
+//! - [`Collect`] says when to collect: from a step, an epoch or a fraction of the run on. [`RunLength`]
+//!   turns epochs into steps.
 //! - [`PaperLrScheduler`] is the paper's learning rate, [`SwaLrScheduler`] PyTorch's `SWALR`.
 //! - [`ModelMetric`] shows metrics of the live model, and of further averages, beside the averaged one's.
 //!

@@ -24,11 +24,11 @@ use update::{Flags, updated};
 /// average += w(n) * (current - average)
 /// ```
 ///
-/// where `w` is the [rule](AveragingRule)'s weight, and `w(0) = 1`: the first update copies. Averaged
-/// in f32 (f64 where the model is f64), whatever the model's dtype. Int and bool parameters take the
-/// latest value, as do the running mean and variance of BatchNorm layers, which averaged weights never
-/// produced: re-estimate them with [`reestimate_batch_norm`](crate::reestimate_batch_norm), or average
-/// them too with [`with_running_statistics_averaged`](Self::with_running_statistics_averaged).
+/// where `w` is the [rule](AveragingRule)'s weight, and `w(0) = 1`: the first update copies. The average
+/// is kept in f32, or in f64 for parameters in f64. Int and bool parameters take the latest value. So do
+/// the running mean and variance of BatchNorm layers, which averaged weights never produced: re-estimate
+/// them with [`reestimate_batch_norm`](crate::reestimate_batch_norm), or average them too with
+/// [`with_running_statistics_averaged`](Self::with_running_statistics_averaged).
 ///
 /// The average is another value than the model: it shares no state with it, is no part of its
 /// autodiff graph, and its parameters require no gradient.
@@ -41,16 +41,16 @@ use update::{Flags, updated};
 /// # NaN and infinities
 ///
 /// Weights that are not finite are never averaged. Each update checks them in one reading pass, on the
-/// device that holds the average, which gives one flag a parameter. (Weights in f64 on an accelerator,
-/// and all weights on one that is not CubeCL's, are checked by their sum: if that overflows, finite
-/// weights count as not finite.)
+/// device that holds the average, which gives one flag per parameter. (Weights in f64 on an accelerator,
+/// and all weights on an accelerator that is not one of CubeCL's, are checked by their sum: if it
+/// overflows, finite weights count as not finite.)
 ///
 /// - [`update`](Self::update) reads all flags at once, one round trip to an accelerator, and returns
 ///   the error;
-/// - [`update_non_blocking`](Self::update_non_blocking) reads nothing from an accelerator. There the
-///   device itself keeps the average of the last good update, from then on, and
-///   [`check`](Self::check) reads what all updates since the last check have found. Call that where
-///   waiting for the device costs nothing, such as at the end of an epoch.
+/// - [`update_non_blocking`](Self::update_non_blocking) reads nothing from an accelerator. There, the
+///   device itself leaves out bad weights and all later updates, so that it keeps the average of the
+///   last good update. [`check`](Self::check) reads the flags of all updates since the last check. Call
+///   it where waiting for the device costs nothing, such as at the end of an epoch.
 ///
 /// # Memory
 ///
@@ -128,8 +128,8 @@ impl<M: Module> Average<M> {
         self
     }
 
-    /// Keeps the average on `device` instead of on the model's: on the CPU for a training that has
-    /// no memory to spare, say. Every update then moves the parameters there.
+    /// Keeps the average on `device`, and not on the model's device: on the CPU, for example, if the
+    /// accelerator's memory is full. Every update then moves the parameters there.
     pub fn with_device(mut self, device: &Device) -> Self {
         let device = device.clone().without_autodiff();
         self = self.moved_to(&device);
@@ -137,8 +137,8 @@ impl<M: Module> Average<M> {
         self
     }
 
-    /// Goes on from `averaged`, the average of `updates` earlier updates, such as that of a PyTorch
-    /// `AveragedModel` with its `n_averaged`: the next update is number `updates`, counted from 0.
+    /// Continues from `averaged`, the average of `updates` earlier updates, such as that of a PyTorch
+    /// `AveragedModel` with its `n_averaged`. The next update is number `updates`, counted from 0.
     ///
     /// # Errors
     ///
@@ -162,7 +162,7 @@ impl<M: Module> Average<M> {
     ///
     /// # Errors
     ///
-    /// Whatever it is, the average keeps its value.
+    /// After any error, the average keeps its value.
     ///
     /// - [`MissingParameter`](AverageError::MissingParameter),
     ///   [`UnknownParameter`](AverageError::UnknownParameter),
@@ -424,7 +424,7 @@ impl<M: Module> Module for Average<M> {
         self.moved_to(&device.clone().without_autodiff())
     }
 
-    /// The average itself: its parameters are never trained.
+    /// Returns the average unchanged: its parameters are never trained.
     fn train(self) -> Self {
         self
     }
@@ -433,7 +433,7 @@ impl<M: Module> Module for Average<M> {
         self.clone()
     }
 
-    /// The average itself: it holds no reparameterization.
+    /// Returns the average unchanged: it holds no reparameterization.
     fn materialize(self) -> Self {
         self
     }

@@ -78,8 +78,7 @@ impl Layers {
 
 /// Means and variances of all channels of all layers, in order: two tensors of shape `[channels]`.
 ///
-/// Together rather than layer by layer, so that pooling takes a few operations a batch and not a few
-/// a layer.
+/// They are together so that pooling takes a few operations per batch, and not a few per layer.
 #[derive(Clone)]
 pub(super) struct Statistics {
     pub(super) mean: Tensor<1>,
@@ -94,8 +93,8 @@ impl Statistics {
     }
 }
 
-/// A copy of `model` in which BatchNorm layers, and they alone, are in training mode: on the autodiff
-/// device, without gradients.
+/// A copy of `model` in which only the BatchNorm layers are in training mode: on the autodiff device,
+/// without gradients.
 pub(super) fn training_mode<M: Module>(model: &M) -> M {
     #[derive(Default)]
     struct OnlyBatchNorm {

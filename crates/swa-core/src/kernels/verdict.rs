@@ -35,7 +35,7 @@ pub(crate) struct Found {
 }
 
 impl Verdict {
-    /// The verdict on the values of a first update. They belong to the steps with these indices, of which there is at least one.
+    /// The verdict on the values of a first update. They belong to the steps with these indices, at least one.
     pub(super) fn of(values: Vec<Floats>, steps: Vec<usize>) -> Self {
         let state = start(values.len(), &values[0].device());
         Self {
