@@ -1,29 +1,29 @@
-//! What an update of an average costs.
+//! The cost of an update of an average.
 //!
 //! [`Average::update`] on flex, in the same process and in turn with
 //!
 //! - the least that an update can cost, `average += w * (current - average)` in a plain loop on all cores: it moves each
 //!   parameter three times (reads the average, reads the weights, writes the average), at the machine's memory bandwidth.
 //!   **Limit: 1.5 times as long**;
-//! - those three and a fourth, which reads the weights: an update is of all parameters or of none, so that all are looked
-//!   through for a NaN or an infinity before the first is averaged. Where memory is read no faster for that, it takes half
-//!   of what the three do, and the limit of 1.5 is as good as out of reach; what stands above 1 in this ratio is the
-//!   library's to mend. **Limit: 1.2 times as long**;
-//! - a copy of as many f32, the fastest there is: on all cores, into memory that was written before, so that no page has to
-//!   be mapped. **Limit: 3 times as long.**
+//! - those three and a fourth, which reads the weights: an update takes all parameters or none, so all are checked for a NaN
+//!   or an infinity before the first is averaged. If memory is read at the same speed there, the fourth takes half as long as
+//!   the three, so that the limit of 1.5 is almost out of reach. In this ratio, everything above 1 is the library's own cost.
+//!   **Limit: 1.2 times as long**;
+//! - the fastest copy of as many f32: on all cores, into memory that was written before, so that no page has to be mapped.
+//!   **Limit: 3 times as long.**
 //!
 //! First for VGG16 (15.2 million parameters, 61 MB), then for stacks of eight square linear layers from 100 thousand to
-//! 200 million parameters, which shows whether what a parameter costs stays flat.
+//! 200 million parameters, which shows whether the cost of a parameter stays the same.
 //!
-//! How fast memory is depends on where it is: on one virtual machine, what was allocated first was slower by a third than what was
-//! allocated later, by whomever. The baselines therefore go over memory from before the model and over memory from after it,
-//! and count as the mean of both.
+//! The speed of memory depends on its place: on one virtual machine, memory that was allocated first was slower by a third than
+//! memory that was allocated later. So the baselines run over memory from before the model and over memory from after it, and
+//! count as the mean of both.
 //!
-//! Beside it, where `SWA_PYTHON` names a Python with PyTorch, what its update takes, which checks nothing
+//! If `SWA_PYTHON` names a Python with PyTorch, the time of PyTorch's update follows. That update checks nothing
 //! (`benches/average_update.py`).
 //!
-//! Then Divan's table: updates of other networks, whose many small parameters cost more by their number
-//! than by their size.
+//! Then Divan's table: updates of other networks. They have many small parameters, whose number costs more
+//! than their size.
 
 use std::ffi::OsStr;
 use std::hint::black_box;
@@ -49,7 +49,7 @@ fn main() {
     compare("VGG16", vgg16, ROUNDS);
     compare("PreResNet-110", || preresnet(110), 10 * ROUNDS);
     for parameters in [100_000, 1_000_000, 10_000_000, 50_000_000, 200_000_000] {
-        // Few rounds for what takes long, and many for what is over before a second core has woken up.
+        // Few rounds for large models, and many for those that finish before a second core has woken up.
         let rounds = (2_000_000_000 / parameters).clamp(7, 301);
         compare("linear layers", || linear_layers(parameters), rounds);
     }
@@ -57,11 +57,11 @@ fn main() {
     divan::main();
 }
 
-/// Two vectors of a baseline's own, as the update's are: what another has just read is in a cache.
+/// Two vectors of a baseline's own, like the update's: memory that another has just read would be in a cache.
 struct Memory([Vec<f32>; 2]);
 
 impl Memory {
-    /// For three baselines.
+    /// The memory of three baselines.
     fn of(count: usize) -> [Self; 3] {
         [(); 3].map(|()| Self([(); 2].map(|()| vec![0.5; count])))
     }
@@ -121,7 +121,7 @@ fn compare<M: Module>(name: &str, model: impl Fn() -> M, most_rounds: usize) {
         Spread::of_ratios(&update, &copy),
     );
     if let Some(python) = std::env::var_os("SWA_PYTHON") {
-        // One after the other, as there: with as much in the caches.
+        // In turn with the others, as above, so that the caches hold as much.
         let [update] = by_turns(
             rounds,
             [&mut || seconds(|| average.update(&model).expect(FINITE))],
@@ -138,7 +138,7 @@ fn compare<M: Module>(name: &str, model: impl Fn() -> M, most_rounds: usize) {
     }
 }
 
-/// What PyTorch prints of an update of its own.
+/// PyTorch's report of its own update.
 struct PyTorch {
     version: String,
     threads: String,
@@ -178,22 +178,22 @@ fn step(average: &mut [f32], current: &[f32]) {
     }
 }
 
-/// A pass that reads all values, and does as little with them as a check can.
+/// Reads all values, and does as little with them as a check can.
 fn all_bits(values: &[f32]) -> u32 {
     values.iter().fold(0, |bits, value| bits | value.to_bits())
 }
 
-/// Eight square linear layers of about so many parameters.
+/// Eight square linear layers, with about this number of parameters.
 fn linear_layers(parameters: usize) -> Vec<Linear> {
     let width = (parameters as f64 / 8.0).sqrt() as usize;
     let layer = || LinearConfig::new(width, width).init(&Device::flex());
     (0..8).map(|_| layer()).collect()
 }
 
-/// Does `work` on equal parts of two slices, one a core; on one core, if there is little of it.
+/// Does `work` on equal parts of two slices, one per core, or on one core if the slices are short.
 fn on_all_cores(to: &mut [f32], from: &[f32], work: fn(&mut [f32], &[f32])) {
     let cores = available_parallelism().map_or(1, usize::from);
-    // To start a thread for less takes longer than the work.
+    // Below this size, starting a thread takes longer than the work.
     let part = to.len().div_ceil(cores).max(1 << 18);
     if part >= to.len() {
         return work(to, from);
@@ -205,7 +205,7 @@ fn on_all_cores(to: &mut [f32], from: &[f32], work: fn(&mut [f32], &[f32])) {
     });
 }
 
-/// An average past its first two updates, of which one shares the model's memory and the next takes its
+/// An average after its first two updates. The first shares the model's memory, and the second takes its
 /// own.
 fn average_of<M: Module>(model: &M) -> Average<M> {
     let mut average = Average::new(model, EqualWeights).expect("a model that can be averaged");

@@ -1,12 +1,12 @@
-//! What re-estimating BatchNorm costs.
+//! The cost of re-estimating BatchNorm.
 //!
 //! The averaged model passes batches of 128 images through its BatchNorm layers in training mode, which computes each
 //! layer's mean and variance, and pools these, on flex. **Limit: 1.15 times the inference pass over the same batches.**
 //!
-//! The split: a pass in training mode alone (BatchNorm reads each activation once more than at inference, where it is a
-//! scale and a shift; that is Burn's own layer, and all that stands above the limit), and what pooling adds to that. The
-//! first batch is passed twice, to find out the layers' momenta: of an epoch's 391 batches, that is a quarter of a per
-//! cent, and it is not in the ratio.
+//! The parts: a pass in training mode alone, and the pooling. In training mode, BatchNorm reads each activation once more than
+//! at inference, where it is a scale and a shift. That is Burn's own layer, and explains everything above the limit. The first
+//! batch is passed twice, to measure the layers' momenta. That is a quarter of a per cent of an epoch's 391 batches, and not in
+//! the ratio.
 
 use burn::tensor::{Device, Tensor};
 use burn_swa_benches::rounds;
@@ -30,13 +30,13 @@ fn main() {
     split("VGG16-BN", &vgg.expect("a network of the paper"), 1);
 }
 
-/// Times so many batches of each.
+/// Times each with this number of batches.
 fn split<N: ImageNetwork>(name: &str, network: &N, batches: usize) {
     let device = Device::flex();
     let shape = [BATCH_SIZE, 3, 32, 32];
     let images = Tensor::<4>::random(shape, burn::tensor::Distribution::Normal(0.0, 1.0), &device);
     let on_autodiff = images.clone().autodiff();
-    // Networks here have no dropout in what is timed but VGG's, of 512 values an image.
+    // Of the networks here, only VGG has dropout in the timed part, of 512 values per image.
     let training = network.valid().train().no_grad();
     let config = ReestimationConfig::new();
     let reestimate = |batches: usize| {
@@ -64,7 +64,7 @@ fn split<N: ImageNetwork>(name: &str, network: &N, batches: usize) {
                     }
                 })
             },
-            // Without the first, which is passed twice.
+            // Without the first batch, which is passed twice.
             &mut || seconds(|| reestimate(batches + 1)) - seconds(|| reestimate(1)),
         ],
     );

@@ -1,12 +1,12 @@
-//! How many batches the re-estimation of BatchNorm needs.
+//! The number of batches that the re-estimation of BatchNorm needs.
 //!
-//! PreResNet-8 at half its width, trained on the built-in images for six epochs of 63 batches of 64 at a constant learning
-//! rate, the weights after each of the last three averaged. BatchNorm of that average is then re-estimated from the first N
-//! batches of several passes over the training images, each in another order and with other augmentation, and each time
-//! evaluated on the 2,000 test images.
+//! PreResNet-8 at half its width is trained on the built-in images for six epochs of 63 batches of 64 at a constant learning
+//! rate, and the weights after each of the last three are averaged. BatchNorm of that average is then re-estimated from the
+//! first N batches of several passes over the training images, each in another order and with other augmentation. Each result
+//! is evaluated on the 2,000 test images.
 //!
-//! `moved` is what the re-estimation itself reports: how far the statistics still moved over the last tenth of the samples,
-//! in standard deviations. The last column is how far test loss and accuracy then are from those with all batches: the mean
+//! `drift` is what the re-estimation itself reports: the change of the statistics over the last tenth of the samples, in
+//! standard deviations. The last columns are the differences of test loss and accuracy from those with all batches: the mean
 //! over the passes, and the worst.
 
 use std::sync::Arc;
@@ -52,23 +52,23 @@ fn main() {
         "all {all} batches: test loss {:.4}, test accuracy {:.2} %",
         reference.loss, reference.accuracy
     );
-    println!("batches  moved  test loss: mean, worst  accuracy: mean, worst");
+    println!("batches  drift  test loss: mean, worst  accuracy: mean, worst");
     for batches in [1, 2, 4, 8, 16, 32, all] {
         let scores: Vec<_> = passes
             .iter()
             .map(|pass| score(&averaged, pass, batches, &data))
             .collect();
-        let moved = mean(
+        let drift = mean(
             scores
                 .iter()
-                .map(|(report, _)| report.moved.unwrap_or(f64::NAN)),
+                .map(|(report, _)| report.drift.unwrap_or(f64::NAN)),
         );
         let loss = scores.iter().map(|(_, score)| score.loss - reference.loss);
         let accuracy = scores
             .iter()
             .map(|(_, score)| score.accuracy - reference.accuracy);
         println!(
-            "{batches:7}  {moved:.4}  {:+.4}, {:+.4}         {:+.2}, {:+.2}",
+            "{batches:7}  {drift:.4}  {:+.4}, {:+.4}         {:+.2}, {:+.2}",
             mean(loss.clone()),
             loss.fold(0.0, farther),
             mean(accuracy.clone()),
@@ -82,15 +82,12 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// Which of two is farther from 0.
+/// Returns the number that is farther from 0.
 fn farther(one: f64, other: f64) -> f64 {
-    match other.abs() > one.abs() {
-        true => other,
-        false => one,
-    }
+    if other.abs() > one.abs() { other } else { one }
 }
 
-/// The `number`th pass over the training images, each with an order and an augmentation of its own.
+/// The `number`th pass over the training images. Each has its own order and augmentation.
 fn pass(data: &ImageSet, number: usize) -> EpochLoader {
     let device = Device::flex().autodiff();
     let (images, seed) = (data.train.clone(), number as u64);

@@ -1,12 +1,12 @@
-//! What a checkpoint costs with the average in it.
+//! The cost of a checkpoint with the average in it.
 //!
 //! VGG16 with BatchNorm on flex, after a step of SGD with momentum: Burn's own checkpointers write the model's file and
 //! the optimizer's, of the bare model and of the model in `Swa`, whose file holds the average beside the live weights.
 //! **Limit: twice the bare one, in bytes and in time.**
 //!
-//! Two times: until all is on its way to the disk's cache, and how long the training waits for it, since Burn writes in a
-//! thread of its own and copies what it will write before. The second should be as long as the bare one's, and cannot be:
-//! Burn 0.22.1 copies the average too.
+//! There are two times: until all is written to the disk's cache, and until the training goes on. Burn writes in a thread of its
+//! own, and first copies everything that it will write. The second time should be the same as for the bare model. It cannot be,
+//! since Burn 0.22.1 copies the average too.
 
 use std::fs;
 use std::path::Path;
@@ -40,7 +40,7 @@ fn main() {
     let run = RunLength::new(1, 3).expect("a run");
     let config = SwaConfig::new(Collect::from_step(1, &run).expect("within the run"));
     let swa = swa(network(), config, &images, 8, &device).expect("a network that can be averaged");
-    // Past its first two updates, of which one shares the model's memory and the next takes its own.
+    // After its first two updates: the first shares the model's memory, and the second takes its own.
     let swa = Trained::new(swa, &batch, 2);
 
     let folder = tempfile::tempdir().expect("a folder");
@@ -104,7 +104,7 @@ impl<M: LearnerModel + TrainStep<Input = ImageBatch>> Trained<M> {
         Self { model, optimizer }
     }
 
-    /// As Burn 0.22.1 does (`LearningCheckpointer::checkpoint`).
+    /// Writes a checkpoint as Burn 0.22.1 does (`LearningCheckpointer::checkpoint`).
     fn write_checkpoint(&self, folder: &Path) -> Cost {
         let file = |name| FileCheckpointer::new(folder, name);
         let model: AsyncCheckpointer<ModuleRecord> = AsyncCheckpointer::new(file("model"));
@@ -115,13 +115,13 @@ impl<M: LearnerModel + TrainStep<Input = ImageBatch>> Trained<M> {
         let saved = optimizer.save(1, self.optimizer.to_record());
         saved.expect("a checkpoint of the optimizer");
         let waited = began.elapsed().as_secs_f64();
-        // Each waits for its thread.
+        // Dropping a checkpointer waits for its thread.
         drop((model, optimizer));
         let written = began.elapsed().as_secs_f64();
         let bytes = ["model", "optim"].map(|name| {
             let path = folder.join(format!("{name}-1.bpk"));
             let bytes = fs::metadata(&path).expect("a file").len();
-            // Burn appends nothing, but what is replaced is written faster than what is new.
+            // Otherwise the next file would replace this one, which is faster than writing a new one.
             fs::remove_file(&path).expect("a file to remove");
             bytes
         });

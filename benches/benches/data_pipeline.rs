@@ -1,11 +1,11 @@
-//! How fast the data pipeline is without a network to feed.
+//! The speed of the data pipeline without a network.
 //!
 //! An epoch of the training loader, as the CIFAR program uses it: images from memory in a shuffled
 //! order, cropped at random out of a padded image, flipped, normalised, in batches of 128 on flex.
 //! **Limit: at least 20,000 images a second on 2 cores.**
 //!
 //! The baseline is the least that a pipeline must do: a plain loop, on one core, that normalises the
-//! same images in their order into a batch and allocates each batch anew.
+//! same images in their order into a batch and allocates every batch.
 //!
 //! Then Divan's table: other ways of padding, and batches of other sizes.
 
@@ -50,7 +50,7 @@ fn rate() {
 }
 
 fn loader(images: &Arc<Images>, augmentation: Augmentation, batch_size: usize) -> EpochLoader {
-    // Where the training wants them.
+    // The device of the training.
     let device = Device::flex().autodiff();
     EpochLoader::training(images.clone(), batch_size, augmentation, 0, &device).expect("images")
 }

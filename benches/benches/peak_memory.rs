@@ -1,15 +1,15 @@
-//! How much memory averaging takes.
+//! The memory that averaging takes.
 //!
 //! Three epochs of VGG16 with BatchNorm through Burn's `Learner` on flex: the bare model, and the model
 //! in `Swa`, which collects after every epoch, and is validated with its BatchNorm re-estimated. Each
-//! run is a process of its own, whose peak is that of its resident memory (`VmHWM`), which is what there
-//! must be room for. **Limit: 1.1 f32 copies of the parameters more than the bare run.**
+//! run is a process of its own. Its peak is that of its resident memory (`VmHWM`), so a machine must have
+//! this much. **Limit: 1.1 f32 copies of the parameters more than the bare run.**
 //!
-//! With batches of 8 images the peak is made of parameters, with the paper's 128 of activations.
+//! With batches of 8 images, the peak consists of parameters; with the paper's 128, of activations.
 //!
-//! With Burn's checkpoints, a second copy is there for as long as a checkpoint is written: Burn 0.22.1
-//! copies all that a checkpoint will hold, and it holds the average beside the live model. Small
-//! batches show it; with large ones there is less in memory then than in a step.
+//! With Burn's checkpoints, there is a second copy while a checkpoint is written: Burn 0.22.1 copies
+//! everything that a checkpoint will hold, and it holds the average beside the live model. Small batches
+//! show this. With large ones, this takes less memory than a step does.
 
 use std::process::Command;
 use std::sync::Arc;

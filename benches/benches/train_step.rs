@@ -1,16 +1,16 @@
-//! What averaging costs a training.
+//! The cost of averaging in a training.
 //!
 //! Steps of PreResNet-20 on flex with batches of 64 images, half the paper's, through Burn's `Learner` (forward,
 //! backward, learning rate, optimizer), of three models in turn: the bare one, one in `Swa` that
 //! collects once an epoch, and one in `Swa` that averages at every step (EMA).
 //!
 //! - **Limit for SWA: 1% longer than the bare model's.** An epoch of CIFAR-10 has 391 steps, of which
-//!   one collects: its price is measured apart, and a 391st of it added to a step.
+//!   one collects. Its cost is measured separately, and a 391st of it is added to a step.
 //! - **Limit for EMA: 3% longer.**
 //!
-//! Two ratios each. Whole steps differ by some per cent from one to the next, whatever is in them.
-//! What the hook can change is the optimizer's part alone (for the rest it calls the model's own
-//! `step`): the second ratio counts how much longer that part is, against the bare model's whole step.
+//! There are two ratios for each. Whole steps always differ by some per cent from one to the next. The
+//! hook can change only the optimizer's part (for the rest it calls the model's own `step`). So the second
+//! ratio takes the extra time of that part, relative to the bare model's whole step.
 
 use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
@@ -48,7 +48,7 @@ fn main() {
     };
     let (mut swa_run, mut ema_run) = (hooked(once), hooked(every_step));
 
-    // An average past its first two updates, of which one shares the model's memory and the next takes
+    // An average after its first two updates: the first shares the model's memory, and the second takes
     // its own.
     let collected = swa_run.model().into_live();
     let mut average = Average::new(&collected, EqualWeights).expect("a network");
@@ -93,7 +93,7 @@ fn network() -> PreResNet {
     network.expect("a network of the paper")
 }
 
-/// Prints both ratios of `hooked` steps, each `more` seconds longer, to `bare` ones.
+/// Prints both ratios of `hooked` steps, with `more` seconds added to each, to `bare` ones.
 fn report(name: &str, bare: &[Step], hooked: &[Step], more: f64, limit: f64) {
     let rounds = || bare.iter().zip(hooked);
     let whole = rounds().map(|(bare, hooked)| (hooked.total() + more) / bare.total());

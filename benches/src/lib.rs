@@ -2,8 +2,9 @@
 
 /// `rounds`, or a single one where Cargo tests that benchmarks still run (`cargo test --benches`).
 pub fn rounds(rounds: usize) -> usize {
-    match std::env::args().any(|argument| argument == "--bench") {
-        true => rounds,
-        false => 1,
+    if std::env::args().any(|argument| argument == "--bench") {
+        rounds
+    } else {
+        1
     }
 }

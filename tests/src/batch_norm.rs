@@ -21,7 +21,7 @@ pub fn values_per_image(description: &Description, layer: &str) -> Result<usize,
             let depth = name.strip_prefix("preresnet").map(str::parse::<usize>);
             let before_stride = match depth {
                 Some(Ok(depth)) if depth < 44 => ["bn1"].as_slice(),
-                // Bottleneck blocks, and wide ones, have it in the second convolution.
+                // Bottleneck blocks and wide blocks have the stride in the second convolution.
                 _ => ["bn1", "bn2"].as_slice(),
             };
             let larger = *stage != "layer1" && *block == "0" && before_stride.contains(norm);
@@ -32,8 +32,8 @@ pub fn values_per_image(description: &Description, layer: &str) -> Result<usize,
     Ok(side * side)
 }
 
-/// Height and width after every pooling layer before position `position`: a layer without entries that comes where three
-/// (convolution, BatchNorm, ReLU) would have been enough.
+/// The height and width at position `position`, after all earlier pooling layers. A pooling layer has no entries, and is found
+/// where there are more positions than the three of a convolution, a BatchNorm and a ReLU.
 fn side_in_vgg(description: &Description, position: usize) -> usize {
     let mut convolutions: Vec<usize> = description
         .entries

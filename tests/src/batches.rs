@@ -1,4 +1,4 @@
-//! Generated images and labels, as the reference vectors are of (`vectors/README.md` gives the formulas).
+//! Generated images and labels, like those of the reference vectors (`vectors/README.md` gives the formulas).
 
 use std::sync::Arc;
 
@@ -22,16 +22,16 @@ pub fn labels(stream: u64, count: usize, classes: u64, device: &Device) -> Tenso
     Tensor::from_data(TensorData::new(values, [count]), device)
 }
 
-/// Generated batches, always in the same order: the images of each are of one stream, its labels of the next.
+/// Generated batches, always in the same order. The images of each are from one stream, and its labels from the next.
 #[derive(Debug, Clone)]
 pub struct Batches {
     /// The stream of the first batch's images. Every later batch is two streams further.
     pub stream: u64,
     /// The number of images of every batch.
     pub sizes: Vec<usize>,
-    /// How many classes the labels are of.
+    /// The number of classes of the labels.
     pub classes: usize,
-    /// The device that they are made on.
+    /// The device of the batches.
     pub device: Device,
 }
 
@@ -54,7 +54,7 @@ impl DataLoader<ImageBatch> for Batches {
         })
     }
 
-    /// Whole batches, however many items are asked for: nothing here trains on a part.
+    /// All batches, for any range of items: nothing here trains on a part.
     fn slice(&self, _start: usize, _end: usize) -> Arc<dyn DataLoader<ImageBatch>> {
         Arc::new(self.clone())
     }

@@ -1,4 +1,4 @@
-//! How far a computation is from PyTorch's.
+//! The deviation of a computation from PyTorch's.
 
 use std::error::Error;
 
@@ -16,7 +16,7 @@ pub fn relative_l2(ours: &[f64], theirs: &[f64]) -> f64 {
     (difference / size).sqrt()
 }
 
-/// The comparisons of one file: each with its deviation and what is allowed.
+/// The comparisons of one file, each with its deviation and the largest that is allowed.
 #[derive(Debug, Default)]
 pub struct Comparisons {
     done: Vec<Comparison>,
@@ -39,7 +39,7 @@ impl Comparisons {
         });
     }
 
-    /// The largest deviation of every kind of comparison, a kind being the first word of `what`.
+    /// The largest deviation of every kind of comparison. The kind is the first word of `what`.
     pub fn summary(&self) -> String {
         let mut kinds: Vec<(&str, &Comparison)> = Vec::new();
         for comparison in &self.done {
@@ -59,7 +59,7 @@ impl Comparisons {
         parts.collect::<Vec<_>>().join(", ")
     }
 
-    /// An error if there was no comparison, or one outside its tolerance; it names the first few.
+    /// Returns an error if there was no comparison, or if some are outside their tolerance. It names the first few.
     pub fn finish(&self) -> Result<(), Box<dyn Error>> {
         if self.done.is_empty() {
             return Err("nothing was compared".into());

@@ -1,4 +1,4 @@
-//! What the tests that cross the crates share: PyTorch's reference vectors, and comparing with them.
+//! Shared code of the tests that use several crates: PyTorch's reference vectors, and comparisons with them.
 
 pub mod batch_norm;
 pub mod batches;

@@ -1,7 +1,7 @@
 //! A Burn module's tensors by PyTorch's names.
 //!
-//! A network's paths are PyTorch's already, but for `BatchNorm`'s `gamma` and `beta`, which PyTorch calls `weight` and
-//! `bias`. (Not through `swa_models::StateDict`, which is what is tested.)
+//! A network's paths are PyTorch's, except for `BatchNorm`'s `gamma` and `beta`, which PyTorch calls `weight` and `bias`.
+//! (This does not use `swa_store::StateDict`, which is under test.)
 
 use std::collections::BTreeMap;
 
@@ -41,16 +41,16 @@ pub fn gradient_norms(model: &impl Module, gradients: &Gradients) -> BTreeMap<St
     visitor.norms
 }
 
-/// Every parameter and running statistic, by name, each in Burn's layout. The running variance is Burn's: the biased one.
+/// Every parameter and running statistic, by name, in Burn's layout. The running variance is Burn's, which is the biased one.
 pub fn tensors(model: &impl Module) -> Values {
-    // A forward pass leaves its update of the statistics pending; `valid()` is what applies it (Burn 0.22.1).
+    // A forward pass leaves its update of the statistics pending, and `valid()` applies it (Burn 0.22.1).
     let floats = floats(&model.valid());
     let named = floats.into_iter();
     let named = named.map(|(path, values)| (pytorch_name(&path), values));
     named.collect()
 }
 
-/// The same module with every running variance multiplied by what `factor` says for its BatchNorm layer.
+/// The same module with every running variance multiplied by the `factor` of its BatchNorm layer.
 pub fn with_scaled_variances<M: Module>(model: M, factor: impl Fn(&str) -> f64) -> M {
     mapped(model, |path, values| {
         match path.strip_suffix(".running_var") {

@@ -1,4 +1,4 @@
-//! The networks by the names that the vectors call them.
+//! The networks by their names in the vectors.
 
 use std::error::Error;
 use std::path::Path;
@@ -11,7 +11,7 @@ use swa_store::StateDict;
 
 use crate::vectors::Description;
 
-/// The network that a file of vectors is of, with its weights, on `device`.
+/// The network of a file of vectors, with its weights, on `device`.
 ///
 /// The weights go through a file and the import of PyTorch's state dicts. An unknown network is an error that names it.
 pub fn network(description: &Description, device: &Device) -> Result<Network, Box<dyn Error>> {
@@ -33,7 +33,7 @@ fn config(name: &str) -> Result<NetworkConfig, Box<dyn Error>> {
         }
     }
     match ours.parse() {
-        // As in the vectors, whose training steps are to be the same every time.
+        // Without dropout, as in the vectors, so that training steps are the same every time.
         Ok(NetworkConfig::Vgg(config)) => Ok(NetworkConfig::Vgg(config.with_dropout(0.0))),
         Ok(config) => Ok(config),
         Err(_) => Err(format!("no network is called {name}").into()),

@@ -1,4 +1,4 @@
-//! A file of reference vectors: what it says of the network, and what PyTorch computed.
+//! A file of reference vectors: the description of the network, and PyTorch's results.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 /// The folder that holds the reference vectors: `SWA_PARITY_DIR` if it is set, else this project's.
 ///
-/// Others, that `make_parity.py` wrote from another seed or of other networks, need no change to the code.
+/// Vectors that `make_parity.py` wrote from another seed, or of other networks, need no change to the code.
 pub fn folder() -> PathBuf {
     match std::env::var_os("SWA_PARITY_DIR") {
         Some(folder) => PathBuf::from(folder),
@@ -33,16 +33,17 @@ pub fn files(prefix: &str) -> Result<Vec<PathBuf>, Box<dyn Error>> {
         }
     }
     files.sort();
-    match files.is_empty() {
-        true => Err(format!("{} has no {prefix}*.safetensors", folder.display()).into()),
-        false => Ok(files),
+    if files.is_empty() {
+        Err(format!("{} has no {prefix}*.safetensors", folder.display()).into())
+    } else {
+        Ok(files)
     }
 }
 
-/// One file, with a description of what is in it.
+/// One file, with a description of its contents.
 #[derive(Debug)]
 pub struct VectorsOf<D> {
-    /// The network, and how its weights are made, or whatever else the vectors are of.
+    /// The network and the way to make its weights, or the subject of other vectors.
     pub description: D,
     tensors: BTreeMap<String, Vec<f64>>,
 }
@@ -52,13 +53,13 @@ pub struct VectorsOf<D> {
 pub struct Description {
     /// The network's name.
     pub model: String,
-    /// Where the streams of the file start.
+    /// The number from which the file's streams are counted.
     pub seed: u64,
     /// The network's weights and running statistics.
     pub entries: Vec<Entry>,
     /// Names of the trainable entries, in the order of every list of norms.
     pub parameters: Vec<String>,
-    /// How the network was trained, in a file of training vectors.
+    /// The training of the network, in a file of training vectors.
     #[serde(flatten)]
     pub training: Option<Training>,
 }
@@ -93,11 +94,11 @@ pub struct Entry {
     rule: Rule,
 }
 
-/// What an entry is, which decides the range of its values.
+/// The kind of an entry, which decides the range of its values.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
-    /// Around 0, and as wide as the fan-in wants it.
+    /// Around 0, with a width that depends on the fan-in.
     Weight,
     /// Around 1.
     Scale,
@@ -124,7 +125,7 @@ impl Rule {
 }
 
 impl Description {
-    /// How many classes the network tells apart: as many as its last bias has elements.
+    /// The number of the network's classes, which is the number of elements of its last bias.
     pub fn classes(&self) -> Result<usize, Box<dyn Error>> {
         let last = self
             .entries

@@ -120,7 +120,7 @@ fn every_line_of_the_table_is_a_line_of_this_file() {
         .split("\n## ")
         .find(|part| part.starts_with("Line by line"));
     let rows = table.unwrap().lines().filter(|line| line.starts_with("| "));
-    // However rustfmt breaks them.
+    // Line breaks are rustfmt's choice.
     let joined = |text: &str| -> String {
         let text: String = text.chars().filter(|char| !char.is_whitespace()).collect();
         text.replace(",)", ")")
@@ -129,7 +129,7 @@ fn every_line_of_the_table_is_a_line_of_this_file() {
     let mut checked = 0;
     for row in rows {
         let ours = row.split(" | ").nth(1).unwrap();
-        // Between backticks is every second part.
+        // Every second part is between backticks.
         for code in ours.split('`').skip(1).step_by(2) {
             assert!(here.contains(&joined(code)), "`{code}` is not in this file");
             checked += 1;

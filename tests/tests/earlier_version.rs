@@ -1,4 +1,4 @@
-//! Files that an earlier version wrote: `earlier_version/README.md` says which.
+//! Files of an earlier version, which `earlier_version/README.md` names.
 
 use std::collections::BTreeMap;
 use std::fs;

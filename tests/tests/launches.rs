@@ -1,18 +1,18 @@
-//! How many kernels an update of an average launches on a CubeCL backend, and how much memory it takes.
+//! The number of kernels that an update of an average launches on a CubeCL backend, and the memory that it takes.
 //!
-//! [`Average::update_non_blocking`], as the hook calls it in a training, on the networks of the paper, takes a launch for as
-//! many parameters as the device binds buffers to one, `G`, to check them, and as many launches to take the step
-//! `average += w * (current - average)` of all if all are finite. The latest running statistics of BatchNorm are copied in the
-//! same launches. **Limit: `2 ceil(K / G) + 6` launches for `K` tensors.**
+//! This calls [`Average::update_non_blocking`], as the hook does in a training, on the networks of the paper. A launch takes
+//! as many parameters as the device can bind buffers for, `G`. A first group of launches checks all parameters. A second group
+//! takes the step `average += w * (current - average)` if all are finite. The latest running statistics of BatchNorm are copied
+//! in the same launches. **Limit: `2 ceil(K / G) + 6` launches for `K` tensors.**
 //!
-//! It happens in place: **the device reserves no memory for it**, but what the launches' own arguments take, less than a tenth
-//! of a copy of the parameters.
+//! The update is in place: **the device reserves no memory for it**, except for the arguments of the launches, which take less
+//! than a tenth of a copy of the parameters.
 //!
-//! Bytes are those that the two kernels are written to move, in passes over each parameter: the first reads it; the second
-//! reads it and its average, and writes the average. Three passes are the least that an update can do. (CubeCL tells the
-//! kernels' names alone, so that these are not counted by the device.)
+//! Bytes are computed from the code of the two kernels, in passes over each parameter: the first kernel reads it; the second
+//! reads it and its average, and writes the average. Three passes are the least that an update can do. (CubeCL reports only
+//! the names of kernels, so the device does not count bytes.)
 //!
-//! A program of its own: CubeCL tells of all launches in a process.
+//! This test is a program of its own, since CubeCL reports all launches of a process.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +25,7 @@ use cubecl_runtime::logging::{LaunchObservation, LaunchObserver};
 use swa_models::{PreResNetConfig, VggConfig, WideResNetConfig};
 use swa_train::swa_core::{Average, EqualWeights, parameters_a_launch};
 
-/// Over an averaged parameter: see above.
+/// The passes over an averaged parameter: see above.
 const PASSES: usize = 4;
 
 #[derive(Default)]
@@ -53,7 +53,7 @@ fn launches(device: &Device, work: impl FnOnce()) -> BTreeMap<String, usize> {
 
 fn update<M: Module>(name: &str, model: &M, device: &Device) {
     let mut average = Average::new(model, EqualWeights).unwrap();
-    // The first has the average share the model's memory or copies it, and the second has a kernel or two compiled.
+    // In the first update, the average copies the model's memory or shares it. The second compiles kernels.
     for _ in 0..2 {
         average.update_non_blocking(model).unwrap();
     }
@@ -64,7 +64,7 @@ fn update<M: Module>(name: &str, model: &M, device: &Device) {
     let more = reserved() - before;
     average.check().unwrap();
 
-    // The latest running statistics are kept, all else is averaged.
+    // Running statistics keep the latest values, and all other parameters are averaged.
     let (latest, averaged): (Vec<_>, Vec<_>) = shapes(model)
         .into_iter()
         .partition(|(path, _)| is_running_statistic(path));
@@ -84,7 +84,7 @@ fn update<M: Module>(name: &str, model: &M, device: &Device) {
     let least = (averaged + latest).div_ceil(of_a_launch);
     let limit = 2 * least + 6;
     assert!(all <= limit, "{name}: {all} launches, at most {limit}");
-    // Ours, and not Burn's operations fused.
+    // Our kernels run, and not Burn's fused operations.
     assert!(least <= kernels["StepTowards"], "{name}: {kernels:?}");
     let copy = (size_of::<f32>() * elements) as u64;
     assert!(more < copy / 10, "{name}: {more} bytes more");

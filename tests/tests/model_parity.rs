@@ -106,7 +106,7 @@ fn compare_gradients(
             let what = format!("zero_gradient of {name}");
             comparisons.note(what, (norm - theirs).abs(), ZERO_GRADIENT);
         } else {
-            // In the vector of all of them, a wrong small one would not show.
+            // In the vector of all norms, a wrong small one would not show.
             let what = format!("single_gradient of {name}");
             comparisons.note(what, relative_l2(&[norm], &[*theirs]), SINGLE_GRADIENT);
         }
@@ -144,7 +144,7 @@ fn compare_statistics(
     Ok(())
 }
 
-/// The largest relative L2 deviation for each quantity: ten times what float32 itself deviates from float64.
+/// The largest relative L2 deviation of each quantity: ten times the deviation of float32 itself from float64.
 struct Allowed {
     inference: f64,
     training: f64,
@@ -167,14 +167,14 @@ impl Allowed {
 }
 
 /// The largest relative deviation of one gradient's norm; the vectors' tolerance is for all norms as one vector. One of
-/// PreResNet-110's is 2.9e-3 off, and 2.8e-3 when this test computes in float64: it is PyTorch's own float32 rounding.
+/// PreResNet-110's deviates by 2.9e-3, and by 2.8e-3 if this test computes in float64: this is PyTorch's own float32 rounding.
 const SINGLE_GRADIENT: f64 = 1e-2;
 
-/// The largest difference between two norms of gradients that are zero but for rounding. No other is below 1e-3.
+/// The largest difference between two norms of gradients that are zero except for rounding. No other norm is below 1e-3.
 const ZERO_GRADIENT: f64 = 1e-4;
 
-/// Whether this is a convolution's bias in a network with BatchNorm, which subtracts it again: right after the convolution,
-/// or further down, since a sum of blocks and a 1x1 convolution leave a constant constant.
+/// Tells whether this is the bias of a convolution that BatchNorm subtracts again. It does so right after the convolution, or
+/// later, since a constant stays constant in a sum of blocks and in a 1x1 convolution.
 fn feeds_batch_norm(name: &str, description: &Description) -> bool {
     let is_convolution = |layer: &str| {
         // A convolution's weight has four dimensions, a BatchNorm's one.
@@ -186,18 +186,19 @@ fn feeds_batch_norm(name: &str, description: &Description) -> bool {
     has_batch_norm && name.strip_suffix(".bias").is_some_and(is_convolution)
 }
 
-/// How much of the newest batch a BatchNorm layer takes over: the last of a WideResNet differs, in the paper's code.
+/// The momentum of a BatchNorm layer: the weight of the newest batch. In the paper's code, the last one of a WideResNet differs.
 fn momentum(description: &Description, layer: &str) -> f64 {
-    match description.model.starts_with("wrn") && layer == "bn1" {
-        true => 0.9,
-        false => 0.1,
+    if description.model.starts_with("wrn") && layer == "bn1" {
+        0.9
+    } else {
+        0.1
     }
 }
 
 /// Burn's running variance after one training-mode forward pass, as PyTorch has it.
 ///
-/// Both keep `(1 - momentum) * before + momentum * variance of the batch`, but Burn divides that variance's sum of squares
-/// by the number `count` of values of a channel (batch, height and width), PyTorch by `count - 1`.
+/// Both keep `(1 - momentum) * before + momentum * variance of the batch`. For that variance, Burn divides the sum of squares
+/// by the number `count` of values of a channel (batch, height and width), and PyTorch by `count - 1`.
 fn unbiased(after: &[f64], before: &[f32], momentum: f64, count: usize) -> Vec<f64> {
     let values = after.iter().zip(before).map(|(after, before)| {
         let kept = (1.0 - momentum) * f64::from(*before);

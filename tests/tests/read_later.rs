@@ -1,7 +1,7 @@
-//! Whatever was shown of weights on a CubeCL device stays as it was, even where Burn reads a tensor's data only when somebody
+//! Copies and records of weights on a CubeCL device stay as they were, even if Burn reads a tensor's data only when somebody
 //! looks at it (see `docs/upstream.md`).
 //!
-//! A program of its own: `swa_core::read_tensors_when_asked`, which trainings call, is for the whole process.
+//! This test is a program of its own: trainings call `swa_core::read_tensors_when_asked`, which changes the whole process.
 
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
@@ -19,7 +19,7 @@ fn layer(value: f32) -> Linear {
     mapped(layer, |_, weights| weights.full_like(value))
 }
 
-/// An average of 1 that has memory of its own.
+/// An average with the value 1 and its own memory.
 fn average() -> Average<Linear> {
     let mut average = Average::new(&layer(1.0), EqualWeights).unwrap();
     for _ in 0..3 {
@@ -32,7 +32,7 @@ fn bytes(layer: Linear) -> Vec<u8> {
     layer.into_record().into_bytes().unwrap().to_vec()
 }
 
-/// What `record` holds once it is looked at.
+/// Asserts that `record` holds `value`. Its tensors are read only here.
 macro_rules! assert_is_of {
     ($record:expr, $value:expr) => {
         wgpu().sync().unwrap();

@@ -1,4 +1,4 @@
-//! Files of PyTorch's load into the networks and compute what they compute there; files of ours load into PyTorch.
+//! PyTorch's files load into the networks, with the same results as in PyTorch. Our files load into PyTorch.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -23,7 +23,7 @@ use swa_store::{StateDict, StateDictError};
 use swa_train::swa_core::{Average, EqualWeights};
 use swa_train::{Collect, RunLength, SwaConfig};
 
-/// The images that `checkpoints/*.py` take.
+/// The stream of the images that `checkpoints/*.py` take.
 const STREAM: u64 = 7 * 4096 + 4000;
 
 fn checkpoint(name: &str) -> PathBuf {
@@ -31,7 +31,7 @@ fn checkpoint(name: &str) -> PathBuf {
     folder.join(name)
 }
 
-/// The network that the checkpoints are of, with other weights.
+/// The network of the checkpoints, with other weights.
 fn network() -> PreResNet {
     let config = PreResNetConfig::new(8).with_width_divisor(16);
     config.init(&Device::flex()).unwrap()
@@ -148,7 +148,7 @@ fn everything_that_does_not_fit_is_in_one_message() {
     else {
         panic!("{error}");
     };
-    // All but the last bias, which is of the classes.
+    // All except the last bias, whose size is the number of classes.
     assert_eq!(
         (missing.len(), unknown.len(), misshapen.len()),
         (0, 0, tensors - 1)
@@ -156,7 +156,7 @@ fn everything_that_does_not_fit_is_in_one_message() {
     let message = error.to_string();
     for part in [
         "conv1.weight is [1, 3, 3, 3], expected [2, 3, 3, 3]",
-        // In PyTorch's layout.
+        // The shapes are in PyTorch's layout.
         "fc.weight is [10, 4], expected [10, 8]",
     ] {
         assert!(message.contains(part), "{message}");
@@ -230,7 +230,7 @@ fn a_file_that_is_not_there_or_cannot_be_written_is_named() {
     }
 }
 
-/// The Python that has PyTorch: `SWA_PYTHON`, or `python3`. `None`, said aloud, if it has none.
+/// The Python that has PyTorch: `SWA_PYTHON`, or `python3`. If it does not have it, prints this, and returns `None`.
 fn python_with_torch() -> Option<String> {
     let python = std::env::var("SWA_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let check = "import torch, safetensors.torch, numpy";
@@ -238,7 +238,7 @@ fn python_with_torch() -> Option<String> {
     if found.is_ok_and(|output| output.status.success()) {
         return Some(python);
     }
-    // Not by a macro, whose output a test that passes keeps to itself.
+    // Not `eprintln`, whose output is hidden if the test passes.
     let _ = writeln!(
         std::io::stderr(),
         "skipped a test: {python} cannot `{check}`. To run it: pip install torch==2.9.1 numpy safetensors, \

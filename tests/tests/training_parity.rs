@@ -75,9 +75,10 @@ fn compare_file(file: &Path) -> Result<(), Box<dyn Error>> {
     )?;
     compare_weights(&mut comparisons, &vectors, "ema", &ema.averaged)?;
 
-    let lost = match statistics_are_lost(&vectors) {
-        true => ", the peers' statistics lost in the file and compared by their logits",
-        false => "",
+    let lost = if statistics_are_lost(&vectors) {
+        ", the peers' statistics lost in the file and compared by their logits"
+    } else {
+        ""
     };
     println!(
         "{}{lost}: {}",
@@ -92,7 +93,7 @@ fn training_of(description: &Description) -> Result<&Training, Box<dyn Error>> {
     training.ok_or_else(|| "the file does not say how the network was trained".into())
 }
 
-/// What came of a training: tensors by PyTorch's names, and logits of the averaged model, its variances unbiased.
+/// The results of a training: tensors by PyTorch's names, and logits of the averaged model with unbiased variances.
 struct Trained {
     losses: Vec<f64>,
     live: Values,
@@ -151,7 +152,7 @@ fn train(
     let swa: Swa<Classifier<Network>> = result.model;
 
     let mut losses = recorder.training("Loss");
-    // The last is the mean of the epoch.
+    // The last value is the mean of the epoch.
     losses.pop();
     let live = tensors(&swa.live().clone().into_network());
     let averaged = swa.into_averaged()?.into_network();
@@ -169,7 +170,7 @@ fn train(
     })
 }
 
-/// For every BatchNorm layer, how many values a channel has in each of the batches that it is re-estimated from.
+/// For every BatchNorm layer, the number of values of a channel in each batch of the re-estimation.
 fn counts(description: &Description) -> Result<BTreeMap<String, Vec<usize>>, Box<dyn Error>> {
     let sizes = &training_of(description)?.bn_batch_sizes;
     let layers = description.entries.iter();
@@ -182,10 +183,10 @@ fn counts(description: &Description) -> Result<BTreeMap<String, Vec<usize>>, Box
     counts.collect()
 }
 
-/// What turns the biased variance of all batches into the unbiased one, which PyTorch has.
+/// The factor from the biased variance of all batches to PyTorch's unbiased one.
 ///
-/// Its two ways pool the unbiased variances of batches. The factors of these are pooled here, which comes to the same
-/// but for the product of two small numbers: what the factors differ by, and what the variances do.
+/// PyTorch's two ways pool the unbiased variances of batches. This pools their factors instead. The difference is the product
+/// of two small numbers: the differences between the factors and between the variances.
 fn variance_correction(pooling: Pooling, counts: &[usize]) -> f64 {
     let total: usize = counts.iter().sum();
     let factors = counts.iter().map(|count| correction(*count));
@@ -240,7 +241,7 @@ fn compare_batch_norm(
         return Ok(());
     }
 
-    // By their names in the files: variances unbiased.
+    // By their names in the files, with unbiased variances.
     let mut statistics = BTreeMap::new();
     for (layer, counts) in counts(&vectors.description)? {
         let correction = variance_correction(pooling, &counts);
@@ -253,7 +254,7 @@ fn compare_batch_norm(
             statistics.insert(name, ours);
         }
     }
-    // The ways differ by less than what is allowed in places: over all, each has to be clearly closest to its own.
+    // In places, the ways differ by less than the tolerance. Over all, each has to be clearly closest to its own values.
     let far_from = |way: &str| -> Result<f64, Box<dyn Error>> {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for (name, values) in &statistics {
@@ -271,8 +272,8 @@ fn compare_batch_norm(
     Ok(())
 }
 
-/// Whether the file has the pooled statistics three times: a first version of `make_parity.py` kept the tensors that the
-/// layers went on to change, and not copies. Its logits are right.
+/// Tells whether the file has the same pooled statistics three times. A first version of `make_parity.py` did not copy the
+/// tensors, which the layers then changed. Its logits are right.
 fn statistics_are_lost(vectors: &Vectors) -> bool {
     let of = |way: &str| -> Vec<_> {
         let statistics = vectors.tensors_under(way);

@@ -15,7 +15,7 @@ use burn_swa_tests::vectors::{self, Rule, VectorsOf};
 use serde::Deserialize;
 use swa_train::swa_core::{Weights, WeightsError};
 
-/// Float32 against float64, as in the vectors' README: ten times what rounding by itself gives.
+/// The tolerance for float32 against float64, as in the vectors' README: ten times the deviation by rounding alone.
 const FLOAT32: f64 = 2.1e-6;
 
 const FLOAT64: f64 = 1e-12;
@@ -35,7 +35,7 @@ struct LinearAlgebra {
     rays: Vec<Ray>,
     lines: Vec<Line>,
     distance_to_plane_of_3: f64,
-    /// Products as `dot.0.1`, among other things.
+    /// Other entries, such as the products `dot.0.1`.
     #[serde(flatten)]
     rest: BTreeMap<String, serde_json::Value>,
 }
@@ -83,7 +83,7 @@ struct Layer<const D: usize> {
 }
 
 impl Net {
-    /// With what `values` gives for each parameter, with its position.
+    /// A module with the values that `values` returns for each parameter and its position.
     fn new(
         parameters: &[Parameter],
         dtype: DType,
@@ -152,7 +152,7 @@ fn compare(
         Ok(())
     };
     let mut numbers = Vec::new();
-    // Relative to what could be lost to rounding: a product of vectors at right angles is 0.
+    // Relative to the size of possible rounding errors, since a product of vectors at right angles is 0.
     let mut number = |name: String, ours: f64, theirs: f64, size: f64| {
         numbers.push((name, (ours - theirs).abs() / size));
     };

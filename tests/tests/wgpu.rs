@@ -1,6 +1,6 @@
 //! Training with SWA on wgpu computes what it computes on flex.
 //!
-//! Any wgpu device will do; where there is no GPU, Mesa's software Vulkan is one (Debian's `mesa-vulkan-drivers`):
+//! Any wgpu device can be used. Without a GPU, use Mesa's software Vulkan (Debian's `mesa-vulkan-drivers`):
 //!
 //! ```text
 //! cargo test --profile unoptimized --workspace --features burn-swa-tests/wgpu --test wgpu
@@ -27,7 +27,7 @@ use swa_models::{PreResNet, PreResNetConfig};
 use swa_train::swa_core::{Average, AverageError, EqualWeights, Weights, reestimate_batch_norm};
 use swa_train::{Collect, ReestimationConfig, RunLength, Swa, SwaConfig};
 
-/// Two backends add in different orders. Over the few steps here, that moves a weight by some 1e-6 of its size.
+/// Two backends add in different orders. Over the few steps here, this changes a weight by some 1e-6 of its size.
 const ALLOWED: f64 = 1e-4;
 
 fn wgpu() -> Device {
@@ -35,8 +35,8 @@ fn wgpu() -> Device {
     device.expect("a wgpu device; Debian's mesa-vulkan-drivers brings one in software")
 }
 
-/// The smallest network with residual blocks and BatchNorm, the same every time and on every device. Not at a sixteenth of
-/// its width: fused, BatchNorm of a single channel has wrong gradients (Burn 0.22.1).
+/// The smallest network with residual blocks and BatchNorm, the same every time and on every device. Its width is more than a
+/// sixteenth, since with fusion, BatchNorm of a single channel has wrong gradients (Burn 0.22.1).
 fn network(device: &Device) -> PreResNet {
     static NETWORK: LazyLock<PreResNet> = LazyLock::new(|| {
         Device::flex().seed(1);
@@ -44,7 +44,7 @@ fn network(device: &Device) -> PreResNet {
         // In validation mode, parameters are initialised.
         config.init(&Device::flex()).expect("a network").valid()
     });
-    // A copy of its own: clones share their running statistics.
+    // Not a clone, which would share its running statistics.
     NETWORK.valid().to_device(device).train()
 }
 
@@ -57,10 +57,10 @@ fn batches(stream: u64, sizes: &[usize], device: &Device) -> Batches {
     }
 }
 
-/// Steps of training; the weights after the second and all later ones are averaged.
+/// The number of steps of training. The weights after the second and all later ones are averaged.
 const STEPS: usize = 4;
 
-/// The batches that BatchNorm is re-estimated from: of two sizes, which count by them.
+/// The sizes of the batches for the re-estimation of BatchNorm. Batches count by their size.
 const REESTIMATION: [usize; 2] = [8, 4];
 const REESTIMATION_STREAM: u64 = 100;
 
@@ -83,7 +83,7 @@ fn optimizer() -> ModuleOptimizer {
     SgdConfig::new().with_momentum(Some(momentum)).init()
 }
 
-/// Trains it by Burn's own strategy, validated once at the end.
+/// Trains the network by Burn's own strategy, and validates once at the end.
 fn train(device: &Device) -> Swa<Classifier<PreResNet>> {
     let folder = tempfile::tempdir().unwrap();
     let result = SupervisedTraining::new(
@@ -125,13 +125,13 @@ fn a_training_averages_and_reestimates_as_on_flex() {
     let [ours, theirs] = [averaged(here), averaged(there)];
     assert_close(&live[0], &live[1], ALLOWED);
     assert_close(&ours, &theirs, ALLOWED);
-    // An average, not the last weights.
+    // The result is an average, and not the last weights.
     let weight = "conv1.weight";
     assert!(relative_l2(&ours[weight], &live[0][weight]) > 10.0 * ALLOWED);
 }
 
-/// Trains step by step, and compares the averaged model with the mean of the weights that this training passed through,
-/// its BatchNorm re-estimated on flex.
+/// Trains step by step, and compares the averaged model with the mean of this training's weights, with BatchNorm re-estimated
+/// on flex.
 fn assert_averages_its_own_weights(average_on: Option<&Device>) {
     let device = wgpu();
     let mut learner = learner(&device, average_on);
@@ -186,7 +186,7 @@ fn an_average_on_the_cpu_is_the_mean_of_the_trainings_weights() {
     assert_averages_its_own_weights(Some(&Device::flex()));
 }
 
-/// Burn's checkpoints are records that a thread of their own writes, while the training goes on.
+/// Burn writes its checkpoints, which are records, in a thread of their own while the training goes on.
 #[test]
 fn later_steps_leave_a_record_alone() {
     let device = wgpu();
@@ -198,7 +198,7 @@ fn later_steps_leave_a_record_alone() {
     for (step, batch) in (1..).zip(training.iter()) {
         let gradients = TrainStep::step(&swa, batch.unwrap()).grads;
         swa = swa.optimize(&mut optimizer, learner.lr_current(), gradients);
-        // Before the last step. The average's first update was in the one before.
+        // Recorded before the last step. The average's first update was in the step before.
         if step == STEPS - 1 {
             let record = || (swa.clone().into_record(), optimizer.to_record());
             let (model, state) = record();
@@ -251,7 +251,7 @@ fn an_average_is_the_mean_and_leaves_out_what_is_not_finite() {
     );
     assert!(relative_l2(&mean(&average), &three) < 1e-6);
 
-    // The host does not look, and the device leaves it out.
+    // The host does not read, and the device leaves the update out.
     average.update_non_blocking(&scaled(model(), 3.0)).unwrap();
     average.update_non_blocking(&bad()).unwrap();
     average.update_non_blocking(&model()).unwrap();
@@ -265,7 +265,7 @@ fn an_average_is_the_mean_and_leaves_out_what_is_not_finite() {
 
 #[test]
 fn what_is_not_finite_is_found_in_any_place_of_any_parameter() {
-    /// The network whose parameter at `path` ends with another number.
+    /// The network with another number at the end of the parameter at `path`.
     fn ending(path: &str, with: f32) -> PreResNet {
         mapped(network(&wgpu()), |at, values| {
             if at != path {
@@ -288,7 +288,7 @@ fn what_is_not_finite_is_found_in_any_place_of_any_parameter() {
             "{error}"
         );
     }
-    // As large as finite numbers are.
+    // The largest finite number.
     let finite = ending("conv1.weight", f32::MAX);
     average.update(&finite).unwrap();
 }
@@ -314,7 +314,7 @@ fn weights_are_averaged_whatever_the_layout_of_their_elements() {
         }
         let expected = (rows() + columns()).div_scalar(2.0).into_data();
         values(&average.model().unwrap()).assert_approx_eq::<f32>(&expected, Tolerance::default());
-        // The first update shares the model's memory, and the second leaves that alone.
+        // The first update shares the model's memory, and the second does not change it.
         assert_eq!(values(&models[0]), rows().into_data());
         assert_eq!(values(&models[1]), columns().into_data());
     }
@@ -330,7 +330,7 @@ fn arithmetic_of_weights_is_that_of_flex() {
     let of = |weights: &Weights, path| values(weights.parameter(path).unwrap());
     let [ours, theirs] = [wgpu(), Device::flex()].map(|device| {
         let [a, b, c] = networks(&device);
-        // More terms than a launch binds the buffers of, too.
+        // The same with more terms than a launch can bind buffers for.
         let few = Weights::combine(&[(0.5, &a), (2.0, &b), (-1.0, &c)]).unwrap();
         let many = Weights::combine(&[(0.01, &a); 200]).unwrap();
         let line = a.clone().lerp(&b, 0.25).unwrap();

@@ -5,9 +5,9 @@ use burn::tensor::{Device, Int, Tensor};
 
 /// A count that lives in the host's memory and travels in a module's record.
 ///
-/// Burn records tensor parameters alone (0.22.1), so that is what visitors and mappers are shown: one
-/// that is made only if they look at its value, since most of them, such as those that look for
-/// gradients at every step, do not.
+/// Burn (0.22.1) records only tensor parameters, so visitors and mappers are shown one. Its tensor is
+/// made only if they look at the value. Most of them do not, such as those that look for gradients at
+/// every step.
 #[derive(Debug, Clone)]
 pub struct Counter {
     /// The count.
@@ -36,12 +36,13 @@ impl Counter {
         )
     }
 
-    /// The count that a mapper, such as that which loads a record, makes of this.
+    /// The count after a mapper, such as the one that loads a record.
     pub fn map<M: ModuleMapper>(self, mapper: &mut M, device: &Device) -> Self {
         let param = mapper.map_int(self.param(device));
-        let value = match param.is_initialized() {
-            false => self.value,
-            true => param.val().into_scalar::<i64>().max(0) as usize,
+        let value = if param.is_initialized() {
+            param.val().into_scalar::<i64>().max(0) as usize
+        } else {
+            self.value
         };
         Self {
             value,

@@ -1,10 +1,10 @@
-//! What can go wrong with an average.
+//! Errors of an average.
 
 use thiserror::Error;
 
 use crate::WeightsError;
 
-/// Why a model could not be averaged, or an average not be used.
+/// The reason why a model could not be averaged, or an average could not be used.
 ///
 /// No error changes an average: it keeps the value of its last good update.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -60,7 +60,7 @@ pub enum AverageError {
     NotFinite {
         /// The first such parameter's path, as in the module's record.
         path: String,
-        /// How many updates the average holds.
+        /// The number of updates that the average holds.
         updates: usize,
     },
 
@@ -84,14 +84,14 @@ pub enum AverageError {
         path: String,
     },
 
-    /// A decay that is not a share.
+    /// The decay is outside of `[0, 1]`.
     #[error("the decay of an exponential average must be in [0, 1], not {decay}: try 0.999")]
     InvalidDecay {
         /// The decay asked for.
         decay: f64,
     },
 
-    /// A rule's weight that is not a share.
+    /// The weight that a rule gives is outside of `[0, 1]`.
     #[error(
         "the averaging rule gives update {updates} the weight {weight}, which must be in [0, 1]: \
          the average keeps its value"
@@ -106,7 +106,7 @@ pub enum AverageError {
     /// The device could not be read.
     #[error("reading from the device that holds the average failed: {reason}")]
     Device {
-        /// What the device says.
+        /// The device's own message.
         reason: String,
     },
 

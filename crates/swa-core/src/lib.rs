@@ -10,11 +10,10 @@
 //! 3. [`reestimate_batch_norm`], since averaged weights never produced the running statistics that
 //!    their BatchNorm layers carry.
 //!
-//! Underneath, a module's [`Weights`] are a vector: with sums of any number of them, products, points between, and directions to
-//! leave them in.
+//! Underneath, a module's [`Weights`] are a vector, with sums, products, points between two vectors, and random directions.
 //!
-//! This crate knows nothing of training loops, data sets and networks. Those who train with Burn's
-//! `Learner` want the crate `swa-train`, which does all of this behind one wrapper.
+//! This crate knows nothing of training loops, data sets and networks. To train with Burn's `Learner`,
+//! use the crate `swa-train`, which does all of this behind one wrapper.
 //!
 //! # The whole loop
 //!

@@ -1,4 +1,4 @@
-//! The place in a module at which a traversal is.
+//! The current place of a traversal in a module.
 
 use crate::burn_0_22::Container;
 
@@ -48,13 +48,13 @@ impl Path {
         &self.dotted[..name.saturating_sub(1)]
     }
 
-    /// The field of a BatchNorm layer that is being traversed, if it is one's.
+    /// The name of the field that is being traversed, if it is a BatchNorm layer's.
     pub(crate) fn batch_norm_field(&self) -> Option<&str> {
         let level = self.levels.last()?;
         (level.container == Container::BatchNorm).then(|| &self.dotted[level.name..])
     }
 
-    /// Tells a BatchNorm layer's running mean or variance.
+    /// Tells whether the parameter is a BatchNorm layer's running mean or variance.
     pub(crate) fn is_running_statistic(&self) -> bool {
         matches!(
             self.batch_norm_field(),

@@ -1,4 +1,5 @@
-//! A device whose floats are f64 by default. A program of its own: a device is configured once, before its first tensor.
+//! A device whose floats are f64 by default. This test is a program of its own, since a device can be configured only before
+//! its first tensor.
 
 use burn::nn::{BatchNorm, BatchNormConfig};
 use burn::tensor::{DType, Device, FloatDType, Tensor};

@@ -92,7 +92,7 @@ fn the_average_is_the_mean_of_what_sgd_passed_through() {
         let loss = model.forward(images, tokens).square().mean();
         let gradients = GradientsParams::from_grads(loss.backward(), &model);
         model = optimizer.step(0.1, model, gradients);
-        // An optimizer updates the first of two that share an id: tie them again.
+        // An optimizer updates only the first of two parameters with the same id: tie them again.
         model.shared = model.in_a_vec[0].weight.clone();
         if step >= 5 {
             average.update(&model).unwrap();

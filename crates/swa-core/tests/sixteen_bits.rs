@@ -1,4 +1,4 @@
-//! Models in 16 bits: thousands of updates do not stall an average that is kept in 32, as they would one kept in 16.
+//! Models in 16 bits. Their average is kept in 32 bits: in 16, it would stop moving after thousands of updates.
 
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, FloatDType, Tensor};
@@ -63,7 +63,7 @@ fn check(rule: impl AveragingRule + Clone + 'static) {
         assert_eq!(averaged.dtype(), expected);
 
         let (wide, narrow) = references(&rule, dtype);
-        // Of numbers up to 2, a model's own dtype rounds away 2^-8 or 2^-11 at most.
+        // In the model's own dtype, numbers up to 2 are rounded by at most 2^-8 or 2^-11.
         let rounding = if dtype == FloatDType::BF16 {
             1.0 / 256.0
         } else {
@@ -71,7 +71,7 @@ fn check(rule: impl AveragingRule + Clone + 'static) {
         };
         let off = largest_difference(&values(averaged), &wide);
         assert!(off <= rounding * 1.01, "{dtype:?}: {off}");
-        // An average in that dtype ends elsewhere: what it should still move by is rounded away.
+        // An average in that dtype ends elsewhere, since rounding removes its last small steps.
         let stalled = largest_difference(&narrow, &wide);
         assert!(stalled > 10.0 * rounding, "{dtype:?}: {stalled}");
     }

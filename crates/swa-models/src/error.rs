@@ -1,6 +1,6 @@
-//! What can be wrong with a network's configuration.
+//! Errors of a network's configuration.
 
-/// A configuration that describes no network.
+/// The reason why a configuration is invalid.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
@@ -11,7 +11,7 @@ pub enum ModelError {
         network: &'static str,
         /// The depth that was asked for.
         got: usize,
-        /// Which depths exist.
+        /// The depths that exist.
         expected: &'static str,
         /// The closest depths that exist, in ascending order.
         nearest: Vec<usize>,
@@ -30,7 +30,7 @@ pub enum ModelError {
         /// The channels of the narrowest layer, of which every other width is a multiple.
         narrowest: usize,
     },
-    /// A network of no channels, or of more than can be counted.
+    /// The network would have no channels, or more than can be counted.
     #[error(
         "{network} cannot be {got} times wider: expected a widen_factor of at least 1 whose weights can be counted. \
          Use 10 as in the paper."
@@ -41,7 +41,7 @@ pub enum ModelError {
         /// The factor that was asked for.
         got: usize,
     },
-    /// A classifier of no classes.
+    /// The classifier would have no classes.
     #[error(
         "{network} needs classes to tell apart: got classes = 0, expected at least 1. \
          Use the number of labels in the data set, 10 for CIFAR-10."
@@ -50,7 +50,7 @@ pub enum ModelError {
         /// The network's name.
         network: &'static str,
     },
-    /// The dropout probability is no probability, or drops everything.
+    /// The dropout probability is not in `[0, 1)`.
     #[error(
         "{network} cannot drop activations with probability {got}: expected at least 0 and below 1. \
          Use 0.5 as in the paper's code, or 0 for no dropout."
@@ -82,13 +82,14 @@ pub(crate) fn check_width_divisor(
     width_divisor: usize,
     narrowest: usize,
 ) -> Result<(), ModelError> {
-    match divisors(narrowest).contains(&width_divisor) {
-        true => Ok(()),
-        false => Err(ModelError::WidthDivisor {
+    if divisors(narrowest).contains(&width_divisor) {
+        Ok(())
+    } else {
+        Err(ModelError::WidthDivisor {
             network,
             got: width_divisor,
             narrowest,
-        }),
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! One layer of a VGG's `features`, named by nothing but its position.
+//! One layer of a VGG's `features`, named only by its position.
 
 use burn::nn::conv::Conv2d;
 use burn::nn::pool::MaxPool2d;

@@ -3,7 +3,7 @@
 //! Weights are normal with mean 0 and standard deviation `sqrt(2 / (k * k * channels_out))` for a `k x k` kernel
 //! (He et al., [arXiv:1502.01852](https://arxiv.org/abs/1502.01852), equation 14), biases 0.
 //!
-//! The other layers need nothing of their own: Burn's defaults are PyTorch's. A `BatchNorm` starts with weight 1 and
+//! The other layers keep Burn's defaults, which are PyTorch's. A `BatchNorm` starts with weight 1 and
 //! bias 0, a `Linear` uniform in `±1 / sqrt(fan_in)`, weight and bias alike.
 
 use burn::module::Initializer;
@@ -11,7 +11,7 @@ use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::Device;
 
-/// Whether a convolution adds a bias. It is of no use before a BatchNorm, which subtracts it again.
+/// The choice of a bias for a convolution. Before a BatchNorm, a bias is of no use, since BatchNorm subtracts it again.
 #[derive(Clone, Copy)]
 pub(crate) enum Bias {
     Zeros,
@@ -102,7 +102,7 @@ mod tests {
         }
     }
 
-    /// Burn's default, which the networks rely on.
+    /// The networks rely on this default of Burn's.
     #[test]
     fn a_linear_layer_is_uniform_within_1_over_root_fan_in() {
         let device = Device::flex();

@@ -29,16 +29,16 @@ use crate::{ModelError, PreResNet, PreResNetConfig, Vgg, VggConfig, WideResNet, 
 /// | `wrn-DEPTH-WIDENING`, such as `wrn-28-10` | [`WideResNet`] |
 #[derive(Config, Debug, PartialEq)]
 pub enum NetworkConfig {
-    /// A [`Vgg`]'s.
+    /// The configuration of a [`Vgg`].
     Vgg(VggConfig),
-    /// A [`PreResNet`]'s.
+    /// The configuration of a [`PreResNet`].
     PreResNet(PreResNetConfig),
-    /// A [`WideResNet`]'s.
+    /// The configuration of a [`WideResNet`].
     WideResNet(WideResNetConfig),
 }
 
 impl NetworkConfig {
-    /// The name that it is parsed from, which says nothing of classes and widths.
+    /// The name from which it is parsed. It does not include classes and widths.
     pub fn name(&self) -> String {
         match self {
             Self::Vgg(config) => {
@@ -50,7 +50,7 @@ impl NetworkConfig {
         }
     }
 
-    /// The same network for so many labels.
+    /// The same network with this number of classes.
     pub fn with_classes(self, classes: usize) -> Self {
         match self {
             Self::Vgg(config) => Self::Vgg(config.with_classes(classes)),
@@ -59,7 +59,7 @@ impl NetworkConfig {
         }
     }
 
-    /// The same network, all its widths divided.
+    /// The same network with all its widths divided by `width_divisor`.
     pub fn with_width_divisor(self, width_divisor: usize) -> Self {
         match self {
             Self::Vgg(config) => Self::Vgg(config.with_width_divisor(width_divisor)),
@@ -82,7 +82,7 @@ impl NetworkConfig {
     }
 }
 
-/// A name of no network.
+/// The error for a name that is no network's.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
     "there is no model `{0}`: take vgg16, vgg19, either with -bn, preresnet-DEPTH, such as preresnet-110, \

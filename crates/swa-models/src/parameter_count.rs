@@ -1,9 +1,9 @@
-//! For tests: how many parameters a network has.
+//! The number of parameters of a network, for tests.
 
 use burn::module::Module;
 use burn_swa_test_support::parameters::{elements, is_running_statistic, shapes};
 
-/// Asserts the number of trainable parameters, and that the README's table says so.
+/// Asserts the number of trainable parameters, and that the README's table has it.
 pub(crate) fn assert_parameter_count(
     model: &impl Module,
     name: &str,

@@ -157,7 +157,7 @@ impl PreResNet {
     }
 }
 
-/// What a block is made of.
+/// The kind of a block.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum BlockKind {
     /// Two 3x3 convolutions.
@@ -174,7 +174,7 @@ impl BlockKind {
         }
     }
 
-    /// How many times wider a block's output is than its inside.
+    /// The number of channels of a block's output, as a multiple of those inside.
     fn expansion(self) -> usize {
         match self {
             Self::Basic => 1,
@@ -185,7 +185,7 @@ impl BlockKind {
 
 /// A residual block of either kind: a bottleneck block has the third BatchNorm and convolution.
 ///
-/// One struct rather than an enum of two, because a variant's name would be part of every parameter's path.
+/// This is one struct, and not an enum, because a variant's name would be part of every parameter's path.
 #[derive(Module, Debug)]
 struct Block {
     bn1: BatchNorm,

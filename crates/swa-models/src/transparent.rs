@@ -1,6 +1,6 @@
-//! Enums of modules whose variants do not show in parameter paths.
+//! Enums of modules, without the variants in parameter paths.
 
-/// Implements Burn's module traits for an enum of one module a variant, which has the paths of the module inside.
+/// Implements Burn's module traits for an enum with one module per variant. Its paths are those of the module inside.
 ///
 /// The derived [`Module`](burn::module::Module) (see [`burn_0_22`](crate::burn_0_22)) would make a path
 /// `features.0.Convolution.weight` where PyTorch has `features.0.weight`.

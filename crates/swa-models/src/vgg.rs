@@ -40,7 +40,7 @@ const CONVOLUTIONS: [(usize, [usize; 5]); 2] = [(16, [2, 2, 3, 3, 3]), (19, [2, 
 pub struct VggConfig {
     /// Convolutional and linear layers: 16 or 19.
     pub depth: usize,
-    /// Whether a BatchNorm follows each convolution.
+    /// Adds a BatchNorm after each convolution. False by default.
     #[config(default = false)]
     pub batch_norm: bool,
     /// Labels to tell apart. 10, as in CIFAR-10, by default.
@@ -138,7 +138,7 @@ pub struct Vgg {
     classifier: Classifier,
 }
 
-/// A tuple, so that the layers are named by their positions.
+/// The head. In a tuple, the layers are named by their positions.
 type Classifier = (Dropout, Linear, Relu, Dropout, Linear, Relu, Linear);
 
 impl Vgg {

@@ -10,7 +10,7 @@
 //! | channels, widened by `k`       | 16 k | 32 k | 64 k |
 //! | height and width               | 32   | 16   | 8    |
 //!
-//! Where a block changes the number of channels or the image size, the `x` that is added goes through a 1x1
+//! If a block changes the number of channels or the image size, the `x` that is added goes through a 1x1
 //! convolution (`shortcut`).
 //!
 //! Zagoruyko and Komodakis, [arXiv:1605.07146](https://arxiv.org/abs/1605.07146), as in the SWA paper's code
@@ -36,7 +36,7 @@ const STEM: usize = 16;
 /// Channels of each stage, before they are widened.
 const PLANES: [usize; 3] = [16, 32, 64];
 
-/// How much of the newest batch the last BatchNorm takes over. The others have the default, 0.1.
+/// The momentum of the last BatchNorm: the weight of the newest batch. The others have the default, 0.1.
 const LAST_BATCH_NORM_MOMENTUM: f64 = 0.9;
 
 /// Configuration of a [`WideResNet`], made by [`init`](Self::init).
@@ -44,7 +44,7 @@ const LAST_BATCH_NORM_MOMENTUM: f64 = 0.9;
 pub struct WideResNetConfig {
     /// Layers: 6n+4. The SWA paper's is 28.
     pub depth: usize,
-    /// How many times wider the stages are than 16, 32 and 64 channels. The SWA paper's is 10.
+    /// The width of the stages, as a multiple of 16, 32 and 64 channels. The SWA paper's is 10.
     pub widen_factor: usize,
     /// Labels to tell apart. 10, as in CIFAR-10, by default.
     #[config(default = 10)]
@@ -59,12 +59,12 @@ impl WideResNetConfig {
     /// A freshly initialised network on `device`.
     ///
     /// Weights and biases of convolutions and of the linear layer are uniform in `±1 / sqrt(fan_in)`, PyTorch's default,
-    /// which the paper's code leaves as it is; BatchNorms are 1 and 0. Burn draws a parameter when it is first used.
+    /// which the paper's code does not change. BatchNorms are 1 and 0. Burn draws a parameter when it is first used.
     ///
     /// # Errors
     ///
-    /// If the depth is not 6n+4 with an n of at least 1, the widening factor is 0 or beyond all counting, the width divisor does not divide 16,
-    /// or there are no classes.
+    /// If the depth is not 6n+4 with an n of at least 1, the widening factor is 0 or so large that the weights cannot be
+    /// counted, the width divisor does not divide 16, or there are no classes.
     pub fn init(&self, device: &Device) -> Result<WideResNet, ModelError> {
         let blocks = blocks_per_stage(self.depth).ok_or_else(|| ModelError::Depth {
             network: NETWORK,
@@ -113,8 +113,8 @@ impl WideResNetConfig {
     }
 }
 
-/// The number of blocks in each stage of a network of this depth, if there is one: the first convolution, and in each
-/// of three stages one `shortcut` and two convolutions a block.
+/// The number of blocks in each stage of a network of this depth, if there is one. The depth counts the first convolution,
+/// and in each of three stages one `shortcut` and two convolutions per block.
 fn blocks_per_stage(depth: usize) -> Option<usize> {
     let in_stages = depth.checked_sub(4).filter(|layers| *layers > 0)?;
     in_stages.is_multiple_of(6).then_some(in_stages / 6)

@@ -1,11 +1,11 @@
-//! When to collect weights for the average.
+//! The steps after which weights are collected for the average.
 
 use burn::serde::{Deserialize, Serialize};
 
 use crate::SwaError;
 
-/// How long a run is. Everything here counts in optimizer steps; this is the one place where epochs
-/// become steps.
+/// The length of a run. Everything here counts in optimizer steps; only this type turns epochs into
+/// steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde", try_from = "SavedRunLength")]
 pub struct RunLength {
@@ -13,7 +13,7 @@ pub struct RunLength {
     steps_per_epoch: usize,
 }
 
-/// A length as it is saved, which may be none.
+/// A length as it is saved, which may be invalid.
 #[derive(Deserialize)]
 #[serde(crate = "burn::serde")]
 struct SavedRunLength {
@@ -44,10 +44,10 @@ impl RunLength {
         })
     }
 
-    /// A run of `epochs` epochs over `items` training items in batches of `batch_size`, on one device:
-    /// `items / batch_size` steps an epoch, rounded up, as Burn's data loaders keep the last, smaller
-    /// batch. On `n` devices Burn gives each `items / n` of them, rounded down, and the last one what is
-    /// left: pass `items - items / n * (n - 1)`.
+    /// A run of `epochs` epochs over `items` training items in batches of `batch_size`, on one device.
+    /// An epoch has `items / batch_size` steps, rounded up, as Burn's data loaders keep the last, smaller
+    /// batch. On `n` devices, Burn gives each device `items / n` items, rounded down, and the last one
+    /// the rest: pass `items - items / n * (n - 1)`.
     ///
     /// # Errors
     ///
@@ -85,7 +85,7 @@ impl RunLength {
     }
 }
 
-/// The optimizer steps after which weights are collected: from a first one on, and then every so many.
+/// The optimizer steps after which weights are collected: a first step, and then at a fixed interval.
 ///
 /// Steps and epochs are counted from 1: the weights collected "from epoch 126 on" are those at the end
 /// of epochs 126, 127, …, as in the paper's code.
@@ -111,7 +111,7 @@ pub struct Collect {
     run: RunLength,
 }
 
-/// Steps as they are saved, which may be none.
+/// Steps as they are saved, which may be invalid.
 #[derive(Deserialize)]
 #[serde(crate = "burn::serde")]
 struct SavedCollect {
@@ -129,7 +129,7 @@ impl TryFrom<SavedCollect> for Collect {
 }
 
 impl Collect {
-    /// At the end of epoch `epoch` and of every epoch after it.
+    /// Collects at the end of epoch `epoch` and of every epoch after it.
     ///
     /// The paper starts at 75% of the budget, its code's commands at epoch 161 of 200 (VGG16) and 126 of
     /// 150 (PreResNet-110).
@@ -143,8 +143,8 @@ impl Collect {
         Self::from(epoch.saturating_mul(every_steps), every_steps, run)
     }
 
-    /// At the end of the first epoch at which `fraction` of the run is over, and of every epoch after
-    /// it: 0.75 of 200 epochs is from epoch 150 on.
+    /// Collects at the end of the first epoch at which `fraction` of the run is over, and of every epoch
+    /// after it: 0.75 of 200 epochs is from epoch 150 on.
     ///
     /// # Errors
     ///
@@ -162,7 +162,7 @@ impl Collect {
         Self::from_epoch(epoch.max(1), run)
     }
 
-    /// After optimizer step `step` and every step after it, as an EMA is usually kept.
+    /// Collects after optimizer step `step` and every step after it, as is usual for an EMA.
     ///
     /// # Errors
     ///
@@ -172,7 +172,7 @@ impl Collect {
         Self::from(step, 1, run)
     }
 
-    /// The same start, then every `epochs` epochs: the paper's `swa_c_epochs`, whose default is 1.
+    /// Keeps the start, and then collects every `epochs` epochs: the paper's `swa_c_epochs`, whose default is 1.
     ///
     /// # Errors
     ///
@@ -185,7 +185,7 @@ impl Collect {
         self.every_steps(epochs.saturating_mul(self.run.steps_per_epoch))
     }
 
-    /// The same start, then every `steps` optimizer steps.
+    /// Keeps the start, and then collects every `steps` optimizer steps.
     ///
     /// # Errors
     ///
@@ -210,7 +210,7 @@ impl Collect {
         })
     }
 
-    /// Whether weights are collected after optimizer step `step`.
+    /// Tells whether weights are collected after optimizer step `step`.
     pub fn is_due(&self, step: usize) -> bool {
         step >= self.first_step && (step - self.first_step).is_multiple_of(self.every_steps)
     }
@@ -220,7 +220,7 @@ impl Collect {
         self.first_step
     }
 
-    /// How many times weights are collected in the run.
+    /// The number of times that weights are collected in the run.
     pub fn collections(&self) -> usize {
         (self.run.total_steps() - self.first_step) / self.every_steps + 1
     }

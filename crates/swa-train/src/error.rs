@@ -1,22 +1,22 @@
-//! What can go wrong with SWA in a training.
+//! Errors of SWA in a training.
 
 use std::sync::Arc;
 
 use swa_core::{AverageError, BatchNormError};
 use thiserror::Error;
 
-/// Why SWA could not be set up, or could not go on.
+/// The reason why SWA could not be set up, or could not go on.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum SwaError {
-    /// A setting that cannot be: a length of zero, a rate that is not positive, a name twice.
+    /// An invalid setting, such as a length of zero, a rate that is not positive, or the same name twice.
     #[error("{name} must be {expected}, not {got}")]
     Invalid {
-        /// What it is.
+        /// The setting.
         name: &'static str,
-        /// What it must be.
+        /// The values that are valid.
         expected: &'static str,
-        /// What it is instead.
+        /// The value that was given.
         got: String,
     },
 
@@ -41,7 +41,7 @@ pub enum SwaError {
     NothingCollected {
         /// The optimizer step after which the first weights were to be collected.
         first_step: usize,
-        /// How many optimizer steps were taken.
+        /// The number of optimizer steps that were taken.
         steps: usize,
     },
 
@@ -53,7 +53,7 @@ pub enum SwaError {
     UnknownAverage {
         /// The name.
         name: String,
-        /// The names that there are.
+        /// The names that exist.
         known: Vec<String>,
     },
 
@@ -65,7 +65,7 @@ pub enum SwaError {
     Shared {
         /// The optimizer step after which the average was updated last.
         averaged_step: usize,
-        /// How many optimizer steps this training has taken.
+        /// The number of optimizer steps that this training has taken.
         step: usize,
     },
 

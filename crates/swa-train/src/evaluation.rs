@@ -1,4 +1,4 @@
-//! The averaged model as it is validated: with its BatchNorm re-estimated.
+//! The averaged model for validation, with its BatchNorm re-estimated.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -18,14 +18,14 @@ type Loader<O> = Arc<dyn DataLoader<O>>;
 
 type Input<M> = <M as InferenceStep>::Input;
 
-/// The averaged models of a training that are ready for inference, and what makes them so.
+/// The averaged models of a training that are ready for inference, and the data and settings to make them ready.
 pub(crate) struct Evaluation<M: LearnerModel> {
     loader: Loader<Input<M>>,
-    /// On the autodiff device, where BatchNorm trains. Made once a device: a shuffled Burn loader forks its generator each time,
-    /// and a threaded one starts its threads.
+    /// The loader on the autodiff device, where BatchNorm trains. It is made once per device, since each time, a shuffled Burn
+    /// loader forks its generator, and a threaded one starts its threads.
     on_device: Option<(Device, Loader<Input<M>>)>,
     reestimation: Option<ReestimationConfig>,
-    /// [`reestimate`], which only takes batches that can be cloned.
+    /// [`reestimate`], for a type of batches that can be cloned.
     reestimate: Reestimate<M>,
     /// The last model of each average, by the average's name.
     evaluated: HashMap<Arc<str>, Evaluated<M>>,
@@ -54,7 +54,7 @@ pub(crate) struct Pending<M: LearnerModel> {
 }
 
 impl<M: LearnerModel> Evaluation<M> {
-    /// Without `reestimation`, running statistics stay as they are.
+    /// Makes models ready with data from `loader`. Without `reestimation`, running statistics stay as they are.
     pub(crate) fn new(loader: Loader<Input<M>>, reestimation: Option<ReestimationConfig>) -> Self
     where
         Input<M>: Clone,
@@ -68,7 +68,7 @@ impl<M: LearnerModel> Evaluation<M> {
         }
     }
 
-    /// The same for other averages, of which nothing was evaluated yet.
+    /// The same for other averages, without evaluated models.
     pub(crate) fn fresh(&self) -> Self {
         Self {
             loader: self.loader.clone(),
@@ -79,11 +79,11 @@ impl<M: LearnerModel> Evaluation<M> {
         }
     }
 
-    /// The model of the average called `name` after so many updates, if it was evaluated on `device`.
+    /// The model of the average called `name` after this number of updates, if it was evaluated on `device`.
     pub(crate) fn ready(&self, name: &str, updates: usize, device: &Device) -> Option<M> {
         let last = self.evaluated.get(name);
         let last = last.filter(|last| last.updates == updates && last.device == *device);
-        // A copy of its own: clones share their running statistics.
+        // Not a clone, which would share its running statistics.
         last.map(|last| last.model.valid())
     }
 
@@ -133,7 +133,7 @@ impl<M: LearnerModel> Evaluation<M> {
             .map(|last| last.report)
     }
 
-    /// Frees what was evaluated of the average called `name`.
+    /// Frees the evaluated model of the average called `name`.
     pub(crate) fn forget(&mut self, name: &str) {
         self.evaluated.remove(name);
     }
@@ -173,7 +173,7 @@ where
     M: LearnerModel,
     Input<M>: Clone,
 {
-    // Not before the first batch is asked for: a model without BatchNorm asks for none.
+    // The pass begins when the first batch is asked for. A model without BatchNorm asks for none.
     let mut iterator = None;
     let mut items = 0;
     let batches = std::iter::from_fn(|| -> Option<Result<_, Box<dyn Error + Send + Sync>>> {

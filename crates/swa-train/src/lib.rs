@@ -99,13 +99,13 @@
 //! ```
 //!
 //! - [`SwaConfig`] says how to average, and makes [`Swa`], the wrapper.
-//! - [`Collect`] says when, from a step, an epoch or a fraction of the run on. [`RunLength`] turns
-//!   epochs into steps.
+//! - [`Collect`] says when to collect: from a step, an epoch or a fraction of the run on. [`RunLength`]
+//!   turns epochs into steps.
 //! - [`PaperLrScheduler`] is the paper's learning rate, [`SwaLrScheduler`] PyTorch's `SWALR`.
 //! - [`ModelMetric`] shows metrics of the live model, and of further averages, beside the averaged one's.
 //!
-//! All settings are configurations as Burn's are: saved and loaded, and made into what they are settings of by `init`. What
-//! cannot be saved (a rule of your own, a device, an interrupter) the wrapper takes from then on.
+//! All settings are configurations like Burn's. They can be saved and loaded, and `init` makes the object that they describe.
+//! Whatever cannot be saved (a rule of your own, a device, an interrupter) is given to the wrapper itself.
 //!
 //! # Momentum, as in PyTorch and the paper
 //!
@@ -115,11 +115,11 @@
 //! # Resuming
 //!
 //! Burn's checkpoints hold the live weights, the average, and the numbers of updates and steps, and
-//! `.checkpoint(n)` resumes them all. Whether the *data* goes on in the same order is up to the loader:
-//! `DataLoaderBuilder::shuffle` of Burn 0.22.1 starts its order over in a resumed run. Nor is the state
-//! of the device's random generator in Burn's checkpoints, from which dropout draws. What Burn's
-//! checkpoints would lack on an accelerator is mended: see [`swa_core::read_tensors_when_asked`], which
-//! [`SwaConfig::init`] calls.
+//! `.checkpoint(n)` resumes them all. The order of the *data* depends on the loader:
+//! `DataLoaderBuilder::shuffle` of Burn 0.22.1 starts its order over in a resumed run. The state of the
+//! device's random generator, from which dropout draws, is not in Burn's checkpoints either. On an
+//! accelerator, Burn's own checkpoints could mix values of several steps; [`SwaConfig::init`] prevents
+//! this with [`swa_core::read_tensors_when_asked`].
 
 mod burn_0_22;
 mod collect;

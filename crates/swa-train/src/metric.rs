@@ -1,4 +1,4 @@
-//! Metrics of several models, each under its name.
+//! Metrics of several models, each under its own name.
 
 use std::sync::Arc;
 
@@ -14,30 +14,30 @@ use crate::swa::MAIN;
 
 /// The outputs of several models for one validation batch: the output of a [`SwaMetrics`](crate::SwaMetrics).
 ///
-/// Burn's metrics of classification and text take that of the averaged model (of the live one, while nothing has been averaged),
-/// and a [`ModelMetric`] that of the model it names. For a metric of another input, name the averaged model too:
-/// `ModelMetric::new("averaged", metric)`.
+/// Burn's metrics of classification and text take the output of the averaged model, or of the live one while nothing has been
+/// averaged. A [`ModelMetric`] takes the output of the model that it names. For a metric with another type of input, name the
+/// averaged model too: `ModelMetric::new("averaged", metric)`.
 #[derive(Debug)]
 pub struct ModelOutputs<O> {
-    /// Of each model, first of that which validation goes by.
+    /// The output of each model. The first is of the model that is validated.
     outputs: Vec<O>,
-    /// The place of each name's among them.
+    /// The place of each name's output.
     names: Vec<(Arc<str>, usize)>,
 }
 
 impl<O> ModelOutputs<O> {
-    /// `outputs` are at least one, and first that of the model which validation goes by.
+    /// There is at least one of the `outputs`. The first is of the model that is validated.
     pub(crate) fn new(outputs: Vec<O>, names: Vec<(Arc<str>, usize)>) -> Self {
         Self { outputs, names }
     }
 
-    /// The output that validation goes by: the averaged model's, or the live one's while nothing has
-    /// been averaged.
+    /// The output of the model that is validated: of the averaged one, or of the live one while nothing
+    /// has been averaged.
     pub fn evaluated(&self) -> &O {
         &self.outputs[0]
     }
 
-    /// The output of the model called `name`, if it is one of those that metrics were asked for, or `averaged`.
+    /// The output of the model called `name`: `averaged`, or one of those that metrics were asked for.
     pub fn named(&self, name: &str) -> Option<&O> {
         let named = self.names.iter().find(|(known, _)| **known == *name);
         let place = named.map(|(_, place)| *place);
@@ -56,7 +56,7 @@ impl<O: ItemLazy> ItemLazy for ModelOutputs<O> {
     }
 }
 
-/// The input of a [`ModelMetric`]: that of its metric, from each model.
+/// The input of a [`ModelMetric`]: the input of its metric, from each model.
 #[derive(Debug)]
 pub struct ModelInput<T>(ModelOutputs<T>);
 
@@ -67,7 +67,7 @@ impl<T, O: Adaptor<T>> Adaptor<ModelInput<T>> for ModelOutputs<O> {
     }
 }
 
-/// Not a blanket implementation, which would overlap with that for [`ModelInput`].
+/// One implementation per type, since a blanket implementation would overlap with that for [`ModelInput`].
 macro_rules! adapt_evaluated {
     ($($input:ty),* $(,)?) => {$(
         impl<O: Adaptor<$input>> Adaptor<$input> for ModelOutputs<O> {
@@ -91,8 +91,8 @@ adapt_evaluated!(
     WerInput,
 );
 
-/// The metric `Me` of one model: `live`, `averaged`, or the name of a further average. The model's name stands behind the
-/// metric's.
+/// The metric `Me` of one model: `live`, `averaged`, or the name of a further average. The model's name follows the metric's
+/// name, in parentheses.
 ///
 /// ```
 /// use burn::train::metric::{AccuracyMetric, Metric};
@@ -109,8 +109,8 @@ pub struct ModelMetric<Me> {
 }
 
 impl<Me: Metric> ModelMetric<Me> {
-    /// `metric` of the model called `model`, which [`Swa::with_metrics_of`](crate::Swa::with_metrics_of) names too: if it does
-    /// not, the first validation fails, and says so.
+    /// `metric` of the model called `model`. Give this name to [`Swa::with_metrics_of`](crate::Swa::with_metrics_of) too:
+    /// otherwise the first validation fails, and says so.
     pub fn new(model: &str, metric: Me) -> Self {
         Self {
             model: model.into(),
@@ -169,7 +169,7 @@ impl<Me: Numeric> Numeric for ModelMetric<Me> {
     }
 }
 
-/// The error of a metric of a model that is not validated. None of Burn's is for it.
+/// The error of a metric of a model that is not validated. Burn has no variant for it.
 fn not_validated(model: &str) -> ExecutionError {
     ExecutionError::WithContext {
         reason: format!(

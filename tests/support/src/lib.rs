@@ -1,4 +1,4 @@
-//! What the tests of all crates share.
+//! Shared code of the tests of all crates.
 
 pub mod network;
 pub mod parameters;

@@ -14,7 +14,7 @@ use crate::parameters::{Values, weights};
 use crate::points::Batch;
 use crate::random::uniform;
 
-/// A classifier of points, with one hidden layer and BatchNorm, that remembers the weights it passes through.
+/// A classifier of points, with one hidden layer and BatchNorm, that keeps its weights after every step.
 #[derive(Module, Debug)]
 pub struct Net {
     input: Linear,
@@ -60,7 +60,7 @@ impl Net {
         self
     }
 
-    /// The same, whose weights are NaN after optimizer step `step`.
+    /// The same, with weights that are NaN after optimizer step `step`.
     pub fn diverging_at(mut self, step: usize) -> Self {
         self.diverges_at = Some(step);
         self

@@ -38,14 +38,14 @@ pub fn floats(module: &impl Module) -> Values {
     floats.values
 }
 
-/// All floats of a module but running statistics.
+/// All floats of a module except running statistics.
 pub fn weights(module: &impl Module) -> Values {
     let mut weights = floats(module);
     weights.retain(|path, _| !is_running_statistic(path));
     weights
 }
 
-/// Tells the path of BatchNorm's running mean or variance.
+/// Tells whether the path is of BatchNorm's running mean or variance.
 pub fn is_running_statistic(path: &str) -> bool {
     path.ends_with("running_mean") || path.ends_with("running_var")
 }
@@ -94,7 +94,7 @@ pub fn shapes(module: &impl Module) -> Vec<(String, Vec<usize>)> {
     shapes.shapes
 }
 
-/// How many numbers the parameters of these [`shapes`] hold.
+/// The number of elements of parameters of these [`shapes`].
 pub fn elements<'a>(shapes: impl IntoIterator<Item = &'a (String, Vec<usize>)>) -> usize {
     let elements = shapes
         .into_iter()
@@ -102,7 +102,7 @@ pub fn elements<'a>(shapes: impl IntoIterator<Item = &'a (String, Vec<usize>)>) 
     elements.sum()
 }
 
-/// The module with all floats as `change` has them, which is given the path and the values, flat.
+/// The module with all floats changed by `change`, which takes the path and the values, flat.
 pub fn mapped<M: Module>(module: M, change: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> M {
     struct Mapped<F> {
         path: Path,

@@ -1,16 +1,16 @@
-//! The place in a module at which a traversal is.
+//! The current place of a traversal in a module.
 
 /// The names of the fields that enclose the parameter being visited or mapped.
 #[derive(Debug, Default)]
 pub struct Path(Vec<String>);
 
 impl Path {
-    /// Goes down into a field: for `enter_module`.
+    /// Goes down into a field. For `enter_module`.
     pub fn enter(&mut self, name: &str) {
         self.0.push(name.to_owned());
     }
 
-    /// Comes back up: for `exit_module`.
+    /// Goes back up. For `exit_module`.
     pub fn exit(&mut self) {
         self.0.pop();
     }

@@ -6,7 +6,7 @@ use burn::data::dataloader::{DataLoader, DataLoaderBuilder, batcher::Batcher};
 use burn::data::dataset::InMemDataset;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-/// The number of points in all: five batches, the last of them small.
+/// The total number of points: five batches, of which the last is small.
 pub const ITEMS: usize = 70;
 
 /// The number of points of a batch.
@@ -26,7 +26,7 @@ pub fn loader() -> Arc<dyn DataLoader<Batch>> {
     loader_of(0..ITEMS, BATCH)
 }
 
-/// The points of these numbers, in this order, in batches of `batch_size`.
+/// The points with these numbers, in this order, in batches of `batch_size`.
 pub fn loader_of(
     points: impl IntoIterator<Item = usize>,
     batch_size: usize,

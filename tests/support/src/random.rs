@@ -24,14 +24,14 @@ impl Random {
         (self.next_u64() % end.max(1) as u64) as usize
     }
 
-    /// So many random bytes.
+    /// Returns `count` random bytes.
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         (0..count).map(|_| self.next_u64() as u8).collect()
     }
 }
 
-/// The first `count` numbers of `stream`, of 24 bits: the streams that weights, images and labels of the reference vectors
-/// are made of (`tests/vectors/README.md` gives the formulas).
+/// The first `count` numbers of `stream`, of 24 bits. Weights, images and labels of the reference vectors are made from such
+/// streams (`tests/vectors/README.md` gives the formulas).
 pub fn bits(stream: u64, count: usize) -> impl Iterator<Item = u64> {
     let start = stream << 32;
     (0..count as u64).map(move |index| Random(start.wrapping_add(index)).next_u64() >> 40)

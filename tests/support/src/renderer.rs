@@ -1,4 +1,4 @@
-//! What Burn's `Learner` shows its metrics with, in tests.
+//! A renderer for the metrics of Burn's `Learner`, for tests.
 
 use std::sync::{Arc, Mutex};
 
@@ -20,12 +20,12 @@ pub struct Recorder {
 type Shown = Arc<Mutex<Vec<(String, f64)>>>;
 
 impl Recorder {
-    /// What metric `name` was after each batch of the training.
+    /// The values of metric `name` after each batch of the training.
     pub fn training(&self, name: &str) -> Vec<f64> {
         of_metric(&self.training, name)
     }
 
-    /// What metric `name` was after each batch of the validations.
+    /// The values of metric `name` after each batch of the validations.
     pub fn validation(&self, name: &str) -> Vec<f64> {
         of_metric(&self.validation, name)
     }
@@ -39,7 +39,7 @@ fn of_metric(shown: &Shown, name: &str) -> Vec<f64> {
 
 fn keep(shown: &Shown, state: MetricState) {
     if let MetricState::Numeric(entry, Some(value)) = state {
-        // Burn (0.22.1) tells the name in no other way.
+        // Burn (0.22.1) gives the name in no other way.
         let id = format!("{:?}", entry.metric_id);
         let name = id.split('"').nth(1).unwrap_or_default().to_owned();
         shown.lock().unwrap().push((name, value.current()));

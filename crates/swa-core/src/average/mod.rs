@@ -24,11 +24,11 @@ use update::{Flags, updated};
 /// average += w(n) * (current - average)
 /// ```
 ///
-/// where `w` is the [rule](AveragingRule)'s weight, and `w(0) = 1`: the first update copies. Averaged
-/// in f32 (f64 where the model is f64), whatever the model's dtype. Int and bool parameters take the
-/// latest value, as do the running mean and variance of BatchNorm layers, which averaged weights never
-/// produced: re-estimate them with [`reestimate_batch_norm`](crate::reestimate_batch_norm), or average
-/// them too with [`with_running_statistics_averaged`](Self::with_running_statistics_averaged).
+/// where `w` is the [rule](AveragingRule)'s weight, and `w(0) = 1`: the first update copies. The average
+/// is kept in f32, or in f64 for parameters in f64. Int and bool parameters take the latest value. So do
+/// the running mean and variance of BatchNorm layers, which averaged weights never produced: re-estimate
+/// them with [`reestimate_batch_norm`](crate::reestimate_batch_norm), or average them too with
+/// [`with_running_statistics_averaged`](Self::with_running_statistics_averaged).
 ///
 /// The average is another value than the model: it shares no state with it, is no part of its
 /// autodiff graph, and its parameters require no gradient.
@@ -41,16 +41,16 @@ use update::{Flags, updated};
 /// # NaN and infinities
 ///
 /// Weights that are not finite are never averaged. Each update checks them in one reading pass, on the
-/// device that holds the average, which gives one flag a parameter. (Weights in f64 on an accelerator,
-/// and all weights on one that is not CubeCL's, are checked by their sum: if that overflows, finite
-/// weights count as not finite.)
+/// device that holds the average, which gives one flag per parameter. (Weights in f64 on an accelerator,
+/// and all weights on an accelerator that is not one of CubeCL's, are checked by their sum: if it
+/// overflows, finite weights count as not finite.)
 ///
 /// - [`update`](Self::update) reads all flags at once, one round trip to an accelerator, and returns
 ///   the error;
-/// - [`update_non_blocking`](Self::update_non_blocking) reads nothing from an accelerator. There the
-///   device itself keeps the average of the last good update, from then on, and
-///   [`check`](Self::check) reads what all updates since the last check have found. Call that where
-///   waiting for the device costs nothing, such as at the end of an epoch.
+/// - [`update_non_blocking`](Self::update_non_blocking) reads nothing from an accelerator. There, the
+///   device itself leaves out bad weights and all later updates, so that it keeps the average of the
+///   last good update. [`check`](Self::check) reads the flags of all updates since the last check. Call
+///   it where waiting for the device costs nothing, such as at the end of an epoch.
 ///
 /// # Memory
 ///
@@ -58,26 +58,26 @@ use update::{Flags, updated};
 ///
 /// # Copies and records on an accelerator
 ///
-/// Burn 0.22.1 puts the reading of a tensor on CubeCL's devices off until somebody looks at the data, and shows what has
-/// become of the tensor meanwhile. An average that something was copied or recorded of therefore takes new memory for its next
-/// update, and the copy stays as it was. (Not if the process [reads tensors when asked](crate::read_tensors_when_asked):
-/// then there is nothing to protect, and every update happens in place.)
+/// On CubeCL's devices, Burn 0.22.1 reads a tensor only when somebody looks at the data, and shows the values of that
+/// moment. So after a copy or a record of an average, the next update takes new memory, and the copy stays as it was. If the
+/// process [reads tensors when asked](crate::read_tensors_when_asked), there is nothing to protect, and every update happens
+/// in place.
 pub struct Average<M> {
     skeleton: Skeleton<M>,
-    /// In accumulators' dtypes, of what is averaged.
+    /// The values. Those that are averaged have the dtype of an accumulator.
     weights: Weights,
     rule: Arc<dyn AveragingRule>,
     updates: Counter,
     averages_running_statistics: bool,
     device: Option<Device>,
     unread: Option<Unread>,
-    /// Somebody has been shown the weights since the last update, or shares their memory.
+    /// The weights were given out since the last update, or a model shares their memory.
     is_shown: AtomicBool,
     /// The model shares the memory of what is not averaged.
     shares_latest: bool,
 }
 
-/// The finding of updates that nobody has read yet.
+/// A verdict on updates that the host has not read yet.
 #[derive(Clone)]
 struct Unread {
     /// The number of updates before the first of these.
@@ -106,7 +106,7 @@ impl<M: Module> Average<M> {
             averages_running_statistics: false,
             device: None,
             unread: None,
-            // By the model, whose memory they share.
+            // The model shares their memory.
             is_shown: AtomicBool::new(true),
             shares_latest: false,
         };
@@ -128,8 +128,8 @@ impl<M: Module> Average<M> {
         self
     }
 
-    /// Keeps the average on `device` instead of on the model's: on the CPU for a training that has
-    /// no memory to spare, say. Every update then moves the parameters there.
+    /// Keeps the average on `device`, and not on the model's device: on the CPU, for example, if the
+    /// accelerator's memory is full. Every update then moves the parameters there.
     pub fn with_device(mut self, device: &Device) -> Self {
         let device = device.clone().without_autodiff();
         self = self.moved_to(&device);
@@ -137,8 +137,8 @@ impl<M: Module> Average<M> {
         self
     }
 
-    /// Goes on from `averaged`, the average of `updates` earlier updates, such as that of a PyTorch
-    /// `AveragedModel` with its `n_averaged`: the next update is number `updates`, counted from 0.
+    /// Continues from `averaged`, the average of `updates` earlier updates, such as that of a PyTorch
+    /// `AveragedModel` with its `n_averaged`. The next update is number `updates`, counted from 0.
     ///
     /// # Errors
     ///
@@ -162,7 +162,7 @@ impl<M: Module> Average<M> {
     ///
     /// # Errors
     ///
-    /// Whatever it is, the average keeps its value.
+    /// After any error, the average keeps its value.
     ///
     /// - [`MissingParameter`](AverageError::MissingParameter),
     ///   [`UnknownParameter`](AverageError::UnknownParameter),
@@ -178,20 +178,20 @@ impl<M: Module> Average<M> {
     }
 
     /// Like [`update`](Self::update), but without waiting for an accelerator, for a training that
-    /// averages at every step. Weights that are not finite are left out all the same, and reported by
-    /// [`check`](Self::check); call that before you save the average, whose number of updates counts
-    /// those that were left out until then.
+    /// averages at every step. Weights that are not finite are left out all the same, and
+    /// [`check`](Self::check) reports them. Call it before you save the average: until then, the number
+    /// of updates counts those that were left out.
     ///
     /// # Errors
     ///
-    /// Those of [`update`](Self::update), `NotFinite` only where the weights are in the host's memory, or where the model
-    /// has moved to another device since an earlier update that [`check`](Self::check) was not called for.
+    /// Those of [`update`](Self::update). `NotFinite` comes only if the weights are in the host's memory, or if the model has
+    /// moved to another device after an update that was not [checked](Self::check).
     pub fn update_non_blocking(&mut self, model: &M) -> Result<(), AverageError> {
         self.update_from(self.read(model)?)
     }
 
-    /// The weights of `model`, for [`update_from`](Self::update_from): of this average, and of others of the same model, for
-    /// which it is read once.
+    /// Reads the weights of `model`, for [`update_from`](Self::update_from). Several averages of one model can be updated from
+    /// one reading.
     ///
     /// # Errors
     ///
@@ -229,7 +229,7 @@ impl<M: Module> Average<M> {
             None => (updates, None),
             Some(unread) => (unread.updates_before, Some(unread.verdict)),
         };
-        // For a second try, if what is unread is of a model on another device.
+        // For a second try, if the unread verdict is on a model on another device.
         let again = verdict.is_some().then(|| current.clone());
         // While there is another handle on them, no weights are changed in place.
         let _protected = self.weights_to_protect(flags);
@@ -249,7 +249,7 @@ impl<M: Module> Average<M> {
         });
         match outcome {
             Ok(()) => {
-                // A first update shares the model's memory, as do the latest values of what is not averaged.
+                // The first update shares the model's memory. So do the latest values of what is not averaged.
                 *self.is_shown.get_mut() = updates == 0;
                 self.shares_latest = flags == Flags::ReadNow;
                 self.updates.value += 1;
@@ -267,21 +267,21 @@ impl<M: Module> Average<M> {
         }
     }
 
-    /// Weights that somebody may not have read yet who was shown them.
+    /// The weights, if they were given out and may not have been read yet.
     fn weights_to_protect(&self, flags: Flags) -> Option<Weights> {
         let is_shown = self.is_shown.load(Ordering::Relaxed);
-        // To share what is not averaged is no harm if it is shared again.
+        // Shared values that are not averaged need no protection if this update shares them again.
         let is_shared = self.shares_latest && flags == Flags::LeaveOnDevice;
         let is_read_later = || self.weights.devices().iter().any(reads_when_looked_at);
         ((is_shown || is_shared) && is_read_later()).then(|| self.weights.clone())
     }
 
     /// Reads from the device whether all updates so far had finite weights: one round trip, if there
-    /// was an update since the last.
+    /// was an update since the last check.
     ///
     /// # Errors
     ///
-    /// [`AverageError::NotFinite`] if one had not. The average is that of the updates before it, and
+    /// [`AverageError::NotFinite`] if one did not. The average is that of the updates before it, and
     /// later updates go on from there.
     pub fn check(&mut self) -> Result<(), AverageError> {
         let Some(unread) = self.unread.take() else {
@@ -302,7 +302,7 @@ impl<M: Module> Average<M> {
         }
     }
 
-    /// How many times the average was updated.
+    /// The number of updates.
     pub fn updates(&self) -> usize {
         self.updates.value
     }
@@ -332,7 +332,7 @@ impl<M: Module> Average<M> {
         &self.weights
     }
 
-    /// Makes every float that is averaged an accumulator: f32 or wider.
+    /// Casts every float that is averaged to the dtype of an accumulator: f32 or wider.
     fn cast_accumulators(&mut self) {
         let averages_running_statistics = self.averages_running_statistics;
         let weights = self.weights.clone();
@@ -345,7 +345,7 @@ impl<M: Module> Average<M> {
         self
     }
 
-    /// The error for the float parameter with this index among all.
+    /// The error for the float parameter with this index among all float parameters.
     fn not_finite(&self, index: usize) -> AverageError {
         let parameters = self.weights.layout().parameters().iter();
         let mut floats =
@@ -376,8 +376,8 @@ fn is_averaged(role: Role, averages_running_statistics: bool) -> bool {
 }
 
 impl<M: Module> Clone for Average<M> {
-    /// A copy that shares nothing that changes: running statistics included, which clones of a Burn
-    /// module share.
+    /// A copy that shares nothing that changes. Clones of other Burn modules share their running
+    /// statistics.
     fn clone(&self) -> Self {
         Self {
             skeleton: self.skeleton.clone(),
@@ -424,7 +424,7 @@ impl<M: Module> Module for Average<M> {
         self.moved_to(&device.clone().without_autodiff())
     }
 
-    /// The average itself: its parameters are never trained.
+    /// Returns the average unchanged: its parameters are never trained.
     fn train(self) -> Self {
         self
     }
@@ -433,7 +433,7 @@ impl<M: Module> Module for Average<M> {
         self.clone()
     }
 
-    /// The average itself: it holds no reparameterization.
+    /// Returns the average unchanged: it holds no reparameterization.
     fn materialize(self) -> Self {
         self
     }
@@ -459,7 +459,7 @@ impl<M: Module> Module for Average<M> {
         let before = self.updates();
         self.updates = self.updates.map(mapper, &device);
         if self.updates() != before {
-            // The record of another average: nothing that was found before is of its updates.
+            // The record is of another average: the unread verdict is not on its updates.
             self.unread = None;
         }
         mapper.exit_module("updates", CONTAINER);

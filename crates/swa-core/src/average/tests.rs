@@ -9,7 +9,7 @@ use crate::kernels::as_elsewhere;
 use crate::{EqualWeights, Exponential};
 
 impl<M: Module> Average<M> {
-    /// The module with the averages in the dtypes in which they are kept.
+    /// The module with the averages, in the dtypes in which they are kept.
     fn state(&self) -> M {
         self.skeleton.filled(&self.weights)
     }
@@ -196,7 +196,7 @@ fn weights_whose_sum_overflows_are_finite_all_the_same() {
     average.update(&model).unwrap();
 }
 
-/// What an accelerator does: the sums stay on the device until somebody asks.
+/// Updates as an accelerator does: the sums stay on the device until the host reads them.
 fn update_unread(average: &mut Average<Net>, model: &Net) {
     as_elsewhere(|| average.update_non_blocking(model)).unwrap();
 }
@@ -223,7 +223,7 @@ fn an_accelerator_keeps_the_last_good_average_unread() {
     assert_eq!(averaged.steps.val().into_scalar::<i64>(), 2);
     assert_eq!(values(averaged.norm.running_mean.value()), [2.0]);
 
-    // From there it goes on.
+    // The average goes on from there.
     update_unread(&mut average, &model([5.0, 6.0], 5));
     assert_eq!(average.check(), Ok(()));
     assert_eq!(values(average.model().unwrap().weight.val()), [3.0, 4.0]);
@@ -308,7 +308,7 @@ fn a_record_in_16_bits_is_averaged_in_32_from_there_on() {
     let model = |value: f32| net([value, 0.0], 0, false, 0.0, &device);
     let mut average = Average::new(&model(0.0), EqualWeights).unwrap();
     average.update(&model(256.0)).unwrap();
-    // As one might to halve it.
+    // To halve the record's size, for example.
     let record = cast(average.clone(), FloatDType::BF16).into_record();
 
     let mut resumed = average.try_load_record(record).unwrap();
@@ -331,7 +331,7 @@ fn a_record_is_not_judged_by_what_was_found_before() {
     assert_eq!(resumed.check(), Ok(()));
     resumed.update(&model(3.0)).unwrap();
     assert_eq!(values(resumed.model().unwrap().weight.val()), [2.0, 2.0]);
-    // The other still is.
+    // The other still has something to check.
     assert!(average.check().is_err());
 }
 
@@ -373,7 +373,7 @@ fn an_average_goes_on_from_another() {
     average.update(&model([6.0, 0.0], 6.0)).unwrap();
     assert_eq!(values(average.model().unwrap().weight.val()), [3.0, 3.0]);
 
-    // Under a rule that would not copy, too.
+    // The same under a rule that would not copy.
     #[derive(Debug)]
     struct Tenth;
     impl AveragingRule for Tenth {
@@ -393,7 +393,7 @@ fn an_average_goes_on_from_another() {
         assert!((got - expected).abs() < 1e-6, "{got}");
     }
 
-    // An average of nothing begins.
+    // An average of 0 updates starts from the first update.
     let mut average = average
         .with_initial_average(&model([7.0, 7.0], 7.0), 0)
         .unwrap();
@@ -444,7 +444,7 @@ fn what_is_unread_is_read_before_other_values_are_checked() {
     assert_eq!(values(averaged.weight.val()), [2.0, 2.0]);
     assert_eq!(values(averaged.norm.running_mean.value()), [3.0]);
 
-    // In the host's memory, where nothing is left to be read.
+    // In the host's memory, where the check is immediate.
     update_unread(&mut average, &model(f32::NAN, 5.0));
     let error = average.update_non_blocking(&model(5.0, 5.0)).unwrap_err();
     assert!(error.to_string().contains("`weight`"), "{error}");

@@ -12,10 +12,10 @@ pub(super) enum Flags {
     LeaveOnDevice,
 }
 
-/// `average` after an update towards `current` by `weight`, of the parameters in roles that are averaged; of the others it
-/// takes the current value. Values of both are in the order of one layout.
+/// Updates `average` towards `current` by `weight`, and returns its values. Parameters in roles that are not averaged take the
+/// current value. Both lists are in the order of one layout.
 ///
-/// With it, why no parameter was updated, if none was. The index of a refusal is that among the float parameters.
+/// The result beside the values tells why no parameter was updated, if none was. A refusal's index counts float parameters.
 pub(super) fn updated(
     average: Vec<Value>,
     current: Weights,
@@ -64,14 +64,14 @@ pub(super) fn updated(
     (values.collect(), outcome)
 }
 
-/// A step of what is averaged. A record may have brought another dtype than an accumulator's.
+/// A step of a parameter that is averaged. After a record was loaded, its dtype may be another than an accumulator's.
 fn step(average: Floats, current: Floats, weight: f64) -> Step {
     let dtype = match average.dtype() {
         DType::F64 => FloatDType::F64,
         _ => accumulator_dtype(current.dtype()),
     };
     let device = current.device();
-    // In the host's memory, what is read in the average's dtype is averaged in one pass.
+    // In the host's memory, one pass is enough if both have the same dtype.
     let current = if is_host(&device) {
         current.cast(dtype)
     } else {
@@ -94,7 +94,7 @@ fn latest(average: Floats, current: Floats) -> Step {
     }
 }
 
-/// An int or bool parameter: the current value, or the one before where the device left the update out.
+/// An int or bool parameter: the current value, or the value before if the device left the update out.
 fn accepted(before: Value, current: Value, verdict: Option<&Verdict>) -> Value {
     fn of<K: Basic>(
         before: Tensor<1, K>,

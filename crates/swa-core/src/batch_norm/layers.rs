@@ -13,7 +13,7 @@ pub(super) struct Layers(Vec<Layer>);
 struct Layer {
     path: String,
     channels: usize,
-    /// Of the running statistics.
+    /// The dtype of the running statistics.
     dtype: DType,
 }
 
@@ -65,7 +65,7 @@ impl Layers {
         }
     }
 
-    /// The layer that channel `index` of all belongs to.
+    /// The layer of channel `index`, counted over all layers.
     pub(super) fn at_channel(&self, index: usize) -> &str {
         let mut end = 0;
         let layer = self.0.iter().find(|layer| {
@@ -78,8 +78,7 @@ impl Layers {
 
 /// Means and variances of all channels of all layers, in order: two tensors of shape `[channels]`.
 ///
-/// Together rather than layer by layer, so that pooling takes a few operations a batch and not a few
-/// a layer.
+/// They are together so that pooling takes a few operations per batch, and not a few per layer.
 #[derive(Clone)]
 pub(super) struct Statistics {
     pub(super) mean: Tensor<1>,
@@ -87,15 +86,15 @@ pub(super) struct Statistics {
 }
 
 impl Statistics {
-    /// 1 for the channels of the layers that a batch passed, which started from [`NOT_PASSED`], and 0 for others.
+    /// 1 for the channels of the layers that a batch passed, else 0. All started from [`NOT_PASSED`].
     pub(super) fn passed(&self) -> Tensor<1> {
         let passed = self.variance.clone().not_equal_elem(NOT_PASSED);
         cast(passed.float(), FloatDType::F32)
     }
 }
 
-/// A copy of `model` in which BatchNorm layers, and they alone, are in training mode: on the autodiff
-/// device, without gradients.
+/// A copy of `model` in which only the BatchNorm layers are in training mode: on the autodiff device,
+/// without gradients.
 pub(super) fn training_mode<M: Module>(model: &M) -> M {
     #[derive(Default)]
     struct OnlyBatchNorm {
@@ -112,7 +111,7 @@ pub(super) fn training_mode<M: Module>(model: &M) -> M {
             flag.with_value(self.path.batch_norm_field().is_some())
         }
     }
-    // `valid` is what makes the copy deep: a clone's running statistics are the model's own.
+    // Only `valid` makes a deep copy: a clone shares the model's running statistics.
     model
         .valid()
         .train()
@@ -120,8 +119,8 @@ pub(super) fn training_mode<M: Module>(model: &M) -> M {
         .map(&mut OnlyBatchNorm::default())
 }
 
-/// What running statistics start from before a batch: so little that a batch's outweighs it, and what no layer that is
-/// passed still has as its variance afterwards, since that of a batch is not negative.
+/// The start of running statistics before a batch. It is so small that it does not change a batch's statistics, and negative,
+/// so that no layer that is passed still has it as its variance.
 pub(super) const NOT_PASSED: f64 = -1.0 / (1u128 << 100) as f64;
 
 /// Sets all running means and variances to `value`.
@@ -138,9 +137,10 @@ pub(super) fn start_from<M: Module>(model: M, value: f64) -> M {
             self.path.exit();
         }
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            match self.path.is_running_statistic() {
-                true => param.map(|tensor| tensor.full_like(self.value)),
-                false => param,
+            if self.path.is_running_statistic() {
+                param.map(|tensor| tensor.full_like(self.value))
+            } else {
+                param
             }
         }
     }
@@ -215,7 +215,7 @@ impl ModuleMapper for SetStatistics {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        // The mean comes first: it is the field before.
+        // The mean is visited before the variance.
         let (all, last) = match self.path.batch_norm_field() {
             Some("running_mean") => (&self.statistics.mean, false),
             Some("running_var") => (&self.statistics.variance, true),

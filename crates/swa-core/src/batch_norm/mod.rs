@@ -27,21 +27,21 @@ use pooled::Pooled;
 /// variance = sum_b n_b (variance_b + (mean_b - mean)^2) / sum_b n_b
 /// ```
 ///
-/// These are the statistics of the data set, whatever its split into batches, as far as a layer's
-/// input does not depend on it: each batch is normalised by its own statistics on its way through.
-/// The variance is the biased one, as Burn's running variance is, and as that is by which layers
-/// normalise while they train, in PyTorch too, whose running variance is the unbiased one: larger by
-/// `n / (n - 1)` for `n` values of a channel. Dropout stays off; no graph is built; running statistics
-/// of layers frozen with [`Module::freeze`] are re-estimated too.
+/// These are the statistics of the data set. Its split into batches matters only as far as a layer's
+/// input depends on it: each batch is normalised by its own statistics on its way through.
+/// The variance is the biased one, like Burn's running variance, and like the variance by which layers
+/// normalise while they train. PyTorch's running variance is the unbiased one, which is larger by
+/// `n / (n - 1)` for `n` values of a channel. Dropout stays off, and no graph is built. Running
+/// statistics of layers frozen with [`Module::freeze`] are re-estimated too.
 ///
 /// - `config` says how batches are pooled, and how many are taken: `&ReestimationConfig::new()` for all, exactly.
 /// - `batches` is any iterator of batches, or of results of them such as Burn's `DataLoader::iter()` gives (name the batch's
 ///   type in the closure then).
 /// - `forward` runs the model's forward pass on a batch and returns the batch's number of samples.
-///   The model that it is given is on an autodiff device, which is what puts BatchNorm into training
-///   mode. A BatchNorm layer that is given the batch itself needs it there as well (`.autodiff()`).
-///   The first batch is passed twice. It has to pass every layer, and every batch those that it passes
-///   equally often.
+///   The model that it is given is on an autodiff device, which puts BatchNorm into training mode. If
+///   a BatchNorm layer is given the batch itself, the batch has to be there too (`.autodiff()`).
+///   The first batch is passed twice, and has to pass every layer. All batches have to pass a layer
+///   the same number of times, if they pass it.
 ///
 /// A model without BatchNorm comes back as it is, without a pass over the data.
 ///
@@ -81,7 +81,7 @@ use pooled::Pooled;
 ///   first batch, since its momentum is 0, or the pass does not reach it.
 /// - [`BatchNormError::NotFinite`]: a layer's statistics are not numbers.
 /// - [`BatchNormError::TooNarrow`]: a layer keeps its statistics in 16 bits.
-/// - [`BatchNormError::Batch`]: a batch could not be had.
+/// - [`BatchNormError::Batch`]: a batch could not be loaded.
 pub fn reestimate_batch_norm<M, I, B>(
     model: &M,
     config: &ReestimationConfig,
@@ -130,29 +130,29 @@ where
 
 /// The settings of a re-estimation.
 ///
-/// How many batches are enough was measured. With PreResNet-8 at half its width, five passes in other orders over 63 batches
-/// of 64, the test accuracy after each differed from that with all batches, at worst, by
+/// The number of batches that is enough was measured, with PreResNet-8 at half its width and 63 batches of 64, in five passes
+/// of different orders. At worst, the test accuracy differed from that with all batches by
 ///
 /// | first batches | 1 | 2 | 4 | 8 | 16 | 32 | all 63 |
 /// |---|---|---|---|---|---|---|---|
 /// | points of accuracy | 1.0 | 1.2 | 0.9 | 0.9 | 0.4 | 0.2 | 0.1 |
 ///
-/// It is not worse on average from 16 batches on (0.05 points), but more a matter of chance: a thousand samples will do to
-/// watch a training, and all of them are for a result. (`cargo bench --bench batch_norm_batches` in the repository.) The
-/// report says how far the statistics still [moved](BatchNormReport::moved), and so whether less data would do.
+/// From 16 batches on, it is not worse on average (0.05 points), but varies more. So a thousand samples are enough to watch a
+/// training; for a result, take all of them. (`cargo bench --bench batch_norm_batches` in the repository.) The report tells
+/// the [drift](BatchNormReport::drift) of the statistics, and so whether less data is enough.
 #[derive(Config, Debug, PartialEq)]
 pub struct ReestimationConfig {
     /// The way in which the statistics of batches are pooled: exactly by default.
     #[config(default = "Pooling::Exact")]
     pub pooling: Pooling,
-    /// The number of batches that are taken, the first ones, at least 1. By default all, as the paper and PyTorch's
-    /// `update_bn` take.
+    /// The number of batches that are taken: the first ones, at least 1. All by default, as in the paper and in PyTorch's
+    /// `update_bn`.
     pub first_batches: Option<usize>,
 }
 
 impl ReestimationConfig {
-    /// Checks the settings, and that the layers of `model` can be re-estimated, as far as that shows without data: before a
-    /// training, say.
+    /// Checks the settings, and whether the layers of `model` can be re-estimated, as far as this can be told without data.
+    /// Call it before a training, for example.
     ///
     /// # Errors
     ///
@@ -173,52 +173,52 @@ impl ReestimationConfig {
     }
 }
 
-/// How the statistics of batches `b`, each of `n_b` samples, make those of them all.
+/// The way from the statistics of batches `b`, each of `n_b` samples, to those of all batches.
 ///
-/// With batches of one size and many samples the three differ little. The last batch of an epoch is
-/// often small, though, and a small batch's variance too low by what its mean is off.
+/// With batches of one size and many samples, the three differ little. But the last batch of an epoch
+/// is often small, and the variance of a small batch is too low, by the error of its mean.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum Pooling {
-    /// The statistics of all samples together, the variance between the batches' means included.
+    /// The statistics of all samples together. The variance includes that between the batches' means.
     Exact,
     /// The mean of the batches' means and variances, weighted by `n_b`: the SWA paper's code
     /// (`bn_update` in its `utils.py`).
     WeightedBySize,
-    /// Their mean, a small last batch counting as much as a full one:
+    /// Their mean. A small last batch counts as much as a full one:
     /// `torch.optim.swa_utils.update_bn`.
     Equal,
 }
 
-/// What a re-estimation did.
+/// The report of a re-estimation.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct BatchNormReport {
-    /// How many BatchNorm layers the model has.
+    /// The number of BatchNorm layers of the model.
     pub layers: usize,
-    /// How many batches passed.
+    /// The number of batches that passed.
     pub batches: usize,
-    /// How many samples were in them.
+    /// The number of samples in them.
     pub samples: usize,
-    /// How much the statistics still moved over the last tenth of the samples, in standard
-    /// deviations: the root mean square, over all channels, of the change of the mean over the
-    /// standard deviation and of the relative change of the standard deviation.
+    /// The change of the statistics over the last tenth of the samples, in standard deviations: the
+    /// root mean square, over all channels, of the change of the mean over the standard deviation and
+    /// of the relative change of the standard deviation.
     ///
-    /// 0.01 says that a channel's mean moved by a hundredth of its standard deviation: more data
-    /// would hardly change the model. `None` with a single batch, where nothing moved.
-    pub moved: Option<f64>,
+    /// 0.01 says that a channel's mean changed by a hundredth of its standard deviation: more data
+    /// would hardly change the model. `None` with a single batch, where nothing changed.
+    pub drift: Option<f64>,
 }
 
-/// Why running statistics could not be re-estimated.
+/// The reason why running statistics could not be re-estimated.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum BatchNormError {
-    /// No batch, or none with a sample.
+    /// There is no batch, or none with a sample.
     #[error(
         "re-estimating BatchNorm needs data, and there was no batch, or none with a sample: \
          pass the training data, or check that its loader is not empty and counts its items"
     )]
     NoBatches,
 
-    /// A number of batches that is 0.
+    /// The number of batches is 0.
     #[error(
         "the number of batches to re-estimate BatchNorm from must be at least 1, not 0: leave `first_batches` out to take all"
     )]
@@ -245,8 +245,8 @@ pub enum BatchNormError {
         layer: String,
     },
 
-    /// A layer keeps its running statistics in 16 bits, in which `1 - momentum` is rounded so far that
-    /// a batch's statistics could be recovered to some per cent only.
+    /// A layer keeps its running statistics in 16 bits. There, the rounding of `1 - momentum` leaves
+    /// errors of some per cent in a batch's statistics.
     #[error(
         "BatchNorm layer `{layer}` keeps its running statistics in {dtype:?}, which is too narrow to \
          re-estimate them: keep the layer in F32, or average the running statistics instead \
@@ -255,18 +255,18 @@ pub enum BatchNormError {
     TooNarrow {
         /// The layer's path, as in the module's record.
         layer: String,
-        /// What its statistics are kept in.
+        /// The dtype of its statistics.
         dtype: DType,
     },
 
-    /// A batch could not be had.
+    /// A batch could not be loaded.
     #[error("a batch to re-estimate BatchNorm from could not be loaded: {0}")]
     Batch(#[source] Box<dyn Error + Send + Sync>),
 
     /// The device could not be read.
     #[error("reading from the device failed: {reason}")]
     Device {
-        /// What the device says.
+        /// The device's own message.
         reason: String,
     },
 }

@@ -1,20 +1,20 @@
-//! The momentum of BatchNorm layers, found out from outside.
+//! The momentum of BatchNorm layers, measured from outside.
 
 use burn::tensor::{DType, Tensor, TensorData};
 
 use super::BatchNormError;
 use super::layers::{Layers, Statistics, read};
 
-/// Where running statistics start from to find out the momentum: so far above what a forward pass
-/// adds that this is lost in rounding, and a power of two, so that the division is exact.
+/// The start of running statistics to measure the momentum. It is so large that rounding removes what
+/// a forward pass adds, and a power of two, so that the division is exact.
 pub(super) const PROBE: f64 = (1u64 << 40) as f64;
 
-/// The momentum of every layer, which a module does not tell.
+/// The momentum of every layer. A module does not show it.
 ///
-/// A forward pass in training mode leaves `(1 - momentum) * running + momentum * batch`. From
-/// `running = 0` that is the batch's statistic up to a factor, and from a huge one it is the factor.
-/// A layer that is passed `k` times counts as one of momentum `1 - (1 - momentum)^k`, and its
-/// statistic as a weighted mean of the `k` inputs'.
+/// A forward pass in training mode leaves `(1 - momentum) * running + momentum * batch`. If `running`
+/// starts from 0, that is the batch's statistic times the momentum. If it starts from a huge number, the
+/// result shows `1 - momentum`. A layer that is passed `k` times counts as one of momentum
+/// `1 - (1 - momentum)^k`. Its statistic is then a weighted mean of those of the `k` inputs.
 pub(super) struct Momentum {
     /// One over the momentum, for every channel: a tensor of shape `[channels]`.
     inverse: Tensor<1>,
@@ -39,7 +39,7 @@ impl Momentum {
             }
         }
         let channels = inverse.len();
-        // Not in the device's default dtype: what is divided is in f32.
+        // In f32, as the statistics are, and not in the device's default dtype.
         let inverse = TensorData::new(inverse, [channels]);
         let inverse = Tensor::from_data(inverse, (&device, DType::F32));
         Ok(Self { inverse })
@@ -48,7 +48,7 @@ impl Momentum {
     pub(super) fn divide_out(&self, running: Statistics) -> Statistics {
         Statistics {
             mean: running.mean.mul(self.inverse.clone()),
-            // Where they start from is a little below zero.
+            // The variance starts from a little below zero.
             variance: running.variance.mul(self.inverse.clone()).clamp_min(0.0),
         }
     }

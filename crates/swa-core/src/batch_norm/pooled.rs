@@ -1,4 +1,4 @@
-//! Statistics of many batches from those of each.
+//! The statistics of many batches, from those of each.
 
 use burn::tensor::Tensor;
 
@@ -6,20 +6,20 @@ use super::layers::{Layers, Statistics, read};
 use super::{BatchNormError, BatchNormReport, Pooling};
 
 /// Statistics pooled over batches, by the update of Chan et al. 1983, *Algorithms for Computing the
-/// Sample Variance*: exact in whatever order and however large the mean.
+/// Sample Variance*: exact in any order of the batches, and for large means too.
 pub(super) struct Pooled {
     pooling: Pooling,
     batches: usize,
     samples: usize,
-    /// With the weight that each channel's have, the sum of those of the batches that passed it.
+    /// The statistics so far, and each channel's weight: the sum of the weights of the batches that passed it.
     statistics: Option<(Statistics, Tensor<1>)>,
-    /// Earlier states, some tens of them however many batches there are, to say what moved since.
+    /// Earlier states, to tell the drift since then: some tens of them, for any number of batches.
     history: Vec<(usize, Statistics)>,
     /// A state is kept every `stride` batches.
     stride: usize,
 }
 
-/// How many earlier states are kept at most: so many that one is near nine tenths of the way.
+/// The largest number of earlier states that are kept. With so many, one is near nine tenths of the samples.
 const HISTORY: usize = 64;
 
 impl Pooled {
@@ -79,8 +79,8 @@ impl Pooled {
         }
     }
 
-    /// See [`BatchNormReport::moved`].
-    fn moved(&self) -> Result<Option<f64>, BatchNormError> {
+    /// See [`BatchNormReport::drift`].
+    fn drift(&self) -> Result<Option<f64>, BatchNormError> {
         let Some((now, _)) = &self.statistics else {
             return Ok(None);
         };
@@ -102,7 +102,7 @@ impl Pooled {
         self,
         layers: &Layers,
     ) -> Result<(Statistics, BatchNormReport), BatchNormError> {
-        let moved = self.moved()?;
+        let drift = self.drift()?;
         let (statistics, weight) = self.statistics.ok_or(BatchNormError::NoBatches)?;
         let mean = read(statistics.mean.clone())?;
         let variance = read(statistics.variance.clone())?;
@@ -119,13 +119,13 @@ impl Pooled {
             layers: layers.len(),
             batches: self.batches,
             samples: self.samples,
-            moved,
+            drift,
         };
         Ok((statistics, report))
     }
 }
 
-/// How far statistics moved, in standard deviations: see [`BatchNormReport::moved`].
+/// The distance of statistics, in standard deviations: see [`BatchNormReport::drift`].
 fn distance(from: (&[f64], &[f64]), to: (&[f64], &[f64])) -> f64 {
     let channels = to.0.len();
     let squares = (0..channels).map(|index| {

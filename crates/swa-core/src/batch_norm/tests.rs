@@ -52,7 +52,7 @@ fn run(model: &Net, rows: Tensor<2>) -> usize {
     samples
 }
 
-/// As by default.
+/// Re-estimates with the default settings.
 fn reestimate<M, I, B>(
     model: &M,
     batches: I,
@@ -92,7 +92,7 @@ fn all_samples_count_alike_whatever_the_batches_and_momentum() {
         let model = Net::new(momenta);
         let (model, report) = reestimate(&model, batches.clone(), run).unwrap();
         assert_close(&statistics_of(&model.first), &[5.0, 4.0, 14.0, 6.0]);
-        // Three times, plus one: had dropout been on, these would be others.
+        // Three times the input, plus one. With dropout on, they would be different.
         assert_close(&statistics_of(&model.second), &[16.0, 13.0, 126.0, 54.0]);
         assert_eq!((report.layers, report.batches, report.samples), (2, 2, 4));
     }
@@ -125,9 +125,10 @@ fn a_layer_is_pooled_over_the_batches_that_pass_it() {
             (batch(&[[11.0, 8.0]]), true),
         ]
     };
-    let run = |model: &Net, (rows, both): (Tensor<2>, bool)| match both {
-        true => run(model, rows),
-        false => {
+    let run = |model: &Net, (rows, both): (Tensor<2>, bool)| {
+        if both {
+            run(model, rows)
+        } else {
             model.first.forward(rows.clone());
             rows.dims()[0]
         }
@@ -153,7 +154,7 @@ fn a_layer_is_pooled_over_the_batches_that_pass_it() {
         assert_close(&statistics_of(&model.second), &second);
     }
 
-    // What only a batch without samples passes has no statistics.
+    // A layer that only a batch without samples passes has no statistics.
     let empty = |model: &Net, (rows, both)| {
         let samples = run(model, (rows, both));
         if both { 0 } else { samples }
@@ -193,19 +194,19 @@ fn the_report_says_how_much_the_last_tenth_moved() {
     let mean = 1.0 / deviation;
     let spread = (deviation - 1.0) / deviation;
     let expected = ((mean * mean + spread * spread) / 2.0).sqrt();
-    // The second layer's deviations are three times as large, and so is all that moves.
+    // In the second layer, the deviations and all changes are three times as large.
     assert!(
-        (report.moved.unwrap() - expected).abs() < 1e-5,
+        (report.drift.unwrap() - expected).abs() < 1e-5,
         "{report:?}"
     );
 
-    // Many batches, of which only some are remembered: nothing moves.
+    // Many batches, of which only some are remembered: nothing changes.
     let batches = (0..1000).map(|_| at(0.0));
     let (_, report) = reestimate(&Net::new([0.1, 0.1]), batches, run).unwrap();
-    assert!(report.moved.unwrap() < 1e-6, "{report:?}");
+    assert!(report.drift.unwrap() < 1e-6, "{report:?}");
 
     let (_, report) = reestimate(&Net::new([0.1, 0.1]), [at(0.0)], run).unwrap();
-    assert_eq!(report.moved, None);
+    assert_eq!(report.drift, None);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Flex, whose tensors are in the host's memory: all parameters in one pass, in place, on all cores.
 //!
-//! Burn's operations would take three passes over each parameter (subtract, multiply, add), and wake the other cores for
-//! each anew.
+//! Burn's operations would take three passes over each parameter (subtract, multiply, add), and would wake the other cores
+//! again for each pass.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -18,8 +18,8 @@ const PART: usize = 1 << 16;
 /// Below this many elements, one thread is faster: it takes 0.1 to 2.5 ms to wake a second on two virtual cores.
 const ELEMENTS_FOR_A_THREAD: usize = 1 << 18;
 
-/// A float that flex averages in.
-trait Float: Element + bytemuck::Pod + Send + Sync {
+/// A float type in which flex averages.
+trait FlexFloat: Element + bytemuck::Pod + Send + Sync {
     /// `average + weight * (current - average)`.
     fn step(average: Self, current: Self, weight: f64) -> Self;
 
@@ -28,13 +28,13 @@ trait Float: Element + bytemuck::Pod + Send + Sync {
 
     fn wide(self) -> f64;
 
-    /// Tells if all are finite.
+    /// Tells whether all are finite.
     fn all_finite(values: &[Self]) -> bool;
 }
 
 macro_rules! float {
     ($float:ty, $bits:ty) => {
-        impl Float for $float {
+        impl FlexFloat for $float {
             fn step(average: Self, current: Self, weight: f64) -> Self {
                 average + (current - average) * weight as $float
             }
@@ -48,9 +48,9 @@ macro_rules! float {
             }
 
             fn all_finite(values: &[Self]) -> bool {
-                // The exponent of NaN and the infinities, and of no other number, is all ones, so that one more carries
-                // into the sign's bit. In integers, and without a way out in the middle, for the sake of vector instructions.
-                // (By the bits of `x - x`, 200 million parameters take a seventh longer.)
+                // Only NaN and the infinities have an exponent of all ones, so that adding one carries into the sign's bit.
+                // Integers and a loop without an early exit let the compiler use vector instructions.
+                // (With the bits of `x - x`, 200 million parameters take a seventh longer.)
                 const EXPONENT: $bits = <$float>::INFINITY.to_bits();
                 const LOWEST: $bits = EXPONENT & EXPONENT.wrapping_neg();
                 const SIGN: $bits = EXPONENT + LOWEST;
@@ -66,7 +66,7 @@ macro_rules! float {
 float!(f32, u32);
 float!(f64, u64);
 
-/// Something in f32, or in f64.
+/// A thing in f32 or in f64.
 enum Of<A, B> {
     F32(A),
     F64(B),
@@ -74,7 +74,7 @@ enum Of<A, B> {
 
 type Elements<'a> = Of<&'a [f32], &'a [f64]>;
 
-/// A part of a parameter's current values, and of the averages that take a step towards it, by a weight each.
+/// A part of a parameter's current values, and the same part of its averages, each with its weight.
 struct Towards<'a, F> {
     current: &'a [F],
     averages: Vec<(&'a mut [F], f64)>,
@@ -82,19 +82,19 @@ struct Towards<'a, F> {
 
 type Part<'a> = Of<Towards<'a, f32>, Towards<'a, f64>>;
 
-/// Tells a step of `average` towards `current` that is taken here.
+/// Tells whether flex takes steps of `average` towards `current`.
 pub(super) fn serves(current: &Floats, average: &Floats) -> bool {
     let wide = elements(current).is_some() && current.dtype() == average.dtype();
     wide && elements(average).is_some()
 }
 
-/// Takes all steps that are taken here.
+/// Takes all steps that flex takes.
 pub(super) fn take(steps: &mut [Step]) {
     let (_, parts) = parts(steps);
     run(Vec::new(), parts);
 }
 
-/// Takes all steps that are taken here, or none.
+/// Takes all steps that flex takes, or none.
 ///
 /// # Errors
 ///
@@ -107,7 +107,7 @@ pub(super) fn check_and_take(steps: &mut [Step]) -> Result<(), usize> {
     run(checks, parts).map_or(Ok(()), Err)
 }
 
-/// Looks through what is in the host's memory.
+/// Checks all current values that are in the host's memory.
 ///
 /// # Errors
 ///
@@ -122,8 +122,8 @@ pub(super) fn check(steps: &[Step]) -> Result<(), usize> {
     found.into_iter().flatten().min().map_or(Ok(()), Err)
 }
 
-/// The first step whose current values are not finite, of those that have to be copied for it: one at a time, so that there
-/// is never more than one copy.
+/// The first step whose current values are not finite, among those that have to be copied to be checked. They are copied one
+/// at a time, so that there is never more than one copy.
 fn first_not_finite_out_of_order(steps: &[Step]) -> Option<usize> {
     steps.iter().position(|step| {
         let is_here = step.checked && is_host(&step.current.device());
@@ -134,7 +134,7 @@ fn first_not_finite_out_of_order(steps: &[Step]) -> Option<usize> {
     })
 }
 
-/// The values to check, with the index of the step that they are of, and the steps to take.
+/// The values to check, each with the index of its step, and the steps to take.
 fn parts(steps: &mut [Step]) -> (Vec<(usize, Elements<'_>)>, Vec<Part<'_>>) {
     let (mut all_checks, mut parts) = (Vec::new(), Vec::new());
     for (index, step) in steps.iter_mut().enumerate() {
@@ -157,7 +157,7 @@ fn parts(steps: &mut [Step]) -> (Vec<(usize, Elements<'_>)>, Vec<Part<'_>>) {
             Some(Of::F64(current)) => parts.extend(towards(current, averages).map(Of::F64)),
         }
     }
-    // The last that were read to check them may still be in a cache: up to a tenth less time, where it holds half of VGG16.
+    // The values that were checked last may still be in a cache. This saves up to a tenth if it holds half of VGG16.
     parts.reverse();
     (all_checks, parts)
 }
@@ -174,7 +174,7 @@ fn checks(index: usize, values: &Floats) -> impl Iterator<Item = (usize, Element
     parts.map(move |part| (index, part))
 }
 
-fn towards<'a, F: Float>(
+fn towards<'a, F: FlexFloat>(
     current: &'a [F],
     averages: impl Iterator<Item = (&'a mut Floats, f64)>,
 ) -> impl Iterator<Item = Towards<'a, F>> {
@@ -197,10 +197,9 @@ fn towards<'a, F: Float>(
     })
 }
 
-/// Checks, and takes the steps if all is finite. The index that comes with the first part that is not.
+/// Checks all values, and takes the steps if they are finite. Otherwise returns the smallest index of a part that is not.
 ///
-/// Both in one go of all threads, so that another thread is woken but once, and each begins with the steps as soon as the
-/// last part is checked.
+/// All threads do both in one run, so that each is woken once, and takes steps as soon as the last part is checked.
 fn run(checks: Vec<(usize, Elements<'_>)>, parts: Vec<Part<'_>>) -> Option<usize> {
     let elements = checks.iter().map(|(_, part)| part.len()).sum::<usize>();
     let elements = elements.max(parts.iter().map(Part::len).sum());
@@ -214,7 +213,7 @@ fn run(checks: Vec<(usize, Elements<'_>)>, parts: Vec<Part<'_>>) -> Option<usize
             }
             unchecked.fetch_sub(1, Ordering::Release);
         }
-        // Another thread has a part left, of some microseconds.
+        // Another thread is still checking a part, for some microseconds.
         while unchecked.load(Ordering::Acquire) > 0 {
             std::thread::yield_now();
         }
@@ -231,7 +230,7 @@ fn run(checks: Vec<(usize, Elements<'_>)>, parts: Vec<Part<'_>>) -> Option<usize
     Some(first.into_inner()).filter(|index| *index < usize::MAX)
 }
 
-fn take_part<F: Float>(part: Towards<'_, F>) {
+fn take_part<F: FlexFloat>(part: Towards<'_, F>) {
     for (averages, weight) in part.averages {
         for (average, current) in averages.iter_mut().zip(part.current) {
             *average = F::step(*average, *current, weight);
@@ -241,8 +240,8 @@ fn take_part<F: Float>(part: Towards<'_, F>) {
 
 fn all_finite(elements: &Elements<'_>) -> bool {
     match elements {
-        Of::F32(elements) => Float::all_finite(elements),
-        Of::F64(elements) => Float::all_finite(elements),
+        Of::F32(elements) => FlexFloat::all_finite(elements),
+        Of::F64(elements) => FlexFloat::all_finite(elements),
     }
 }
 
@@ -264,7 +263,7 @@ impl Part<'_> {
     }
 }
 
-/// See [`super::combine`]: `None` if a vector is elsewhere.
+/// See [`super::combine`]. `None` if a vector is not in the host's memory.
 pub(super) fn combine(terms: &[(f64, Vec<Floats>)]) -> Option<Vec<Floats>> {
     let parameters = terms.first()?.1.len();
     let combined = (0..parameters).map(|parameter| {
@@ -280,7 +279,7 @@ pub(super) fn combine(terms: &[(f64, Vec<Floats>)]) -> Option<Vec<Floats>> {
     combined.collect()
 }
 
-fn combine_in<F: Float>(terms: &[(f64, &Floats)]) -> Option<Floats> {
+fn combine_in<F: FlexFloat>(terms: &[(f64, &Floats)]) -> Option<Floats> {
     let vectors = terms.iter().map(|(coefficient, values)| {
         let values = tensor(values)?.as_slice::<F>()?;
         Some((*coefficient, values))
@@ -304,7 +303,7 @@ fn combine_in<F: Float>(terms: &[(f64, &Floats)]) -> Option<Floats> {
     >(sums)))
 }
 
-/// See [`super::dot`]: `None` if a vector is elsewhere.
+/// See [`super::dot`]. `None` if a vector is not in the host's memory.
 pub(super) fn dot(left: &[Floats], right: &[Floats]) -> Option<f64> {
     let dots = left.iter().zip(right).map(|(left, right)| {
         let (left, right) = (here(left)?, here(right)?);
@@ -317,7 +316,7 @@ pub(super) fn dot(left: &[Floats], right: &[Floats]) -> Option<f64> {
     dots.sum()
 }
 
-fn dot_of<F: Float>(left: &[F], right: &[F]) -> f64 {
+fn dot_of<F: FlexFloat>(left: &[F], right: &[F]) -> f64 {
     use rayon::prelude::*;
     let parts = left.par_chunks(PART).zip(right.par_chunks(PART));
     let sums: Vec<f64> = parts
@@ -328,11 +327,11 @@ fn dot_of<F: Float>(left: &[F], right: &[F]) -> f64 {
                 .sum()
         })
         .collect();
-    // In order, so that the sum is the same every time.
+    // Added in order, so that the sum is the same every time.
     sums.into_iter().sum()
 }
 
-/// The values in f32 or f64 and in order, if they are in the host's memory; a copy, if they are not so.
+/// The values in f32 or f64 and in order, if they are in the host's memory: a copy if they are stored in another way.
 fn here(values: &Floats) -> Option<Floats> {
     is_host(&values.device()).then(|| match elements(values) {
         Some(_) => values.clone(),
@@ -351,7 +350,7 @@ fn in_order(values: &Floats) -> Floats {
     copy
 }
 
-/// The elements, if they are flex's own, in f32 or f64, and in order.
+/// The elements, if the tensor is one of flex's, in f32 or f64, with its elements in order.
 fn elements(values: &Floats) -> Option<Elements<'_>> {
     let tensor = tensor(values)?;
     match tensor.dtype() {
@@ -361,8 +360,8 @@ fn elements(values: &Floats) -> Option<Elements<'_>> {
     }
 }
 
-/// The elements, to be changed: of a copy, if they are shared or a part of another tensor's.
-fn elements_mut<F: Float>(values: &mut Floats) -> Option<&mut [F]> {
+/// The elements, to be changed. They are copied first if they are shared, or a part of another tensor.
+fn elements_mut<F: FlexFloat>(values: &mut Floats) -> Option<&mut [F]> {
     let tensor = tensor_mut(values)?;
     let elements = tensor.as_slice::<F>()?;
     let whole = size_of_val(elements) == tensor.bytes().len();
@@ -398,8 +397,8 @@ fn next<T>(parts: &Queue<T>) -> Option<T> {
     parts.lock().unwrap_or_else(PoisonError::into_inner).next()
 }
 
-/// Runs `work`, which takes parts of so many `elements` together until none is left, on all cores: this thread begins at
-/// once, and others take what they are in time for.
+/// Runs `work` on all cores. Each run of it takes parts until none is left; all parts together have this number of `elements`.
+/// This thread begins at once, and other threads join as they wake.
 fn on_all_cores(elements: usize, work: impl Fn() + Sync) {
     let others = if elements > ELEMENTS_FOR_A_THREAD {
         (rayon::current_num_threads() - 1).min(elements / PART)

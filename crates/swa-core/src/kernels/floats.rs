@@ -5,10 +5,10 @@ use burn::backend::DispatchTensorKind;
 use burn::backend::{DispatchTensor, TensorMetadata};
 use burn::tensor::{DType, Device, FloatDType, Shape, Tensor};
 
-/// The elements of a float tensor of whatever rank, as a vector in row-major order.
+/// The elements of a float tensor of any rank, as a vector in row-major order.
 ///
-/// The tensor stays as its device laid it out. CUDA and ROCm pad the rows of a tensor of two dimensions or more, so that to
-/// make it flat is to copy it: the kernels here read it as it is instead.
+/// The tensor keeps the layout of its device. CUDA and ROCm pad the rows of a tensor of two dimensions or more, so that it would
+/// have to be copied to be flat. The kernels here read it as it is instead.
 #[derive(Debug, Clone)]
 pub(crate) struct Floats(DispatchTensor);
 
@@ -17,7 +17,7 @@ impl Floats {
         Self(tensor.into_dispatch())
     }
 
-    /// A tensor of any shape of as many elements.
+    /// The elements as a tensor of any shape with the same number of elements.
     pub(crate) fn into_tensor<const D: usize>(self, shape: impl Into<Shape>) -> Tensor<D> {
         let shape = shape.into();
         if self.0.shape() == shape {
@@ -44,7 +44,7 @@ impl Floats {
         Device::new(TensorMetadata::device(&self.0))
     }
 
-    /// The same in `dtype`, without a copy where it is already.
+    /// The same in `dtype`, without a copy if it has that dtype already.
     pub(crate) fn cast(self, dtype: FloatDType) -> Self {
         if self.dtype() == DType::from(dtype) {
             return self;
@@ -52,7 +52,7 @@ impl Floats {
         Self::of(self.of_any_rank().cast(dtype))
     }
 
-    /// The same on `device`, without a copy where it is already.
+    /// The same on `device`, without a copy if it is there already.
     pub(crate) fn moved_to(self, device: &Device) -> Self {
         if self.device() == *device {
             return self;
@@ -70,13 +70,13 @@ impl Floats {
         &mut self.0.kind
     }
 
-    /// A tensor whose rank in its type is not its own, for operations that do not look at it.
+    /// The tensor with a wrong rank in its type, for operations that do not use the rank.
     pub(crate) fn of_any_rank(self) -> Tensor<1> {
         Tensor::from_dispatch(self.0)
     }
 }
 
-/// `tensor` in `dtype`, without a copy where it is already.
+/// `tensor` in `dtype`, without a copy if it has that dtype already.
 pub(crate) fn cast<const D: usize>(tensor: Tensor<D>, dtype: FloatDType) -> Tensor<D> {
     if tensor.dtype() == DType::from(dtype) {
         return tensor;

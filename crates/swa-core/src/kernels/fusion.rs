@@ -1,9 +1,8 @@
-//! Kernels of our own where `burn-fusion` puts operations off: it registers them like its own, and launches them as they
-//! are.
+//! Our own kernels under `burn-fusion`, which defers operations: it registers them like its own, and launches them unchanged.
 //!
-//! By hand, and not by Burn's `#[backend_extension(Cube, Fusion)]`, which takes no lists: a list of ours would need
-//! `ExtensionType`, `ExtensionMetadata` and `FusionValueAdapter`, twice as many lines as this file, and a feature `fusion`
-//! of this crate that always has to be as Burn's is.
+//! This is written by hand, since Burn's `#[backend_extension(Cube, Fusion)]` takes no lists. A list type of ours would need
+//! `ExtensionType`, `ExtensionMetadata` and `FusionValueAdapter`, twice as many lines as this file, and a feature `fusion` of
+//! this crate that always has to be the same as Burn's.
 
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Shape};
@@ -18,7 +17,7 @@ impl<B: FusionBackend + Averaging> Averaging for Fusion<B> {
     fn advance(state: FloatTensor<Self>) -> FloatTensor<Self> {
         let output = description(&state);
         let inputs = vec![state];
-        put_off::<B>("swa_advance", inputs, vec![], vec![output], |mut inputs| {
+        defer::<B>("swa_advance", inputs, vec![], vec![output], |mut inputs| {
             vec![B::advance(inputs.remove(0))]
         })
         .remove(0)
@@ -27,7 +26,7 @@ impl<B: FusionBackend + Averaging> Averaging for Fusion<B> {
     fn mark(state: FloatTensor<Self>, values: Vec<FloatTensor<Self>>) -> FloatTensor<Self> {
         let output = description(&state);
         let inputs = core::iter::once(state).chain(values).collect();
-        put_off::<B>("swa_mark", inputs, vec![], vec![output], |mut inputs| {
+        defer::<B>("swa_mark", inputs, vec![], vec![output], |mut inputs| {
             let state = inputs.remove(0);
             vec![B::mark(state, inputs)]
         })
@@ -51,7 +50,7 @@ impl<B: FusionBackend + Averaging> Averaging for Fusion<B> {
         let scalars = scalars.collect();
         let count = currents.len();
         let inputs = core::iter::once(state).chain(currents).chain(averages);
-        put_off::<B>(
+        defer::<B>(
             "swa_step",
             inputs.collect(),
             scalars,
@@ -82,7 +81,7 @@ impl<B: FusionBackend + Averaging> Averaging for Fusion<B> {
         let scalars = coefficients.iter().map(|it| ScalarIr::Float((*it).into()));
         let scalars = scalars.collect();
         let inputs = values.into_iter().flatten().collect();
-        put_off::<B>("swa_combine", inputs, scalars, sums, move |mut inputs| {
+        defer::<B>("swa_combine", inputs, scalars, sums, move |mut inputs| {
             let mut values = Vec::new();
             while !inputs.is_empty() {
                 let rest = inputs.split_off(terms);
@@ -97,8 +96,8 @@ fn description<R: FusionRuntime>(tensor: &FusionTensor<R>) -> (Shape, DType) {
     (tensor.shape.clone(), tensor.dtype)
 }
 
-/// Registers an operation with outputs of these shapes and dtypes.
-fn put_off<B: FusionBackend>(
+/// Registers an operation with outputs of these shapes and dtypes, to be run later.
+fn defer<B: FusionBackend>(
     name: &str,
     inputs: Vec<FusionTensor<B::FusionRuntime>>,
     scalars: Vec<ScalarIr>,

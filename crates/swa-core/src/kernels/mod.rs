@@ -1,8 +1,8 @@
-//! Lists of tensors, and what is done with them on each kind of device.
+//! Operations on lists of tensors, for each kind of device.
 //!
-//! This is the only door to the backends, with a file for each way through: `portable` for Burn's ordinary operations, which
-//! serve any backend, `flex` for tensors in the host's memory, `cube` for CubeCL's devices, with a file a kernel (and `fusion`
-//! for those kernels where Burn puts operations off). A new backend is one more. No `cfg(feature)` is anywhere else.
+//! This is the only place that knows the backends, with a file for each kind: `portable` for Burn's ordinary operations, which
+//! run on any backend, `flex` for tensors in the host's memory, and `cube` for CubeCL's devices, with one file per kernel
+//! (`fusion` has the same kernels where Burn defers operations). A new backend is a new file. `cfg(feature)` is nowhere else.
 
 #[cfg(feature = "cubecl")]
 mod cube;
@@ -26,20 +26,20 @@ pub(crate) use verdict::{Found, Verdict};
 /// average += weight * (current - average)
 /// ```
 ///
-/// with a weight for each; one of 1 gives the current values themselves. An average keeps its dtype.
+/// Each average has its own weight. A weight of 1 gives the current values themselves. An average keeps its dtype.
 pub(crate) struct Step {
     pub(crate) current: Floats,
-    /// A NaN or an infinity in the current values is a reason to take no step at all.
+    /// If true, a NaN or an infinity in the current values is a reason to take no step at all.
     pub(crate) checked: bool,
     pub(crate) averages: Vec<(Floats, f64)>,
 }
 
-/// The time at which the host reads the finding of a device other than its own memory.
+/// The time at which the host reads the verdict of another device.
 pub(crate) enum Reading<'a> {
     /// Before the steps are taken.
     Now,
-    /// Some time later. Until then the device itself leaves out the steps towards values that are not finite, and all
-    /// steps after them.
+    /// Some time later. Until then, the device itself leaves out the steps towards values that are not finite, and all
+    /// later steps.
     Later(&'a mut Option<Verdict>),
 }
 
@@ -47,18 +47,18 @@ pub(crate) enum Reading<'a> {
 pub(crate) enum Refusal {
     /// The current values of the step with this index hold a NaN or an infinity.
     NotFinite(usize),
-    /// The device could not be read, and says why.
+    /// The device could not be read, with its message.
     Device(String),
-    /// The verdict that is to be read later is one on other values, or on another device.
+    /// The unread verdict is on other values, or on another device.
     OtherValues,
 }
 
-/// Checks all current values that are to be, in one pass, and then takes all steps: in the memory of the averages, where
-/// nobody shares that.
+/// Checks the current values of all `checked` steps, in one pass, and then takes all steps: in place, if nothing else shares
+/// the memory of the averages.
 ///
 /// # Errors
 ///
-/// The reason, with the averages as they were.
+/// The reason. The averages stay as they were.
 pub(crate) fn take(steps: &mut [Step], reading: Reading<'_>) -> Result<(), Refusal> {
     let is_elsewhere = |step: &Step| step.checked && !is_host(&step.current.device());
     let elsewhere = steps
@@ -95,7 +95,7 @@ pub(crate) fn take(steps: &mut [Step], reading: Reading<'_>) -> Result<(), Refus
     Ok(())
 }
 
-/// Takes all steps, or leaves that to the device if there is a verdict on it that the host does not know.
+/// Takes all steps. If there is a verdict that the host has not read, the device decides whether to take them.
 pub(crate) fn take_unchecked(steps: &mut [Step], verdict: Option<&Verdict>) {
     #[cfg(feature = "flex")]
     if verdict.is_none() {
@@ -104,7 +104,7 @@ pub(crate) fn take_unchecked(steps: &mut [Step], verdict: Option<&Verdict>) {
     take_elsewhere(steps, verdict);
 }
 
-/// Takes all steps, after a check of what is in the host's memory.
+/// Checks the values that are in the host's memory, and takes all steps.
 fn take_in_memory(steps: &mut [Step]) -> Result<(), usize> {
     #[cfg(feature = "flex")]
     flex::check_and_take(steps)?;
@@ -112,7 +112,11 @@ fn take_in_memory(steps: &mut [Step]) -> Result<(), usize> {
     Ok(())
 }
 
-/// The index of the first step whose current values are in the host's memory, and not finite, as an error.
+/// Checks the values that are in the host's memory.
+///
+/// # Errors
+///
+/// The index of the first step whose current values are not finite.
 fn check_in_memory(steps: &[Step]) -> Result<(), usize> {
     #[cfg(feature = "flex")]
     flex::check(steps)?;
@@ -173,8 +177,8 @@ impl Way {
 }
 
 /// The sum of `coefficient * vector` over all terms, parameter by parameter: `terms[i].1[p]` is parameter `p` of vector
-/// `i`. In one pass over each vector, in the host's memory and on CubeCL's devices. All vectors are on one device, and of one
-/// dtype for each parameter.
+/// `i`. In the host's memory and on CubeCL's devices, this takes one pass over each vector. All vectors are on one device, and
+/// have the same dtype for each parameter.
 pub(crate) fn combine(terms: &[(f64, Vec<Floats>)]) -> Vec<Floats> {
     #[cfg(feature = "flex")]
     if let Some(combined) = flex::combine(terms) {
@@ -187,12 +191,12 @@ pub(crate) fn combine(terms: &[(f64, Vec<Floats>)]) -> Vec<Floats> {
     portable::combine(terms)
 }
 
-/// The sum over all parameters of the products of the elements of both lists: in f64 where they are in the host's memory,
-/// else in f32 for each parameter and in f64 over these.
+/// The sum of `left * right` over all elements of all parameters. In the host's memory, it is summed in f64. On other devices,
+/// each parameter is summed in f32, and the parameters' sums in f64.
 ///
 /// # Errors
 ///
-/// The words of the device that could not be read.
+/// The message of the device that could not be read.
 pub(crate) fn dot(left: &[Floats], right: &[Floats]) -> Result<f64, String> {
     #[cfg(feature = "flex")]
     if let Some(dot) = flex::dot(left, right) {
@@ -201,11 +205,11 @@ pub(crate) fn dot(left: &[Floats], right: &[Floats]) -> Result<f64, String> {
     portable::dot(left, right)
 }
 
-/// The number `G` of parameters that one launch takes for an update of an [`Average`](crate::Average) on `device`, or `None` where
-/// no kernel of ours runs.
+/// The number `G` of parameters that one launch takes for an update of an [`Average`](crate::Average) on `device`, or `None` if
+/// none of our kernels runs there.
 ///
 /// An update of `K` parameters takes at most `ceil(K / G)` launches to check them, as many to average them, and a few more.
-/// What bounds `G` is the number of buffers that the device binds to a launch.
+/// `G` is limited by the number of buffers that the device binds to a launch.
 pub fn parameters_a_launch(device: &Device) -> Option<usize> {
     #[cfg(feature = "cubecl")]
     return cube::parameters_a_launch(device);
@@ -216,7 +220,7 @@ pub fn parameters_a_launch(device: &Device) -> Option<usize> {
     }
 }
 
-/// Tells a device whose tensors are in the host's memory.
+/// Tells whether a device's tensors are in the host's memory.
 pub(crate) fn is_host(device: &Device) -> bool {
     #[cfg(test)]
     if tests::IS_ELSEWHERE.get() {

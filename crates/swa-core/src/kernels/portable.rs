@@ -1,10 +1,10 @@
-//! Ordinary operations of Burn's, on any backend.
+//! Burn's ordinary operations, on any backend.
 
 use burn::tensor::{Bool, FloatDType, Tensor, kind::Basic};
 
 use super::{Floats, Verdict, accumulator_dtype, cast};
 
-/// `average + weight * (current - average)` in the average's dtype, or `average` where the device says so.
+/// `average + weight * (current - average)` in the average's dtype, or `average` if the verdict is against the step.
 pub(super) fn step(
     average: &Floats,
     current: Floats,
@@ -22,7 +22,7 @@ pub(super) fn step(
     Floats::of(accepted(average, stepped, verdict))
 }
 
-/// `new`, or `old` where the device says so. Both are on one device.
+/// `new`, or `old` if the verdict is against the update. Both are on one device.
 pub(crate) fn accepted<K: Basic>(
     old: Tensor<1, K>,
     new: Tensor<1, K>,
@@ -37,10 +37,10 @@ pub(crate) fn accepted<K: Basic>(
     }
 }
 
-/// For each of several tensors 1 if it is free of NaN and infinities, else 0, in f32 and on the device of the first.
+/// For each tensor 1 if it is free of NaN and infinities, else 0: in f32, and on the device of the first tensor.
 ///
-/// By their sums, which are finite if all elements are, and only then, as long as a sum does not overflow: one launch that
-/// reads the elements once, where an elementwise test would take five and write as much each time.
+/// This looks at their sums. As long as a sum does not overflow, it is finite if and only if all elements are. A sum takes one
+/// launch, which reads the elements once. A test of each element would take five, and write a tensor of that size each time.
 pub(super) fn finite(values: Vec<Floats>) -> Tensor<1> {
     let device = values[0].device();
     let sums = values.into_iter().map(|values| {
@@ -51,7 +51,7 @@ pub(super) fn finite(values: Vec<Floats>) -> Tensor<1> {
     in_f32(Tensor::cat(sums.collect(), 0).is_finite().float())
 }
 
-/// Not in the device's default dtype: flags are counted up, and bf16 ends at 256.
+/// Casts to f32, and not to the device's default dtype: flags are counted up, and bf16 cannot count beyond 256.
 fn in_f32(tensor: Tensor<1>) -> Tensor<1> {
     cast(tensor, FloatDType::F32)
 }

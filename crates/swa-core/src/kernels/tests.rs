@@ -8,7 +8,7 @@ thread_local! {
     pub(super) static IS_ELSEWHERE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Does `work` as if no tensor were in the host's memory, so that ordinary operations do it.
+/// Does `work` as if no tensor were in the host's memory, so that it takes Burn's ordinary operations.
 pub(crate) fn as_elsewhere<T>(work: impl FnOnce() -> T) -> T {
     IS_ELSEWHERE.set(true);
     let result = work();
@@ -16,7 +16,7 @@ pub(crate) fn as_elsewhere<T>(work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// More than what a second thread is woken for, and no multiple of what a thread takes at a time.
+/// Enough elements to wake a second thread, and no multiple of what a thread takes at a time.
 const LONG: usize = (1 << 18) + 5;
 
 fn tensor(values: &[f32]) -> Tensor<1> {
@@ -107,7 +107,7 @@ fn parts_of_tensors_are_averaged_as_such() {
         [(whole.clone().narrow(0, 1, 2), 0.5)],
     )]);
     assert_eq!(averaged, [[3.0, 5.0]]);
-    // Nobody else has a handle on the whole.
+    // There is no other handle on the whole tensor.
     let part = tensor(&[1.0, 2.0, 3.0, 4.0]).narrow(0, 1, 2);
     assert_eq!(taken(vec![step(towards(), [(part, 0.5)])]), [[3.0, 5.0]]);
 
@@ -141,7 +141,7 @@ fn no_step_is_taken_if_any_checked_value_is_not_finite() {
             _ => None,
         }
     };
-    // By a weight of 0, so that an average is the same if the step is taken.
+    // With a weight of 0, an average is the same if the step is taken.
     let of = |values: Tensor<1>| {
         let ones = values.ones_like();
         step(values, [(ones, 0.0)])
@@ -162,7 +162,7 @@ fn no_step_is_taken_if_any_checked_value_is_not_finite() {
     let steps = [tensor(&[1.0]), wide(f64::NAN), tensor(&[f32::NAN])].map(of);
     assert_eq!(first(steps.into()), Some(1));
 
-    // In 16 bits, which is checked in a copy.
+    // Values in 16 bits are checked in a copy.
     let half = tensor(&[f32::INFINITY]).cast(FloatDType::BF16);
     let steps = [tensor(&[1.0]), half, tensor(&[f32::NAN])].map(of);
     assert_eq!(first(steps.into()), Some(1));
@@ -221,8 +221,8 @@ fn products_are_summed_in_f64() {
     assert_eq!(dot(&values, &values), Ok(1e8 + 2.0));
 }
 
-/// Steps of three averages of many parameters, from none to more elements than a launch has units in one cube, with one of the
-/// averages shared: the results, and what is shared.
+/// Takes steps of three averages of many parameters, from empty ones to ones with more elements than a cube has units. One of
+/// the averages is shared. Returns the results, and the shared values.
 #[cfg(feature = "wgpu")]
 fn many_steps(device: &Device, reading: Reading<'_>) -> (Vec<Vec<f64>>, Vec<Vec<f64>>) {
     let tensor = |length: usize, factor: usize| {
@@ -243,7 +243,7 @@ fn many_steps(device: &Device, reading: Reading<'_>) -> (Vec<Vec<f64>>, Vec<Vec<
         .iter()
         .map(|length| step(tensor(*length, 37), averages(*length)))
         .collect();
-    // Rows out of order, too.
+    // Values whose elements are out of order, too.
     steps[5].current = Floats::of(tensor(3000, 37).reshape([30, 100]).transpose());
     let shared: Vec<Floats> = steps
         .iter()

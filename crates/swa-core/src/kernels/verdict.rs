@@ -1,4 +1,4 @@
-//! The verdict of a device on the values of updates, which the host does not wait for.
+//! The verdict of a device on the values of updates. The host does not wait for it.
 
 use burn::tensor::{Bool, DType, Device, Tensor, TensorData};
 
@@ -6,14 +6,17 @@ use burn::tensor::{Bool, DType, Device, Tensor, TensorData};
 use super::cube;
 use super::{Floats, portable};
 
-/// The finding of several updates on the values that they checked, on the device of these.
+/// The result of the checks of several updates, on the device of the values.
 #[derive(Debug)]
 pub(crate) struct Verdict {
-    /// In f32, shape `[3 + values]`: 1 if all values were finite in all updates before the last, else 0; the same with the
-    /// last; how many updates before the last were taken; and for each value, 0 if it was not finite in the first update
-    /// that was left out, else 1.
+    /// In f32, of shape `[3 + values]`:
+    ///
+    /// - [`BEFORE`]: 1 if all values were finite in all updates before the last, else 0;
+    /// - [`NOW`]: the same, with the last update;
+    /// - [`TAKEN`]: the number of updates before the last that were taken;
+    /// - from [`VALUES`] on, for each value, 0 if it was not finite in the first update that was left out, else 1.
     state: Tensor<1>,
-    /// The indices of the steps whose values those are.
+    /// The indices of the steps that the values belong to.
     steps: Vec<usize>,
 }
 
@@ -23,16 +26,16 @@ pub(super) const NOW: usize = 1;
 pub(super) const TAKEN: usize = 2;
 pub(super) const VALUES: usize = 3;
 
-/// A verdict, read.
+/// A verdict that the host has read.
 pub(crate) struct Found {
-    /// The number of updates that were taken, before the first that was left out.
+    /// The number of updates before the first that was left out.
     pub(crate) taken: usize,
-    /// The indices of the steps whose values were not finite in that, if there is one.
+    /// The indices of the steps whose values were not finite in that update, if there is one.
     pub(crate) not_finite: Vec<usize>,
 }
 
 impl Verdict {
-    /// Of the values of a first update, those of the `steps` with these indices: at least one.
+    /// The verdict on the values of a first update. They belong to the steps with these indices, at least one.
     pub(super) fn of(values: Vec<Floats>, steps: Vec<usize>) -> Self {
         let state = start(values.len(), &values[0].device());
         Self {
@@ -41,13 +44,13 @@ impl Verdict {
         }
     }
 
-    /// Tells values of the same steps, on the same device.
+    /// Tells whether values belong to the same steps, and are on the same device.
     pub(super) fn is_of(&self, values: &[Floats], steps: &[usize]) -> bool {
         let device = values.first().map(Floats::device);
         self.steps == steps && device == Some(self.state.device())
     }
 
-    /// This, and what the next update has found of the values at the same places.
+    /// This verdict together with that on the next update's values, which are in the same order.
     pub(super) fn and(self, values: Vec<Floats>) -> Self {
         Self {
             state: mark(advance(self.state), values),
@@ -55,7 +58,7 @@ impl Verdict {
         }
     }
 
-    /// One element, which tells if the device takes the last update.
+    /// One element, which tells whether the device takes the last update.
     pub(super) fn accept(&self, device: &Device) -> Tensor<1, Bool> {
         let now = self.state.clone().narrow(0, NOW, 1);
         now.to_device(device).greater_elem(0.5)
@@ -67,17 +70,17 @@ impl Verdict {
         self.state.clone().to_device(device)
     }
 
-    /// A state that takes an update whatever its values.
+    /// A state that takes every update.
     #[cfg(feature = "cubecl")]
     pub(super) fn to_take_all(device: &Device) -> Tensor<1> {
         start(0, device)
     }
 
-    /// One round trip to the device.
+    /// Reads the verdict, in one round trip to the device.
     ///
     /// # Errors
     ///
-    /// The words of the device that could not be read.
+    /// The message of the device that could not be read.
     pub(crate) fn read(&self) -> Result<Found, String> {
         let state = portable::read(self.state.clone())?;
         let finite = self.steps.iter().zip(&state[VALUES..]);
@@ -90,7 +93,7 @@ impl Verdict {
 }
 
 impl Clone for Verdict {
-    /// With memory of its own: a kernel changes the state in place.
+    /// A copy with its own memory, since a kernel changes the state in place.
     fn clone(&self) -> Self {
         Self {
             state: self.state.clone().add_scalar(0.0),
@@ -112,7 +115,7 @@ fn advance(state: Tensor<1>) -> Tensor<1> {
     Tensor::cat(vec![part(NOW), part(NOW), taken, finite], 0)
 }
 
-/// Notes which values are not finite, unless an update before was left out.
+/// Notes which values are not finite, unless an earlier update was left out.
 fn mark(state: Tensor<1>, values: Vec<Floats>) -> Tensor<1> {
     #[cfg(feature = "cubecl")]
     if cube::marks(&state.device(), &values) {
@@ -128,7 +131,7 @@ fn mark(state: Tensor<1>, values: Vec<Floats>) -> Tensor<1> {
     Tensor::cat(vec![before, now, part(TAKEN, 1), finite], 0)
 }
 
-/// For each of the values 1 if they are finite, else 0: on the device of the first, where a model is spread over several.
+/// For each of the values 1 if they are finite, else 0. If a model is spread over several devices, all are on the first.
 fn finite(values: Vec<Floats>) -> Tensor<1> {
     let device = values[0].device();
     let mut rest = values.into_iter().peekable();
@@ -147,7 +150,7 @@ fn finite(values: Vec<Floats>) -> Tensor<1> {
     Tensor::cat(flags, 0)
 }
 
-/// Tells what a kernel looks through.
+/// Tells whether a kernel checks these values.
 fn is_marked(values: &Floats) -> bool {
     #[cfg(feature = "cubecl")]
     return cube::marks(&values.device(), std::slice::from_ref(values));

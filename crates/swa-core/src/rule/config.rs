@@ -7,7 +7,7 @@ use burn::config::Config;
 use super::{AveragingRule, EqualWeights, Exponential, ExponentialWithWarmUp};
 use crate::AverageError;
 
-/// One of the rules of this crate, to be saved and loaded with other settings.
+/// One of this crate's rules, which can be saved and loaded with other settings.
 ///
 /// ```
 /// use swa_core::{AveragingRule, RuleConfig};

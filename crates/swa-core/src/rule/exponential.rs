@@ -9,8 +9,7 @@ use crate::AverageError;
 /// after 25,000 updates at 0.9999, 78 % at 0.99999. From the first step of a training on, take
 /// [`ExponentialWithWarmUp`](super::ExponentialWithWarmUp).
 ///
-/// Source: `torch.optim.swa_utils.get_ema_avg_fn`, whose default decay of 0.999 is the one to start
-/// from.
+/// Source: `torch.optim.swa_utils.get_ema_avg_fn`. Its default decay, 0.999, is a good start.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Exponential {
     decay: f64,
@@ -23,9 +22,10 @@ impl Exponential {
     ///
     /// [`AverageError::InvalidDecay`] unless `decay` is in `[0, 1]`.
     pub fn new(decay: f64) -> Result<Self, AverageError> {
-        match (0.0..=1.0).contains(&decay) {
-            true => Ok(Self { decay }),
-            false => Err(AverageError::InvalidDecay { decay }),
+        if (0.0..=1.0).contains(&decay) {
+            Ok(Self { decay })
+        } else {
+            Err(AverageError::InvalidDecay { decay })
         }
     }
 }

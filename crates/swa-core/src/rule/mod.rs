@@ -1,4 +1,4 @@
-//! Averaging rules: how much the newest weights count.
+//! Averaging rules, which say how much the newest weights count.
 //!
 //! Every average here is the same update,
 //!
@@ -23,9 +23,9 @@ pub use warm_up::ExponentialWithWarmUp;
 
 /// The weight `w(n)` of the new value in `average += w(n) * (current - average)`.
 ///
-/// A rule is a pure function: two calls with the same `n` give the same weight, which is what lets
-/// a resumed run go on as if it had never stopped. An [`Average`](crate::Average) does not ask for
-/// `w(0)`: its first update copies, as PyTorch's does.
+/// A rule is a pure function: two calls with the same `n` give the same weight, so that a resumed run
+/// goes on as if it had never stopped. An [`Average`](crate::Average) does not ask for `w(0)`: its
+/// first update copies, as PyTorch's does.
 ///
 /// # Example: a rule of your own
 ///
@@ -58,7 +58,7 @@ impl<R: AveragingRule + ?Sized> AveragingRule for Arc<R> {
     }
 }
 
-/// For tests: applies a rule to scalars, in the formula of the module's first lines.
+/// Applies a rule to scalars, by the formula at the top of this file. For tests.
 #[cfg(test)]
 fn average(rule: impl AveragingRule, values: &[f64]) -> f64 {
     let numbered = values.iter().enumerate();

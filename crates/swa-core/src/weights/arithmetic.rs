@@ -5,7 +5,7 @@ use crate::burn_0_22::reads_when_looked_at;
 use crate::kernels::{self, Floats, Step};
 
 impl Weights {
-    /// `w + t (v - w)`, where `v` is `other`: in this vector's own memory, if nobody shares it.
+    /// `w + t (v - w)`, where `v` is `other`: in this vector's own memory, if nothing else shares it.
     ///
     /// # Errors
     ///
@@ -50,8 +50,8 @@ impl Weights {
         Self::combine(&[(1.0, self), (a, other)])
     }
 
-    /// The sum of `c v` over any number of terms `(c, v)`: in one pass over each vector, in the
-    /// host's memory and on CubeCL's devices.
+    /// The sum of `c v` over any number of terms `(c, v)`. In the host's memory and on CubeCL's devices,
+    /// it takes one pass over each vector.
     ///
     /// # Errors
     ///
@@ -66,7 +66,7 @@ impl Weights {
         Ok(first.with_weights(kernels::combine(&vectors)))
     }
 
-    /// `<w, v>`, where `v` is `other`: summed in f64 in the host's memory, elsewhere in f32 for each parameter.
+    /// `<w, v>`, where `v` is `other`: summed in f64 in the host's memory, and in f32 for each parameter on other devices.
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ impl Weights {
         self.axpy(-1.0, other)?.norm()
     }
 
-    /// The same weights in the order of `other`'s, each on the device of `other`'s.
+    /// The same weights in the order of `other`, each on the device of the same weights of `other`.
     pub(super) fn like(&self, other: &Self) -> Result<Self, WeightsError> {
         let (layout, values) = self.clone().arranged_as(&other.layout)?.into_parts();
         let values = values.into_iter().zip(&other.values);
@@ -106,7 +106,7 @@ impl Weights {
         Ok(Self::from_parts(layout, values.collect()))
     }
 
-    /// The same with these values of the parameters with [`Role::Weight`], in their order.
+    /// The same, with these values for the parameters with [`Role::Weight`], in their order.
     pub(super) fn with_weights(&self, weights: Vec<Floats>) -> Self {
         let mut weights = weights.into_iter();
         let parameters = self.layout.parameters().iter().zip(&self.values);

@@ -1,4 +1,4 @@
-//! Directions to leave weights in.
+//! Directions in weight space.
 
 use burn::tensor::{Distribution, Tensor};
 
@@ -6,12 +6,12 @@ use super::arithmetic::is_weight;
 use super::{Role, Weights, WeightsError};
 use crate::kernels::{Floats, accumulator_dtype};
 
-/// The number that keeps a filter of length 0 from being divided by that: `net_plotter.py` of the source below.
+/// Added to a filter's length, so that it is never divided by 0: from `net_plotter.py` of the source below.
 const SMALLEST: f64 = 1e-10;
 
 impl Weights {
-    /// A direction that is uniform on the sphere of radius 1: `z / |z|` of as many standard normal numbers, from the
-    /// generators of the weights' devices (see `Device::seed`).
+    /// A direction that is uniform on the sphere of radius 1: `z / |z|`, where `z` is a vector of standard normal numbers from
+    /// the generators of the weights' devices (see `Device::seed`).
     ///
     /// Source: Izmailov et al. 2018, sec. 3.3, the rays of Fig. 4.
     ///
@@ -42,8 +42,8 @@ impl Weights {
         }
     }
 
-    /// This direction with each filter as long as that of `weights`: `d_f |w_f| / |d_f|`, where a filter is what makes one
-    /// output of a layer (see [`Parameter::filters`](super::Parameter::filters)). Parameters of one dimension, such as
+    /// This direction with each filter as long as that of `weights`: `d_f |w_f| / |d_f|`. A filter is the part of a weight for
+    /// one output of its layer (see [`Parameter::filters`](super::Parameter::filters)). Parameters of one dimension, such as
     /// biases and those of BatchNorm, get 0.
     ///
     /// Source: Li et al. 2018, *Visualizing the Loss Landscape of Neural Nets*, sec. 4, with `ignore='biasbn'` of its code.

@@ -1,12 +1,12 @@
-//! Errors with weights.
+//! Errors of weights.
 
 use thiserror::Error;
 
-/// The reason why the weights of a module could not be had, combined or put into another.
+/// The reason why the weights of a module could not be read, combined or put into another module.
 #[derive(Debug, Clone, PartialEq, Error)]
 #[non_exhaustive]
 pub enum WeightsError {
-    /// The second operand, or what is put into a module, lacks a parameter.
+    /// The second operand lacks a parameter of the first, or weights lack one of the module that they are put into.
     #[error(
         "the weights have no parameter `{path}`, which the first operand (or the module that they are put into) has: take \
          those of a module with the same configuration"
@@ -16,7 +16,7 @@ pub enum WeightsError {
         path: String,
     },
 
-    /// The second operand, or what is put into a module, has a parameter that the first, or the module, lacks.
+    /// The second operand has a parameter that the first lacks, or weights have one that the module lacks.
     #[error(
         "the weights' parameter `{path}` is not in the first operand (or in the module that they are put into): take those \
          of a module with the same configuration"
@@ -26,7 +26,7 @@ pub enum WeightsError {
         path: String,
     },
 
-    /// A parameter of the second operand, or of what is put into a module, has another shape.
+    /// A parameter of the second operand, or of the weights for a module, has another shape.
     #[error(
         "parameter `{path}` has shape {got:?}, expected {expected:?}: take the weights of a module with the same \
          configuration"
@@ -36,11 +36,11 @@ pub enum WeightsError {
         path: String,
         /// The shape in the first operand, or in the module.
         expected: Vec<usize>,
-        /// The shape in the second, or in what is put into the module.
+        /// The shape in the second, or in the weights for the module.
         got: Vec<usize>,
     },
 
-    /// Two parameters have one path.
+    /// Two parameters have the same path.
     #[error(
         "the module has two parameters at `{path}`, which its record could not tell apart either: its hand-written `visit` \
          and `map` must call `enter_module` with a name of its own for each"
@@ -50,7 +50,7 @@ pub enum WeightsError {
         path: String,
     },
 
-    /// The module's traversals differ.
+    /// The module's `visit` and `map` do not reach the same parameters.
     #[error(
         "the module has a parameter at `{path}` by one of its `visit` and `map`, and none by the other: where they are \
          written by hand, both must pass all parameters, and call `enter_module` with the same names"
@@ -99,7 +99,7 @@ pub enum WeightsError {
          time, or keep them on the CPU"
     )]
     Device {
-        /// The words of the device.
+        /// The device's own message.
         reason: String,
     },
 }

@@ -7,7 +7,7 @@ use burn::tensor::DType;
 use super::WeightsError;
 
 /// The parameters of a module, in the order of its traversal. Two layouts are alike if they have the same paths, with the same
-/// shapes and roles, in whatever order.
+/// shapes and roles, in any order.
 #[derive(Debug, Clone, Default)]
 pub struct Layout {
     parameters: Vec<Parameter>,
@@ -18,7 +18,7 @@ pub struct Layout {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Parameter {
-    /// Its place, as the module's record spells it: `layer1.0.conv1.weight`.
+    /// Its path, as in the module's record: `layer1.0.conv1.weight`.
     pub path: String,
     /// Its shape in the module.
     pub shape: Vec<usize>,
@@ -26,20 +26,20 @@ pub struct Parameter {
     pub dtype: DType,
     /// Its role in the module.
     pub role: Role,
-    /// The dimension that runs over filters: over the outputs of a layer, for a weight of two dimensions or more.
+    /// The dimension that runs over filters: for a weight of two dimensions or more, over the outputs of its layer.
     ///
-    /// 0, as in a convolution of shape `[out, in, height, width]`, but 1 for a `Linear` of Burn's, whose weight is `[in, out]`,
+    /// It is 0, as in a convolution of shape `[out, in, height, width]`, but 1 for Burn's `Linear`, whose weight is `[in, out]`,
     /// and for a transposed convolution.
     pub filters: usize,
 }
 
-/// The role of a parameter in its module, by which arithmetic treats it.
+/// The role of a parameter in its module. Arithmetic depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Role {
     /// A float parameter: an element of the vector.
     Weight,
-    /// A BatchNorm layer's running mean or variance: no weight, and copied. [`reestimate_batch_norm`] makes those that fit.
+    /// A BatchNorm layer's running mean or variance: no weight, so it is copied. [`reestimate_batch_norm`] computes new ones.
     ///
     /// [`reestimate_batch_norm`]: crate::reestimate_batch_norm
     RunningStatistic,
@@ -69,12 +69,12 @@ impl Layout {
         &self.parameters
     }
 
-    /// The index in [`parameters`](Self::parameters) of the one with this path.
+    /// The index of the parameter with this path in [`parameters`](Self::parameters).
     pub fn place(&self, path: &str) -> Option<usize> {
         self.places.get(path).copied()
     }
 
-    /// The parameter at `place` has another shape from now on.
+    /// Gives the parameter at `place` another shape.
     pub(super) fn reshape(&mut self, place: usize, shape: &[usize]) {
         self.parameters[place].shape = shape.to_vec();
     }
@@ -83,8 +83,8 @@ impl Layout {
     ///
     /// # Errors
     ///
-    /// [`WeightsError::MissingParameter`], [`WeightsError::UnknownParameter`] and [`WeightsError::ShapeMismatch`], naming the
-    /// first that differs.
+    /// [`WeightsError::MissingParameter`], [`WeightsError::UnknownParameter`] and [`WeightsError::ShapeMismatch`], for the first
+    /// parameter that differs.
     pub(super) fn places_in(&self, other: &Self) -> Result<Vec<usize>, WeightsError> {
         if let Some(parameter) = self.first_not_in(other) {
             let path = parameter.path.clone();
@@ -117,7 +117,7 @@ impl Layout {
         })
     }
 
-    /// Tells a layout that lists the same, in the same order.
+    /// Tells whether both list the same parameters in the same order.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         let alike = |(a, b): (&Parameter, &Parameter)| {
             a.path == b.path && a.role == b.role && a.shape == b.shape

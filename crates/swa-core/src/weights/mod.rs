@@ -32,11 +32,11 @@ pub(crate) use value::Value;
 /// An average, a soup of checkpoints, a point on a line, a plane or a curve between networks: all are such combinations.
 ///
 /// The vector is a [`Layout`] and one flat tensor for each parameter, which shares the module's memory as long as neither
-/// changes. Its elements are those of the parameters with [`Role::Weight`], in the order of the layout, each row-major. What
-/// else the module holds (running statistics, ints, bools) comes along: a result has that of the first operand.
+/// changes. Its elements are those of the parameters with [`Role::Weight`], in the order of the layout, each row-major. The
+/// module's other values (running statistics, ints, bools) come along: a result has those of the first operand.
 ///
-/// Results are in f32, or in f64 where the module is; what is put into a module gets the module's dtypes. Parameters are matched
-/// by path, whatever the order. Operands on another device are moved to the first operand's.
+/// Results are in f32, or in f64 if the module is. Weights that are put into a module get the module's dtypes. Parameters are
+/// matched by path, in any order. Operands on another device are moved to that of the first operand.
 ///
 /// # Example
 ///
@@ -73,13 +73,13 @@ impl Weights {
         Self::read(&module.valid())
     }
 
-    /// A copy of `module` with these weights, and with the running statistics, ints and bools that came with them: in
-    /// validation mode, in the module's dtypes, and on the weights' device.
+    /// A copy of `module` with these weights, and with the running statistics, ints and bools that came with them. It is in
+    /// validation mode, has the module's dtypes, and is on the weights' device.
     ///
     /// # Errors
     ///
     /// [`WeightsError::MissingParameter`], [`WeightsError::UnknownParameter`] and [`WeightsError::ShapeMismatch`] for a
-    /// module of other parameters, and those of [`of`](Self::of) for this one.
+    /// module with other parameters, and the errors of [`of`](Self::of).
     pub fn put_into<M: Module>(&self, module: &M) -> Result<M, WeightsError> {
         let module = module.valid();
         let there = Self::read(&module)?;
@@ -88,7 +88,7 @@ impl Weights {
         Ok(skeleton.filled(&weights.in_dtypes_of_the_module()))
     }
 
-    /// The parameters that the vector is of.
+    /// The parameters of the vector.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -141,12 +141,12 @@ impl Weights {
         })
     }
 
-    /// The same, with all float parameters in the dtypes that the module has them in.
+    /// The same, with all float parameters in the module's dtypes.
     pub(crate) fn in_dtypes_of_the_module(self) -> Self {
         self.cast(|parameter| parameter.dtype.is_float().then(|| parameter.dtype.into()))
     }
 
-    /// The same, with those parameters in the dtype of an [accumulator](accumulator_dtype) that are to be.
+    /// The same, with the averaged parameters in the dtype of an [accumulator](accumulator_dtype).
     pub(crate) fn accumulators(self, is_averaged: impl Fn(Role) -> bool) -> Self {
         self.cast(|parameter| {
             is_averaged(parameter.role).then(|| accumulator_dtype(parameter.dtype))
@@ -175,7 +175,7 @@ impl Weights {
         Self { values, ..self }
     }
 
-    /// The only handles on the values, to be [put back](Self::put_values).
+    /// Takes the values out, to be [put back](Self::put_values), so that there is no other handle on them.
     pub(crate) fn take_values(&mut self) -> Vec<Value> {
         std::mem::take(&mut self.values)
     }
@@ -189,7 +189,7 @@ impl Weights {
         (self.layout, self.values)
     }
 
-    /// The values belong to the parameters of the layout, in its order.
+    /// Weights from values in the order of the layout.
     pub(crate) fn from_parts(layout: Arc<Layout>, values: Vec<Value>) -> Self {
         Self { layout, values }
     }

@@ -9,13 +9,14 @@ use super::value::Kind;
 use super::{Layout, Parameter, Value, Weights, WeightsError};
 use crate::path::Path;
 
-/// A module whose parameters hold their places only: each keeps its id, its rank, whether it requires a gradient, and how it is
-/// saved and loaded, over a tensor of a single element. Weights stand in for them wherever the module is looked at.
+/// A module whose parameters are placeholders. Each keeps its id, its rank, whether it requires a gradient, and how it is saved
+/// and loaded, but its tensor has a single element. Whenever the module is visited or mapped, weights take their place.
 #[derive(Debug)]
 pub(crate) struct Skeleton<M>(M);
 
 impl<M: Module> Skeleton<M> {
-    /// Of a module on a plain device (see [`Module::valid`]), which shares nothing with another, and has the layout.
+    /// The skeleton of a module on a plain device (see [`Module::valid`]), which shares nothing with another, and has this
+    /// layout.
     ///
     /// # Errors
     ///
@@ -40,7 +41,7 @@ impl<M: Module> Skeleton<M> {
     /// The module with these weights, in the dtypes in which they are held, on their device.
     pub(crate) fn filled(&self, weights: &Weights) -> M {
         let mut module = self.0.valid();
-        // The tensors that are no parameters: a model that is spread over several devices keeps them where they are.
+        // This moves tensors that are no parameters. A model that is spread over several devices keeps them where they are.
         if let [device] = weights.devices().as_slice()
             && module.devices() != [device.clone()]
         {
@@ -50,7 +51,7 @@ impl<M: Module> Skeleton<M> {
         module.map(&mut Fill { path, weights })
     }
 
-    /// The same with all but the weights on `device`.
+    /// The same on `device`. The weights are not part of it.
     pub(crate) fn moved_to(self, device: &Device) -> Self {
         Self(self.0.to_device(device))
     }
@@ -65,7 +66,7 @@ impl<M: Module> Skeleton<M> {
         });
     }
 
-    /// Maps the module as if it held these weights: the skeleton, and the weights of what that gives.
+    /// Maps the module as if it held these weights. Returns the skeleton and the weights of the result.
     pub(crate) fn map<Mapper: ModuleMapper>(
         self,
         weights: Weights,
@@ -84,7 +85,7 @@ impl<M: Module> Skeleton<M> {
 }
 
 impl<M: Module> Clone for Skeleton<M> {
-    /// A copy that shares nothing that changes: running statistics included, which clones of a Burn module share.
+    /// A copy that shares nothing that changes. Clones of other Burn modules share their running statistics.
     fn clone(&self) -> Self {
         Self(self.0.valid())
     }
@@ -141,7 +142,7 @@ impl ModuleMapper for Fill<'_> {
     }
 }
 
-/// Shows a visitor weights in the places of a skeleton's.
+/// Shows a visitor weights in place of a skeleton's.
 struct Filled<'a, V> {
     path: Path,
     weights: &'a Weights,
@@ -248,7 +249,7 @@ struct Hollow<'a> {
     path: Path,
     layout: &'a Layout,
     is_mapped: Vec<bool>,
-    /// The first path that the layout does not have.
+    /// The first path that is not in the layout.
     unknown: Option<String>,
 }
 

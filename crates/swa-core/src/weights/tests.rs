@@ -18,7 +18,7 @@ fn device() -> Device {
     Device::flex().autodiff()
 }
 
-/// With a BatchNorm whose scale is 0.
+/// A network with a BatchNorm whose scale is 0.
 fn net(weight: [[f32; 2]; 2], bias: [f32; 2], steps: i64, mean: f32) -> Net {
     let device = device();
     let mut norm: BatchNorm = BatchNormConfig::new(1).init(&device);
@@ -51,7 +51,7 @@ fn weights(net: &Net) -> Weights {
 fn assert_is(net: &Net, weight: [f64; 4], bias: [f64; 2]) {
     assert_eq!(values(net.weight.val()), weight);
     assert_eq!(values(net.bias.val()), bias);
-    // Of the first operand.
+    // These are the first operand's.
     assert_eq!(net.steps.val().into_scalar::<i64>(), 1);
     assert_eq!(values(net.norm.running_mean.value()), [7.0]);
 }
@@ -152,7 +152,7 @@ fn weights_in_16_bits_are_combined_in_32_and_come_back_in_16() {
     assert_eq!(dot, 4.0 * 256.0 * 256.0);
 }
 
-/// The fields of a `Net`'s first parameter and of another, the other way round.
+/// The first parameter of a `Net` and another, in reverse order.
 #[derive(Module, Debug)]
 struct Reversed {
     bias: Param<Tensor<1>>,
@@ -215,7 +215,7 @@ fn weights_of_another_module_are_refused_with_the_path() {
     );
 }
 
-/// Two layers by a hand-written traversal, which visits and maps them by these names: by none, if they are empty.
+/// Two layers with a hand-written traversal, which visits and maps them by these names, or without names if they are empty.
 #[derive(Debug, Clone)]
 struct ByHand {
     layers: [Linear; 2],

@@ -17,7 +17,7 @@ impl Weights {
             .map(|(layout, values)| Self::from_parts(Arc::new(layout.unwrap_or_default()), values))
     }
 
-    /// The same, in the order of a layout, which is the module's as a rule.
+    /// The same, in the order of a layout, which is usually the module's.
     pub(crate) fn read_as<M: Module>(
         module: &M,
         expected: &Arc<Layout>,
@@ -30,7 +30,7 @@ impl Weights {
         }
     }
 
-    /// The values of a module, and its layout, if that is not the one that was expected.
+    /// The values of a module, and its layout if it is not the expected one.
     fn read_next_to<M: Module>(
         module: &M,
         expected: &Layout,
@@ -61,7 +61,7 @@ impl Weights {
         Ok((Some(layout), values))
     }
 
-    /// The same on `device`: in one transfer from each device, if it is the host's memory.
+    /// The same on `device`. To the host's memory, there is one transfer from each device.
     ///
     /// # Errors
     ///
@@ -75,7 +75,7 @@ impl Weights {
     }
 }
 
-/// Reads values, and the parameters from the first on that is not the next of those expected.
+/// Reads values. From the first parameter on that is not the next expected one, it reads the parameters too.
 struct Reader<'a> {
     expected: &'a Layout,
     path: Path,
@@ -147,7 +147,7 @@ impl ModuleVisitor for Reader<'_> {
     }
 }
 
-/// Moves values into the host's memory: in one transfer from each device, since the host would wait for each of several.
+/// Moves values into the host's memory, in one transfer from each device, since the host waits for each transfer.
 fn download(mut values: Vec<Value>, to: &Device) -> Result<Vec<Value>, WeightsError> {
     let mut from: Vec<Device> = values.iter().map(Value::device).collect();
     from.retain(|device| device != to);

@@ -1,4 +1,4 @@
-//! The values of a parameter, of whatever kind and rank.
+//! The values of a parameter, of any kind and rank.
 
 use burn::tensor::{Bool, Device, Float, Int, Shape, Tensor, kind::Basic};
 
@@ -30,11 +30,11 @@ impl Value {
     }
 }
 
-/// A kind of tensor that is a parameter.
+/// A kind of tensor that a parameter can be.
 pub(super) trait Kind: Basic {
     fn value<const D: usize>(tensor: Tensor<D, Self>) -> Value;
 
-    /// `None` of values of another kind.
+    /// `None` if the values are of another kind.
     fn tensor<const D: usize>(value: &Value, shape: &[usize]) -> Option<Tensor<D, Self>>;
 }
 

@@ -1,10 +1,10 @@
-//! What can be wrong with a state dict.
+//! Errors of state dicts.
 
 use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// Why a state dict could not be read, loaded or written.
+/// The reason why a state dict could not be read, loaded or written.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StateDictError {
@@ -13,11 +13,11 @@ pub enum StateDictError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         error: std::io::Error,
     },
 
-    /// The file is no state dict, or not a whole one.
+    /// The file is no state dict, or a damaged one.
     #[error(
         "{} is damaged, or no state dict: {reason}. Expected a SafeTensors file, or what `torch.save` wrote",
         .path.display()
@@ -25,7 +25,7 @@ pub enum StateDictError {
     Corrupt {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The defect.
         reason: String,
     },
 
@@ -34,11 +34,11 @@ pub enum StateDictError {
     Ambiguous {
         /// The file.
         path: PathBuf,
-        /// Under which keys.
+        /// The keys of the copies.
         keys: Vec<String>,
     },
 
-    /// There is nothing under the key that was named.
+    /// There is nothing under the given key.
     #[error(
         "{} has nothing under `{key}`: name one of the keys {}",
         .path.display(),
@@ -49,7 +49,7 @@ pub enum StateDictError {
         path: PathBuf,
         /// The key.
         key: String,
-        /// What the names in the file begin with.
+        /// The first parts of the names in the file.
         keys: Vec<String>,
     },
 
@@ -64,7 +64,7 @@ pub enum StateDictError {
     Misfit {
         /// The file.
         path: PathBuf,
-        /// How many tensors the network has.
+        /// The number of tensors of the network.
         tensors: usize,
         /// Tensors of the network that are not in the file, by PyTorch's names.
         missing: Vec<String>,
@@ -74,12 +74,12 @@ pub enum StateDictError {
         misshapen: Vec<String>,
     },
 
-    /// The file cannot be written. What was there stays.
+    /// The file cannot be written. An existing file stays as it was.
     #[error("cannot write {}: {reason}", .path.display())]
     Write {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Loading a state dict into a network: where it is in its file, and whether it is the network's.
+//! Loading a state dict into a network. This finds it in its file, and checks that it fits the network.
 
 use std::collections::BTreeSet;
 
@@ -10,19 +10,20 @@ use super::{AVERAGED_MODEL, BATCHES_TRACKED, Entry, StateDict, StateDictError, U
 use crate::burn_0_22::settled;
 
 impl StateDict {
-    /// `model` with the parameters and running statistics of this, on the device that it is on.
+    /// Loads these parameters and running statistics into `model`, on the model's device.
     ///
-    /// The state dict may be the whole file or under a key in it, such as `state_dict`, and its names under a `module.`, as
-    /// those of `AveragedModel` and `DataParallel` are: the prefix is taken that gives most of the model's names.
+    /// The state dict may be the whole file, or under a key in it, such as `state_dict`. Its names may be under a `module.`, as
+    /// in `AveragedModel` and `DataParallel`. The prefix that gives most of the model's names is taken.
     ///
-    /// The running statistics of a clone are the model's own in Burn: load into the model itself, not into a clone of one
+    /// In Burn, a clone shares the model's running statistics. So load into the model itself, and not into a clone of a model
     /// that trains on.
     ///
     /// # Errors
     ///
-    /// [`StateDictError::NoSuchKey`] if there is nothing under the key, [`StateDictError::Ambiguous`] if all of the model's
-    /// names are there under several, [`StateDictError::Misfit`] if there are missing, unknown or wrongly shaped tensors,
-    /// which it lists all, [`StateDictError::Corrupt`] if there are no tensors at all, or one cannot be read.
+    /// - [`StateDictError::NoSuchKey`] if there is nothing under the key.
+    /// - [`StateDictError::Ambiguous`] if all of the model's names are there under several keys.
+    /// - [`StateDictError::Misfit`] if tensors are missing, unknown or wrongly shaped. It lists all of them.
+    /// - [`StateDictError::Corrupt`] if there are no tensors at all, or one cannot be read.
     pub fn load<M: Module>(&self, mut model: M) -> Result<M, StateDictError> {
         let expected = tensors(&settled(&model));
         let prefix = self.prefix(&expected)?;
@@ -34,9 +35,10 @@ impl StateDict {
             let data = bridge::to_data(&self.entries[&name])
                 .map_err(|error| self.corrupt(&name, error.to_string()))?;
             // The applier below would give the parameter the file's dtype.
-            let data = match data.dtype() == expected.dtype {
-                true => data,
-                false => data.convert_dtype(expected.dtype),
+            let data = if data.dtype() == expected.dtype {
+                data
+            } else {
+                data.convert_dtype(expected.dtype)
             };
             tensors.push(bridge::from_data(data, expected.name.clone(), None));
         }
@@ -47,8 +49,8 @@ impl StateDict {
         }
     }
 
-    /// What stands before the model's names in the file: of all that stand before the name of one of its tensors, that
-    /// under which most of them are.
+    /// The prefix of the model's names in the file. Of all prefixes of the name of one of its tensors, it is the one that most of
+    /// its tensors have.
     fn prefix(&self, expected: &[Entry]) -> Result<String, StateDictError> {
         let below = self
             .key
@@ -81,10 +83,10 @@ impl StateDict {
         let complete: Vec<&str> = complete.collect();
         match complete.as_slice() {
             [only] => Ok((*only).to_owned()),
-            // What is right under the key, or right in the file, needs no further name.
+            // The network directly under the key, or directly in the file, has priority.
             [first, ..] if *first == below => Ok(below),
             [] => {
-                // The shortest of those that are equally good.
+                // Of equally good ones, the shortest.
                 let best = prefixes
                     .into_iter()
                     .max_by_key(|prefix| (names_under(prefix), usize::MAX - prefix.len()));
@@ -128,7 +130,7 @@ impl StateDict {
         }
     }
 
-    /// Whether the tensors under `prefix` are those of the model, by name and by shape.
+    /// Checks that the tensors under `prefix` are those of the model, by name and by shape.
     fn compare(&self, prefix: &str, expected: &[Entry]) -> Result<(), StateDictError> {
         let mut missing = Vec::new();
         let mut misshapen = Vec::new();
@@ -170,14 +172,14 @@ impl StateDict {
         })
     }
 
-    /// The number of updates that an `AveragedModel`'s state dict says it is of, to continue the average with.
+    /// The number of updates in the state dict of an `AveragedModel`, to continue its average.
     ///
     /// # Errors
     ///
-    /// [`StateDictError::Ambiguous`] if there are several under several keys, [`StateDictError::Corrupt`] if it cannot be
-    /// read, or is no such number.
+    /// [`StateDictError::Ambiguous`] if several keys have one, [`StateDictError::Corrupt`] if it cannot be read, or is no such
+    /// number.
     pub fn updates(&self) -> Result<Option<usize>, StateDictError> {
-        // The count stands beside the `module` that the network is in.
+        // The count is beside the `module` that holds the network.
         let key = self.key.as_ref().map(|key| format!("{key}."));
         let below = match key.as_deref() {
             None | Some(AVERAGED_MODEL) => "",
@@ -217,14 +219,15 @@ impl StateDict {
     }
 }
 
-/// Whether an entry is one of PyTorch's counts, which no module here has a place for.
+/// Tells whether an entry is one of PyTorch's counts, which Burn's modules do not have.
 fn is_a_count(name: &str) -> bool {
     name == UPDATES || name.rsplit('.').next() == Some(BATCHES_TRACKED)
 }
 
 fn described(dtype: DType, shape: &Shape) -> String {
-    match dtype.is_float() {
-        true => format!("{:?}", shape.to_vec()),
-        false => format!("{:?} of {dtype:?}", shape.to_vec()),
+    if dtype.is_float() {
+        format!("{:?}", shape.to_vec())
+    } else {
+        format!("{:?} of {dtype:?}", shape.to_vec())
     }
 }

@@ -16,9 +16,9 @@ use burn::tensor::{DType, Shape, TensorData};
 use crate::burn_0_22::settled;
 pub use error::StateDictError;
 
-/// The tensors of a network by PyTorch's names and in PyTorch's layout: what `model.state_dict()` is there.
+/// The tensors of a network by PyTorch's names and in PyTorch's layout, like PyTorch's `model.state_dict()`.
 ///
-/// It goes both ways, for any module whose fields are named as in PyTorch, as those of `swa-models` are:
+/// It can be read and written, for any module whose fields are named as in PyTorch, such as those of `swa-models`:
 ///
 /// ```
 /// use burn::tensor::Device;
@@ -40,26 +40,26 @@ pub use error::StateDictError;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// # What is translated
+/// # Translation
 ///
 /// A linear layer's weight is `[out, in]` in PyTorch and `[in, out]` in Burn; BatchNorm's `weight` and `bias` are Burn's
 /// `gamma` and `beta` ([`burn::store::PyTorchToBurnAdapter`]). Floats take on the dtype of the module that they are loaded into.
 ///
-/// `num_batches_tracked`, PyTorch's count of the batches that a BatchNorm layer has seen, is not read, since Burn keeps
-/// none; it is written as 0, since `load_state_dict` asks for it. It matters to layers with `momentum=None` alone.
+/// `num_batches_tracked`, PyTorch's count of the batches that a BatchNorm layer has seen, is not read, since Burn does not count
+/// them. It is written as 0, since `load_state_dict` asks for it. It matters only to layers with `momentum=None`.
 ///
 /// # The running variance
 ///
-/// Running statistics move as they are, so that inference is the same. While it *trains*, PyTorch updates the running
-/// variance with a batch's unbiased variance (`n - 1`) and Burn with the biased one (`n`), both normalise the batch by the
-/// biased one: a difference of `1 / n`, for `n` = batch x height x width values of a channel.
+/// Running statistics are not changed, so that inference is the same. In *training*, PyTorch updates the running variance with
+/// a batch's unbiased variance (`n - 1`), and Burn with the biased one (`n`). Both normalise the batch by the biased one. The
+/// difference is `1 / n`, for `n` = batch x height x width values of a channel.
 #[derive(Debug, Clone)]
 pub struct StateDict {
-    /// The file it is from.
+    /// The file that it was read from.
     path: PathBuf,
-    /// Where in the file to look.
+    /// The key in the file under which to look.
     key: Option<String>,
-    /// All of the file's tensors, by their names in it, those in nested dictionaries with dots between the keys.
+    /// All tensors of the file by their names, with dots between the keys of nested dictionaries.
     entries: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
 }
@@ -74,7 +74,7 @@ const UPDATES: &str = "n_averaged";
 const BATCHES_TRACKED: &str = "num_batches_tracked";
 
 impl StateDict {
-    /// The state dict of `model`, the running statistics of its last step included.
+    /// The state dict of `model`. It includes the running statistics of the last step.
     pub fn of<M: Module>(model: &M) -> Self {
         let mut entries = BTreeMap::new();
         for entry in tensors(&settled(model)) {
@@ -92,8 +92,8 @@ impl StateDict {
         }
     }
 
-    /// The same as PyTorch's `torch.optim.swa_utils.AveragedModel` has it: every name under `module.`, and the number of
-    /// `updates` that the average is of as `n_averaged`.
+    /// The same in the form of PyTorch's `torch.optim.swa_utils.AveragedModel`: every name under `module.`, and the average's
+    /// number of `updates` as `n_averaged`.
     pub fn averaged(self, updates: usize) -> Self {
         let mut entries: BTreeMap<_, _> = self
             .entries
@@ -108,10 +108,10 @@ impl StateDict {
         Self { entries, ..self }
     }
 
-    /// Takes what the file has under `key`, such as the `swa_state_dict` of a checkpoint of the SWA paper's code, which has
-    /// a `state_dict` too.
+    /// Selects the part of the file under `key`, such as the `swa_state_dict` of a checkpoint of the SWA paper's code, which
+    /// has a `state_dict` too.
     ///
-    /// A key is asked for only if the file has several that fit. A `module.` between the key and the names is found too.
+    /// A key is needed only if several parts of the file fit. A `module.` between the key and the names is found too.
     pub fn under(self, key: &str) -> Self {
         Self {
             key: Some(key.to_owned()),
@@ -119,20 +119,20 @@ impl StateDict {
         }
     }
 
-    /// With an entry in the file's metadata, which PyTorch leaves alone. Files of one entry are the same, byte for byte, for
-    /// the same tensors.
+    /// Adds an entry to the file's metadata, which PyTorch ignores. With one entry, the same tensors give the same file, byte for
+    /// byte.
     pub fn with_metadata(mut self, key: &str, value: &str) -> Self {
         self.metadata.insert(key.to_owned(), value.to_owned());
         self
     }
 
-    /// An entry of the file's metadata: SafeTensors files have some.
+    /// An entry of the file's metadata. SafeTensors files can have some.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).map(String::as_str)
     }
 }
 
-/// The float tensors of a module as PyTorch names and lays them out. Their data is read when it is asked for.
+/// The float tensors of a module with PyTorch's names and layout. Their data is read when it is asked for.
 fn tensors<M: Module>(model: &M) -> Vec<Entry> {
     let entries = model.collect(None, Some(Box::new(BurnToPyTorchAdapter)), true);
     // Burn's flags and counters, such as a layer's `training`, are no part of a state dict.
@@ -163,7 +163,7 @@ mod tests {
         fc: Linear,
     }
 
-    /// `fc` maps 2 to 3 features, its weight counting up from `first` in Burn's layout.
+    /// A network whose `fc` maps 2 to 3 features. In Burn's layout, its weight counts up from `first`.
     fn net(first: f32) -> Net {
         let device = Device::flex().autodiff();
         let weight = Tensor::<1>::from_floats([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], &device);
@@ -180,7 +180,7 @@ mod tests {
         bridge::to_data(entry).unwrap().iter::<f32>().collect()
     }
 
-    /// The state dict again, from a file.
+    /// The same state dict, written to a file and read again.
     fn through_a_file(state_dict: &StateDict) -> StateDict {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("weights.safetensors");
@@ -260,7 +260,7 @@ mod tests {
         assert!(error.contains("expected one integer, got [2]"), "{error}");
     }
 
-    /// The state dict as it is under `key` in a file that holds more.
+    /// The entries of the state dict under `key`, for a file that holds more.
     fn nested(key: &str, state_dict: StateDict) -> BTreeMap<String, Entry> {
         let entries = state_dict.entries.into_values().map(|mut entry| {
             entry.name = format!("{key}.{}", entry.name);
@@ -411,7 +411,7 @@ mod tests {
         assert_eq!(permissions(&file), permissions(&new));
     }
 
-    /// Asserts that another network has all of a network's tensors once it has been through a file.
+    /// Asserts that `other` has all tensors of `network` after loading them from a file.
     fn check<M: Module>(network: &M, other: M) {
         let state_dict = StateDict::of(network);
         let loaded = StateDict::of(&through_a_file(&state_dict).load(other).unwrap());

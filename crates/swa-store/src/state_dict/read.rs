@@ -1,4 +1,4 @@
-//! Reading a state dict, whichever of PyTorch's two kinds of files it is in.
+//! Reading a state dict from either of PyTorch's two kinds of files.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -11,20 +11,21 @@ use safetensors::SafeTensors;
 use super::{Entry, StateDict, StateDictError};
 
 impl StateDict {
-    /// Reads a state dict from a SafeTensors file, or from what `torch.save` wrote (`.pt`, `.pth`). What the file is shows in
-    /// its first bytes; its name is no matter.
+    /// Reads a state dict from a SafeTensors file, or from a file that `torch.save` wrote (`.pt`, `.pth`). The kind of file is
+    /// told from its first bytes, and not from its name.
     ///
-    /// Nothing in the file is run: of a pickle, tensors, dictionaries, lists and plain values are taken, and calls of
-    /// anything else are left as they are. The tensors of a `torch.save` file are read when they are loaded.
+    /// No code in the file is run. Of a pickle, tensors, dictionaries, lists and plain values are read, and calls of other
+    /// functions are ignored. The tensors of a `torch.save` file are read when they are loaded.
     ///
     /// # Errors
     ///
     /// [`StateDictError::Read`] and [`StateDictError::Corrupt`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self, StateDictError> {
         let path = path.as_ref();
-        match is_safetensors(path).map_err(|error| unreadable(path, error))? {
-            true => Self::read_safetensors(path),
-            false => Self::read_pytorch(path),
+        if is_safetensors(path).map_err(|error| unreadable(path, error))? {
+            Self::read_safetensors(path)
+        } else {
+            Self::read_pytorch(path)
         }
     }
 
@@ -68,8 +69,8 @@ impl StateDict {
     }
 }
 
-/// Whether a file begins as a SafeTensors file does: with the length of a JSON object in eight bytes, and its brace. What
-/// `torch.save` writes begins as an archive or a pickle, neither of which has a brace there.
+/// Tells whether a file begins like a SafeTensors file: with the length of a JSON object in eight bytes, and its brace. Files of
+/// `torch.save` begin like an archive or a pickle, neither of which has a brace there.
 fn is_safetensors(path: &Path) -> std::io::Result<bool> {
     let mut start = Vec::new();
     File::open(path)?.take(9).read_to_end(&mut start)?;

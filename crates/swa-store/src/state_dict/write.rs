@@ -17,7 +17,7 @@ impl StateDict {
     ///
     /// # Errors
     ///
-    /// [`StateDictError::Write`]. The file is written beside its place and moved there: what was there stays.
+    /// [`StateDictError::Write`]. The file is written under another name and then moved, so an existing file stays as it was.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<(), StateDictError> {
         let path = path.as_ref();
         let failed = |reason: String| StateDictError::Write {
@@ -34,7 +34,7 @@ impl StateDict {
 
         let (scratch, reserved) =
             AtomicFile::create(path).map_err(|error| failed(error.to_string()))?;
-        // As readable as any new file. SafeTensors puts another in its place, readable by its owner alone (0.8.0).
+        // The permissions of any new file. SafeTensors (0.8.0) replaces it by a file that only its owner can read.
         let permissions = reserved.metadata().map(|metadata| metadata.permissions());
         drop(reserved);
         safetensors::serialize_to_file(tensors, metadata, scratch.path())
@@ -46,7 +46,7 @@ impl StateDict {
     }
 }
 
-/// A tensor with its data: to write one whose data is yet to be read, SafeTensors knows no error.
+/// A tensor with its data. SafeTensors has no error for data that cannot be read while it writes.
 struct WholeTensor {
     data: TensorData,
     dtype: Dtype,

@@ -82,13 +82,12 @@ impl PaperLrSchedulerConfig {
     }
 }
 
-/// What is left of the learning rate at the end of plain SGD.
+/// The part of the learning rate that is left at the end of plain SGD.
 const SGD_RATIO: f64 = 0.01;
 
 /// The schedule of the SWA paper and its code: constant, then linear, then constant.
 ///
-/// With `e` the epoch, counted from 0, and `t = e / span`, the learning rate of all steps of the epoch
-/// is
+/// All steps of epoch `e`, counted from 0, have the same learning rate. With `t = e / span`, it is
 ///
 /// ```text
 /// lr                                            t <= 0.5

@@ -9,7 +9,7 @@ use burn::optim::LearningRate;
 use super::paper::rate;
 use crate::SwaError;
 
-/// How [`SwaLrScheduler`] gets from one rate to the other, with `t` from 0 to 1.
+/// The way of [`SwaLrScheduler`] from one rate to the other, with `t` from 0 to 1.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum Annealing {
     /// `(1 - cos(pi t)) / 2` of the way: PyTorch's default.
@@ -30,11 +30,11 @@ impl Annealing {
 /// The settings of a [`SwaLrScheduler`].
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct SwaLrSchedulerConfig {
-    /// The number of optimizer steps of the schedule before.
+    /// The number of optimizer steps of the earlier schedule.
     start_step: usize,
     /// The learning rate that it leads to.
     swa_lr: LearningRate,
-    /// The number of optimizer steps that it takes to get there. With 0 the rate is `swa_lr` at once.
+    /// The number of optimizer steps on the way to `swa_lr`. With 0, the rate is `swa_lr` at once.
     annealing_steps: usize,
     /// The way from rate to rate: along a cosine by default.
     #[config(default = "Annealing::Cosine")]
@@ -58,7 +58,7 @@ impl SwaLrSchedulerConfig {
     }
 }
 
-/// Another schedule up to a step, and from there, wherever that one stands, to the SWA rate.
+/// Another schedule up to a step, and from its last rate to the SWA rate.
 ///
 /// After `start_step` steps of the other schedule, whose last rate was `from`, step `j = 1, 2, …` has
 ///
@@ -90,7 +90,7 @@ impl<S: LrScheduler + Clone + 'static> LrScheduler for SwaLrScheduler<S> {
         } = self.config;
         let step = self.steps;
         self.steps += 1;
-        // A schedule that is followed from the first step on starts from the other's first rate.
+        // With a `start_step` of 0, the way starts from the first rate of `before`.
         if step < start_step || step == 0 {
             self.from = self.before.step();
         }

@@ -1,4 +1,4 @@
-//! What collects the live weights, and when.
+//! The averages of a training, which collect the live weights.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use swa_core::{Average, AverageError};
 
 use crate::{Collect, SwaError};
 
-/// The name of the average that validation goes by.
+/// The name of the average that is validated.
 pub(crate) const MAIN: &str = "averaged";
 
-/// An average, with the optimizer steps after which it takes the live weights in.
+/// An average, with the optimizer steps after which it collects the live weights.
 #[derive(Clone)]
 pub(super) struct Collector<M: Module> {
     pub(super) name: Arc<str>,
@@ -20,7 +20,7 @@ pub(super) struct Collector<M: Module> {
 }
 
 impl<M: Module> Collector<M> {
-    /// The error of this average.
+    /// The training's error for an error of this average.
     fn failed(&self, error: AverageError) -> SwaError {
         if *self.name == *MAIN {
             error.into()
@@ -33,7 +33,7 @@ impl<M: Module> Collector<M> {
     }
 }
 
-/// Everything that collects in a training. The first is the average that validation goes by.
+/// All averages of a training. The first one is validated.
 #[derive(Clone)]
 pub(super) struct Collectors<M: Module> {
     pub(super) main: Collector<M>,
@@ -71,12 +71,12 @@ impl<M: LearnerModel> Collectors<M> {
         std::iter::once(&mut self.main).chain(&mut self.further)
     }
 
-    /// Reads the weights of `model` once, for all that are due after optimizer step `step`. `before_update` is called with the
-    /// name of each.
+    /// Reads the weights of `model` once, for all averages that are due after optimizer step `step`. Before each update, it calls
+    /// `before_update` with the average's name.
     ///
     /// # Errors
     ///
-    /// The first of theirs, once all have had the weights.
+    /// The first error of an average. All others are updated nevertheless.
     pub(super) fn collect(
         &mut self,
         step: usize,
@@ -97,11 +97,11 @@ impl<M: LearnerModel> Collectors<M> {
         outcome
     }
 
-    /// Reads whether everything that the device collected was finite.
+    /// Reads from the device whether all collected weights were finite.
     ///
     /// # Errors
     ///
-    /// The first of theirs, once all have been asked.
+    /// The first error of an average. All others are checked nevertheless.
     pub(super) fn check(&mut self) -> Result<(), SwaError> {
         let mut outcome = Ok(());
         for collector in self.iter_mut() {
@@ -111,7 +111,7 @@ impl<M: LearnerModel> Collectors<M> {
         outcome
     }
 
-    /// The same, with other averages.
+    /// The same, with each average changed.
     pub(super) fn with_each(mut self, mut change: impl FnMut(Average<M>) -> Average<M>) -> Self {
         self.main.average = change(self.main.average);
         let further = self.further.into_iter().map(|collector| Collector {
@@ -122,7 +122,7 @@ impl<M: LearnerModel> Collectors<M> {
         self
     }
 
-    /// Visits the first as `average`, the others by their names in `averages`.
+    /// Visits the first average as `average`, the others by their names in `averages`.
     pub(super) fn visit<V: ModuleVisitor>(&self, visitor: &mut V, container: &str) {
         visitor.enter_module("average", container);
         self.main.average.visit(visitor);

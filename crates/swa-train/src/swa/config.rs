@@ -19,7 +19,7 @@ use crate::{Collect, SwaError};
 
 /// The settings of SWA in a training: when to collect weights, how to average them, and what to do about BatchNorm.
 ///
-/// All but the first have defaults, which are the paper's. They are saved and loaded as those of Burn are:
+/// All but the first have defaults, which are the paper's. They are saved and loaded like Burn's:
 ///
 /// ```
 /// use burn::config::Config;
@@ -38,34 +38,35 @@ use crate::{Collect, SwaError};
 pub struct SwaConfig {
     /// The optimizer steps after which weights are collected.
     pub collect: Collect,
-    /// The rule of the average: equal weights by default. One of your own: [`Swa::with_rule`].
+    /// The rule of the average: equal weights by default. For a rule of your own, see [`Swa::with_rule`].
     #[config(default = "RuleConfig::EqualWeights")]
     pub rule: RuleConfig,
-    /// What becomes of BatchNorm's running statistics: re-estimated by default, from the whole training set.
+    /// The treatment of BatchNorm's running statistics: re-estimated by default, from the whole training set.
     #[config(default = "RunningStatistics::Reestimated(ReestimationConfig::new())")]
     pub running_statistics: RunningStatistics,
-    /// Averages that are kept beside the first, which validation goes by: none by default. A failure of one ends all, each
-    /// with its last good value.
+    /// Averages beside the first, which is the one that is validated: none by default. If one fails, all stop, and each keeps its
+    /// last good value.
     #[config(default = "Vec::new()")]
     pub further_averages: Vec<AverageConfig>,
 }
 
-/// What becomes of the running statistics of BatchNorm layers, in all averages.
+/// The treatment of the running statistics of BatchNorm layers, in all averages.
 #[derive(Config, Debug, PartialEq)]
 pub enum RunningStatistics {
-    /// Re-estimated from data whenever an averaged model is wanted, for validation or for use: as in the paper, and as
+    /// Re-estimated from data whenever an averaged model is needed, for validation or for use: as in the paper, and as by
     /// PyTorch's `update_bn`.
     Reestimated(ReestimationConfig),
     /// Averaged like weights: PyTorch's `use_buffers`, for an EMA that must cost nothing at validation.
     Averaged,
-    /// The latest of the training: timm's `exclude_buffers`.
+    /// The training's latest: timm's `exclude_buffers`.
     Latest,
 }
 
 /// An average beside the first.
 #[derive(Config, Debug, PartialEq)]
 pub struct AverageConfig {
-    /// Its name in records, in metrics, and for [`Swa::averaged`]: one of its own, without a dot, neither `averaged` nor `live`.
+    /// Its name in records, in metrics, and for [`Swa::averaged`]. Names are unique, without a dot, and neither `averaged` nor
+    /// `live`.
     pub name: String,
     /// The optimizer steps after which it collects weights.
     pub collect: Collect,
@@ -75,25 +76,25 @@ pub struct AverageConfig {
 }
 
 impl SwaConfig {
-    /// Wraps `model`, for `Learner::new` in its place.
+    /// Wraps `model`. Give the wrapper to `Learner::new` in place of the model.
     ///
-    /// `train_loader` is what BatchNorm is re-estimated from: the loader that the training uses, or
-    /// another one over the same data. It is used only if the model has BatchNorm layers. Its batches
-    /// go through the model's own [`InferenceStep::step`], and count by the loader's progress in
-    /// items, as that of all of Burn's loaders is. Under `multi` or `ddp` with one device, a shuffled loader that
-    /// trains and re-estimates serves its batches in another order than if it only trained (Burn 0.22.1 draws from
-    /// its generator to move it to a device): where that matters, give this a loader of its own.
+    /// BatchNorm is re-estimated from `train_loader`: the loader that the training uses, or another one over the same
+    /// data. It is used only if the model has BatchNorm layers. Its batches go through the model's own
+    /// [`InferenceStep::step`]. The size of a batch is taken from the loader's progress, which counts items in all of
+    /// Burn's loaders. Under `multi` or `ddp` with one device, a shuffled loader that trains and re-estimates serves its
+    /// batches in another order than if it only trained (Burn 0.22.1 draws from its generator to move it to a device).
+    /// If that matters, use a separate loader here.
     ///
-    /// From here on the process [reads tensors when asked](read_tensors_when_asked), so that a checkpoint on an
-    /// accelerator holds weights, average and the optimizer's state of one step.
+    /// From here on, the process [reads tensors when asked](read_tensors_when_asked), so that in a checkpoint on an
+    /// accelerator, the weights, the average and the optimizer's state are of the same step.
     ///
     /// # Errors
     ///
-    /// - [`SwaError::Invalid`] for names of averages that cannot be.
+    /// - [`SwaError::Invalid`] for invalid names of averages.
     /// - [`SwaError::Average`] for a model that cannot be averaged, such as one with LoRA adapters, and for a decay outside of
-    ///   `[0, 1]`; [`SwaError::FurtherAverage`] for those of a further average.
-    /// - [`SwaError::BatchNorm`] for a model whose BatchNorm cannot be re-estimated, such as one in 16 bits, if it is to be, and
-    ///   for a re-estimation from 0 batches.
+    ///   `[0, 1]`; [`SwaError::FurtherAverage`] for the same in a further average.
+    /// - [`SwaError::BatchNorm`] if BatchNorm is to be re-estimated and cannot be, such as for a model in 16 bits, or from 0
+    ///   batches.
     pub fn init<M>(
         &self,
         model: M,

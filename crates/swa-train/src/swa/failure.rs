@@ -1,4 +1,4 @@
-//! Failures of averaging, and what they stop.
+//! Failures of averaging and of evaluation.
 
 use std::sync::OnceLock;
 
@@ -7,15 +7,15 @@ use crate::SwaError;
 /// The first failures of a training, known to all its clones, forks, replicas and copies for validation.
 #[derive(Default)]
 pub(super) struct Failures {
-    /// What ended the averaging: an average lacks an update, or has those of another training.
+    /// The failure that ended the averaging: an average lacks an update, or has those of another training.
     pub(super) of_averaging: OnceLock<Failed>,
-    /// What kept an averaged model from being made ready for use.
+    /// The failure that kept an averaged model from being made ready for use.
     pub(super) of_evaluation: OnceLock<Failed>,
 }
 
 pub(super) struct Failed {
     pub(super) error: SwaError,
-    /// The number of steps that were taken before.
+    /// The number of steps before the failure.
     pub(super) step: usize,
 }
 
@@ -26,7 +26,7 @@ impl Failures {
         of_averaging.or_else(|| self.of_evaluation.get())
     }
 
-    /// Keeps a failure, unless there was one of its kind before.
+    /// Keeps a failure, unless there was an earlier one of its kind.
     pub(super) fn add(&self, failed: Failed) {
         let kept = match failed.error {
             SwaError::Average(_) | SwaError::FurtherAverage { .. } | SwaError::Shared { .. } => {
@@ -34,7 +34,7 @@ impl Failures {
             }
             _ => &self.of_evaluation,
         };
-        // The first one is what counts.
+        // Only the first one is kept.
         let _ = kept.set(failed);
     }
 }

@@ -1,4 +1,4 @@
-//! The wrapper with which metrics of further models are shown.
+//! The wrapper that shows metrics of further models.
 
 use core::{fmt, ptr};
 use std::cell::OnceCell;
@@ -33,7 +33,7 @@ struct Further<M> {
 }
 
 impl<M> Clone for Further<M> {
-    /// One that has not been evaluated.
+    /// A copy that has not been evaluated.
     fn clone(&self) -> Self {
         Self {
             name: self.name.clone(),
@@ -86,7 +86,7 @@ impl<M: LearnerModel> SwaMetrics<M> {
         }
     }
 
-    /// The model that goes by a name: the live one too while nothing has been averaged.
+    /// The model with this name, or the live one while nothing has been averaged.
     fn model<'a>(&'a self, further: &'a Further<M>) -> &'a M {
         let evaluated = match &*further.name {
             LIVE => None,
@@ -100,7 +100,7 @@ impl<M: LearnerModel> SwaMetrics<M> {
     }
 }
 
-/// The error that lists the live model among those there are.
+/// The error, with the live model in its list of names.
 fn with_live(error: SwaError) -> SwaError {
     match error {
         SwaError::UnknownAverage { name, mut known } => {
@@ -150,7 +150,7 @@ where
 
     fn step(&self, item: Self::Input) -> Self::Output {
         let evaluated = self.swa.evaluated();
-        // Several names may be of one model, which the batch passes once.
+        // Several names may be of one model, which takes the batch once.
         let mut passed: Vec<&M> = vec![evaluated];
         let mut outputs = vec![InferenceStep::step(evaluated, item.clone())];
         let names = self.further.iter().map(|further| {
@@ -234,7 +234,7 @@ impl<M: LearnerModel> fmt::Debug for SwaMetrics<M> {
     }
 }
 
-/// As the model alone.
+/// Shows the model as if it were alone.
 impl<M: LearnerModel> fmt::Display for SwaMetrics<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.swa, f)

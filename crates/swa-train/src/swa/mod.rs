@@ -1,4 +1,4 @@
-//! The wrapper that turns SWA on in a `Learner`.
+//! The wrapper that adds SWA to a `Learner`.
 
 mod collector;
 mod config;
@@ -25,37 +25,37 @@ use failure::{Failed, Failures};
 pub use metrics::SwaMetrics;
 use state::{Averaged, State};
 
-/// A model with its average, in a `Learner` in the model's place.
+/// A model with its average, in place of the model in a `Learner`.
 ///
 /// Trains the *live* model just as it would be trained alone, collects its weights after the optimizer
-/// steps that [`Collect`](crate::Collect) names, and validates with the averaged model, its BatchNorm re-estimated
-/// (with the live one, while nothing has been averaged). Metrics, checkpoints, resuming, early
+/// steps that [`Collect`](crate::Collect) names, and validates with the averaged model, its BatchNorm re-estimated.
+/// While nothing has been averaged, it validates with the live model. Metrics, checkpoints, resuming, early
 /// stopping, gradient accumulation, several devices and the terminal UI are Burn's own, untouched:
 ///
 /// - the optimizer sees the live model alone, with the parameter paths it always had;
-/// - the average, the number of updates and of steps are recorded with the live weights, under
-///   `average` and `steps` beside `model`, so that a checkpoint resumes all of them; further averages are under their names in
-///   `averages`, and `format` is the number of the record's format. A record of an earlier version, which has no `format`, is
-///   loaded by `load_record` of the wrapper itself; as a part of another module it takes `allow_partial(true)`;
-/// - clones and forks share one average, which is updated once a step, so that each training needs a
-///   `Swa` of its own; `valid` makes a copy that later steps leave alone.
+/// - a record holds the live weights under `model`, the average with its number of updates under `average`, and the number of
+///   steps under `steps`, so that a checkpoint resumes all of them. Further averages are under their names in `averages`, and
+///   `format` is the number of the record's format. The wrapper's own `load_record` loads a record of an earlier version, which
+///   has no `format`; as a part of another module, it takes `allow_partial(true)`;
+/// - clones and forks share one average, which is updated once a step. So each training needs a `Swa` of
+///   its own. `valid` makes a copy that later steps leave alone.
 ///
 /// # Several devices
 ///
-/// Under `ExecutionStrategy::multi`, in both modes of its optimizer, the devices are sent the live model
-/// alone, and there is one average. Under `ExecutionStrategy::ddp` every worker averages its own
-/// replica, on its own device, so that nothing is sent for it: replicas have the same weights, and so
-/// the same average. Burn validates, checkpoints and hands over that of the first device. BatchNorm is
-/// re-estimated on the first device alone under both.
+/// Under `ExecutionStrategy::multi`, in both modes of its optimizer, only the live model is sent to the
+/// devices, and there is one average. Under `ExecutionStrategy::ddp`, every worker averages its own
+/// replica on its own device, so that nothing is sent for it: replicas have the same weights, and so
+/// the same average. Burn validates, checkpoints and returns that of the first device. Under both,
+/// BatchNorm is re-estimated on the first device only.
 ///
-/// A failure interrupts the workers of `ddp` after the next step, all of them after the same one (see
-/// [`with_interrupter`](Self::with_interrupter)): one that went on alone would wait forever for the others'
-/// gradients. After the last step there is nothing to interrupt, and [`failure`](Self::failure) and
-/// [`into_averaged`](Self::into_averaged) tell.
+/// A failure interrupts all workers of `ddp` after the same step, the next one (see
+/// [`with_interrupter`](Self::with_interrupter)): a worker that went on alone would wait forever for the
+/// gradients of the others. After the last step there is nothing to interrupt: there,
+/// [`failure`](Self::failure) and [`into_averaged`](Self::into_averaged) return the error.
 ///
-/// `ddp` was tested with threads that add their gradients up in the host's memory, through Burn's own
-/// strategy, and not with the collectives of several GPUs: none were at hand. What each part costs in
-/// bytes, and what goes on past one machine:
+/// `ddp` was tested through Burn's own strategy, with threads that add their gradients up in the host's
+/// memory. It was not tested with the collectives of several GPUs, since none were at hand. For the costs in
+/// bytes, and for several machines, see
 /// [`docs/several-machines.md`](https://github.com/burn-swa/burn-swa/blob/main/docs/several-machines.md).
 ///
 /// Made by [`SwaConfig::init`].
@@ -65,42 +65,42 @@ pub struct Swa<M: LearnerModel> {
     steps: Counter,
     /// The number of the format of its records.
     format: Counter,
-    /// Behind a lock and not a plain field, so that an update owns the average and can work in place: see
+    /// Behind a lock, and not a plain field, so that an update owns the average and can change it in place: see
     /// [`burn_0_22`](crate::burn_0_22).
     state: Arc<Mutex<State<M>>>,
-    /// The averages as they were when this copy for validation was made, if it is one.
+    /// In a copy for validation, the averages at the time when it was made.
     snapshot: Option<Collectors<M>>,
-    /// The averaged model that this value validates with, if there is one, once it has validated.
+    /// The averaged model of this value's validation, if there is one. Set by the first validation step.
     evaluated: OnceCell<Option<M>>,
     failures: Arc<Failures>,
     interrupter: Option<Interrupter>,
-    /// Whether this is one of the replicas that `ExecutionStrategy::ddp` trains side by side.
+    /// True for the replicas that `ExecutionStrategy::ddp` trains side by side.
     is_replica: bool,
 }
 
-/// The number of the format of a [`Swa`]'s records, which is their entry `format`: 1 since they say it, and 0 before.
+/// The number of the format of a [`Swa`]'s records, which is in their entry `format`. Format 0 has no such entry.
 pub const RECORD_FORMAT: usize = 1;
 
 /// The name of the live model, for metrics.
 const LIVE: &str = "live";
 
-/// What a configuration cannot hold: it is given to what [`SwaConfig::init`] makes.
+/// Settings that a configuration cannot hold, and the results.
 impl<M: LearnerModel> Swa<M> {
-    /// Averages by a rule of your own from the next update on, in the first average.
+    /// Sets the rule of the first average, from the next update on: a rule of your own, for example.
     pub fn with_rule(self, rule: impl AveragingRule + 'static) -> Self {
         let mut collectors = self.collectors();
         collectors.main.average = collectors.main.average.with_rule(rule);
         self.with_collectors(collectors)
     }
 
-    /// Keeps all averages on `device` rather than the model's.
+    /// Keeps all averages on `device`, and not on the model's device.
     pub fn with_device(self, device: &Device) -> Self {
         let collectors = self.collectors();
         self.with_collectors(collectors.with_each(|average| average.with_device(device)))
     }
 
-    /// Goes on from `averaged`, the average of `updates` earlier updates, such as that of a PyTorch
-    /// `AveragedModel` with its `n_averaged`: in the first average. The steps of this run are counted from its beginning.
+    /// Continues the first average from `averaged`, the average of `updates` earlier updates, such as that of a PyTorch
+    /// `AveragedModel` with its `n_averaged`. The steps of this run are counted from its beginning.
     ///
     /// # Errors
     ///
@@ -113,24 +113,24 @@ impl<M: LearnerModel> Swa<M> {
     }
 
     /// Stops the training through `interrupter` when averaging or re-estimating BatchNorm fails, with
-    /// the reason in `LearningResult::error`. Without one the failure is logged and the training goes
-    /// on, validated by the live model; an average that could not be updated keeps its last good value,
-    /// and [`into_averaged`](Self::into_averaged) returns the error.
+    /// the reason in `LearningResult::error`. Without an interrupter, the failure is logged, and the
+    /// training goes on, validated with the live model. An average that could not be updated keeps its
+    /// last good value, and [`into_averaged`](Self::into_averaged) returns the error.
     ///
-    /// Pass the same to `SupervisedTraining::with_interrupter`.
+    /// Pass the same interrupter to `SupervisedTraining::with_interrupter`.
     pub fn with_interrupter(mut self, interrupter: Interrupter) -> Self {
         self.interrupter = Some(interrupter);
         self
     }
 
     /// Shows metrics of further models beside the averaged one's: of the `live` model, and of the averages in
-    /// [`SwaConfig::further_averages`] by their names. Call it last: the other `with_*` are the wrapper's.
+    /// [`SwaConfig::further_averages`] by their names. Call it last: its result has no other `with_*`.
     ///
-    /// Metrics of validation then take a [`ModelOutputs`](crate::ModelOutputs): those registered as they are show
-    /// the averaged model, and a [`ModelMetric`](crate::ModelMetric) the model that it names. Each model costs a forward pass a
-    /// batch; an average's also a re-estimation of BatchNorm a validation, for which
-    /// [`first_batches`](swa_core::ReestimationConfig::first_batches) sets how much data it takes. An average that has averaged
-    /// nothing yet, or was not to be had, has the live model's metrics.
+    /// Metrics of validation then take a [`ModelOutputs`](crate::ModelOutputs). Burn's own metrics show the averaged model, and a
+    /// [`ModelMetric`](crate::ModelMetric) shows the model that it names. Each model costs a forward pass per batch. Each average
+    /// also costs a re-estimation of BatchNorm per validation, and
+    /// [`first_batches`](swa_core::ReestimationConfig::first_batches) sets how much data that takes. An average that has averaged
+    /// nothing yet, or that failed, shows the live model's metrics.
     ///
     /// ```
     /// use burn::train::metric::LossMetric;
@@ -170,20 +170,20 @@ impl<M: LearnerModel> Swa<M> {
 
 impl<M: LearnerModel> Swa<M> {
     /// The averaged model with its BatchNorm re-estimated: the user's own type, in validation mode,
-    /// ready for inference. If the last validation was of the same average, its statistics are used,
-    /// and there is no further pass over the data.
+    /// ready for inference. If the average has not changed since the last validation, the statistics of
+    /// that are used, without another pass over the data.
     ///
     /// # Errors
     ///
     /// - [`SwaError::NothingCollected`] if the training ended before it collected anything.
-    /// - What kept the average from being updated, even if the training went on after it. The last good
-    ///   average is what [`average`](Self::average) gives: take it before.
-    /// - What keeps BatchNorm from being re-estimated now.
+    /// - The error that kept the average from being updated, even if the training went on after it. Call
+    ///   [`average`](Self::average) before this to take the last good average.
+    /// - The error that keeps BatchNorm from being re-estimated now.
     pub fn into_averaged(self) -> Result<M, SwaError> {
         self.averaged(MAIN)
     }
 
-    /// The same of the average called `name`: `averaged`, or one of [`SwaConfig::further_averages`].
+    /// The same for the average called `name`: `averaged`, or one of [`SwaConfig::further_averages`].
     ///
     /// # Errors
     ///
@@ -213,40 +213,40 @@ impl<M: LearnerModel> Swa<M> {
         self.model
     }
 
-    /// A copy of the first average, as it stands.
+    /// A copy of the first average in its current state.
     pub fn average(&self) -> Average<M> {
         self.read(|collectors| collectors.main.average.clone())
     }
 
-    /// How many times weights were collected in the first average.
+    /// The number of times that the first average has collected weights.
     pub fn updates(&self) -> usize {
         self.read(|collectors| collectors.main.average.updates())
     }
 
-    /// How many optimizer steps were taken, over all resumed parts of the run.
+    /// The number of optimizer steps that were taken, over all resumed parts of the run.
     pub fn steps(&self) -> usize {
         self.steps.value
     }
 
-    /// What the last re-estimation of BatchNorm did, if there was one for the first average as it stands.
+    /// The report of the last re-estimation of BatchNorm, if there was one for the first average in its current state.
     pub fn batch_norm_report(&self) -> Option<BatchNormReport> {
         let updates = self.updates();
         self.state().evaluation.report(MAIN, updates)
     }
 
-    /// What kept an average from being updated, or else from being evaluated, if anything did.
+    /// The first failure, if there was one: of an update, or else of an evaluation.
     pub fn failure(&self) -> Option<SwaError> {
         self.failures.first().map(|failed| failed.error.clone())
     }
 }
 
 impl<M: LearnerModel> Swa<M> {
-    /// A poisoned lock is as good as another: a panic is on its way to whoever trains, and this must not hide it behind another.
+    /// The state, even behind a poisoned lock: the panic that poisoned it must not be hidden by a second one here.
     fn state(&self) -> MutexGuard<'_, State<M>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads what this collects, or what it had collected when this copy for validation was made.
+    /// Reads the averages. In a copy for validation, these are the averages at the time when it was made.
     fn read<R>(&self, read: impl FnOnce(&Collectors<M>) -> R) -> R {
         match &self.snapshot {
             Some(snapshot) => read(snapshot),
@@ -258,7 +258,7 @@ impl<M: LearnerModel> Swa<M> {
         self.read(Collectors::clone)
     }
 
-    /// The same with a state of its own, in which it collects with these.
+    /// The same, with a new state that holds these averages.
     fn with_collectors(mut self, collectors: Collectors<M>) -> Self {
         let state = self.state().fresh(collectors);
         self.state = Arc::new(Mutex::new(state));
@@ -278,7 +278,7 @@ impl<M: LearnerModel> Swa<M> {
         let averaged = self
             .state()
             .averaged(self.snapshot.as_ref(), name, &device)?;
-        // The lock is open while data are passed: a loader may ask this how far it is.
+        // The lock is free during the pass over the data, since a loader may call methods of this value.
         Ok(match averaged {
             None => None,
             Some(Averaged::Ready(model)) => Some(model),
@@ -289,10 +289,10 @@ impl<M: LearnerModel> Swa<M> {
         })
     }
 
-    /// Reads whether what the device averaged was finite: where this is called, waiting for the device
-    /// costs nothing.
+    /// Reads from the device whether all averaged weights were finite. Call this only where waiting for
+    /// the device costs nothing.
     fn check(&self) {
-        // What a copy for validation has was checked when it was made.
+        // A copy for validation was checked when it was made.
         if self.snapshot.is_none() {
             let checked = self.state().collectors.check();
             if let Err(error) = checked {
@@ -344,7 +344,7 @@ impl<M: LearnerModel> fmt::Debug for Swa<M> {
     }
 }
 
-/// As the model alone.
+/// Shows the model as if it were alone.
 impl<M: LearnerModel> fmt::Display for Swa<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.model, f)

@@ -16,12 +16,12 @@ use crate::burn_0_22::is_sharder;
 const CONTAINER: &str = "Struct:Swa";
 
 impl<M: LearnerModel> Module for Swa<M> {
-    /// Where the live model is: the average follows it.
+    /// The devices of the live model, which the average follows.
     fn collect_devices(&self, devices: Devices) -> Devices {
         self.model.collect_devices(devices)
     }
 
-    /// Forks the live model alone. Burn forks the whole module to every device at every step of a
+    /// Forks only the live model. Burn forks the whole module to every device at every step of a
     /// multi-device training, and no worker there needs the average.
     fn fork(mut self, device: &Device) -> Self {
         self.model = self.model.fork(device);
@@ -41,8 +41,8 @@ impl<M: LearnerModel> Module for Swa<M> {
         self
     }
 
-    /// A copy for validation, which later steps of the training leave alone. What it evaluates is kept for
-    /// [`Swa::into_averaged`].
+    /// A copy for validation, which later steps of the training do not change. The models that it evaluates
+    /// are kept for [`Swa::into_averaged`].
     fn valid(&self) -> Self {
         self.check();
         Self {
@@ -57,14 +57,14 @@ impl<M: LearnerModel> Module for Swa<M> {
         self
     }
 
-    /// Of the live model, as if it were alone.
+    /// The number of parameters of the live model alone.
     fn num_params(&self) -> usize {
         self.model.num_params()
     }
 
     fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
-        // The live model first: its parameters have the same ids as the average's, and whoever looks
-        // gradients up by id must meet them first.
+        // The live model is visited first. Its parameters have the same ids as the average's, and a
+        // visitor that looks up gradients by id must find those of the live model.
         visitor.enter_module("model", CONTAINER);
         self.model.visit(visitor);
         visitor.exit_module("model", CONTAINER);
@@ -96,7 +96,7 @@ impl<M: LearnerModel> Module for Swa<M> {
         let before = self.steps();
         self.steps = self.steps.map(mapper, &device);
         if self.steps() != before {
-            // A record's: what failed before is not of its steps.
+            // A record was loaded, and the earlier failures are not of its steps.
             self.failures = Arc::default();
         }
         mapper.exit_module("steps", CONTAINER);
@@ -106,7 +106,7 @@ impl<M: LearnerModel> Module for Swa<M> {
             self.format = self.format.map(mapper, &device);
             mapper.exit_module("format", CONTAINER);
         }
-        // What is written from here on is of this version, whatever was read.
+        // Records that are written from here on are of this version's format.
         self.format.value = RECORD_FORMAT;
         self
     }
@@ -125,7 +125,7 @@ impl<M: LearnerModel> Module for Swa<M> {
             )));
         }
         self.format.value = format;
-        // By way of an option, which has the same paths: a module cannot call the method that it overrides.
+        // A module cannot call the method that it overrides. An option, which has the same paths, can.
         match Some(self).try_load_record(record)? {
             Some(swa) => Ok(swa),
             None => unreachable!("an option that is mapped keeps its module"),
@@ -140,12 +140,12 @@ struct Format {
 }
 
 impl Format {
-    /// The number of the format of a record: 0 if it does not say.
+    /// The number of the format of a record: 0 if it has no such entry.
     fn of(record: &ModuleRecord, device: &Device) -> Result<usize, RecordError> {
         let none = Counter::new(0).param(device);
         let format = Self { format: none };
-        // A clone of a record from a file takes no memory, as its tensors are read when they are used; one of a record in memory
-        // copies it for the moment.
+        // A clone of a record from a file takes no memory, since its tensors are read when they are used. A clone of a record in
+        // memory is a copy for a moment.
         let record = record.clone().allow_partial(true).allow_unused(true);
         let number = format.try_load_record(record)?.format.val();
         Ok(number.into_scalar::<i64>().max(0) as usize)
@@ -153,8 +153,8 @@ impl Format {
 }
 
 impl<M: LearnerModel> Swa<M> {
-    /// A replica that averages by itself: an average that all shared would move from device to device,
-    /// to whichever worker is the first at a step.
+    /// A replica with its own average. A shared average would move from device to device, to the first
+    /// worker of each step.
     fn into_replica(mut self) -> Self {
         self.is_replica = true;
         let collectors = self.collectors();

@@ -1,4 +1,4 @@
-//! What all clones of a wrapper share, behind one lock.
+//! The state that all clones of a wrapper share, behind one lock.
 
 use burn::tensor::Device;
 use burn::train::LearnerModel;
@@ -9,8 +9,8 @@ use crate::evaluation::{Evaluation, Pending};
 
 pub(super) struct State<M: LearnerModel> {
     pub(super) collectors: Collectors<M>,
-    /// The last step after which something was due. Clones that a strategy of the user's own trains side by side reach each
-    /// step together and with the same weights: the first to arrive collects them.
+    /// The last step after which an average was due. A strategy of the user's own may train clones side by side. These reach
+    /// each step together and with the same weights, and the first one collects them.
     last_step: usize,
     pub(super) evaluation: Evaluation<M>,
 }
@@ -24,16 +24,16 @@ impl<M: LearnerModel> State<M> {
         }
     }
 
-    /// A state for these collectors, of which nothing was evaluated yet.
+    /// A state for these collectors, without evaluated models.
     pub(super) fn fresh(&self, collectors: Collectors<M>) -> Self {
         Self::new(collectors, self.evaluation.fresh())
     }
 
-    /// Collects the weights of `model`, if something is due after step `step` and has not had them from a clone.
+    /// Collects the weights of `model`, if an average is due after step `step` and no clone has done so.
     ///
     /// # Errors
     ///
-    /// - [`SwaError::Shared`] if this is the state of another training, which is further.
+    /// - [`SwaError::Shared`] if this is the state of another training, which has taken more steps.
     /// - [`SwaError::Average`] or [`SwaError::FurtherAverage`] if an average could not be updated.
     pub(super) fn collect(&mut self, step: usize, model: &M) -> Result<(), SwaError> {
         // Clones that train together are at most a step apart.
@@ -50,13 +50,13 @@ impl<M: LearnerModel> State<M> {
         let last_step = &mut self.last_step;
         self.collectors.collect(step, model, |name| {
             *last_step = step;
-            // What was evaluated shares the average's memory, and would make the update copy it.
+            // An evaluated model shares the average's memory, and would make the update copy it.
             evaluation.forget(name);
         })
     }
 
-    /// The model of the average called `name`, ready for inference on `device` or still to be made so: of these collectors or,
-    /// where it is given, of their `snapshot`. `None` while nothing has been averaged.
+    /// The model of the average called `name`, ready for inference on `device` or still to be made so. It is taken from the
+    /// `snapshot` if there is one, else from these collectors. `None` while nothing has been averaged.
     ///
     /// # Errors
     ///
@@ -75,7 +75,7 @@ impl<M: LearnerModel> State<M> {
         if let Some(model) = self.evaluation.ready(name, average.updates(), device) {
             return Ok(Some(Averaged::Ready(model)));
         }
-        // Before the next one takes memory.
+        // Frees its memory before the next one takes some.
         self.evaluation.forget(name);
         let pending = self.evaluation.pending(average, device)?;
         Ok(Some(Averaged::Pending(pending)))

@@ -1,4 +1,4 @@
-//! The way of a step: the user's `optimize`, what is collected after it, and the model that validation goes by.
+//! A step: the user's `optimize`, then the collecting of weights; and the model that is validated.
 
 use std::cell::OnceCell;
 
@@ -57,7 +57,7 @@ impl<M: LearnerModel> Swa<M> {
         self.steps.value += 1;
         self.evaluated = OnceCell::new();
         if self.snapshot.is_some() {
-            // A copy for validation that is trained after all.
+            // This is a copy for validation that is trained after all.
             let collectors = self.collectors();
             self = self.with_collectors(collectors);
         }
@@ -73,10 +73,10 @@ impl<M: LearnerModel> Swa<M> {
         self
     }
 
-    /// Interrupts the training of a replica if any of them failed in an earlier step, or after it.
+    /// Interrupts the training of a replica if a replica has failed before this step.
     ///
-    /// Each step takes the gradients of all replicas, so that by its end all know what failed before it,
-    /// and all stop here. What failed in this step, some may not know yet.
+    /// Each step takes the gradients of all replicas. So at its end, all know of failures before it, and
+    /// all stop here. Some may not know yet of failures in this step.
     fn interrupt_with_the_others(&self) {
         if let Some(failed) = self.failures.first()
             && failed.step < self.steps()
@@ -85,8 +85,8 @@ impl<M: LearnerModel> Swa<M> {
         }
     }
 
-    /// The model that validation goes by: the averaged one, or the live one while nothing has been averaged, and once an update
-    /// has failed.
+    /// The model that is validated: the averaged one, or the live one while nothing has been averaged, and after an update has
+    /// failed.
     pub(super) fn evaluated(&self) -> &M {
         let evaluated = self.evaluated.get_or_init(|| self.try_evaluate(MAIN));
         evaluated.as_ref().unwrap_or(&self.model)

@@ -1,5 +1,5 @@
-//! Training on several devices, by Burn's own strategies. Where flex has no collectives, the network
-//! adds its gradients up itself.
+//! Training on several devices, by Burn's own strategies. Flex has no collectives, so the network adds
+//! its gradients up itself.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -31,12 +31,12 @@ const POINTS: usize = 64;
 const DEVICE_BATCH: usize = 8;
 const STEPS_PER_EPOCH: usize = 4;
 const STEPS: usize = EPOCHS * STEPS_PER_EPOCH;
-/// In the second epoch, so that the average is updated 20 times and validated after 5 epochs.
+/// A step in the second epoch, so that the average is updated 20 times and validated after 5 epochs.
 const FIRST_COLLECTED: usize = 5;
 const UPDATES: usize = STEPS - FIRST_COLLECTED + 1;
 const EVALUATIONS: usize = EPOCHS - 1;
-/// Of the loader that is validated with and that BatchNorm is re-estimated from, of which the first
-/// batch is passed twice then.
+/// The number of batches of the loader for validation and for the re-estimation of BatchNorm. A
+/// re-estimation passes the first batch twice.
 const BATCHES: usize = ITEMS.div_ceil(BATCH);
 const INFERENCES: usize = EPOCHS * BATCHES + EVALUATIONS * (BATCHES + 1);
 
@@ -48,7 +48,7 @@ fn multi(mode: MultiDeviceOptim) -> ExecutionStrategy {
     ExecutionStrategy::multi(devices(), mode)
 }
 
-/// Burn's own, without the communication that flex lacks: [`Replica::of`] stands in for it.
+/// Burn's own strategy, without the communication that flex lacks: [`Replica::of`] replaces it.
 fn ddp() -> ExecutionStrategy {
     let config = DistributedConfig {
         all_reduce_op: ReduceOperation::Sum,
@@ -59,8 +59,8 @@ fn ddp() -> ExecutionStrategy {
     }
 }
 
-/// The points in the order in which one device must take them to see, batch by batch, what two devices
-/// see at the same time.
+/// The points in an order for one device, so that it takes batch after batch what two devices take at
+/// the same time.
 fn by_turns() -> Vec<usize> {
     (0..STEPS_PER_EPOCH)
         .flat_map(|batch| [batch * DEVICE_BATCH, POINTS / 2 + batch * DEVICE_BATCH])
@@ -107,7 +107,7 @@ fn on_two_devices(
     })
 }
 
-/// The live model's weights, and everything about the averaged one.
+/// The weights of the live model, and the weights and statistics of the averaged one.
 fn outcome(result: LearningResult<Swa<Replica>>) -> [Values; 2] {
     let live = weights(result.model.live());
     assert_eq!(result.model.updates(), UPDATES);
@@ -187,7 +187,7 @@ fn counts_of(
 fn devices_get_the_live_model_alone_and_one_re_estimates() {
     for (mode, forks_to_the_main_device) in [
         (MultiDeviceOptim::OptimMainDevice, 1),
-        // And back after every epoch.
+        // Here the model also moves back after every epoch.
         (MultiDeviceOptim::OptimSharded, 1 + EPOCHS),
     ] {
         let (_, counts, passes) = counts_of(multi(mode), Replica::alone(Net::new()));
@@ -244,7 +244,7 @@ fn every_worker_of_ddp_has_the_same_average_once_a_step() {
     let average = |swa: &Swa<Replica>| weights(&swa.average().model().unwrap());
     assert_eq!(average(&one), average(&other));
     assert_ne!(average(&one), weights(one.live()));
-    // Nor is it the one that both began with.
+    // It is also not the one that both began with.
     assert_eq!(swa.updates(), 0);
 }
 
@@ -285,13 +285,13 @@ fn a_failure_stops_all_workers_of_ddp_after_the_same_step() {
         (steps, error, result.model)
     };
 
-    // In the validation of the main worker, after the second epoch, while the other one goes on.
+    // Fails in the validation of the main worker, after the second epoch, while the other worker goes on.
     let (steps, error, swa) = interrupted(Net::new(), Watched::failing_in(1));
     assert!(error.contains("disk on fire"), "{error}");
     assert_eq!(steps, 9.0);
     assert_eq!(swa.updates(), 5);
 
-    // In step 10, in the weights of whichever worker is the first.
+    // Fails in step 10, in the weights of the worker that is the first.
     let diverging = Net::new().diverging_at(2 * 9 + 1);
     let (steps, error, swa) = interrupted(diverging, Watched::failing_in(0));
     assert!(error.contains("`input.weight` holds a NaN"), "{error}");

@@ -1,4 +1,4 @@
-//! Loaders that are watched, fail, or count otherwise than others.
+//! Loaders that are watched, that fail, or that count in another way.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,18 +11,18 @@ use burn_swa_test_support::network::Net;
 use burn_swa_test_support::points::{Batch, ITEMS, loader};
 use swa_train::Swa;
 
-/// A loader that counts how often it is passed over, and fails in one of these passes, counted from 1.
+/// A loader that counts the passes over it, and fails in one of them, counted from 1.
 #[derive(Clone)]
 pub(crate) struct Watched {
     pub(crate) passes: Arc<AtomicUsize>,
     fails_in: usize,
-    /// Asked how far it is whenever the loader is passed over.
+    /// The wrapper whose number of updates each pass reads, if there is one.
     pub(crate) asked: Arc<Mutex<Option<Swa<Net>>>>,
     loader: Arc<dyn DataLoader<Batch>>,
 }
 
 impl Watched {
-    /// One that fails in pass `fails_in`, or never if that is 0.
+    /// A loader that fails in pass `fails_in`, or never if that is 0.
     pub(crate) fn failing_in(fails_in: usize) -> Self {
         Self {
             passes: Arc::default(),
@@ -38,9 +38,10 @@ impl DataLoader<Batch> for Watched {
         if let Some(swa) = &*self.asked.lock().unwrap() {
             assert_eq!(swa.average().updates(), swa.updates());
         }
-        match self.passes.fetch_add(1, Ordering::SeqCst) + 1 == self.fails_in {
-            true => Box::new(Unreadable),
-            false => self.loader.iter(),
+        if self.passes.fetch_add(1, Ordering::SeqCst) + 1 == self.fails_in {
+            Box::new(Unreadable)
+        } else {
+            self.loader.iter()
         }
     }
 
@@ -79,7 +80,7 @@ impl DataLoaderIterator<Batch> for Unreadable {
     }
 }
 
-/// A loader whose progress tells what is left, and so falls.
+/// A loader whose progress counts the items that are left, and so falls.
 pub(crate) struct CountingDown(pub(crate) Arc<dyn DataLoader<Batch>>);
 
 impl DataLoader<Batch> for CountingDown {

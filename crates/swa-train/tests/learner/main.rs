@@ -221,7 +221,7 @@ fn the_averaged_model_is_validated_and_given_re_estimated() {
         },
     )
     .unwrap();
-    // The last validation did it already.
+    // The last validation has already re-estimated BatchNorm.
     assert_eq!(report.unwrap().samples, ITEMS);
     let latest = statistics_of(result.model.live());
     let averaged = statistics_of(&result.model.into_averaged().unwrap());
@@ -581,7 +581,7 @@ fn early_stopping_keeps_what_was_averaged() {
             .early_stopping(MetricEarlyStoppingStrategy::new(
                 &LossMetric::new(),
                 Aggregate::Mean,
-                // A loss that has to grow: it stops after the second epoch of patience.
+                // The loss would have to grow, so that the training stops after the second epoch of patience.
                 Direction::Highest,
                 Split::Valid,
                 StoppingCondition::NoImprovementSince { n_epochs: 3 },
@@ -664,7 +664,7 @@ fn the_record_holds_live_weights_the_average_and_counters() {
         assert!(found, "{path} in {recorded:?}");
     }
     assert_eq!(swa.num_params(), Net::new().num_params());
-    // One number more for every one of the model's, two counters, and the format.
+    // One more number for every number of the model, two counters, and the format.
     let live = shapes(swa.live());
     assert_eq!(elements(&recorded), 2 * elements(&live) + 3);
 

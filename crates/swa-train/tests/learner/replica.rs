@@ -22,16 +22,16 @@ pub(crate) struct Replica {
     collective: Option<Arc<Collective>>,
 }
 
-/// How often was what done, by all clones.
+/// The number of times that all clones together were:
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
-    /// To train on a device.
+    /// Sent to a device to train there.
     pub(crate) forks: AtomicUsize,
-    /// To use on a device.
+    /// Sent to a device for use.
     pub(crate) moves: AtomicUsize,
     /// Marked as one whose gradients are to be reduced.
     pub(crate) shardings: AtomicUsize,
-    /// Passed a batch, in validation or to re-estimate BatchNorm.
+    /// Given a batch, in validation or to re-estimate BatchNorm.
     pub(crate) inferences: AtomicUsize,
     /// Copied for validation, or to have its weights read.
     pub(crate) copies: AtomicUsize,
@@ -46,7 +46,7 @@ impl Counts {
 }
 
 impl Replica {
-    /// One that trains by itself, or is sent where it is to be trained.
+    /// A replica that trains by itself, or is sent to the device where it trains.
     pub(crate) fn alone(net: Net) -> Self {
         Self {
             net,
@@ -55,7 +55,7 @@ impl Replica {
         }
     }
 
-    /// One whose clones on `workers` threads share their gradients.
+    /// A replica whose clones on `workers` threads share their gradients.
     pub(crate) fn of(workers: usize, net: Net) -> Self {
         Self {
             collective: Some(Arc::new(Collective::new(workers))),
@@ -179,7 +179,7 @@ struct Round {
     last_sum: Vec<f32>,
 }
 
-/// Far more than a step takes on the slowest machine.
+/// Much longer than a step on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Collective {
@@ -195,7 +195,7 @@ impl Collective {
     ///
     /// # Panics
     ///
-    /// If one of them does not come: a deadlock.
+    /// If a worker does not come, which is a deadlock.
     fn sum(&self, mine: Vec<f32>) -> Vec<f32> {
         let mut round = self.round.lock().unwrap();
         round.arrived += 1;

@@ -15,7 +15,7 @@ use super::{address_type, buffers, elements, flat, grouped, vector_size};
 pub(super) fn combine(values: Vec<Vec<CubeTensor>>, coefficients: Vec<f32>) -> Vec<CubeTensor> {
     let flat = |values: Vec<CubeTensor>| values.into_iter().map(flat).collect();
     let values: Vec<Vec<CubeTensor>> = values.into_iter().map(flat).collect();
-    // Those of no elements are their own sum.
+    // An empty parameter is its own sum.
     let empty = |values: &Vec<CubeTensor>| {
         let first = &values[0];
         (elements(first) == 0).then(|| first.clone())
@@ -43,7 +43,7 @@ pub(super) fn combine(values: Vec<Vec<CubeTensor>>, coefficients: Vec<f32>) -> V
     sums.map(|sum| sum.expect("each is in a group")).collect()
 }
 
-/// Takes sums of as many parameters as a launch can bind: these, with their places.
+/// Launches the sums of as many parameters as a launch can bind. Returns them with their places.
 fn launch_sums(
     vector_size: usize,
     parameters: Vec<(usize, Vec<CubeTensor>)>,
@@ -81,7 +81,7 @@ fn launch_sums(
     sums
 }
 
-/// The values of a parameter's terms one after the other.
+/// The kernel. `values` holds the terms of the first parameter, then those of the second, and so on.
 #[cube(launch, address_type = "dynamic")]
 fn combine_terms<N: Size>(
     values: Sequence<LinearView<'static, Vector<f32, N>>>,

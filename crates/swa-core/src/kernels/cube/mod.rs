@@ -1,8 +1,8 @@
-//! CubeCL's devices (CUDA, ROCm, Vulkan, Metal, wgpu): kernels of our own, each over as many parameters as a launch can
-//! bind the buffers of.
+//! CubeCL's devices (CUDA, ROCm, Vulkan, Metal, wgpu): kernels of our own. A launch takes as many parameters as it can bind
+//! buffers.
 //!
-//! Burn's operations would take seven launches a parameter, and write a tensor of its size in each of four. Kernels fused by
-//! `burn-fusion` take between four and five.
+//! Burn's operations would take seven launches per parameter, and four of them would write a tensor of its size. With
+//! `burn-fusion`, it takes between four and five launches.
 
 mod combine;
 mod step;
@@ -19,22 +19,22 @@ use burn_std::Metadata;
 use super::verdict::Verdict;
 use super::{Floats, Step, Way};
 
-/// The most buffers that a launch binds, whatever the device allows: each takes up to 40 of the 4096 bytes that CUDA has for
-/// a kernel's parameters.
+/// The largest number of buffers that a launch binds, even if the device allows more. Each takes up to 40 of the 4096 bytes
+/// that CUDA has for a kernel's parameters.
 const MOST_BUFFERS: usize = 96;
 
-/// Tells a step of `average` towards `current` that a kernel takes.
+/// Tells whether a kernel takes steps of `average` towards `current`.
 pub(super) fn serves(current: &Floats, average: &Floats) -> bool {
     is_read(current) && is_here(average) && average.dtype() == DType::F32
 }
 
-/// Tells values that are all on `device`, and looked through by a kernel.
+/// Tells whether a kernel can check all these values on `device`.
 pub(super) fn marks(device: &Device, values: &[Floats]) -> bool {
     let marked = |values: &Floats| is_read(values) && values.device() == *device;
     values.iter().all(marked)
 }
 
-/// Tells values that the kernels read: on one of CubeCL's devices, and of a dtype that is not wider than theirs.
+/// Tells whether the kernels read these values: on one of CubeCL's devices, and in a dtype that is not wider than f32.
 fn is_read(values: &Floats) -> bool {
     matches!(values.dtype(), DType::F32 | DType::F16 | DType::BF16) && is_here(values)
 }
@@ -55,10 +55,10 @@ pub(super) fn parameters_a_launch(device: &Device) -> Option<usize> {
     }
 }
 
-/// The number of buffers that a launch binds beside the state, and that in which CubeCL may pass shapes.
+/// The number of buffers that a launch binds, without the state and the buffer in which CubeCL may pass shapes.
 fn buffers(client: &Client) -> usize {
     let most = client.properties().hardware.max_bindings as usize;
-    // No device is known that binds fewer than three: current values, and an average before and after its step.
+    // All known devices bind at least three: current values, and an average before and after its step.
     most.min(MOST_BUFFERS).saturating_sub(2).max(3)
 }
 
@@ -73,7 +73,7 @@ pub(super) fn mark(state: Tensor<1>, values: Vec<Floats>) -> Tensor<1> {
     tensor(Cube::mark(primitive(Floats::of(state)), values))
 }
 
-/// Takes all steps that are taken here.
+/// Takes all steps that kernels take.
 pub(super) fn take(steps: &mut [Step], verdict: Option<&Verdict>) {
     let mut devices: Vec<Device> = Vec::new();
     for step in steps.iter().filter(|step| is_here(&step.current)) {
@@ -99,7 +99,7 @@ fn take_on(device: &Device, steps: &mut [Step], verdict: Option<&Verdict>) {
         }
         for (place, (average, weight)) in averages.iter_mut().enumerate() {
             if Way::of(current, average, *weight, verdict) == Way::Cube {
-                // The list's is the only handle on the average from here on, so that it is changed in place.
+                // From here on, only the list has a handle on the average, so that it is changed in place.
                 let average = std::mem::replace(average, current.clone());
                 list.averages.push(primitive(average));
                 list.weights.push((list.currents.len(), *weight as f32));
@@ -127,7 +127,7 @@ fn take_on(device: &Device, steps: &mut [Step], verdict: Option<&Verdict>) {
     }
 }
 
-/// See [`super::combine`]: `None` if a vector is elsewhere, or not in f32.
+/// See [`super::combine`]. `None` if a vector is on another device, or not in f32.
 pub(super) fn combine(terms: &[(f64, Vec<Floats>)]) -> Option<Vec<Floats>> {
     let (_, first) = terms.first()?;
     let device = first.first()?.device();
@@ -140,7 +140,7 @@ pub(super) fn combine(terms: &[(f64, Vec<Floats>)]) -> Option<Vec<Floats>> {
     let DispatchDevice::Cube(device) = device.as_dispatch() else {
         return None;
     };
-    // One buffer is that of the sum. What a launch does not bind the buffers of is added by the next.
+    // One buffer is for the sum. Terms beyond what a launch can bind are added by the next launch.
     let most = buffers(&device.client()) - 1;
     let (now, later) = terms.split_at(terms.len().min(most));
     let coefficients = now.iter().map(|(coefficient, _)| *coefficient as f32);
@@ -168,8 +168,8 @@ fn tensor(values: FloatTensor<Cube>) -> Tensor<1> {
     Tensor::from_primitive::<Cube>(values)
 }
 
-/// Current values, and averages in f32 that take steps towards them: each average with the index of its current values, in
-/// rising order, and its weight.
+/// Current values, and averages in f32 that take steps towards them. `weights` holds for each average the index of its current
+/// values, in rising order, and its weight.
 pub(super) struct Steps<B: Backend> {
     pub(super) currents: Vec<FloatTensor<B>>,
     pub(super) averages: Vec<FloatTensor<B>>,
@@ -186,7 +186,7 @@ impl<B: Backend> Default for Steps<B> {
     }
 }
 
-/// The work of a backend's kernels, on lists of tensors. The state is a [`Verdict`]'s, and changed in place.
+/// The kernels of a backend, on lists of tensors. The state is that of a [`Verdict`], and changes in place.
 pub(super) trait Averaging: Backend {
     /// Notes that the last update is one before the next.
     fn advance(state: FloatTensor<Self>) -> FloatTensor<Self>;
@@ -194,12 +194,11 @@ pub(super) trait Averaging: Backend {
     /// Notes which values are not finite, unless an update before was left out.
     fn mark(state: FloatTensor<Self>, values: Vec<FloatTensor<Self>>) -> FloatTensor<Self>;
 
-    /// The averages, flat, after their steps or, if the state says so, as they were: in their own memory, if nobody shares
+    /// The averages after their steps, or unchanged if the state says so: flat, and in their own memory if nothing else shares
     /// it.
     fn step(state: FloatTensor<Self>, steps: Steps<Self>) -> Vec<FloatTensor<Self>>;
 
-    /// For each of several parameters, the sum of `coefficient * values` over the terms of all coefficients: flat, in f32, as the
-    /// values are.
+    /// For each parameter, the sum of `coefficient * values` over all coefficients. It is flat, and in f32 like the values.
     fn combine(
         values: Vec<Vec<FloatTensor<Self>>>,
         coefficients: Vec<f32>,
@@ -224,7 +223,7 @@ impl Averaging for CubeBackend {
     }
 }
 
-/// Of shape `[elements]`, if its elements are in order in memory; else as it is.
+/// The tensor in shape `[elements]` if its elements are in order in memory, else unchanged.
 fn flat(tensor: CubeTensor) -> CubeTensor {
     let mut tensor = untile(tensor);
     if tensor.is_contiguous() {
@@ -253,7 +252,7 @@ fn address_type<'a>(tensors: impl Iterator<Item = &'a CubeTensor>) -> AddressTyp
     types.max().unwrap_or_default()
 }
 
-/// The items by a key, in the order in which the keys come.
+/// The items grouped by a key, in the order in which the keys first occur.
 fn grouped<T, K: PartialEq>(
     items: impl IntoIterator<Item = T>,
     key: impl Fn(&T) -> K,

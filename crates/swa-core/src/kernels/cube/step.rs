@@ -14,18 +14,18 @@ use burn_cubecl::tensor::CubeTensor;
 use super::super::verdict::NOW;
 use super::{Steps, address_type, buffers, elements, flat, grouped, vector_size};
 
-/// The most averages that a launch takes of one parameter.
+/// The largest number of averages of one parameter in a launch.
 const MOST_AVERAGES: usize = 8;
 
 /// See [`super::Averaging::step`].
 pub(super) fn step(state: CubeTensor, steps: Steps<CubeBackend>) -> Vec<CubeTensor> {
-    // Those of no elements stay as they are.
+    // Empty averages stay as they are.
     let is_empty = |average: &CubeTensor| elements(average) == 0;
     let averages = steps.averages.iter();
     let averages = averages.map(|average| is_empty(average).then(|| flat(average.clone())));
     let mut averages: Vec<Option<CubeTensor>> = averages.collect();
 
-    // Out of place, an average takes two.
+    // An average that is not changed in place takes two buffers.
     let most_averages = MOST_AVERAGES.min((buffers(&state.client) - 1) / 2);
     for (kind, mut group) in grouped(Job::all(steps, most_averages), Job::kind) {
         group.sort_by_key(|job| Reverse(elements(&job.current)));
@@ -43,7 +43,7 @@ pub(super) fn step(state: CubeTensor, steps: Steps<CubeBackend>) -> Vec<CubeTens
         .collect()
 }
 
-/// One parameter's current values, and averages with their places in the list of all and their weights.
+/// One parameter's current values, and its averages, each with its place in the list of all and its weight.
 struct Job {
     current: CubeTensor,
     averages: Vec<(usize, CubeTensor, f32)>,
@@ -52,7 +52,7 @@ struct Job {
 /// The properties that all jobs of a launch share.
 #[derive(Clone, Copy, PartialEq)]
 struct Kind {
-    /// Of the current values.
+    /// The dtype of the current values.
     dtype: DType,
     contiguous: bool,
     /// The number of elements that are read and written at once.
@@ -73,7 +73,7 @@ impl Kind {
 }
 
 impl Job {
-    /// With so many averages each at most.
+    /// All jobs, with at most `most_averages` averages in each.
     fn all(steps: Steps<CubeBackend>, most_averages: usize) -> Vec<Self> {
         let currents: Vec<CubeTensor> = steps.currents.into_iter().map(flat).collect();
         let mut jobs: Vec<(usize, Self)> = Vec::new();
@@ -114,7 +114,7 @@ impl Job {
     }
 }
 
-/// Takes the steps of as many parameters as a launch can bind: the averages, with their places.
+/// Launches the steps of as many parameters as a launch can bind. Returns the averages with their places.
 fn launch(kind: Kind, jobs: Vec<Job>, state: &CubeTensor) -> Vec<(usize, CubeTensor)> {
     let client = state.client.clone();
     let units = jobs.iter().map(|job| elements(&job.current)).max();
@@ -131,14 +131,13 @@ fn launch(kind: Kind, jobs: Vec<Job>, state: &CubeTensor) -> Vec<(usize, CubeTen
     } in jobs
     {
         for (place, average, weight) in of_current {
-            let (view, written) = match kind.in_place {
-                true => (average.as_linear_view_alias(after.len()), average.clone()),
-                false => {
-                    let shape = [elements(&average)].into();
-                    let device = average.device.clone();
-                    let new = empty_device_dtype(client.clone(), device, shape, DType::F32);
-                    (new.clone().into_linear_view(), new)
-                }
+            let (view, written) = if kind.in_place {
+                (average.as_linear_view_alias(after.len()), average.clone())
+            } else {
+                let shape = [elements(&average)].into();
+                let device = average.device.clone();
+                let new = empty_device_dtype(client.clone(), device, shape, DType::F32);
+                (new.clone().into_linear_view(), new)
             };
             averages.push(average.into_linear_view());
             averaged.push(view);
@@ -164,7 +163,7 @@ fn launch(kind: Kind, jobs: Vec<Job>, state: &CubeTensor) -> Vec<(usize, CubeTen
     after
 }
 
-/// As many averages of each of the current values.
+/// The kernel. All current values have the same number of averages.
 #[cube(launch, address_type = "dynamic")]
 fn step_towards<C: Float, N: Size>(
     averages: Sequence<LinearView<'static, Vector<f32, N>>>,
