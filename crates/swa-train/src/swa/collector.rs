@@ -19,16 +19,14 @@ pub(super) struct Collector<M: Module> {
     pub(super) average: Average<M>,
 }
 
-impl<M: Module> Collector<M> {
-    /// The training's error for an error of this average.
-    fn failed(&self, error: AverageError) -> SwaError {
-        if *self.name == *MAIN {
-            error.into()
-        } else {
-            SwaError::FurtherAverage {
-                name: self.name.to_string(),
-                error: error.into(),
-            }
+/// The training's error for an error of the average called `name`.
+pub(super) fn error_of(name: &str, error: AverageError) -> SwaError {
+    if name == MAIN {
+        error.into()
+    } else {
+        SwaError::FurtherAverage {
+            name: name.to_owned(),
+            error: error.into(),
         }
     }
 }
@@ -92,7 +90,7 @@ impl<M: LearnerModel> Collectors<M> {
             };
             before_update(&collector.name);
             let updated = collector.average.update_from(weights.clone());
-            outcome = outcome.and(updated.map_err(|error| collector.failed(error)));
+            outcome = outcome.and(updated.map_err(|error| error_of(&collector.name, error)));
         }
         outcome
     }
@@ -106,7 +104,7 @@ impl<M: LearnerModel> Collectors<M> {
         let mut outcome = Ok(());
         for collector in self.iter_mut() {
             let checked = collector.average.check();
-            outcome = outcome.and(checked.map_err(|error| collector.failed(error)));
+            outcome = outcome.and(checked.map_err(|error| error_of(&collector.name, error)));
         }
         outcome
     }

@@ -6,12 +6,9 @@ use std::sync::{Arc, Mutex};
 use burn::config::Config;
 use burn::data::dataloader::DataLoader;
 use burn::train::{InferenceStep, LearnerModel};
-use swa_core::{
-    Average, AverageError, AveragingRule, Counter, ReestimationConfig, RuleConfig,
-    read_tensors_when_asked,
-};
+use swa_core::{Average, Counter, ReestimationConfig, RuleConfig, read_tensors_when_asked};
 
-use super::collector::{Collector, Collectors, MAIN};
+use super::collector::{Collector, Collectors, MAIN, error_of};
 use super::state::State;
 use super::{LIVE, RECORD_FORMAT, Swa};
 use crate::evaluation::Evaluation;
@@ -112,17 +109,16 @@ impl SwaConfig {
         if let Some(reestimation) = reestimation {
             reestimation.check(&model)?;
         }
-        let first = self.collector(&model, MAIN, &self.collect, self.rule.init()?)?;
+        let first = self.collector(&model, MAIN, &self.collect, &self.rule)?;
         let mut collectors = Collectors::new(first);
-        for further in &self.further_averages {
-            check_name(&further.name, &collectors)?;
-            let rule = further.rule.init();
-            let collector =
-                rule.and_then(|rule| self.collector(&model, &further.name, &further.collect, rule));
-            collectors.push(collector.map_err(|error| SwaError::FurtherAverage {
-                name: further.name.clone(),
-                error: error.into(),
-            })?);
+        for AverageConfig {
+            name,
+            collect,
+            rule,
+        } in &self.further_averages
+        {
+            check_name(name, &collectors)?;
+            collectors.push(self.collector(&model, name, collect, rule)?);
         }
         let evaluation = Evaluation::new(train_loader, reestimation.cloned());
         Ok(Swa {
@@ -143,9 +139,10 @@ impl SwaConfig {
         model: &M,
         name: &str,
         collect: &Collect,
-        rule: Arc<dyn AveragingRule>,
-    ) -> Result<Collector<M>, AverageError> {
-        let mut average = Average::new(model, rule)?;
+        rule: &RuleConfig,
+    ) -> Result<Collector<M>, SwaError> {
+        let average = rule.init().and_then(|rule| Average::new(model, rule));
+        let mut average = average.map_err(|error| error_of(name, error))?;
         if self.running_statistics == RunningStatistics::Averaged {
             average = average.with_running_statistics_averaged();
         }

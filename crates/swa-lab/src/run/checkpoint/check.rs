@@ -336,9 +336,8 @@ mod tests {
     const OPTIMIZER: usize = 1;
     const SCHEDULE: usize = 2;
 
-    /// Changes one of a checkpoint's files, and returns the reason for which the checkpoint is
-    /// refused.
-    fn refusal(
+    /// Changes one of a checkpoint's files, and returns what is said of it when the checkpoint is refused.
+    fn message(
         part: usize,
         change: impl FnOnce(&mut Vec<Entry>, &mut BTreeMap<String, Scalar>),
     ) -> String {
@@ -362,8 +361,19 @@ mod tests {
         let new = Run::new();
         let error = checkpoints.check(AT, 2, &new.model, &new.optimizer);
         let error = error.unwrap_err().to_string();
-        let reason = error.strip_prefix(file.to_str().unwrap()).unwrap();
-        let reason = reason
+        error
+            .strip_prefix(file.to_str().unwrap())
+            .unwrap()
+            .to_owned()
+    }
+
+    /// The same, and returns the reason for which the file is to be deleted.
+    fn refusal(
+        part: usize,
+        change: impl FnOnce(&mut Vec<Entry>, &mut BTreeMap<String, Scalar>),
+    ) -> String {
+        let message = message(part, change);
+        let reason = message
             .strip_prefix(" cannot be resumed from: it is ")
             .unwrap();
         let remedy = ". Delete it to go on from the checkpoint before";
@@ -387,6 +397,20 @@ mod tests {
             .check(AT, 2, &new.model, &new.optimizer)
             .unwrap();
         go_on(&checkpoints);
+    }
+
+    #[test]
+    fn a_checkpoint_of_a_later_version_is_not_to_be_deleted() {
+        let message = message(MODEL, |entries, _| {
+            let format = entries.iter_mut().find(|entry| entry.name == "format");
+            let format = format.expect("a record says its format");
+            let later = swa_train::RECORD_FORMAT as i32 + 1;
+            let bytes = burn::tensor::Bytes::from_bytes_vec(later.to_le_bytes().to_vec());
+            let (name, shape) = (format.name.clone(), format.shape.clone());
+            *format = Entry::new(name, DType::I32, shape, format.param_id, bytes);
+        });
+        let expected = " is of a later version of this program: resume the run with that";
+        assert_eq!(message, expected);
     }
 
     #[test]
