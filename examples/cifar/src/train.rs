@@ -11,9 +11,10 @@ use swa_lab::data::{ImageSet, Position};
 use swa_lab::device::{self, DEFAULT_DEVICE};
 use swa_lab::output::say;
 use swa_lab::run::checkpoint::Checkpoints;
-use swa_lab::run::config::{EvaluateOn, GivenSettings, RunConfig};
+use swa_lab::run::config::{EvaluateOn, RunConfig};
 use swa_lab::run::directory::{RunDirectory, delete_unfinished_files};
 use swa_lab::run::epoch_log::{EpochRow, Score};
+use swa_lab::run::given::GivenSettings;
 use swa_lab::run::images::load_images;
 use swa_lab::run::interruption::INTERRUPTED;
 use swa_lab::run::progress::Progress;
@@ -50,6 +51,9 @@ pub(crate) struct TrainArgs {
     plain: bool,
 }
 
+/// The number of classes as long as the images are not read, which may have another.
+const CIFAR_10: usize = 10;
+
 /// Runs `cifar train`, and returns the program's exit status.
 ///
 /// # Errors
@@ -63,7 +67,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<i32, Failure> {
         None
     };
     let config = match &resumed {
-        None => args.given.new_run()?,
+        None => args.given.new_run(CIFAR_10)?,
         Some((_, config)) => {
             args.given.agree_with(config)?;
             config.clone()
@@ -74,7 +78,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<i32, Failure> {
     let mut progress = Progress::of_images();
     let images = load_images(&config.data, &mut progress)?;
     let config = match &resumed {
-        None => args.given.for_classes(config, images.class_names.len()),
+        None => args.given.new_run(images.class_names.len())?,
         Some(_) => config,
     };
     let images = config.images_of(images)?;
@@ -172,7 +176,7 @@ impl Training<'_> {
             None => "SGD".to_owned(),
             Some(swa) => format!("SGD, averaged from epoch {} on", swa.start),
         };
-        let scored = match config.evaluate_on {
+        let scored = match config.images.evaluate_on {
             EvaluateOn::Test => "test",
             EvaluateOn::Validation => "held out",
         };

@@ -14,7 +14,7 @@ use super::data_set::DataSet;
 use super::record::Method;
 use crate::Failure;
 use crate::data::DataSource;
-use crate::run::config::{EvaluateOn, PaddingChoice, RunConfig, SwaSettings};
+use crate::run::config::{ImageSettings, RunConfig, SgdSettings, SwaSettings};
 
 /// The plans that are part of the program: their names and their texts.
 const BUILT_IN: [(&str, &str); 2] = [
@@ -34,16 +34,9 @@ pub struct Plan {
     /// The numbers of budgets after which the average is scored. SWA is one run, as long as the
     /// largest.
     pub swa_budgets: Vec<f64>,
-    /// The number of training images that are used, if not all.
-    pub train_items: Option<usize>,
-    /// The number of these that are held out from the training, if any.
-    pub validation_items: Option<usize>,
-    /// The images that the scores are of.
-    #[serde(default)]
-    pub evaluate_on: EvaluateOn,
-    /// The padding of images before they are cropped: black, as in the paper, if it is not given.
-    #[serde(default = "zero")]
-    pub padding: PaddingChoice,
+    /// The images that are used.
+    #[serde(flatten)]
+    pub images: ImageSettings,
     /// The networks to train.
     pub models: Vec<ModelPlan>,
 }
@@ -63,34 +56,15 @@ pub struct ModelPlan {
     pub budget: usize,
     /// The epoch, counted from 1, at whose end weights are first collected.
     pub swa_start: usize,
-    /// The learning rate that training starts with.
-    pub lr: f64,
     /// The learning rate under which weights are collected.
     pub swa_lr: f64,
-    /// The weight decay of SGD.
-    pub weight_decay: f64,
-    /// The number of images in a batch; the paper's 128 if it is not given.
-    #[serde(default = "paper_batch_size")]
-    pub batch_size: usize,
-    /// The momentum of SGD; the paper's 0.9 if it is not given.
-    #[serde(default = "paper_momentum")]
-    pub momentum: f64,
-}
-
-fn zero() -> PaddingChoice {
-    PaddingChoice::Zero
+    /// The settings of SGD.
+    #[serde(flatten)]
+    pub sgd: SgdSettings,
 }
 
 fn one() -> usize {
     1
-}
-
-fn paper_batch_size() -> usize {
-    128
-}
-
-fn paper_momentum() -> f64 {
-    0.9
 }
 
 /// A run of a plan.
@@ -218,16 +192,11 @@ impl Plan {
     pub fn parse(text: &str, name: &str, settings: &[String]) -> Result<Self, PlanError> {
         let syntax = |error: toml::de::Error| PlanError::Syntax {
             name: name.to_owned(),
-            line: error
-                .span()
-                .map(|span| text[..span.start].matches('\n').count() + 1),
-            reason: error
-                .message()
-                .split_whitespace()
-                .collect::<Vec<_>>()
-                .join(" "),
+            line: line_of(&error, text),
+            reason: in_a_line(&error),
         };
-        let plan: Self = toml::from_str(text).map_err(syntax)?;
+        let plan: Self =
+            toml::from_str(text).map_err(|error| syntax(better_placed(error, text)))?;
         if settings.is_empty() {
             return Ok(plan);
         }
@@ -240,11 +209,7 @@ impl Plan {
             PlanError::Syntax {
                 name,
                 line: None,
-                reason: error
-                    .message()
-                    .split_whitespace()
-                    .collect::<Vec<_>>()
-                    .join(" "),
+                reason: in_a_line(&error),
             }
         })
     }
@@ -334,18 +299,12 @@ impl Plan {
         let name = |method: &str| format!("{data_set}-{network}-{method}-seed{seed}");
         let sgd = RunConfig {
             data: data_set.location(data, self.data_sets().len() > 1),
-            train_items: self.train_items,
-            validation_items: self.validation_items,
-            evaluate_on: self.evaluate_on,
-            padding: self.padding,
+            images: self.images,
             model: network.clone(),
             init: None,
             width_divisor: model.width_divisor,
             epochs: model.budget,
-            batch_size: model.batch_size,
-            lr: model.lr,
-            momentum: model.momentum,
-            weight_decay: model.weight_decay,
+            sgd: model.sgd,
             swa: None,
             seed,
         };
@@ -453,25 +412,22 @@ impl Plan {
         })?;
         let mut values = BTreeMap::new();
         for (key, value) in table {
-            if key != "models" {
-                values.insert(key, value.to_string());
-            }
-        }
-        for model in &self.models {
-            let data_sets: Vec<String> = model.data_sets.iter().map(DataSet::to_string).collect();
-            let of = format!("{} on {}", model.model, data_sets.join(" and "));
-            let fields = [
-                ("width_divisor", model.width_divisor.to_string()),
-                ("budget", model.budget.to_string()),
-                ("swa_start", model.swa_start.to_string()),
-                ("lr", model.lr.to_string()),
-                ("swa_lr", model.swa_lr.to_string()),
-                ("weight_decay", model.weight_decay.to_string()),
-                ("batch_size", model.batch_size.to_string()),
-                ("momentum", model.momentum.to_string()),
-            ];
-            for (key, value) in fields {
-                values.insert(format!("{key} of {of}"), value);
+            let models = match value {
+                toml::Value::Array(models) if key == "models" => models,
+                value => {
+                    values.insert(key, value.to_string());
+                    continue;
+                }
+            };
+            for (model, fields) in self.models.iter().zip(models) {
+                let data_sets: Vec<String> =
+                    model.data_sets.iter().map(DataSet::to_string).collect();
+                let of = format!("{} on {}", model.model, data_sets.join(" and "));
+                for (key, value) in fields.as_table().into_iter().flatten() {
+                    if !["model", "data_sets"].contains(&key.as_str()) {
+                        values.insert(format!("{key} of {of}"), value.to_string());
+                    }
+                }
             }
         }
         Ok(values)
@@ -501,8 +457,9 @@ impl ModelPlan {
     /// learning rate, before weights are collected.
     fn shared_epochs(&self) -> Result<usize, swa_train::SwaError> {
         let run = RunLength::new(self.budget, 1)?;
-        let sgd = PaperLrSchedulerConfig::sgd(self.lr, run).init()?;
-        let swa = PaperLrSchedulerConfig::swa(self.lr, self.swa_lr, self.swa_start, run).init()?;
+        let sgd = PaperLrSchedulerConfig::sgd(self.sgd.lr, run).init()?;
+        let swa =
+            PaperLrSchedulerConfig::swa(self.sgd.lr, self.swa_lr, self.swa_start, run).init()?;
         let alike = (0..self.swa_start - 1).take_while(|&epoch| sgd.lr(epoch) == swa.lr(epoch));
         Ok(alike.count())
     }
@@ -512,6 +469,37 @@ impl ModelPlan {
 /// nearest epoch, halves up, so that 1.25 budgets of 150 are 188 epochs.
 pub fn epoch_after(budgets: f64, budget: usize) -> usize {
     (budgets * budget as f64).round() as usize
+}
+
+/// The same error with its own place. Serde (1.0) places one that is within a flattened struct at the
+/// table around it.
+fn better_placed(error: toml::de::Error, text: &str) -> toml::de::Error {
+    #[derive(Deserialize)]
+    struct Models {
+        #[serde(rename = "models")]
+        _models: Vec<SgdSettings>,
+    }
+    let images = toml::from_str::<ImageSettings>(text).err();
+    let sgd = || toml::from_str::<Models>(text).err();
+    let same = |other: &toml::de::Error| other.message() == error.message();
+    images.or_else(sgd).filter(same).unwrap_or(error)
+}
+
+/// The line of an error, counted from 1. An unknown key's is the first that begins with it.
+fn line_of(error: &toml::de::Error, text: &str) -> Option<usize> {
+    let start = error.span()?.start;
+    let key = error.message().strip_prefix("unknown field `");
+    let key = key.and_then(|rest| rest.split('`').next());
+    let begins = |line: &str| key.is_some_and(|key| line.trim_start().starts_with(key));
+    let first = text[..start].matches('\n').count();
+    let further = text.lines().skip(first).position(begins);
+    Some(first + further.unwrap_or(0) + 1)
+}
+
+/// The message of an error without its line ends.
+fn in_a_line(error: &toml::de::Error) -> String {
+    let words: Vec<&str> = error.message().split_whitespace().collect();
+    words.join(" ")
 }
 
 /// Sets a key of the plan or of every model. With a model's name before the key, sets that of this
@@ -556,6 +544,7 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<(), PlanError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::config::EvaluateOn;
 
     fn built_in(name: &str) -> Plan {
         Plan::parse(&Plan::text(name).unwrap(), name, &[]).unwrap()
@@ -579,18 +568,23 @@ mod tests {
         let plan = built_in("paper");
         assert_eq!(plan.seeds.len(), 3);
         assert_eq!(plan.swa_budgets, [1.0, 1.25, 1.5]);
-        assert_eq!((plan.train_items, plan.validation_items), (None, None));
-        assert_eq!(plan.evaluate_on, EvaluateOn::Test);
+        let images = plan.images;
+        assert_eq!((images.train_items, images.validation_items), (None, None));
+        assert_eq!(images.evaluate_on, EvaluateOn::Test);
         let rows: Vec<_> = plan
             .models
             .iter()
             .flat_map(|model| model.data_sets.iter().map(move |set| (model, set)))
             .map(|(model, set)| {
-                assert_eq!((model.batch_size, model.momentum), (128, 0.9));
+                assert_eq!((model.sgd.batch_size, model.sgd.momentum), (128, 0.9));
                 assert_eq!(model.width_divisor, 1);
                 let name = format!("{} {set}", model.model);
                 let epochs = [model.budget, model.swa_start, plan.swa_epochs(model)];
-                (name, epochs, [model.lr, model.swa_lr, model.weight_decay])
+                (
+                    name,
+                    epochs,
+                    [model.sgd.lr, model.swa_lr, model.sgd.weight_decay],
+                )
             })
             .collect();
         let row = |name: &str, epochs, rates| (name.to_owned(), epochs, rates);
@@ -619,8 +613,10 @@ mod tests {
         let plan = built_in("paper");
         let schedules = |model: &ModelPlan| {
             let run = RunLength::new(model.budget, 1).unwrap();
-            let sgd = PaperLrSchedulerConfig::sgd(model.lr, run).init().unwrap();
-            let swa = PaperLrSchedulerConfig::swa(model.lr, model.swa_lr, model.swa_start, run);
+            let sgd = PaperLrSchedulerConfig::sgd(model.sgd.lr, run)
+                .init()
+                .unwrap();
+            let swa = PaperLrSchedulerConfig::swa(model.sgd.lr, model.swa_lr, model.swa_start, run);
             (sgd, swa.init().unwrap())
         };
         let near = |rate: f64, expected: f64| {
@@ -719,8 +715,8 @@ mod tests {
         let settings = ["train_items=70", "lr=0.3", "preresnet-14.swa_lr=0.2"];
         let settings = settings.map(String::from);
         let plan = Plan::parse(&Plan::text("small").unwrap(), "small", &settings).unwrap();
-        assert_eq!(plan.train_items, Some(70));
-        let rates: Vec<_> = plan.models.iter().map(|m| (m.lr, m.swa_lr)).collect();
+        assert_eq!(plan.images.train_items, Some(70));
+        let rates: Vec<_> = plan.models.iter().map(|m| (m.sgd.lr, m.swa_lr)).collect();
         assert_eq!(rates, [(0.3, 0.01), (0.3, 0.2)]);
     }
 
@@ -736,8 +732,23 @@ mod tests {
         };
         let cases = [
             (
-                error("seeds = [1]\nlr = 0.1", &[]),
-                "plan.toml, line 2: unknown field `lr`",
+                error("seeds = [1]\nswa_budgets = [1]\nlr = 0.1\nmodels = []", &[]),
+                "plan.toml, line 3: unknown field `lr`",
+            ),
+            (
+                error(&small.replace("lr = 0.2", "lr = \"x\""), &[]),
+                "plan.toml, line 30: invalid type: string \"x\", expected f64",
+            ),
+            (
+                error(&small.replace("weight_decay = 3e-4", "decay = 3e-4"), &[]),
+                "plan.toml, line 24: missing field `weight_decay`",
+            ),
+            (
+                error(
+                    &small.replace("train_items = 5000", "train_items = -1"),
+                    &[],
+                ),
+                "plan.toml, line 9: invalid value: integer `-1`",
             ),
             (error("seeds = [1", &[]), "plan.toml, line 1: "),
             (error(&small, &["speed=3"]), "unknown field `speed`"),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::run::config::EvaluateOn;
+use crate::run::config::{EvaluateOn, SgdSettings};
 
 /// A line of `results.jsonl`.
 #[allow(
@@ -37,16 +37,11 @@ pub struct RunRecord {
     pub epochs: usize,
     /// The epoch at whose end weights were first collected.
     pub swa_start: Option<usize>,
-    /// The number of images in a batch.
-    pub batch_size: usize,
-    /// The learning rate that training starts with.
-    pub lr: f64,
     /// The learning rate under which weights were collected.
     pub swa_lr: Option<f64>,
-    /// The momentum of SGD.
-    pub momentum: f64,
-    /// The weight decay of SGD.
-    pub weight_decay: f64,
+    /// The settings of SGD.
+    #[serde(flatten)]
+    pub sgd: SgdSettings,
     /// The seed of weights, order, augmentation and dropout.
     pub seed: u64,
     /// The number of training images.

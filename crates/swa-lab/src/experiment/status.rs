@@ -53,7 +53,7 @@ fn epochs_done(run: &PlannedRun, records: &Records) -> usize {
 
 /// The result of a run, in words.
 pub(super) fn result(plan: &Plan, run: &PlannedRun, records: &Records) -> String {
-    let images = match plan.evaluate_on {
+    let images = match plan.images.evaluate_on {
         EvaluateOn::Test => "test",
         EvaluateOn::Validation => "validation",
     };

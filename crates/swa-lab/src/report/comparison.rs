@@ -110,10 +110,7 @@ fn alike(a: &RunRecord, b: &RunRecord) -> bool {
         && a.test_images == b.test_images
         && a.evaluate_on == b.evaluate_on
         && a.budget == b.budget
-        && a.batch_size == b.batch_size
-        && a.lr == b.lr
-        && a.momentum == b.momentum
-        && a.weight_decay == b.weight_decay
+        && a.sgd == b.sgd
 }
 
 #[cfg(test)]
@@ -141,7 +138,7 @@ mod tests {
     #[test]
     fn another_rate_is_another_experiment() {
         let mut faster = sgd_run(1, &[50.0]);
-        faster.record.lr = 0.1;
+        faster.record.sgd.lr = 0.1;
         let runs = [sgd_run(1, &[50.0]), faster];
         assert_eq!(Comparison::all(&runs).len(), 2);
     }

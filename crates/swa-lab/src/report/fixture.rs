@@ -2,6 +2,7 @@
 
 use crate::experiment::record::{EvaluationRecord, Method, Record, RunRecord};
 use crate::report::results::FinishedRun;
+use crate::run::config::{EvaluateOn, RunConfig, SgdSettings};
 
 /// A run of SGD, for four epochs.
 pub(crate) fn run_record(name: &str) -> RunRecord {
@@ -14,15 +15,15 @@ pub(crate) fn run_record(name: &str) -> RunRecord {
         budget: 4,
         epochs: 4,
         swa_start: None,
-        batch_size: 32,
-        lr: 0.05,
         swa_lr: None,
-        momentum: 0.9,
-        weight_decay: 5e-4,
+        sgd: SgdSettings {
+            batch_size: 32,
+            ..RunConfig::paper(&"vgg16-bn".parse().unwrap(), 10).sgd
+        },
         seed: 1,
         train_images: 200,
         test_images: 100,
-        evaluate_on: crate::run::config::EvaluateOn::Test,
+        evaluate_on: EvaluateOn::Test,
         shared_epochs: 0,
         device: "flex".to_owned(),
         machine: "a made-up processor, 2 threads".to_owned(),

@@ -174,9 +174,11 @@ impl Page<'_> {
     }
 
     fn making(&self) -> String {
-        if self.results.finished.is_empty() {
+        let Some(first) = self.results.finished.first() else {
             return "<p>There is no finished run yet.</p>\n".to_owned();
-        }
+        };
+        let heading = |(name, _)| format!("<th class=\"number\">{name}</th>");
+        let sgd = first.record.sgd.by_name().map(heading).concat();
         let mut settings = String::new();
         for comparison in self.comparisons {
             settings += &settings_row(comparison);
@@ -195,9 +197,7 @@ impl Page<'_> {
              <div class=\"scroll\"><table class=\"runs\">\n<caption>Settings</caption>\n<thead><tr>\
              <th>network</th><th>data</th><th class=\"number\">images to train on</th>\
              <th class=\"number\">to test on</th><th class=\"number\">epochs in a budget</th>\
-             <th class=\"number\">batch</th><th class=\"number\">learning rate</th>\
-             <th class=\"number\">momentum</th><th class=\"number\">weight decay</th>\
-             <th class=\"number\">averaged from epoch</th><th class=\"number\">SWA learning rate</th>\
+             {sgd}<th class=\"number\">averaged from epoch</th><th class=\"number\">SWA learning rate</th>\
              </tr></thead>\n<tbody>\n{settings}</tbody>\n</table></div>\n\
              <div class=\"scroll\"><table class=\"runs\">\n<caption>Runs</caption>\n<thead><tr>\
              <th>run</th><th>method</th><th class=\"number\">seed</th><th class=\"number\">epochs</th>\
@@ -409,16 +409,13 @@ fn settings_row(comparison: &Comparison<'_>) -> String {
     let number = |number: String| format!("<td class=\"number\">{number}</td>");
     let none = || "–".to_owned();
     format!(
-        "<tr>{}{}{}{}{}{}{}{}{}{}{}</tr>\n",
+        "<tr>{}{}{}{}{}{}{}{}</tr>\n",
         text(&comparison.network()),
         text(data_set_name(&run.data_set)),
         number(grouped(run.train_images)),
         number(grouped(run.test_images)),
         number(run.budget.to_string()),
-        number(run.batch_size.to_string()),
-        number(run.lr.to_string()),
-        number(run.momentum.to_string()),
-        number(run.weight_decay.to_string()),
+        run.sgd.by_name().map(|(_, value)| number(value)).concat(),
         number(run.swa_start.map_or_else(none, |start| start.to_string())),
         number(run.swa_lr.map_or_else(none, |lr| lr.to_string())),
     )

@@ -278,11 +278,10 @@ mod tests {
 
     use super::*;
     use crate::hostile_files::survive;
-    use crate::run::config::GivenSettings;
     use crate::run::epoch_log::read_rows;
 
     fn config() -> RunConfig {
-        GivenSettings::default().new_run().unwrap()
+        RunConfig::paper(&"preresnet-20".parse().unwrap(), 10)
     }
 
     #[test]
@@ -336,10 +335,8 @@ mod tests {
     #[test]
     fn invalid_settings_are_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let config = RunConfig {
-            batch_size: 0,
-            ..config()
-        };
+        let mut config = config();
+        config.sgd.batch_size = 0;
         let text = serde_json::to_string(&config).unwrap();
         fs::write(folder.path().join("config.json"), text).unwrap();
         let error = RunDirectory::open(folder.path()).unwrap_err().to_string();

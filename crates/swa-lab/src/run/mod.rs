@@ -8,10 +8,11 @@ pub mod config;
 pub mod directory;
 pub mod epoch_log;
 pub mod evaluate;
+pub mod given;
 pub mod images;
 pub mod interruption;
 pub mod model_file;
-pub mod paper_training;
+
 pub mod progress;
 pub mod session;
 pub mod terminal;

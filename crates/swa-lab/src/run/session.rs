@@ -7,11 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
+use burn::lr_scheduler::LrScheduler;
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
-use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
 use burn::module::Module;
-use burn::optim::momentum::MomentumConfig;
-use burn::optim::{ModuleOptimizer, OptimizerRecord, SgdConfig, decay::WeightDecayConfig};
 use burn::store::RecordError;
 use burn::tensor::Device;
 use burn::train::checkpoint::CheckpointerError;
@@ -31,7 +29,7 @@ use swa_train::{
 use crate::Failure;
 use crate::data::{Augmentation, EpochLoader, ImageBatch, ImageSet, Padding, Position};
 use crate::output::say;
-use crate::run::checkpoint::{AfterLog, Checkpoints};
+use crate::run::checkpoint::{AfterLog, Checkpoints, Saved};
 use crate::run::classifier::Classifier;
 use crate::run::config::{PaddingChoice, RunConfig, SwaSettings};
 use crate::run::directory::RunDirectory;
@@ -113,7 +111,7 @@ impl Session<'_> {
         Ok(RunLength::of_items(
             self.config.epochs,
             items,
-            self.config.batch_size,
+            self.config.sgd.batch_size,
         )?)
     }
 
@@ -125,7 +123,7 @@ impl Session<'_> {
             .averaging(network, swa, &progress, &reestimation)?
             .with_metrics_of(&["live"])?;
         let schedule =
-            PaperLrSchedulerConfig::swa(self.config.lr, swa.lr, swa.start, length).init()?;
+            PaperLrSchedulerConfig::swa(self.config.sgd.lr, swa.lr, swa.start, length).init()?;
 
         let fitted = self.fit(model, schedule, progress, reestimation, |training| {
             training
@@ -146,7 +144,7 @@ impl Session<'_> {
     }
 
     fn train_sgd(self, network: Network) -> Result<End, Failure> {
-        let schedule = PaperLrSchedulerConfig::sgd(self.config.lr, self.length()?).init()?;
+        let schedule = PaperLrSchedulerConfig::sgd(self.config.sgd.lr, self.length()?).init()?;
         let model = self.classifier(network);
         let (progress, no_reestimation) = (Progress::of_images(), PassTime::default());
         let fitted = self.fit(model, schedule, progress, no_reestimation, |training| {
@@ -176,7 +174,7 @@ impl Session<'_> {
         let batch_norm = ReestimationConfig::new().with_first_batches(swa.batch_norm_batches);
         let train_images = EpochLoader::reestimation(
             self.images.train.clone(),
-            self.config.batch_size,
+            self.config.sgd.batch_size,
             self.augmentation(),
             self.config.seed,
             self.device,
@@ -212,16 +210,14 @@ impl Session<'_> {
         let (progress, reestimation) = (Progress::of_images(), PassTime::default());
         let model = self.averaging(network, swa, &progress, &reestimation)?;
         let checkpoints = Checkpoints::new(self.directory.checkpoints())?;
-        self.check(&checkpoints, at, &model)?;
-        let [model_files, optimizer_files, schedule_files] = checkpoints.checkpointers(Some(at));
-        let model = model.load_record(model_files.read()?).into_live();
-        let optimizer: OptimizerRecord = optimizer_files.read()?;
-        let schedule: LrSchedulerRecord = schedule_files.read()?;
-        Ok(to.save(at, model.into_record(), optimizer, schedule)?)
+        let mut saved = self.read(&checkpoints, at, &model)?;
+        let model = model.load_record(saved.model).into_live();
+        saved.model = model.into_record();
+        Ok(to.save(at, saved)?)
     }
 
     fn augmentation(&self) -> Augmentation {
-        match self.config.padding {
+        match self.config.images.padding {
             PaddingChoice::Zero => Augmentation::CropAndFlip(Padding::Zero),
             PaddingChoice::Reflect => Augmentation::CropAndFlip(Padding::Reflect),
             PaddingChoice::None => Augmentation::None,
@@ -247,12 +243,13 @@ impl Session<'_> {
         swa_core::read_tensors_when_asked();
         let config = self.config;
         let checkpoints = Checkpoints::new(self.directory.checkpoints())?;
-        if let Some(from) = self.from {
-            self.check(&checkpoints, from, &model)?;
-        }
+        let saved = match self.from {
+            None => None,
+            Some(from) => Some(self.read(&checkpoints, from, &model)?),
+        };
         let train_images = EpochLoader::training(
             self.images.train.clone(),
-            config.batch_size,
+            config.sgd.batch_size,
             self.augmentation(),
             config.seed,
             self.device,
@@ -261,7 +258,7 @@ impl Session<'_> {
         let test_images =
             EpochLoader::evaluation(self.images.test.clone(), BATCH_SIZE, self.device)?;
 
-        let [model_files, optimizer_files, schedule_files] = checkpoints.checkpointers(self.from);
+        let (model_files, optimizer_files, schedule_files) = checkpoints.checkpointers(saved);
         let unlogged = Arc::new(AtomicBool::new(false));
         let mut training = SupervisedTraining::new(
             self.directory.path(),
@@ -293,7 +290,7 @@ impl Session<'_> {
             }
         });
 
-        let learner = Learner::new(model, self.optimizer(), schedule.clone());
+        let learner = Learner::new(model, self.config.sgd.optimizer(), schedule.clone());
         let LearningResult {
             model,
             renderer,
@@ -344,34 +341,24 @@ impl Session<'_> {
             epoch,
             batches: steps - epoch * per_epoch,
         };
-        let schedule = ModuleLrScheduler::new(schedule).to_record();
+        let saved = Saved {
+            model: model.into_record(),
+            optimizer,
+            schedule: ModuleLrScheduler::new(schedule).to_record(),
+        };
         checkpoints
-            .save(position, model.into_record(), optimizer, schedule)
+            .save(position, saved)
             .map_err(|error| unwritable(&error))
     }
 
-    fn optimizer(&self) -> ModuleOptimizer {
-        SgdConfig::new()
-            // Dampening 0, as in PyTorch's SGD and so in the paper; Burn's default is 0.1.
-            .with_momentum(Some(
-                MomentumConfig::new()
-                    .with_momentum(self.config.momentum)
-                    .with_dampening(0.0),
-            ))
-            .with_weight_decay(Some(WeightDecayConfig::new(
-                self.config.weight_decay as f32,
-            )))
-            .init()
-    }
-
-    fn check<M: Module>(
+    fn read<M: Module>(
         &self,
         checkpoints: &Checkpoints,
         at: Position,
         model: &M,
-    ) -> Result<(), Failure> {
+    ) -> Result<Saved, Failure> {
         let steps = at.epoch * self.length()?.steps_per_epoch() + at.batches;
-        checkpoints.check(at, steps, model, &self.optimizer())
+        checkpoints.read(at, steps, model, &self.config.sgd.optimizer())
     }
 
     fn epoch_log(

@@ -133,7 +133,7 @@ fn more_images_than_there_are_are_refused_with_their_number() {
     let out = folder.path().join("run");
     let refusal = train(&["--train-items", "1000000"], &out).end().refusal();
     assert!(
-        refusal.starts_with("1000000 images were asked for, but there are 4000"),
+        refusal.starts_with("--train-items must be at most 4000, the number of training images"),
         "{refusal}"
     );
     assert!(!out.exists());

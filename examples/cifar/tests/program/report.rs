@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use swa_lab::experiment::record::{EvaluationRecord, Method, Record, RunRecord};
+use swa_lab::run::config::{EvaluateOn, RunConfig, SgdSettings};
 
 use crate::process::{Ended, cifar};
 use crate::snapshot::Snapshot;
@@ -49,15 +50,15 @@ fn run(method: Method, seed: u64, more: f64) -> Vec<Record> {
         budget: BUDGET,
         epochs,
         swa_start: is_swa.then_some(3),
-        batch_size: 32,
-        lr: 0.05,
         swa_lr: is_swa.then_some(0.01),
-        momentum: 0.9,
-        weight_decay: 5e-4,
+        sgd: SgdSettings {
+            batch_size: 32,
+            ..RunConfig::paper(&"vgg16-bn".parse().unwrap(), 10).sgd
+        },
         seed,
         train_images: 200,
         test_images: 100,
-        evaluate_on: swa_lab::run::config::EvaluateOn::Test,
+        evaluate_on: EvaluateOn::Test,
         shared_epochs: 0,
         device: "flex".to_owned(),
         machine: "<made up> & of no make".to_owned(),

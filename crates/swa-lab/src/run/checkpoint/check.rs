@@ -1,42 +1,48 @@
-//! The check that a run can go on from a checkpoint.
+//! The reading of a checkpoint, and the check that a run can go on from it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::Read;
+use std::fs;
 use std::path::Path;
 
 use burn::lr_scheduler::LrSchedulerRecord;
 use burn::module::Module;
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
-use burn::store::burn_pack::{HEADER_SIZE, Header, Reader, Scalar, Tensor as Entry};
-use burn::store::{ModuleRecord, ModuleSnapshot, bridge};
-use burn::tensor::DType;
+use burn::store::burn_pack::{Reader, Scalar, Tensor as Entry};
+use burn::store::{ModuleRecord, ModuleSnapshot, RecordError, bridge};
+use burn::tensor::{Bytes, DType};
+use burn::train::checkpoint::Checkpoint;
 
-use super::{AVERAGE, Checkpoints, PartCheckpointer};
+use super::{AVERAGE, Checkpoints, PARTS, Saved};
 use crate::Failure;
 use crate::data::Position;
 
 impl Checkpoints {
-    /// Checks the checkpoint at `at`, after so many `steps` of the run, before Burn (0.22.1) would
-    /// panic over it, or silently ignore a part of it.
+    /// Reads the checkpoint at `at`, after so many `steps` of the run, each file once, and checks it
+    /// before Burn (0.22.1) would panic over it, or silently ignore a part of it.
     ///
     /// It cannot detect a changed number: the files hold no checksums of their tensors.
     ///
     /// # Errors
     ///
     /// Names the file that is damaged or that of another run, the reason, and what to do.
-    pub fn check<M: Module>(
+    pub fn read<M: Module>(
         &self,
         at: Position,
         steps: usize,
         model: &M,
         optimizer: &ModuleOptimizer,
-    ) -> Result<(), Failure> {
-        let [model_files, optimizer_files, schedule_files] = self.checkpointers(Some(at));
-        let parameters = check_model(&model_files, model).map_err(|it| it.of(&model_files))?;
-        check_optimizer(&optimizer_files, &parameters, optimizer)
-            .map_err(|it| it.of(&optimizer_files))?;
-        check_schedule(&schedule_files, steps).map_err(|it| it.of(&schedule_files))
+    ) -> Result<Saved, Failure> {
+        let [model_file, optimizer_file, schedule_file] = PARTS.map(|part| self.file(part, at));
+        let (parameters, model) =
+            read_model(&model_file, model).map_err(|it| it.of(&model_file))?;
+        let optimizer = read_optimizer(&optimizer_file, &parameters, optimizer)
+            .map_err(|it| it.of(&optimizer_file))?;
+        let schedule = read_schedule(&schedule_file, steps).map_err(|it| it.of(&schedule_file))?;
+        Ok(Saved {
+            model,
+            optimizer,
+            schedule,
+        })
     }
 }
 
@@ -49,7 +55,7 @@ enum Problem {
 }
 
 impl Problem {
-    fn of(self, files: &PartCheckpointer) -> Failure {
+    fn of(self, file: &Path) -> Failure {
         let problem = match self {
             Self::Damaged(reason) => format!("it is damaged ({reason})"),
             Self::OfAnotherModel(reason) => format!("it is that of another model ({reason})"),
@@ -57,14 +63,14 @@ impl Problem {
             Self::OfALaterVersion => {
                 return format!(
                     "{} is of a later version of this program: resume the run with that",
-                    files.file().display()
+                    file.display()
                 )
                 .into();
             }
         };
         format!(
             "{} cannot be resumed from: {}. Delete it to go on from the checkpoint before",
-            files.file().display(),
+            file.display(),
             in_brief(&problem)
         )
         .into()
@@ -84,9 +90,11 @@ fn in_brief(message: &str) -> String {
 /// The live parameters of a model's file, by their ids.
 type Parameters = HashMap<u64, Entry>;
 
-/// Checks that the file is that of such a model, and returns the parameters in it.
-fn check_model<M: Module>(files: &PartCheckpointer, model: &M) -> Result<Parameters, Problem> {
-    let (entries, _) = contents(&files.file()).map_err(Problem::Damaged)?;
+/// Reads the file of such a model, and the parameters in it.
+fn read_model<M: Module>(file: &Path, model: &M) -> Result<(Parameters, ModuleRecord), Problem> {
+    let contents = Contents::read(file)?;
+    let record = contents.record::<ModuleRecord>()?;
+    let entries = contents.entries()?;
     let expected: HashMap<String, DType> = model
         .collect(None, None, false)
         .into_iter()
@@ -119,9 +127,8 @@ fn check_model<M: Module>(files: &PartCheckpointer, model: &M) -> Result<Paramet
             return Err(Problem::Damaged(reason));
         }
     }
-    let record: ModuleRecord = files.read().map_err(Problem::Damaged)?;
-    match model.valid().try_load_record(record) {
-        Ok(_) => Ok(parameters),
+    match model.valid().try_load_record(record.clone()) {
+        Ok(_) => Ok((parameters, record)),
         Err(error) => Err(Problem::OfAnotherModel(error.to_string())),
     }
 }
@@ -131,13 +138,16 @@ fn first_integer(entry: &Entry) -> Result<i64, Problem> {
     Ok(data.iter::<i64>().next().unwrap_or_default())
 }
 
-/// Checks that the file is the state of this `optimizer` for some of these parameters.
-fn check_optimizer(
-    files: &PartCheckpointer,
+/// Reads the file of this `optimizer`'s state for some of these parameters.
+fn read_optimizer(
+    file: &Path,
     parameters: &Parameters,
     optimizer: &ModuleOptimizer,
-) -> Result<(), Problem> {
-    let (entries, scalars) = contents(&files.file()).map_err(Problem::Damaged)?;
+) -> Result<OptimizerRecord, Problem> {
+    let contents = Contents::read(file)?;
+    let record = contents.record::<OptimizerRecord>()?;
+    let scalars = contents.scalars()?;
+    let entries = contents.entries()?;
     for entry in &entries {
         let name = &entry.name;
         let Some(id) = entry.param_id else {
@@ -170,11 +180,11 @@ fn check_optimizer(
             return Err(Problem::Damaged(format!("{name} is {rank:?}")));
         }
     }
-    let record: OptimizerRecord = files.read().map_err(Problem::Damaged)?;
     // Burn leaves out what it cannot read, and begins anew with those parameters.
-    let taken = optimizer.clone().load_record(record).to_record().len();
+    let taken = optimizer.clone().load_record(contents.record()?);
+    let taken = taken.to_record().len();
     if taken == entries.len() {
-        Ok(())
+        Ok(record)
     } else {
         Err(Problem::Damaged(format!(
             "{taken} of its {} tensors are an optimizer's",
@@ -183,14 +193,13 @@ fn check_optimizer(
     }
 }
 
-/// Checks that the file is that of a schedule of one group after so many steps. Without it, Burn
+/// Reads the file of a schedule of one group after so many steps. Without the number of steps, Burn
 /// would begin the schedule anew.
-fn check_schedule(files: &PartCheckpointer, steps: usize) -> Result<(), Problem> {
-    contents(&files.file()).map_err(Problem::Damaged)?;
-    let record: LrSchedulerRecord = files.read().map_err(Problem::Damaged)?;
+fn read_schedule(file: &Path, steps: usize) -> Result<LrSchedulerRecord, Problem> {
+    let record = Contents::read(file)?.record::<LrSchedulerRecord>()?;
     let found: Option<usize> = record.record("0").scalar("steps");
     if found == Some(steps) {
-        Ok(())
+        Ok(record)
     } else {
         Err(Problem::Damaged(format!(
             "it is after {} steps, expected {steps}",
@@ -199,32 +208,35 @@ fn check_schedule(files: &PartCheckpointer, steps: usize) -> Result<(), Problem>
     }
 }
 
-/// The contents of a file.
-fn contents(file: &Path) -> Result<(Vec<Entry>, BTreeMap<String, Scalar>), String> {
-    check_header(file)?;
-    let reader = Reader::from_file_exact(file).map_err(|error| error.to_string())?;
-    let scalars = reader.scalars().clone();
-    let entries = reader.into_tensors().map_err(|error| error.to_string())?;
-    Ok((entries, scalars))
+/// A file's contents, which its entries and its record share.
+struct Contents(Bytes);
+
+impl Contents {
+    fn read(file: &Path) -> Result<Self, Problem> {
+        let bytes = fs::read(file).map_err(|error| Problem::Damaged(error.to_string()))?;
+        Ok(Self(Bytes::from_bytes_vec(bytes).shared()))
+    }
+
+    fn record<R: Checkpoint>(&self) -> Result<R, Problem> {
+        R::checkpoint_from_bytes(self.0.clone()).map_err(damaged)
+    }
+
+    fn entries(&self) -> Result<Vec<Entry>, Problem> {
+        let reader = Reader::from_bytes(self.0.clone()).map_err(damaged)?;
+        reader.into_tensors().map_err(damaged)
+    }
+
+    fn scalars(&self) -> Result<BTreeMap<String, Scalar>, Problem> {
+        let reader = Reader::from_bytes(self.0.clone()).map_err(damaged)?;
+        Ok(reader.scalars().clone())
+    }
 }
 
-/// Checks that a file is as long as its header says. Burn (0.22.1) reserves that much memory for
-/// the table of contents, up to 100 MB, before it looks at the file's length.
-fn check_header(file: &Path) -> Result<(), String> {
-    let read = || -> std::io::Result<(u64, [u8; HEADER_SIZE])> {
-        let mut file = File::open(file)?;
-        let mut header = [0; HEADER_SIZE];
-        file.read_exact(&mut header)?;
-        Ok((file.metadata()?.len(), header))
-    };
-    let (length, header) = read().map_err(|error| error.to_string())?;
-    let header = Header::from_bytes(&header).map_err(|error| error.to_string())?;
-    let needed = HEADER_SIZE as u64 + u64::from(header.metadata_size);
-    if needed <= length {
-        Ok(())
-    } else {
-        Err(format!("expected at least {needed} bytes, found {length}"))
-    }
+fn damaged(error: impl Into<RecordError>) -> Problem {
+    Problem::Damaged(match error.into() {
+        RecordError::Io(reason) => reason,
+        error => error.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -314,21 +326,30 @@ mod tests {
     fn saved(folder: &Path) -> (Checkpoints, [std::path::PathBuf; 3]) {
         let checkpoints = Checkpoints::new(folder.to_owned()).unwrap();
         let run = Run::new().step().step();
-        let optimizer = run.optimizer.to_record();
-        let schedule = run.schedule.to_record();
-        let model = run.model.into_record();
-        checkpoints.save(AT, model, optimizer, schedule).unwrap();
-        let files = checkpoints.checkpointers(Some(AT)).map(|part| part.file());
+        let saved = Saved {
+            optimizer: run.optimizer.to_record(),
+            schedule: run.schedule.to_record(),
+            model: run.model.into_record(),
+        };
+        checkpoints.save(AT, saved).unwrap();
+        let files = PARTS.map(|part| checkpoints.file(part, AT));
         (checkpoints, files)
     }
 
+    /// Reads the checkpoint for a new run.
+    fn read(checkpoints: &Checkpoints) -> Result<(Run, Saved), String> {
+        let run = Run::new();
+        match checkpoints.read(AT, 2, &run.model, &run.optimizer) {
+            Ok(saved) => Ok((run, saved)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     /// Goes on from a checkpoint as Burn's `Learner` does.
-    fn go_on(checkpoints: &Checkpoints) {
-        let [model, optimizer, schedule] = checkpoints.checkpointers(Some(AT));
-        let mut run = Run::new();
-        run.model = run.model.load_record(model.read().unwrap());
-        run.optimizer = run.optimizer.load_record(optimizer.read().unwrap());
-        run.schedule = run.schedule.load_record(schedule.read().unwrap());
+    fn go_on(mut run: Run, saved: Saved) {
+        run.model = run.model.load_record(saved.model);
+        run.optimizer = run.optimizer.load_record(saved.optimizer);
+        run.schedule = run.schedule.load_record(saved.schedule);
         run.step();
     }
 
@@ -344,7 +365,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (checkpoints, files) = saved(folder.path());
         let file = &files[part];
-        let (mut entries, mut scalars) = contents(file).unwrap();
+        let reader = Reader::from_file(file).unwrap();
+        let mut scalars = reader.scalars().clone();
+        let mut entries = reader.into_tensors().unwrap();
         // Burn reads tensors when they are asked for, and the file is about to change.
         for entry in &mut entries {
             let bytes = entry.to_bytes().unwrap().to_vec();
@@ -358,9 +381,7 @@ mod tests {
             writer = writer.with_scalar(&name, scalar);
         }
         writer.write_to_file(file).unwrap();
-        let new = Run::new();
-        let error = checkpoints.check(AT, 2, &new.model, &new.optimizer);
-        let error = error.unwrap_err().to_string();
+        let error = read(&checkpoints).err().unwrap();
         error
             .strip_prefix(file.to_str().unwrap())
             .unwrap()
@@ -392,11 +413,8 @@ mod tests {
     fn what_is_right_is_gone_on_from() {
         let folder = tempfile::tempdir().unwrap();
         let (checkpoints, _) = saved(folder.path());
-        let new = Run::new();
-        checkpoints
-            .check(AT, 2, &new.model, &new.optimizer)
-            .unwrap();
-        go_on(&checkpoints);
+        let (run, saved) = read(&checkpoints).unwrap();
+        go_on(run, saved);
     }
 
     #[test]
@@ -482,12 +500,9 @@ mod tests {
             std::fs::write(&files[part], bytes).unwrap();
             let new = Run::new();
             let memory = allocation_counter::measure(|| {
-                let error = checkpoints.check(AT, 2, &new.model, &new.optimizer);
-                let error = error.unwrap_err().to_string();
-                assert!(
-                    error.contains("expected at least 104857610 bytes"),
-                    "{error}"
-                );
+                let error = checkpoints.read(AT, 2, &new.model, &new.optimizer);
+                let error = error.err().unwrap().to_string();
+                assert!(error.contains("it is damaged ("), "{error}");
             });
             assert!(memory.bytes_max < 1 << 20, "{memory:?}");
         }
@@ -497,12 +512,9 @@ mod tests {
     fn damaged_checkpoints_are_refused_or_trained_on() {
         let folder = tempfile::tempdir().unwrap();
         let (checkpoints, files) = saved(folder.path());
-        let new = Run::new();
         survive("checkpoints", &files, 8, |_| {
-            checkpoints
-                .check(AT, 2, &new.model, &new.optimizer)
-                .map_err(|error| error.to_string())?;
-            go_on(&checkpoints);
+            let (run, saved) = read(&checkpoints)?;
+            go_on(run, saved);
             Ok(())
         });
     }

@@ -5,12 +5,12 @@ mod check;
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::lr_scheduler::LrSchedulerRecord;
 use burn::optim::OptimizerRecord;
-use burn::store::{ModuleRecord, RecordError};
+use burn::store::ModuleRecord;
 use burn::train::checkpoint::{
     Checkpoint, Checkpointer, CheckpointerError, CheckpointingAction, CheckpointingStrategy,
     KeepLastNCheckpoints,
@@ -143,31 +143,51 @@ impl Checkpoints {
         })
     }
 
-    /// Burn's three checkpointers, which go on from `from`.
-    pub fn checkpointers(&self, from: Option<Position>) -> [PartCheckpointer; 3] {
-        PARTS.map(|part| PartCheckpointer {
-            checkpoints: self.clone(),
-            part,
-            from,
-        })
+    /// Burn's three checkpointers: of the model, the optimizer and the schedule. They go on from
+    /// `saved`, if the run does not begin.
+    pub fn checkpointers(
+        &self,
+        saved: Option<Saved>,
+    ) -> (
+        PartCheckpointer<ModuleRecord>,
+        PartCheckpointer<OptimizerRecord>,
+        PartCheckpointer<LrSchedulerRecord>,
+    ) {
+        let (model, optimizer, schedule) = match saved {
+            None => (None, None, None),
+            Some(saved) => (
+                Some(saved.model),
+                Some(saved.optimizer),
+                Some(saved.schedule),
+            ),
+        };
+        (
+            PartCheckpointer::new(self, MODEL, model),
+            PartCheckpointer::new(self, OPTIMIZER, optimizer),
+            PartCheckpointer::new(self, SCHEDULER, schedule),
+        )
     }
 
-    /// Writes a checkpoint within an epoch.
+    /// Writes a checkpoint.
     ///
     /// # Errors
     ///
     /// If a file cannot be written; earlier checkpoints stay.
-    pub fn save(
-        &self,
-        position: Position,
-        model: ModuleRecord,
-        optimizer: OptimizerRecord,
-        scheduler: LrSchedulerRecord,
-    ) -> Result<(), CheckpointerError> {
-        Checkpoint::save(model, self.file(MODEL, position))?;
-        Checkpoint::save(optimizer, self.file(OPTIMIZER, position))?;
-        Checkpoint::save(scheduler, self.file(SCHEDULER, position))
+    pub fn save(&self, position: Position, saved: Saved) -> Result<(), CheckpointerError> {
+        Checkpoint::save(saved.model, self.file(MODEL, position))?;
+        Checkpoint::save(saved.optimizer, self.file(OPTIMIZER, position))?;
+        Checkpoint::save(saved.schedule, self.file(SCHEDULER, position))
     }
+}
+
+/// The records of a checkpoint.
+pub struct Saved {
+    /// The model, with its average if it has one.
+    pub model: ModuleRecord,
+    /// The optimizer's state.
+    pub optimizer: OptimizerRecord,
+    /// The schedule's state.
+    pub schedule: LrSchedulerRecord,
 }
 
 /// Keeps the last two checkpoints, and makes none of an epoch before the epoch is in the log.
@@ -219,31 +239,21 @@ fn position_of(part: &str, name: &str) -> Option<Position> {
     })
 }
 
-/// Saves and restores one part of every checkpoint.
-#[derive(Debug, Clone)]
-pub struct PartCheckpointer {
+/// Saves one part of every checkpoint, and restores that part of the one that the run goes on from,
+/// which was read before.
+pub struct PartCheckpointer<R> {
     checkpoints: Checkpoints,
     part: &'static str,
-    from: Option<Position>,
+    saved: Mutex<Option<R>>,
 }
 
-impl PartCheckpointer {
-    /// The file that the run goes on from.
-    pub fn file(&self) -> PathBuf {
-        let from = self.from.unwrap_or_default();
-        self.checkpoints.file(self.part, from)
-    }
-
-    /// Reads that file.
-    ///
-    /// # Errors
-    ///
-    /// The problem with the file.
-    pub fn read<R: Checkpoint>(&self) -> Result<R, String> {
-        R::load(self.file()).map_err(|error| match error {
-            CheckpointerError::Record(RecordError::Io(problem)) => problem,
-            error => error.to_string(),
-        })
+impl<R> PartCheckpointer<R> {
+    fn new(checkpoints: &Checkpoints, part: &'static str, saved: Option<R>) -> Self {
+        Self {
+            checkpoints: checkpoints.clone(),
+            part,
+            saved: Mutex::new(saved),
+        }
     }
 
     fn at_end_of(&self, epoch: usize) -> PathBuf {
@@ -252,7 +262,7 @@ impl PartCheckpointer {
     }
 }
 
-impl<R: Checkpoint> Checkpointer<R> for PartCheckpointer {
+impl<R: Checkpoint> Checkpointer<R> for PartCheckpointer<R> {
     fn save(&self, epoch: usize, record: R) -> Result<(), CheckpointerError> {
         record.save(self.at_end_of(epoch))?;
         let deleted = self.checkpoints.delete_within(epoch);
@@ -264,10 +274,13 @@ impl<R: Checkpoint> Checkpointer<R> for PartCheckpointer {
         deleted.map_err(|error| CheckpointerError::IOError(std::io::Error::other(error)))
     }
 
-    /// The checkpoint that the run goes on from, which may be one within the epoch after `epoch`.
+    /// The part that was read, which may be one within the epoch after `epoch`.
     fn restore(&self, epoch: usize) -> Result<R, CheckpointerError> {
-        let from = self.from.unwrap_or(Position { epoch, batches: 0 });
-        R::load(self.checkpoints.file(self.part, from))
+        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        match saved.take() {
+            Some(record) => Ok(record),
+            None => R::load(self.at_end_of(epoch)),
+        }
     }
 }
 
@@ -344,12 +357,14 @@ mod tests {
             fs::write(checkpoints.file(MODEL, position), "").unwrap();
         }
         let exist = |position| checkpoints.file(MODEL, position).exists();
-        let [model, optimizer, scheduler] = checkpoints.checkpointers(None);
-        for part in [model, scheduler] {
+        let save = |part| {
+            let part = PartCheckpointer::new(&checkpoints, part, None);
             part.save(11, LrSchedulerRecord::new()).unwrap();
-            assert!(exist(at(10, 7)), "the end of the epoch is not whole yet");
-        }
-        optimizer.save(11, LrSchedulerRecord::new()).unwrap();
+        };
+        save(MODEL);
+        save(SCHEDULER);
+        assert!(exist(at(10, 7)), "the end of the epoch is not whole yet");
+        save(OPTIMIZER);
         assert!(!exist(at(10, 7)));
         assert!(exist(at(11, 3)) && exist(at(11, 0)));
     }

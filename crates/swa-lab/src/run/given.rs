@@ -1,0 +1,270 @@
+//! The settings that are given on the command line.
+
+use std::collections::BTreeMap;
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use serde_json::Value;
+use swa_models::NetworkConfig;
+
+use super::config::{ConfigError, InitialWeights, RunConfig, SwaSettings, absolute, located};
+
+/// The argument for a run of plain SGD.
+const NO_SWA: &str = "no_swa";
+
+/// The settings given on the command line. Those that are not given keep their value in a run that
+/// is resumed. In a new run they are the paper's for the model.
+///
+/// The arguments are the fields of [`RunConfig`].
+#[derive(Debug, Clone)]
+pub struct GivenSettings(ArgMatches);
+
+impl Args for GivenSettings {
+    fn augment_args(command: Command) -> Command {
+        Self::augment_args_for_update(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        let no_swa = Arg::new(NO_SWA)
+            .long("no-swa")
+            .action(ArgAction::SetTrue)
+            .conflicts_with_all(["swa.start", "swa.every", "swa.lr", "swa.batch_norm_batches"])
+            .help("Plain SGD: no averaging, and the learning rate down to a hundredth");
+        let command = RunConfig::augment_args_for_update(command);
+        let command = InitialWeights::augment_args_for_update(command).arg(no_swa);
+        SwaSettings::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for GivenSettings {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self(matches.clone()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0 = matches.clone();
+        Ok(())
+    }
+}
+
+impl GivenSettings {
+    /// The settings of a new run on images of so many `classes`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] for an unknown model, or a number that cannot be used.
+    pub fn new_run(&self, classes: usize) -> Result<RunConfig, ConfigError> {
+        let default = RunConfig::paper(&"preresnet-20".parse()?, classes);
+        let model: NetworkConfig = self.on_top_of(default)?.model.parse()?;
+        let mut paper = RunConfig::paper(&model, classes);
+        let epochs = self.on_top_of(paper.clone())?.epochs;
+        if let Some(swa) = &mut paper.swa
+            && epochs != paper.epochs
+        {
+            swa.start = epochs.saturating_sub(epochs / 4).max(1);
+        }
+        let config = self.on_top_of(paper)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// `config` with what is given in place of its own.
+    fn on_top_of(&self, mut config: RunConfig) -> Result<RunConfig, ConfigError> {
+        let given = &self.0;
+        config.update_from_arg_matches(given)?;
+        config.data = located(&config.data);
+        config.model = config.model.parse::<NetworkConfig>()?.name();
+        if let Some(init) = &mut config.init {
+            init.update_from_arg_matches(given)?;
+        } else if self.has("init.file") {
+            config.init = Some(InitialWeights::from_arg_matches(given)?);
+        }
+        if let Some(init) = &mut config.init {
+            init.file = absolute(&init.file);
+        }
+        if given.get_flag(NO_SWA) {
+            config.swa = None;
+        } else if let Some(swa) = &mut config.swa {
+            swa.update_from_arg_matches(given)?;
+        }
+        Ok(config)
+    }
+
+    /// Compares the given settings with those of a run that is to be resumed.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Differs`] if anything that is given differs from the run.
+    pub fn agree_with(&self, run: &RunConfig) -> Result<(), ConfigError> {
+        let here = by_path(&self.on_top_of(run.clone())?);
+        let there = by_path(run);
+        let mut differences = Vec::new();
+        for argument in Self::augment_args(Command::new("")).get_arguments() {
+            let path = argument.get_id().as_str();
+            if !self.has(path) {
+                continue;
+            }
+            let flag = argument.get_long().unwrap_or(path);
+            if path == NO_SWA {
+                if run.swa.is_some() {
+                    differences.push(format!("--{flag} is given here and not there"));
+                }
+                continue;
+            }
+            // A run without SWA has no place for its settings.
+            let here = here.get(path).cloned().or_else(|| self.raw(path));
+            let here = here.unwrap_or_default();
+            match there.get(path) {
+                Some(there) if *there == here => {}
+                Some(there) => {
+                    differences.push(format!("--{flag} is {here} here and {there} there"));
+                }
+                None => differences.push(format!("--{flag} is {here} here and not given there")),
+            }
+        }
+        if differences.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError::Differs(differences))
+        }
+    }
+
+    fn has(&self, id: &str) -> bool {
+        self.0.value_source(id) == Some(ValueSource::CommandLine)
+    }
+
+    fn raw(&self, id: &str) -> Option<String> {
+        let value = self.0.get_raw(id)?.next()?;
+        Some(value.to_string_lossy().into_owned())
+    }
+}
+
+/// The settings of a run that have a value, by their path in `config.json`, such as `swa.lr`.
+fn by_path(config: &RunConfig) -> BTreeMap<String, String> {
+    fn collect(path: String, value: Value, values: &mut BTreeMap<String, String>) {
+        match value {
+            Value::Null => {}
+            Value::Object(fields) => {
+                for (key, value) in fields {
+                    let separator = if path.is_empty() { "" } else { "." };
+                    collect(format!("{path}{separator}{key}"), value, values);
+                }
+            }
+            Value::String(text) => {
+                values.insert(path, text);
+            }
+            value => {
+                values.insert(path, value.to_string());
+            }
+        }
+    }
+    let mut values = BTreeMap::new();
+    collect(String::new(), serde_json::json!(config), &mut values);
+    values
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The settings given by these arguments.
+    pub(crate) fn given(arguments: &str) -> GivenSettings {
+        let command = GivenSettings::augment_args(Command::new("").no_binary_name(true));
+        GivenSettings(command.get_matches_from(arguments.split_whitespace()))
+    }
+
+    #[test]
+    fn settings_that_are_not_given_are_the_papers() {
+        let run = given("--model vgg16-bn").new_run(10).unwrap();
+        let sgd = run.sgd;
+        assert_eq!((run.epochs, sgd.lr, sgd.weight_decay), (200, 0.05, 5e-4));
+        assert_eq!((sgd.batch_size, sgd.momentum), (128, 0.9));
+        let swa = run.swa.unwrap();
+        assert_eq!((swa.start, swa.lr, swa.every), (161, 0.01, 1));
+    }
+
+    #[test]
+    fn on_a_hundred_classes_preresnet_averages_at_the_papers_rate() {
+        let lr = |arguments: &str, classes: usize| {
+            let run = given(arguments).new_run(classes);
+            run.unwrap().swa.unwrap().lr
+        };
+        assert_eq!(lr("--model preresnet-110", 10), 0.01);
+        assert_eq!(lr("--model preresnet-110", 100), 0.05);
+        assert_eq!(lr("--model preresnet-110 --swa-lr 0.02", 100), 0.02);
+        assert_eq!(lr("--model vgg16", 100), 0.01);
+    }
+
+    #[test]
+    fn a_shorter_run_averages_its_last_quarter() {
+        let start = |arguments: &str| given(arguments).new_run(10).unwrap().swa.unwrap().start;
+        assert_eq!(start("--epochs 20"), 15);
+        assert_eq!(start("--epochs 6"), 5);
+        assert_eq!(start("--epochs 1"), 1);
+        assert_eq!(start("--epochs 20 --swa-start 3"), 3);
+    }
+
+    #[test]
+    fn plain_sgd_and_initial_weights_are_given_too() {
+        let run = given("--no-swa --init a.pt --init-key best").new_run(10);
+        let run = run.unwrap();
+        assert_eq!(run.swa, None);
+        let init = run.init.unwrap();
+        assert_eq!(init.file, std::env::current_dir().unwrap().join("a.pt"));
+        assert_eq!(init.key.as_deref(), Some("best"));
+    }
+
+    #[test]
+    fn invalid_settings_are_refused_by_flag() {
+        for (arguments, expected) in [
+            ("--lr -0.1", "--lr must be above 0, not -0.1"),
+            ("--epochs 0", "--epochs must be at least 1, not 0"),
+            ("--momentum 1", "--momentum must be"),
+            ("--swa-lr nan", "--swa-lr must be"),
+            (
+                "--swa-start 151",
+                "--swa-start 151 is after the last of 150",
+            ),
+            ("--evaluate-on validation", "--validation-items"),
+        ] {
+            let error = given(arguments).new_run(10).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_run_is_resumed_with_its_own_settings_only() {
+        let run = given("--epochs 20 --lr 0.2").new_run(10).unwrap();
+        given("--epochs 20 --lr 2e-1 --data synthetic")
+            .agree_with(&run)
+            .unwrap();
+        given("").agree_with(&run).unwrap();
+
+        let other = "--epochs 30 --bn-batches 5 --padding none --init a.pt";
+        let error = given(other).agree_with(&run).unwrap_err().to_string();
+        for difference in [
+            "--epochs is 30 here and 20 there",
+            "--bn-batches is 5 here and not given",
+            "--padding is none here and zero there",
+            "a.pt here and not given",
+        ] {
+            assert!(error.contains(difference), "{error}");
+        }
+        assert!(!error.contains("--lr"), "{error}");
+        let error = given("--no-swa").agree_with(&run).unwrap_err().to_string();
+        assert!(
+            error.contains("--no-swa is given here and not there"),
+            "{error}"
+        );
+
+        let sgd = given("--no-swa").new_run(10).unwrap();
+        let error = given("--swa-lr 0.5")
+            .agree_with(&sgd)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("--swa-lr is 0.5 here and not given"),
+            "{error}"
+        );
+    }
+}
