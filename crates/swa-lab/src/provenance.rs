@@ -41,6 +41,21 @@ fn peak_memory_in(status: &str) -> Option<u64> {
     Some(peak.trim().parse::<u64>().ok()? * 1024)
 }
 
+/// The numbers of the signals that this process ignores, where Linux tells them.
+pub(crate) fn ignored_signals() -> Option<Vec<i32>> {
+    ignored_signals_in(&fs::read_to_string("/proc/self/status").ok()?)
+}
+
+/// The same from the text that Linux tells it in: signal 1 is the lowest bit of a hexadecimal number.
+fn ignored_signals_in(status: &str) -> Option<Vec<i32>> {
+    let bits = u64::from_str_radix(field(status, "SigIgn")?, 16).ok()?;
+    Some(
+        (1..=64)
+            .filter(|signal| bits >> (signal - 1) & 1 == 1)
+            .collect(),
+    )
+}
+
 /// The first value of a key in lines of `key: value`.
 fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     let mut lines = text.lines().filter_map(|line| line.split_once(':'));
@@ -97,6 +112,14 @@ mod tests {
         let status = "Name:\tcifar\nVmPeak:\t  900 kB\nVmHWM:\t   123456 kB\nVmRSS:\t   100 kB\n";
         assert_eq!(peak_memory_in(status), Some(126_418_944));
         assert_eq!(peak_memory_in("Name:\tcifar\n"), None);
+    }
+
+    #[test]
+    fn ignored_signals_are_read_by_their_numbers() {
+        // SIGHUP is 1, SIGPIPE is 13.
+        let status = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\n";
+        assert_eq!(ignored_signals_in(status), Some(vec![1, 13]));
+        assert_eq!(ignored_signals_in("Name:\tcifar\n"), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use swa_lab::Failure;
 use swa_lab::data::{ImageSet, Position};
 use swa_lab::device::{self, DEFAULT_DEVICE};
 use swa_lab::output::say;
+use swa_lab::provenance::command_line;
 use swa_lab::run::checkpoint::Checkpoints;
 use swa_lab::run::config::{EvaluateOn, RunConfig};
 use swa_lab::run::directory::{RunDirectory, delete_unfinished_files};
@@ -68,34 +69,29 @@ pub(crate) fn run(args: &TrainArgs) -> Result<i32, Failure> {
     };
     let config = match &resumed {
         None => args.given.new_run(CIFAR_10)?,
-        Some((_, config)) => {
-            args.given.agree_with(config)?;
-            config.clone()
-        }
+        Some((_, began)) => args.given.resumed(began)?,
     };
     let network: NetworkConfig = config.model.parse()?;
 
-    let mut progress = Progress::of_images();
-    let images = load_images(&config.data, &mut progress)?;
+    let images = load_images(&config.data, &mut Progress::of_images())?;
+    let classes = images.class_names.len();
     let config = match &resumed {
-        None => args.given.new_run(images.class_names.len())?,
+        None => args.given.new_run(classes)?,
         Some(_) => config,
     };
     let images = config.images_of(images)?;
 
-    let classes = images.class_names.len();
-    let autodiff = device.clone().autodiff();
+    let network = network
+        .with_classes(classes)
+        .with_width_divisor(config.width_divisor);
+    let network = network.init(&device.clone().autodiff())?;
     let training = Training {
         config: &config,
         images: &images,
         device: &device,
-        directory: resumed.map(|(directory, _)| directory),
         args,
     };
-    let network = network
-        .with_classes(classes)
-        .with_width_divisor(config.width_divisor);
-    training.run(network.init(&autodiff)?)
+    training.run(network, resumed)
 }
 
 /// A run about to begin or to go on.
@@ -103,38 +99,32 @@ struct Training<'a> {
     config: &'a RunConfig,
     images: &'a ImageSet,
     device: &'a Device,
-    /// The folder, if the run goes on.
-    directory: Option<RunDirectory>,
     args: &'a TrainArgs,
 }
 
 impl Training<'_> {
-    fn run(self, network: Network) -> Result<i32, Failure> {
+    fn run(
+        self,
+        network: Network,
+        resumed: Option<(RunDirectory, RunConfig)>,
+    ) -> Result<i32, Failure> {
         // Burn draws initial weights when they are first used. Here that is now, in order.
         self.device.seed(self.config.seed);
         let _ = network.valid();
-        let has_checkpoint = match &self.directory {
-            None => false,
-            Some(directory) => Checkpoints::new(directory.checkpoints())?.last()?.is_some(),
+        let from = match &resumed {
+            None => None,
+            Some((directory, began)) => self.last_checkpoint(directory, began)?,
         };
         let network = match &self.config.init {
-            Some(init) if !has_checkpoint => init.load(network)?,
+            Some(init) if from.is_none() => init.load(network)?,
             _ => network,
         };
-
-        let directory = match &self.directory {
-            Some(directory) => directory.clone(),
+        let directory = match resumed {
+            Some((directory, _)) => directory,
             None => RunDirectory::create(&self.args.out, self.config, self.args.overwrite)?,
         };
-        let checkpoints = Checkpoints::new(directory.checkpoints())?;
-        let from = match self.directory {
-            None => None,
-            Some(_) => {
-                checkpoints.delete_unfinished()?;
-                delete_unfinished_files(directory.path())?;
-                checkpoints.last()?
-            }
-        };
+        directory.check_images(self.images)?;
+
         let plain = self.args.plain || !std::io::stdout().is_terminal();
         let session = Session {
             config: self.config,
@@ -166,6 +156,27 @@ impl Training<'_> {
                 Ok(INTERRUPTED)
             }
         }
+    }
+
+    /// The position from which to go on with the run that `began` with other settings, if its images
+    /// have moved, or it is to have another number of epochs.
+    fn last_checkpoint(
+        &self,
+        directory: &RunDirectory,
+        began: &RunConfig,
+    ) -> Result<Option<Position>, Failure> {
+        directory.check_images(self.images)?;
+        let checkpoints = Checkpoints::new(directory.checkpoints())?;
+        checkpoints.delete_unfinished()?;
+        delete_unfinished_files(directory.path())?;
+        let from = checkpoints.last()?;
+        if self.config.epochs != began.epochs {
+            say(self.config.lengthened(began, from.unwrap_or_default())?);
+        }
+        if self.config != began {
+            directory.write_config(self.config)?;
+        }
+        Ok(from)
     }
 }
 
@@ -220,14 +231,13 @@ impl Training<'_> {
                 epoch + 1
             ),
         };
-        let device = match self.args.device.as_str() {
-            DEFAULT_DEVICE => String::new(),
-            name => format!(" --device {name}"),
-        };
-        say(format!(
-            "{stopped} Go on with:\n  cifar train --resume --out {}{device}",
-            directory.path().display()
-        ));
+        let out = directory.path().display().to_string();
+        let mut command = vec!["train", "--resume", "--out", &out];
+        if self.args.device != DEFAULT_DEVICE {
+            command.extend(["--device", &self.args.device]);
+        }
+        let command = command_line(command.into_iter().map(str::to_owned));
+        say(format!("{stopped} Go on with:\n  {command}"));
     }
 
     fn print_scores(&self, directory: &RunDirectory, last: &EpochRow) {

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::data_set::DataSet;
-use super::lock::Lock;
 use super::plan::Plan;
 use super::results_file::ResultsFile;
 use crate::Failure;
 use crate::data::DataSource;
 use crate::run::directory::{delete_unfinished_files, io_error, is_unfinished, write_whole};
+use crate::run::lock::Lock;
 
 /// The folder of an experiment: its plan, its results, and the folders of its runs.
 #[derive(Debug, Clone)]
@@ -39,6 +39,11 @@ impl ExperimentDirectory {
         let data = data.map(str::to_owned).or(plan.data.clone()).or(began_with);
         let plan = on(plan, data)?;
         if let Some(there) = there {
+            // Images may have moved: a run tells if they are the same.
+            let there = Plan {
+                data: plan.data.clone(),
+                ..there
+            };
             let differences = plan.differences(&there)?;
             if !differences.is_empty() {
                 return Err(format!(
@@ -79,16 +84,22 @@ impl ExperimentDirectory {
         Ok(Plan::parse(&Plan::text(&name)?, &name, &[])?)
     }
 
-    /// Begins an experiment with `plan`, unless one has begun: makes the folder, and the plan in it.
+    /// Begins an experiment with `plan`: makes the folder, and the plan in it. If one has begun, its plan
+    /// takes over where the images are now.
     ///
     /// # Errors
     ///
     /// If something else is in it, or it cannot be written.
     pub fn begin(&self, plan: &Plan) -> Result<(), Failure> {
-        if self.plan_file().exists() {
-            return Ok(());
-        }
         let path = &self.path;
+        if self.plan_file().exists() {
+            return if self.plan()?.data == plan.data {
+                Ok(())
+            } else {
+                let _lock = self.lock()?;
+                self.write_plan(plan)
+            };
+        }
         fs::create_dir_all(path).map_err(io_error("make the folder", path))?;
         let entries = fs::read_dir(path).map_err(io_error("read the folder", path))?;
         let lock = self.lock_file();
@@ -105,6 +116,10 @@ impl ExperimentDirectory {
         }
         let _lock = self.lock()?;
         delete_unfinished_files(path)?;
+        self.write_plan(plan)
+    }
+
+    fn write_plan(&self, plan: &Plan) -> Result<(), Failure> {
         let text = format!(
             "# The plan of the experiment in this folder, complete.\n\n{}",
             plan.to_toml()?
@@ -147,7 +162,7 @@ impl ExperimentDirectory {
     ///
     /// If another process has it.
     pub(super) fn lock(&self) -> Result<Lock, Failure> {
-        Lock::take(&self.lock_file(), "")
+        Ok(Lock::take(&self.lock_file(), "")?)
     }
 
     /// Takes the right to write the results and the folders of runs. The purpose is the name of a
@@ -158,7 +173,7 @@ impl ExperimentDirectory {
     ///
     /// If another process has it.
     pub(super) fn lock_runs(&self, purpose: &str) -> Result<Lock, Failure> {
-        Lock::take(&self.runs_lock_file(), purpose)
+        Ok(Lock::take(&self.runs_lock_file(), purpose)?)
     }
 
     /// The purpose for which a process has that right, if one has it.

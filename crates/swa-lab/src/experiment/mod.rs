@@ -6,7 +6,6 @@
 
 mod data_set;
 mod directory;
-mod lock;
 mod plan;
 pub mod record;
 pub mod results_file;

@@ -101,7 +101,9 @@ impl ResultsFile {
             text => text.map_err(io_error("read", &self.file))?,
         };
         let mut records = Records::default();
-        let parsed = parse(&text).map_err(|error| format!("{}, {error}", self.file.display()))?;
+        // Some editors put a byte-order mark before UTF-8.
+        let parsed = parse(text.trim_start_matches('\u{feff}'))
+            .map_err(|error| format!("{}, {error}", self.file.display()))?;
         for record in parsed {
             match record {
                 Record::Run(run) => records.runs.push(run),

@@ -1,12 +1,11 @@
 //! The state of a run that one process leaves to the next.
 
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Failure;
-use crate::run::directory::{io_error, write_whole};
+use crate::run::directory::{read_json, write_json};
 
 /// The facts for the record of a run that no other file of its folder holds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -31,16 +30,11 @@ impl RunState {
     /// If it cannot be read.
     pub(super) fn read(folder: &Path) -> Result<Self, Failure> {
         let file = folder.join(Self::FILE);
-        let text = match fs::read(&file) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self::default());
-            }
-            text => text.map_err(io_error("read", &file))?,
-        };
-        serde_json::from_slice(&text).map_err(|error| {
-            let file = file.display();
-            format!("{file} does not hold the state of a run ({error}): delete it").into()
-        })
+        if file.exists() {
+            Ok(read_json(&file, "the state of a run")?)
+        } else {
+            Ok(Self::default())
+        }
     }
 
     /// Writes it to the folder of the run.
@@ -49,8 +43,7 @@ impl RunState {
     ///
     /// If it cannot be written.
     pub(super) fn write(&self, folder: &Path) -> Result<(), Failure> {
-        let text = serde_json::to_vec_pretty(self)?;
-        Ok(write_whole(&folder.join(Self::FILE), &text)?)
+        Ok(write_json(&folder.join(Self::FILE), self)?)
     }
 
     /// The same state, after a process whose peak memory was `bytes`.

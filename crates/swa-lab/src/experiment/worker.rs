@@ -122,6 +122,7 @@ impl Worker<'_> {
         let _ = network.valid();
 
         let folder = self.open()?;
+        folder.check_images(self.images)?;
         let checkpoints = Checkpoints::new(folder.checkpoints())?;
         checkpoints.delete_unfinished()?;
         let from = checkpoints.last()?;
@@ -179,7 +180,8 @@ impl Worker<'_> {
             Ok(folder)
         } else {
             Err(format!(
-                "{} was begun with other settings than the plan's: delete it to begin it anew",
+                "{} was begun with other settings than the plan's: go on with the plan that it was begun \
+                 with, or move it elsewhere to begin it anew",
                 path.display()
             )
             .into())
@@ -212,6 +214,7 @@ impl Worker<'_> {
             fs::remove_dir_all(&path).map_err(io_error("delete", &path))?;
         }
         let folder = RunDirectory::create(&path, &taker.config, false)?;
+        folder.check_images(self.images)?;
         session.hand_over(network, swa, at, &Checkpoints::new(folder.checkpoints())?)?;
         let mut rows = read_rows(&session.directory.metrics())?;
         rows.retain(|row| row.epoch <= at.epoch);

@@ -3,15 +3,24 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use super::images::ImagesRecord;
+use super::lock::Lock;
+use crate::data::ImageSet;
 use crate::run::config::RunConfig;
 
 /// The folder of a run: its settings, checkpoints, metrics and models.
+///
+/// One that is made or opened is this process's alone, until the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct RunDirectory {
     path: PathBuf,
+    _lock: Option<Arc<Lock>>,
 }
 
 /// The reason why a folder cannot be a run's.
@@ -41,13 +50,37 @@ pub enum DirectoryError {
         path: PathBuf,
     },
 
-    /// The settings cannot be read.
-    #[error("{path} does not hold a run's settings ({reason}): start anew with --overwrite")]
-    Settings {
+    /// A file cannot be read, or is not what it should be.
+    #[error(
+        "{path} does not hold {content} ({reason}): mend it, or resume with the version of this program \
+         that wrote it, or start a run in another folder with --out. Nothing else of the run is concerned"
+    )]
+    Content {
         /// The file.
         path: PathBuf,
+        /// The expected content.
+        content: &'static str,
         /// The reason.
         reason: String,
+    },
+
+    /// The run was begun with other images.
+    #[error(
+        "{path} was begun with other images: {difference}. Say with --data where those that it was \
+         begun with are, or start a run in another folder with --out"
+    )]
+    OtherImages {
+        /// The folder.
+        path: PathBuf,
+        /// The difference.
+        difference: String,
+    },
+
+    /// Another process writes to it.
+    #[error("{path}: another process is writing there: wait for it, or stop it")]
+    InUse {
+        /// The folder.
+        path: PathBuf,
     },
 
     /// It cannot be read or written.
@@ -80,35 +113,41 @@ impl RunDirectory {
     /// # Errors
     ///
     /// [`DirectoryError::Taken`] or [`Foreign`](DirectoryError::Foreign) if the folder is not empty,
+    /// [`InUse`](DirectoryError::InUse) if another process writes to it,
     /// [`Io`](DirectoryError::Io) if it cannot be written.
     pub fn create(
         path: &Path,
         config: &RunConfig,
         overwrite: bool,
     ) -> Result<Self, DirectoryError> {
-        let directory = Self {
+        fs::create_dir_all(path).map_err(io_error("make the folder", path))?;
+        let directory = Self::at(path);
+        let mut entries = fs::read_dir(path).map_err(io_error("read the folder", path))?;
+        let foreign = entries.any(|entry| match entry {
+            // A process that was killed while it wrote the settings leaves these, and no run.
+            Ok(entry) => entry.path() != directory.lock_file() && !is_unfinished(&entry.path()),
+            Err(_) => true,
+        });
+        if foreign && !directory.config_file().exists() {
+            return Err(DirectoryError::Foreign {
+                path: path.to_owned(),
+            });
+        }
+        let is_taken = |directory: &Self| directory.config_file().exists() && !overwrite;
+        let taken = || DirectoryError::Taken {
             path: path.to_owned(),
         };
-        fs::create_dir_all(path).map_err(io_error("make the folder", path))?;
-        // If a process was killed while it wrote the settings, there is no run.
-        delete_unfinished_files(path)?;
-        let mut entries = fs::read_dir(path).map_err(io_error("read the folder", path))?;
-        if entries.next().is_some() {
-            let path = path.to_owned();
-            if !directory.config_file().exists() {
-                return Err(DirectoryError::Foreign { path });
-            }
-            if !overwrite {
-                return Err(DirectoryError::Taken { path });
-            }
-            directory.clear()?;
+        if is_taken(&directory) {
+            return Err(taken());
         }
-        let config =
-            serde_json::to_vec_pretty(config).map_err(|error| DirectoryError::Settings {
-                path: directory.config_file(),
-                reason: error.to_string(),
-            })?;
-        write_whole(&directory.config_file(), &config)?;
+        let directory = directory.locked()?;
+        // Another process may have begun one meanwhile.
+        if is_taken(&directory) {
+            return Err(taken());
+        }
+        delete_unfinished_files(path)?;
+        directory.clear()?;
+        directory.write_config(config)?;
         Ok(directory)
     }
 
@@ -116,26 +155,24 @@ impl RunDirectory {
     ///
     /// # Errors
     ///
-    /// [`DirectoryError::NoRun`] or [`Settings`](DirectoryError::Settings) if there is none.
+    /// [`DirectoryError::NoRun`] or [`Content`](DirectoryError::Content) if there is none,
+    /// [`InUse`](DirectoryError::InUse) if another process writes to it.
     pub fn open(path: &Path) -> Result<(Self, RunConfig), DirectoryError> {
-        let directory = Self {
-            path: path.to_owned(),
-        };
+        let directory = Self::at(path);
         let file = directory.config_file();
         if !file.exists() {
             return Err(DirectoryError::NoRun {
                 path: path.to_owned(),
             });
         }
-        let text = fs::read(&file).map_err(io_error("read", &file))?;
-        let damaged = |reason: String| DirectoryError::Settings { path: file, reason };
-        let config: RunConfig = match serde_json::from_slice(&text) {
-            Ok(config) => config,
-            Err(error) => return Err(damaged(error.to_string())),
-        };
+        let config: RunConfig = read_json(&file, "a run's settings")?;
         match config.validate() {
-            Ok(()) => Ok((directory, config)),
-            Err(error) => Err(damaged(error.to_string())),
+            Ok(()) => Ok((directory.locked()?, config)),
+            Err(error) => Err(DirectoryError::Content {
+                path: file,
+                content: "a run's settings",
+                reason: error.to_string(),
+            }),
         }
     }
 
@@ -143,6 +180,43 @@ impl RunDirectory {
     pub(crate) fn at(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
+            _lock: None,
+        }
+    }
+
+    fn locked(mut self) -> Result<Self, DirectoryError> {
+        self._lock = Some(Arc::new(Lock::take(&self.lock_file(), "")?));
+        Ok(self)
+    }
+
+    /// Writes the run's settings.
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryError::Io`]; those that were there stay.
+    pub fn write_config(&self, config: &RunConfig) -> Result<(), DirectoryError> {
+        write_json(&self.config_file(), config)
+    }
+
+    /// Checks that the run has the `images` that it began with, or writes down what they are if it
+    /// begins now. (A run of an earlier version has not written it down: it does so now.)
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryError::OtherImages`] if they are others.
+    pub fn check_images(&self, images: &ImageSet) -> Result<(), DirectoryError> {
+        let now = ImagesRecord::of(images);
+        let file = self.images();
+        if !file.exists() {
+            return write_json(&file, &now);
+        }
+        let began: ImagesRecord = read_json(&file, "the record of a run's images")?;
+        match now.difference(&began) {
+            None => Ok(()),
+            Some(difference) => Err(DirectoryError::OtherImages {
+                path: self.path.clone(),
+                difference,
+            }),
         }
     }
 
@@ -158,6 +232,7 @@ impl RunDirectory {
             }
         }
         let files = [
+            self.images(),
             self.metrics(),
             self.averaged_model(),
             self.live_model(),
@@ -192,6 +267,15 @@ impl RunDirectory {
     /// The run's settings.
     pub fn config_file(&self) -> PathBuf {
         self.path.join("config.json")
+    }
+
+    /// The record of its images.
+    fn images(&self) -> PathBuf {
+        self.path.join("images.json")
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.path.join("lock")
     }
 
     /// The folder of its checkpoints.
@@ -250,6 +334,38 @@ pub fn delete_unfinished_files(folder: &Path) -> Result<(), DirectoryError> {
     Ok(())
 }
 
+/// Reads a JSON file, with or without a byte-order mark.
+///
+/// # Errors
+///
+/// [`DirectoryError::Content`] if it is not one of such a value, [`Io`](DirectoryError::Io) if it
+/// cannot be read.
+pub(crate) fn read_json<T: DeserializeOwned>(
+    path: &Path,
+    content: &'static str,
+) -> Result<T, DirectoryError> {
+    let text = fs::read(path).map_err(io_error("read", path))?;
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
+    serde_json::from_slice(text).map_err(|error| DirectoryError::Content {
+        path: path.to_owned(),
+        content,
+        reason: error.to_string(),
+    })
+}
+
+/// Writes a JSON file.
+///
+/// # Errors
+///
+/// [`DirectoryError::Io`]; what was there stays.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DirectoryError> {
+    let text = serde_json::to_vec_pretty(value).map_err(io::Error::from);
+    write_whole(path, &text.map_err(io_error("write", path))?)
+}
+
+/// The mark that some editors put before UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
 /// Writes a file beside its place and then moves it there, so that its place never holds half of
 /// it.
 ///
@@ -295,10 +411,13 @@ mod tests {
         assert!(error.to_string().contains("--overwrite"), "{error}");
         assert!(directory.averaged_model().exists());
 
+        let error = RunDirectory::open(&path).unwrap_err();
+        assert!(matches!(error, DirectoryError::InUse { .. }), "{error}");
+        drop(directory);
         let (_, opened) = RunDirectory::open(&path).unwrap();
         assert_eq!(opened, config());
 
-        RunDirectory::create(&path, &config(), true).unwrap();
+        let directory = RunDirectory::create(&path, &config(), true).unwrap();
         assert!(!directory.averaged_model().exists());
     }
 
@@ -329,7 +448,7 @@ mod tests {
 
         fs::write(folder.path().join("config.json"), "{\"epochs\": 3").unwrap();
         let error = RunDirectory::open(folder.path()).unwrap_err();
-        assert!(matches!(error, DirectoryError::Settings { .. }), "{error}");
+        assert!(matches!(error, DirectoryError::Content { .. }), "{error}");
     }
 
     #[test]
@@ -352,6 +471,7 @@ mod tests {
                         swa_test_loss,swa_test_accuracy,seconds,reestimation_seconds\n";
         fs::write(directory.metrics(), [headings, row, row].concat()).unwrap();
         let paths = [directory.config_file(), directory.metrics()];
+        drop(directory);
         survive("settings and metrics", &paths, 8, |_| {
             let (directory, config) =
                 RunDirectory::open(folder.path()).map_err(|error| error.to_string())?;
@@ -361,6 +481,27 @@ mod tests {
                 .map(drop)
                 .map_err(|error| error.to_string())
         });
+    }
+
+    #[test]
+    fn files_with_a_byte_order_mark_are_read_as_without_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = RunDirectory::create(folder.path(), &config(), false).unwrap();
+        let headings = "epoch,learning_rate,train_loss,train_accuracy,live_test_loss,live_test_accuracy,\
+                        swa_test_loss,swa_test_accuracy,seconds,reestimation_seconds\n";
+        fs::write(
+            directory.metrics(),
+            [headings, "1,0.1,,,2.3,8.4,,,0.2,\n"].concat(),
+        )
+        .unwrap();
+        for file in [directory.config_file(), directory.metrics()] {
+            let marked = [BYTE_ORDER_MARK, &fs::read(&file).unwrap()].concat();
+            fs::write(file, marked).unwrap();
+        }
+        drop(directory);
+        let (directory, opened) = RunDirectory::open(folder.path()).unwrap();
+        assert_eq!(opened, config());
+        assert_eq!(read_rows(&directory.metrics()).unwrap()[0].epoch, 1);
     }
 
     #[test]

@@ -90,18 +90,19 @@ impl GivenSettings {
         Ok(config)
     }
 
-    /// Compares the given settings with those of a run that is to be resumed.
+    /// The settings of a run that goes on, of which those that it was begun with are `run`'s. The
+    /// location of the images and the number of epochs are what is given, if they are given.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Differs`] if anything that is given differs from the run.
-    pub fn agree_with(&self, run: &RunConfig) -> Result<(), ConfigError> {
-        let here = by_path(&self.on_top_of(run.clone())?);
-        let there = by_path(run);
+    /// [`ConfigError::Differs`] if anything else that is given differs from the run.
+    pub fn resumed(&self, run: &RunConfig) -> Result<RunConfig, ConfigError> {
+        let given = self.on_top_of(run.clone())?;
+        let (here, there) = (by_path(&given), by_path(run));
         let mut differences = Vec::new();
         for argument in Self::augment_args(Command::new("")).get_arguments() {
             let path = argument.get_id().as_str();
-            if !self.has(path) {
+            if !self.has(path) || ["data", "epochs"].contains(&path) {
                 continue;
             }
             let flag = argument.get_long().unwrap_or(path);
@@ -122,11 +123,16 @@ impl GivenSettings {
                 None => differences.push(format!("--{flag} is {here} here and not given there")),
             }
         }
-        if differences.is_empty() {
-            Ok(())
-        } else {
-            Err(ConfigError::Differs(differences))
+        if !differences.is_empty() {
+            return Err(ConfigError::Differs(differences));
         }
+        let config = RunConfig {
+            data: given.data,
+            epochs: given.epochs,
+            ..run.clone()
+        };
+        config.validate()?;
+        Ok(config)
     }
 
     fn has(&self, id: &str) -> bool {
@@ -235,15 +241,20 @@ pub(crate) mod tests {
     #[test]
     fn a_run_is_resumed_with_its_own_settings_only() {
         let run = given("--epochs 20 --lr 0.2").new_run(10).unwrap();
-        given("--epochs 20 --lr 2e-1 --data synthetic")
-            .agree_with(&run)
-            .unwrap();
-        given("").agree_with(&run).unwrap();
+        for same in ["", "--epochs 20 --lr 2e-1 --data synthetic"] {
+            assert_eq!(given(same).resumed(&run).unwrap(), run);
+        }
 
-        let other = "--epochs 30 --bn-batches 5 --padding none --init a.pt";
-        let error = given(other).agree_with(&run).unwrap_err().to_string();
+        let refusal = |arguments: &str, run: &RunConfig| {
+            let refused = given(arguments).resumed(run);
+            refused.unwrap_err().to_string()
+        };
+        let error = refusal(
+            "--batch-size 30 --bn-batches 5 --padding none --init a.pt",
+            &run,
+        );
         for difference in [
-            "--epochs is 30 here and 20 there",
+            "--batch-size is 30 here and 128 there",
             "--bn-batches is 5 here and not given",
             "--padding is none here and zero there",
             "a.pt here and not given",
@@ -251,19 +262,29 @@ pub(crate) mod tests {
             assert!(error.contains(difference), "{error}");
         }
         assert!(!error.contains("--lr"), "{error}");
-        let error = given("--no-swa").agree_with(&run).unwrap_err().to_string();
+        let error = refusal("--no-swa", &run);
         assert!(
             error.contains("--no-swa is given here and not there"),
             "{error}"
         );
 
         let sgd = given("--no-swa").new_run(10).unwrap();
-        let error = given("--swa-lr 0.5")
-            .agree_with(&sgd)
-            .unwrap_err()
-            .to_string();
+        let error = refusal("--swa-lr 0.5", &sgd);
         assert!(
             error.contains("--swa-lr is 0.5 here and not given"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn images_may_move_and_epochs_be_added_when_a_run_goes_on() {
+        let run = given("--epochs 20 --data old").new_run(10).unwrap();
+        let resumed = given("--epochs 30 --data new").resumed(&run).unwrap();
+        assert_eq!(resumed.epochs, 30);
+        assert!(resumed.data.ends_with("new"), "{}", resumed.data);
+        let error = given("--epochs 10").resumed(&run).unwrap_err().to_string();
+        assert!(
+            error.contains("--swa-start 15 is after the last of 10"),
             "{error}"
         );
     }

@@ -1,6 +1,8 @@
-//! The images of a run, loaded with progress on the screen.
+//! The images of a run: loaded with progress on the screen, and known again when it is resumed.
 
 use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
 
 use crate::Failure;
 use crate::data::{DataSource, ImageSet};
@@ -22,4 +24,116 @@ pub fn load_images(data: &str, progress: &mut Progress) -> Result<ImageSet, Fail
     });
     progress.end();
     Ok(images?)
+}
+
+/// The images of a run, as `images.json` holds them, so that they are known again wherever they are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ImagesRecord {
+    /// The number of images that it trains on.
+    train: usize,
+    /// The number of images that it is scored on.
+    scored: usize,
+    /// The names of their classes.
+    class_names: Vec<String>,
+    /// The CRC-32 of all their pixels and labels, in order.
+    checksum: u32,
+}
+
+impl ImagesRecord {
+    pub(crate) fn of(images: &ImageSet) -> Self {
+        let mut checksum = crc32fast::Hasher::new();
+        for part in [&images.train, &images.test] {
+            for index in 0..part.len() {
+                checksum.update(part.image(index));
+                checksum.update(&[part.label(index)]);
+            }
+        }
+        Self {
+            train: images.train.len(),
+            scored: images.test.len(),
+            class_names: images.class_names.clone(),
+            checksum: checksum.finalize(),
+        }
+    }
+
+    /// The first difference from those that the run began with, in words.
+    pub(crate) fn difference(&self, began: &Self) -> Option<String> {
+        let lacks = |names: &[String], name: &&String| !names.contains(name);
+        let new = self
+            .class_names
+            .iter()
+            .find(|name| lacks(&began.class_names, name));
+        let gone = began
+            .class_names
+            .iter()
+            .find(|name| lacks(&self.class_names, name));
+        if let Some(class) = new {
+            Some(format!("the class `{class}` is new"))
+        } else if let Some(class) = gone {
+            Some(format!("the class `{class}` is missing"))
+        } else if self.class_names != began.class_names {
+            Some("the classes come in another order".to_owned())
+        } else if self.train != began.train {
+            let (here, there) = (self.train, began.train);
+            Some(format!(
+                "there are {here} images to train on, and there were {there}"
+            ))
+        } else if self.scored != began.scored {
+            let (here, there) = (self.scored, began.scored);
+            Some(format!(
+                "there are {here} images to score on, and there were {there}"
+            ))
+        } else if self.checksum != began.checksum {
+            Some("there are as many, with other pixels, labels or names".to_owned())
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::data::{IMAGE_BYTES, Images};
+
+    fn images(pixels: [u8; 3], labels: [u8; 3]) -> ImageSet {
+        let part = |pixels: &[u8], labels: &[u8]| {
+            let pixels = pixels
+                .iter()
+                .flat_map(|&pixel| [pixel; IMAGE_BYTES])
+                .collect();
+            Arc::new(Images::new(pixels, labels.to_vec()))
+        };
+        ImageSet {
+            train: part(&pixels[..2], &labels[..2]),
+            test: part(&pixels[2..], &labels[2..]),
+            class_names: vec!["cat".to_owned(), "dog".to_owned()],
+        }
+    }
+
+    #[test]
+    fn the_same_images_are_known_again_and_others_are_told_apart() {
+        let began = ImagesRecord::of(&images([1, 2, 3], [0, 1, 0]));
+        let difference = |now: &ImageSet| ImagesRecord::of(now).difference(&began);
+        let mut now = images([1, 2, 3], [0, 1, 0]);
+        assert_eq!(difference(&now), None);
+
+        let others = Some("there are as many, with other pixels, labels or names".to_owned());
+        assert_eq!(difference(&images([1, 2, 4], [0, 1, 0])), others);
+        assert_eq!(difference(&images([2, 1, 3], [0, 1, 0])), others);
+        assert_eq!(difference(&images([1, 2, 3], [0, 0, 0])), others);
+
+        now.train = now.test.clone();
+        let fewer = "there are 1 images to train on, and there were 2";
+        assert_eq!(difference(&now).as_deref(), Some(fewer));
+        now.class_names.push("cow".to_owned());
+        assert_eq!(difference(&now).as_deref(), Some("the class `cow` is new"));
+        now.class_names = vec!["cat".to_owned()];
+        assert_eq!(
+            difference(&now).as_deref(),
+            Some("the class `dog` is missing")
+        );
+    }
 }

@@ -10,6 +10,8 @@ use burn::train::Interrupter;
 use burn::train::renderer::MetricsRenderer;
 
 use crate::output::note;
+#[cfg(unix)]
+use crate::provenance;
 use crate::run::terminal;
 
 /// The exit status of a run that was asked to stop: 128 + SIGINT, as shells have it.
@@ -65,8 +67,8 @@ impl Interruption {
         Some((self.steps.load(Ordering::SeqCst), record))
     }
 
-    /// Makes Ctrl-C, and on Unix a termination signal, ask for a stop. A second one ends the
-    /// process at once.
+    /// Makes Ctrl-C, and on Unix a termination signal and the loss of the terminal, ask for a stop. A
+    /// second one ends the process at once.
     ///
     /// # Errors
     ///
@@ -101,19 +103,24 @@ impl Interruption {
     }
 }
 
-/// Calls `signalled` for Ctrl-C, and on Unix for a termination signal.
+/// Calls `signalled` for Ctrl-C, and on Unix for a termination signal and for SIGHUP, which the loss
+/// of the terminal sends. SIGHUP is left alone where it is ignored, as under `nohup`. Only Linux tells
+/// if it is: on other systems it is always left alone, and ends the process.
 ///
 /// # Errors
 ///
 /// If the process handles the signals already.
 pub(crate) fn on_signals(signalled: impl Fn() + Clone + Send + 'static) -> io::Result<()> {
     ctrlc::set_handler(signalled.clone()).map_err(io::Error::other)?;
-    // SIGHUP is left alone: under `nohup` the process ignores it, which `ctrlc` (3.5) would undo.
     #[cfg(unix)]
     {
-        use signal_hook::{consts::SIGTERM, iterator::Signals};
+        use signal_hook::consts::{SIGHUP, SIGTERM};
+        use signal_hook::iterator::Signals;
 
         let mut signals = Signals::new([SIGTERM])?;
+        if provenance::ignored_signals().is_some_and(|ignored| !ignored.contains(&SIGHUP)) {
+            signals.add_signal(SIGHUP)?;
+        }
         std::thread::spawn(move || signals.forever().for_each(|_| signalled()));
     }
     Ok(())

@@ -11,6 +11,8 @@ pub mod evaluate;
 pub mod given;
 pub mod images;
 pub mod interruption;
+mod length;
+pub(crate) mod lock;
 pub mod model_file;
 
 pub mod progress;

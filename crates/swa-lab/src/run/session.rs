@@ -22,8 +22,8 @@ use burn::train::{
 };
 use swa_models::Network;
 use swa_train::{
-    Collect, ModelMetric, PaperLrScheduler, PaperLrSchedulerConfig, ReestimationConfig, RunLength,
-    RunningStatistics, Swa, SwaConfig,
+    Collect, ModelMetric, PaperLrScheduler, ReestimationConfig, RunLength, RunningStatistics, Swa,
+    SwaConfig,
 };
 
 use crate::Failure;
@@ -116,14 +116,12 @@ impl Session<'_> {
     }
 
     fn train_swa(self, network: Network, swa: SwaSettings) -> Result<End, Failure> {
-        let length = self.length()?;
         let progress = Progress::of_images();
         let reestimation = PassTime::default();
         let model = self
             .averaging(network, swa, &progress, &reestimation)?
             .with_metrics_of(&["live"])?;
-        let schedule =
-            PaperLrSchedulerConfig::swa(self.config.sgd.lr, swa.lr, swa.start, length).init()?;
+        let schedule = self.config.schedule(self.length()?)?;
 
         let fitted = self.fit(model, schedule, progress, reestimation, |training| {
             training
@@ -144,7 +142,7 @@ impl Session<'_> {
     }
 
     fn train_sgd(self, network: Network) -> Result<End, Failure> {
-        let schedule = PaperLrSchedulerConfig::sgd(self.config.sgd.lr, self.length()?).init()?;
+        let schedule = self.config.schedule(self.length()?)?;
         let model = self.classifier(network);
         let (progress, no_reestimation) = (Progress::of_images(), PassTime::default());
         let fitted = self.fit(model, schedule, progress, no_reestimation, |training| {

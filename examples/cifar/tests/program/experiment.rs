@@ -92,7 +92,14 @@ fn models(folder: &Snapshot) -> Vec<(&Path, &[u8])> {
         .files
         .iter()
         .filter(|(name, _)| name.starts_with("runs"));
-    let kept = ["config.json", "experiment.log", "metrics.csv", "state.json"];
+    let kept = [
+        "config.json",
+        "experiment.log",
+        "images.json",
+        "lock",
+        "metrics.csv",
+        "state.json",
+    ];
     let runs = runs.filter(|(name, _)| !kept.iter().any(|kept| name.ends_with(kept)));
     runs.map(|(name, bytes)| (name.as_path(), bytes.as_slice()))
         .collect()
@@ -349,7 +356,7 @@ fn status_tells_what_runs_while_another_process_runs_it() {
 
     let refusal = start(&out).end().refusal();
     assert!(
-        refusal.ends_with("another process is running this experiment: wait for it, or stop it"),
+        refusal.ends_with("another process is writing there: wait for it, or stop it"),
         "{refusal}"
     );
     process.signal_all("CONT");

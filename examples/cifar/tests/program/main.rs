@@ -5,6 +5,7 @@ mod data_folder;
 mod earlier_version;
 mod end_state;
 mod experiment;
+mod going_on;
 mod killing;
 #[cfg(target_os = "linux")]
 mod no_room;

@@ -196,11 +196,11 @@ fn a_run_is_not_resumed_with_other_settings() {
         .folder
         .write_to(folder.path());
     let before = Snapshot::of(folder.path());
-    let other = "--resume --epochs 9 --lr 0.1 --model vgg16 --no-swa";
+    let other = "--resume --batch-size 9 --lr 0.1 --model vgg16 --no-swa";
     let settings: Vec<&str> = other.split(' ').collect();
     let refusal = train(&settings, folder.path()).end().refusal();
     for difference in [
-        "--epochs is 9 here and 6 there",
+        "--batch-size is 9 here and 32 there",
         "--model is vgg16 here and preresnet-8 there",
         "--no-swa is given here",
     ] {

@@ -1,11 +1,15 @@
 //! Runs that are asked to stop, and resumed.
 
 use std::path::Path;
+#[cfg(target_os = "linux")]
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
 use crate::end_state::{Checkpoint, EndState, Metrics};
-use crate::process::Ended;
+#[cfg(target_os = "linux")]
+use crate::process::CIFAR;
+use crate::process::{Ended, Process};
 use crate::small_run::{STEPS_PER_EPOCH, SmallRun, checkpoint_files, has_logged, resume, train};
 
 /// The exit status that shells give for a process that Ctrl-C ended: 128 + 2.
@@ -93,6 +97,31 @@ fn a_run_stopped_by_ctrl_c_and_resumed_ends_with_the_same_bits() {
 #[test]
 fn a_run_stopped_by_sigterm_and_resumed_ends_with_the_same_bits() {
     stop_by("TERM", SmallRun::PreResNet);
+}
+
+#[test]
+fn a_run_that_loses_its_terminal_and_resumed_ends_with_the_same_bits() {
+    stop_by("HUP", SmallRun::PreResNet);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn under_nohup_the_loss_of_the_terminal_is_ignored() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let mut command = Command::new("nohup");
+    command.arg(CIFAR).arg("train");
+    command
+        .args(SmallRun::PreResNet.settings())
+        .arg("--out")
+        .arg(&out);
+    let mut process = Process::start(&mut command);
+    assert!(process.runs_until(|| has_logged(&out, 1)));
+    process.signal("HUP");
+    let ended = process.end();
+    assert_eq!(ended.status, Some(0), "{ended:?}");
+    let uninterrupted = &SmallRun::PreResNet.uninterrupted().end;
+    EndState::of(&out).assert_same_bits(uninterrupted, &[]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::small_run::{SmallRun, train};
 use crate::snapshot::Snapshot;
 
 /// The files that a run of six epochs leaves.
-const FILES: [&str; 11] = [
+const FILES: [&str; 13] = [
     "averaged.safetensors",
     "checkpoint/model-5.bpk",
     "checkpoint/model-6.bpk",
@@ -19,7 +19,9 @@ const FILES: [&str; 11] = [
     "checkpoint/scheduler-6.bpk",
     "config.json",
     "experiment.log",
+    "images.json",
     "live.safetensors",
+    "lock",
     "metrics.csv",
 ];
 
@@ -127,7 +129,9 @@ fn overwriting_a_run_replaces_what_it_wrote_and_nothing_else() {
             "config.json",
             "experiment.log",
             "figures/loss.png",
+            "images.json",
             "live.safetensors",
+            "lock",
             "metrics.csv",
             "notes.txt",
         ]

@@ -1,8 +1,8 @@
 //! The reading of a checkpoint, and the check that a run can go on from it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 use burn::lr_scheduler::LrSchedulerRecord;
 use burn::module::Module;
@@ -51,29 +51,40 @@ enum Problem {
     Damaged(String),
     OfAnotherModel(String),
     OfAnotherRun,
+    Unreadable(io::Error),
+    AfterOtherSteps { found: usize, expected: usize },
     OfALaterVersion,
 }
 
 impl Problem {
     fn of(self, file: &Path) -> Failure {
-        let problem = match self {
-            Self::Damaged(reason) => format!("it is damaged ({reason})"),
-            Self::OfAnotherModel(reason) => format!("it is that of another model ({reason})"),
-            Self::OfAnotherRun => "it is that of another run".to_owned(),
+        const ELSEWHERE: &str = "Resume with the images and classes that the run was begun with; a file \
+                                 that came here by mistake is to be moved elsewhere, to go on from the \
+                                 checkpoint before";
+
+        let file = file.display();
+        let cannot = format!("{file} cannot be resumed from");
+        let message = match self {
+            Self::Damaged(reason) => {
+                let problem = in_brief(&format!("it is damaged ({reason})"));
+                format!("{cannot}: {problem}. Delete it to go on from the checkpoint before")
+            }
+            Self::OfAnotherModel(reason) => {
+                let problem = in_brief(&format!("it is that of another model ({reason})"));
+                format!("{cannot}: {problem}. {ELSEWHERE}")
+            }
+            Self::OfAnotherRun => format!("{cannot}: it is that of another run. {ELSEWHERE}"),
+            Self::Unreadable(error) => format!("cannot read {file}: {error}"),
+            Self::AfterOtherSteps { found, expected } => format!(
+                "{cannot}: it was written after {found} steps, and with the run's images and batch size \
+                 it would have been {expected}. Resume with the images that the run was begun with: say \
+                 with --data where they are"
+            ),
             Self::OfALaterVersion => {
-                return format!(
-                    "{} is of a later version of this program: resume the run with that",
-                    file.display()
-                )
-                .into();
+                format!("{file} is of a later version of this program: resume the run with that")
             }
         };
-        format!(
-            "{} cannot be resumed from: {}. Delete it to go on from the checkpoint before",
-            file.display(),
-            in_brief(&problem)
-        )
-        .into()
+        message.into()
     }
 }
 
@@ -198,13 +209,13 @@ fn read_optimizer(
 fn read_schedule(file: &Path, steps: usize) -> Result<LrSchedulerRecord, Problem> {
     let record = Contents::read(file)?.record::<LrSchedulerRecord>()?;
     let found: Option<usize> = record.record("0").scalar("steps");
-    if found == Some(steps) {
-        Ok(record)
-    } else {
-        Err(Problem::Damaged(format!(
-            "it is after {} steps, expected {steps}",
-            found.map_or_else(|| "no".to_owned(), |steps| steps.to_string())
-        )))
+    match found {
+        None => Err(Problem::Damaged("it holds no number of steps".to_owned())),
+        Some(found) if found != steps => Err(Problem::AfterOtherSteps {
+            found,
+            expected: steps,
+        }),
+        Some(_) => Ok(record),
     }
 }
 
@@ -213,7 +224,7 @@ struct Contents(Bytes);
 
 impl Contents {
     fn read(file: &Path) -> Result<Self, Problem> {
-        let bytes = fs::read(file).map_err(|error| Problem::Damaged(error.to_string()))?;
+        let bytes = fs::read(file).map_err(Problem::Unreadable)?;
         Ok(Self(Bytes::from_bytes_vec(bytes).shared()))
     }
 
@@ -388,7 +399,7 @@ mod tests {
             .to_owned()
     }
 
-    /// The same, and returns the reason for which the file is to be deleted.
+    /// The same, and returns the reason for which it is refused.
     fn refusal(
         part: usize,
         change: impl FnOnce(&mut Vec<Entry>, &mut BTreeMap<String, Scalar>),
@@ -397,8 +408,11 @@ mod tests {
         let reason = message
             .strip_prefix(" cannot be resumed from: it is ")
             .unwrap();
-        let remedy = ". Delete it to go on from the checkpoint before";
-        reason.strip_suffix(remedy).unwrap().to_owned()
+        let (reason, remedy) = reason.split_once(". ").unwrap();
+        // Only what is damaged is to be deleted.
+        let is_damaged = reason.starts_with("damaged (");
+        assert_eq!(remedy.starts_with("Delete it"), is_damaged, "{remedy}");
+        reason.to_owned()
     }
 
     /// The weight of the layer `fc` in a model's file, or its state in an optimizer's: the one of
@@ -482,11 +496,15 @@ mod tests {
 
     #[test]
     fn a_schedule_has_made_the_steps_of_the_run() {
-        let steps = |steps| refusal(SCHEDULE, |_, scalars| *scalars = steps);
         let others = BTreeMap::from([("0.steps".to_owned(), Scalar::UInt(3))]);
-        assert_eq!(steps(others), "damaged (it is after 3 steps, expected 2)");
-        let reason = steps(BTreeMap::new());
-        assert_eq!(reason, "damaged (it is after no steps, expected 2)");
+        let message = message(SCHEDULE, |_, scalars| *scalars = others);
+        assert!(message.contains("written after 3 steps"), "{message}");
+        assert!(
+            message.contains("--data") && !message.contains("elete"),
+            "{message}"
+        );
+        let reason = refusal(SCHEDULE, |_, scalars| scalars.clear());
+        assert_eq!(reason, "damaged (it holds no number of steps)");
     }
 
     #[test]

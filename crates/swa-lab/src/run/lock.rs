@@ -6,17 +6,16 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::Failure;
-use crate::run::directory::io_error;
+use super::directory::{DirectoryError, io_error};
 
 /// The time that a process waits for another one that is about to end, for example because its
 /// parent was killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The right to write to an experiment's folder. It ends when this value is dropped, or with the
-/// process.
+/// The right to write to a folder. It ends when this value is dropped, or with the process: a file
+/// that a killed process leaves is no lock.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     _file: File,
 }
 
@@ -25,8 +24,8 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// If another process has it.
-    pub(super) fn take(file: &Path, purpose: &str) -> Result<Self, Failure> {
+    /// [`DirectoryError::InUse`] if another process has it.
+    pub(crate) fn take(file: &Path, purpose: &str) -> Result<Self, DirectoryError> {
         let mut options = OpenOptions::new();
         let opened = options.create(true).truncate(false).write(true).open(file);
         let mut opened = opened.map_err(io_error("open", file))?;
@@ -45,19 +44,17 @@ impl Lock {
                 }
                 Err(TryLockError::WouldBlock) => {
                     let folder = file.parent().unwrap_or(file);
-                    return Err(format!(
-                        "{}: another process is running this experiment: wait for it, or stop it",
-                        folder.display()
-                    )
-                    .into());
+                    return Err(DirectoryError::InUse {
+                        path: folder.to_owned(),
+                    });
                 }
-                Err(TryLockError::Error(error)) => return Err(io_error("lock", file)(error).into()),
+                Err(TryLockError::Error(error)) => return Err(io_error("lock", file)(error)),
             }
         }
     }
 
     /// The purpose for which a process has the lock, if one has it.
-    pub(super) fn holder(file: &Path) -> Option<String> {
+    pub(crate) fn holder(file: &Path) -> Option<String> {
         match File::open(file).ok()?.try_lock() {
             Err(TryLockError::WouldBlock) => fs::read_to_string(file).ok(),
             _ => None,
