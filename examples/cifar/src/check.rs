@@ -1,7 +1,7 @@
 //! `cifar check`: whether averaging works on a device, and what it costs there.
 
 use swa_lab::measure::device_check::{
-    CheckArgs, STEPS, deviation_from_flex, device_name, memory, time,
+    CheckArgs, Costs, STEPS, deviation_from_flex, device_name, memory,
 };
 use swa_lab::output::{note, say};
 use swa_lab::provenance::{BURN_VERSION, VERSION};
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
     note("timing ...");
     let network = args.model.clone().with_width_divisor(args.width_divisor);
     let network = network.init(&device.clone().autodiff())?;
-    let costs = time(args, &device, network)?;
+    let costs = Costs::of(args, &device, network)?;
     costs.print(args);
     let memory = memory(&device);
     say(format!("memory: {memory}\n"));
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
         deviation.largest(),
         args.model.name(),
         args.batch_size,
-        costs.in_short(args),
+        costs.in_short(),
     ));
     if deviation.largest() <= ALLOWED {
         Ok(())

@@ -74,11 +74,8 @@ impl DataSet {
 
 impl fmt::Display for DataSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Cifar10 => "cifar10",
-            Self::Cifar100 => "cifar100",
-            Self::Synthetic => "synthetic",
-        })
+        // Its name in a plan.
+        self.serialize(f)
     }
 }
 

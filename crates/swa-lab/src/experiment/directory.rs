@@ -30,11 +30,8 @@ impl ExperimentDirectory {
         let directory = Self {
             path: path.to_owned(),
         };
-        let there = if directory.plan_file().exists() {
-            Some(directory.plan()?)
-        } else {
-            None
-        };
+        let begun = directory.plan_file().exists();
+        let there = begun.then(|| directory.plan()).transpose()?;
         let began_with = there.as_ref().and_then(|plan| plan.data.clone());
         let data = data.map(str::to_owned).or(plan.data.clone()).or(began_with);
         let plan = on(plan, data)?;
@@ -189,17 +186,11 @@ impl ExperimentDirectory {
 /// The plan with the location of its data.
 fn on(plan: Plan, data: Option<String>) -> Result<Plan, Failure> {
     let all_synthetic = plan.data_sets() == [DataSet::Synthetic];
-    let data = match data {
-        Some(data) => data,
-        None if all_synthetic => "synthetic".to_owned(),
-        None => {
-            return Err(
-                "nothing says where the images are: give --data download, --data FOLDER, or for a try \
-                 --data synthetic"
-                    .into(),
-            );
-        }
-    };
+    let data = data.or_else(|| all_synthetic.then(|| "synthetic".to_owned()));
+    let data = data.ok_or(
+        "nothing says where the images are: give --data download, --data FOLDER, or for a try \
+         --data synthetic",
+    )?;
     let Ok(source) = data.parse();
     let mut plan = match source {
         DataSource::Synthetic(_) => plan.on_synthetic_images(),

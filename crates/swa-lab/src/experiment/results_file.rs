@@ -1,6 +1,6 @@
 //! The file of an experiment's results, `results.jsonl`.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -126,11 +126,9 @@ impl ResultsFile {
         let whole = bytes.iter().rposition(|byte| *byte == b'\n');
         let whole = whole.map_or(0, |end| end + 1);
         if whole < bytes.len() {
-            OpenOptions::new()
-                .write(true)
-                .open(&self.file)
-                .and_then(|file| file.set_len(whole as u64))
-                .map_err(io_error("write", &self.file))?;
+            let file = File::options().write(true).open(&self.file);
+            let cut = file.and_then(|file| file.set_len(whole as u64));
+            cut.map_err(io_error("write", &self.file))?;
         }
         Ok(())
     }
@@ -143,14 +141,10 @@ impl ResultsFile {
     pub fn append(&self, record: &Record) -> Result<(), Failure> {
         let mut line = serde_json::to_vec(record)?;
         line.push(b'\n');
-        let mut options = OpenOptions::new();
-        let options = options.create(true).append(true);
-        let mut file = options
-            .open(&self.file)
-            .map_err(io_error("write", &self.file))?;
-        let end = file
-            .seek(SeekFrom::End(0))
-            .map_err(io_error("read", &self.file))?;
+        let file = File::options().create(true).append(true).open(&self.file);
+        let mut file = file.map_err(io_error("write", &self.file))?;
+        let end = file.seek(SeekFrom::End(0));
+        let end = end.map_err(io_error("read", &self.file))?;
         let written = file.write_all(&line).and_then(|()| file.sync_data());
         if written.is_err() {
             // A full disk may have had room for a part of the line.

@@ -11,8 +11,7 @@ use super::plan::PlannedRun;
 use crate::Failure;
 use crate::output::{note, say};
 use crate::run::directory::{RunDirectory, io_error};
-use crate::run::interruption::INTERRUPTED;
-use crate::run::interruption::on_signals;
+use crate::run::interruption::{INTERRUPTED, on_signals};
 
 /// Makes the runs of an experiment that are not finished, one after the other.
 pub struct Supervisor<'a> {
@@ -91,12 +90,10 @@ impl Supervisor<'_> {
         let results = self.directory.results();
         results.repair()?;
         let records = results.read()?;
-        for run in self
-            .runs
-            .iter()
-            .filter(|run| records.run(&run.name).is_some())
-        {
-            delete_checkpoints(self.directory, &run.name)?;
+        for run in self.runs {
+            if records.run(&run.name).is_some() {
+                delete_checkpoints(self.directory, &run.name)?;
+            }
         }
         Ok(())
     }

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use burn::data::dataloader::DataLoader;
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor};
-use swa_core::{Average, EqualWeights, ReestimationConfig, RuleConfig, reestimate_batch_norm};
+use burn::module::Module;
+use burn::tensor::Device;
+use swa_core::{
+    Average, EqualWeights, ReestimationConfig, Role, RuleConfig, Weights, reestimate_batch_norm,
+};
 use swa_models::{Network, NetworkConfig, PreResNet, PreResNetConfig};
 use swa_train::{Collect, RunLength, Swa, SwaConfig};
 
-use super::{LEARNING_RATE, Spread, Step, by_turns, images, learner, seconds, step, swa, wait};
+use super::{LEARNING_RATE, Spread, by_turns, images, learner, seconds_on, step, swa};
 use crate::Failure;
 use crate::data::{EpochLoader, ImageBatch, Images};
 use crate::device;
@@ -44,53 +46,39 @@ pub struct CheckArgs {
 }
 
 fn positive(text: &str) -> Result<usize, String> {
-    match text.parse() {
+    match text.parse::<usize>() {
         Ok(0) => Err("there must be at least one".to_owned()),
-        Ok(number) => Ok(number),
-        Err(error) => Err(format!("{error}")),
+        number => number.map_err(|error| error.to_string()),
     }
 }
 
 /// The device's name: what it was called, and what it calls itself.
-#[cfg(any(
-    feature = "wgpu",
-    feature = "vulkan",
-    feature = "metal",
-    feature = "cuda",
-    feature = "rocm"
-))]
 pub fn device_name(text: &str, device: &Device) -> String {
-    match device.identity() {
-        Some(identity) => format!("{text} ({})", identity.name),
-        None => text.to_owned(),
+    // Burn (0.22.1) asks for it only where a backend of CubeCL is compiled.
+    #[cfg(any(
+        feature = "wgpu",
+        feature = "vulkan",
+        feature = "metal",
+        feature = "cuda",
+        feature = "rocm"
+    ))]
+    if let Some(identity) = device.identity() {
+        return format!("{text} ({})", identity.name);
     }
-}
-
-/// The device's name.
-#[cfg(not(any(
-    feature = "wgpu",
-    feature = "vulkan",
-    feature = "metal",
-    feature = "cuda",
-    feature = "rocm"
-)))]
-pub fn device_name(text: &str, _device: &Device) -> String {
+    let _ = device;
     text.to_owned()
 }
 
 /// The most memory that this process had on the host, and the memory that it holds on the device.
 pub fn memory(device: &Device) -> String {
-    let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
+    let mebibytes = |bytes: u64| format!("{} MiB", bytes.div_ceil(1 << 20));
     let host = match peak_memory_bytes() {
-        Some(bytes) => format!("{} MiB at most in the host's memory", mebibytes(bytes)),
+        Some(bytes) => mebibytes(bytes) + " at most in the host's memory",
         None => "unknown in the host's memory".to_owned(),
     };
     match device.memory_pool_usage() {
         // Pools only grow: the memory reserved at the end is that of the peak.
-        Some(usage) => format!(
-            "{} MiB on the device, {host}",
-            mebibytes(usage.bytes_reserved)
-        ),
+        Some(usage) => mebibytes(usage.bytes_reserved) + " on the device, " + &host,
         None => host,
     }
 }
@@ -109,11 +97,7 @@ pub struct Deviation {
 impl Deviation {
     /// The larger of the two, neither of which is NaN.
     pub fn largest(&self) -> f64 {
-        if self.weights >= self.statistics {
-            self.weights
-        } else {
-            self.statistics
-        }
+        self.weights.max(self.statistics)
     }
 }
 
@@ -129,9 +113,10 @@ pub fn deviation_from_flex(device: &Device) -> Result<Deviation, Failure> {
     let network = config.init(&flex)?.valid();
     let here = averaged(&network, device)?;
     let there = averaged(&network, &flex)?;
+    let deviation = |role| relative_l2(&values(&here, role), &values(&there, role));
     Ok(Deviation {
-        weights: relative_l2(&here.weights, &there.weights),
-        statistics: relative_l2(&here.statistics, &there.statistics),
+        weights: deviation(Role::Weight),
+        statistics: deviation(Role::RunningStatistic),
     })
 }
 
@@ -145,33 +130,19 @@ fn relative_l2(here: &[f64], there: &[f64]) -> f64 {
     }
 }
 
-/// A model's floats.
-#[derive(Default)]
-struct Floats {
-    weights: Vec<f64>,
-    /// BatchNorm's running means and variances.
-    statistics: Vec<f64>,
-    is_statistic: bool,
+/// All values of the parameters with a role.
+fn values(weights: &Weights, role: Role) -> Vec<f64> {
+    let parameters = weights.layout().parameters().iter();
+    let parameters = parameters.filter(|parameter| parameter.role == role);
+    let tensors = parameters.filter_map(|parameter| weights.parameter(&parameter.path));
+    let data = tensors.map(|tensor| tensor.into_data());
+    data.flat_map(|data| data.iter().collect::<Vec<f64>>())
+        .collect()
 }
 
-impl ModuleVisitor for Floats {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.is_statistic = matches!(name, "running_mean" | "running_var");
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let values = param.val().into_data();
-        if self.is_statistic {
-            self.statistics.extend(values.iter::<f64>())
-        } else {
-            self.weights.extend(values.iter::<f64>())
-        }
-    }
-}
-
-/// Trains `network` on `device` for a few steps, with SWA, and returns the averaged model, with its
-/// BatchNorm re-estimated.
-fn averaged(network: &PreResNet, device: &Device) -> Result<Floats, Failure> {
+/// Trains `network` on `device` for a few steps, with SWA, and returns the weights of the averaged
+/// model, with its BatchNorm re-estimated.
+fn averaged(network: &PreResNet, device: &Device) -> Result<Weights, Failure> {
     const BATCH_SIZE: usize = 8;
     let images = images(STEPS * BATCH_SIZE);
     let run = RunLength::new(1, STEPS)?;
@@ -184,9 +155,7 @@ fn averaged(network: &PreResNet, device: &Device) -> Result<Floats, Failure> {
         step(&mut learner, &batch);
     }
     let swa: Swa<Classifier<PreResNet>> = learner.model();
-    let mut floats = Floats::default();
-    swa.into_averaged()?.visit(&mut floats);
-    Ok(floats)
+    Ok(Weights::of(&swa.into_averaged()?)?)
 }
 
 /// All batches, on the device with autodiff, as training takes them.
@@ -196,187 +165,125 @@ fn batches(
     device: &Device,
 ) -> Result<Vec<ImageBatch>, Failure> {
     let loader = EpochLoader::evaluation(images.clone(), batch_size, &device.clone().autodiff())?;
-    let batches: Result<Vec<_>, _> = loader.iter().collect();
-    Ok(batches?)
+    Ok(loader.iter().collect::<Result<_, _>>()?)
 }
 
-/// The number of batches in an epoch of CIFAR-10.
-fn batches_per_epoch(args: &CheckArgs) -> usize {
-    50_000_usize.div_ceil(args.batch_size)
-}
-
-/// The measured times in seconds, round by round.
+/// The costs of averaging with a network on a device.
 pub struct Costs {
-    bare: Vec<Step>,
-    ema: Vec<Step>,
-    collection: Vec<f64>,
-    inference: Vec<f64>,
-    reestimation: Vec<f64>,
-}
-
-/// Times a network on a device.
-pub fn time(args: &CheckArgs, device: &Device, network: Network) -> Result<Costs, Failure> {
-    /// Enough batches that the first, which is passed twice, hardly counts.
-    const REESTIMATION_BATCHES: usize = 16;
-    let images = images(args.batch_size);
-    let batches = batches(&images, args.batch_size, device)?;
-    let batch = batches.first().ok_or("no images")?;
-
-    let run = RunLength::new(1, batches_per_epoch(args))?;
-    let every_step = SwaConfig::new(Collect::from_step(1, &run)?)
-        .with_rule(RuleConfig::Exponential { decay: 0.999 });
-    // This model has its own parameters: a graph can be used for one backward pass only.
-    let hooked = network.valid().train();
-    let hooked = swa(hooked, every_step, &images, args.batch_size, device)?;
-    let mut hooked = learner(hooked, LEARNING_RATE);
-    let mut average = Average::new(&network, EqualWeights)?;
-    for _ in 0..2 {
-        average.update_non_blocking(&network)?;
-    }
-    let inference = network.valid();
-    let plain = batch.images.clone().inner();
-    let collected = network.clone();
-    let mut bare = learner(Classifier::new(network, Arc::default()), LEARNING_RATE);
-
-    let mut failure = None;
-    let [bare, ema, collection, inference, reestimation] = by_turns(
-        args.rounds,
-        [
-            &mut || step(&mut bare, batch),
-            &mut || step(&mut hooked, batch),
-            &mut || {
-                only(seconds(|| {
-                    if let Err(error) = average.update_non_blocking(&collected) {
-                        failure = Some(Failure::from(error));
-                    }
-                    wait(device);
-                }))
-            },
-            &mut || {
-                only(seconds(|| {
-                    for _ in 0..REESTIMATION_BATCHES {
-                        inference.forward(plain.clone());
-                    }
-                    wait(device);
-                }))
-            },
-            &mut || {
-                only(seconds(|| {
-                    let config = ReestimationConfig::new();
-                    let batches = std::iter::repeat_n(batch.images.clone(), REESTIMATION_BATCHES);
-                    let reestimated =
-                        reestimate_batch_norm(&inference, &config, batches, |model, images| {
-                            model.forward(images);
-                            args.batch_size
-                        });
-                    wait(device);
-                    reestimated.map(|_| ())
-                }))
-            },
-        ],
-    );
-    average.check()?;
-    if let Some(error) = failure {
-        return Err(error);
-    }
-    if let Some(error) = hooked.model().failure() {
-        return Err(error.into());
-    }
-    let totals = |steps: Vec<Step>| steps.iter().map(Step::total).collect();
-    Ok(Costs {
-        bare,
-        ema,
-        collection: totals(collection),
-        inference: totals(inference),
-        reestimation: totals(reestimation),
-    })
-}
-
-/// A time that has no parts.
-fn only(seconds: f64) -> Step {
-    Step {
-        backward: seconds,
-        optimizer: 0.0,
-    }
+    /// The images a second of steps without the hook: the median.
+    images_per_second: f64,
+    /// Such a step, in milliseconds.
+    step: Spread,
+    /// The time of a step with SWA, which collects once an epoch, divided by that of a bare step.
+    swa: Spread,
+    /// The same of EMA, which averages at every step.
+    ema: Spread,
+    /// An update of the average, in milliseconds.
+    update: Spread,
+    /// The time of re-estimating BatchNorm, divided by that of inference.
+    reestimation: Spread,
 }
 
 impl Costs {
-    /// The time of a step with SWA, which collects once an epoch, divided by that of a bare step.
-    fn swa(&self, args: &CheckArgs) -> Spread {
-        let share = 1.0 / batches_per_epoch(args) as f64;
-        let rounds = self.bare.iter().zip(&self.collection);
-        Spread::of(rounds.map(|(bare, collection)| 1.0 + share * collection / bare.total()))
-    }
+    /// Times a network on a device.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be averaged there.
+    pub fn of(args: &CheckArgs, device: &Device, network: Network) -> Result<Self, Failure> {
+        /// Enough batches that the first, which is passed twice, hardly counts.
+        const REESTIMATION_BATCHES: usize = 16;
+        let images = images(args.batch_size);
+        let batches = batches(&images, args.batch_size, device)?;
+        let batch = batches.first().ok_or("no images")?;
 
-    fn ema(&self) -> Spread {
-        let rounds = self.bare.iter().zip(&self.ema);
-        Spread::of(rounds.map(|(bare, ema)| ema.total() / bare.total()))
-    }
-
-    fn reestimation(&self) -> Spread {
-        Spread::of_ratios(&self.reestimation, &self.inference)
-    }
-
-    fn images_per_second(&self, args: &CheckArgs) -> Spread {
-        let rates = self
-            .bare
-            .iter()
-            .map(|bare| args.batch_size as f64 / bare.total());
-        Spread::of(rates)
-    }
-
-    /// Prints the medians.
-    pub fn print(&self, args: &CheckArgs) {
-        let milliseconds =
-            |seconds: &mut dyn Iterator<Item = f64>| Spread::of(seconds.map(|it| 1e3 * it));
-        say(format!(
-            "\n{}, steps of {} images; medians of {} rounds, and quartiles",
-            args.model.name(),
-            args.batch_size,
-            args.rounds
-        ));
-        let lines = [
-            (
-                "a step without the hook",
-                format!(
-                    "{:.1} ms, {:.0} images/s",
-                    milliseconds(&mut self.bare.iter().map(Step::total)),
-                    self.images_per_second(args).median
-                ),
-            ),
-            (
-                "with SWA, once an epoch",
-                format!("{:.4} times", self.swa(args)),
-            ),
-            (
-                "with EMA, at every step",
-                format!("{:.3} times", self.ema()),
-            ),
-            (
-                "an update of the average",
-                format!(
-                    "{:.2} ms",
-                    milliseconds(&mut self.collection.iter().copied())
-                ),
-            ),
-            (
-                "re-estimating BatchNorm",
-                format!("{:.2} times inference", self.reestimation()),
-            ),
-        ];
-        for (name, value) in lines {
-            say(format!("  {name:<24}  {value}"));
+        // Of CIFAR-10.
+        let batches_per_epoch = 50_000_usize.div_ceil(args.batch_size);
+        let run = RunLength::new(1, batches_per_epoch)?;
+        let every_step = SwaConfig::new(Collect::from_step(1, &run)?)
+            .with_rule(RuleConfig::Exponential { decay: 0.999 });
+        // This model has its own parameters: a graph can be used for one backward pass only.
+        let hooked = network.valid().train();
+        let hooked = swa(hooked, every_step, &images, args.batch_size, device)?;
+        let mut hooked = learner(hooked, LEARNING_RATE);
+        let mut average = Average::new(&network, EqualWeights)?;
+        for _ in 0..2 {
+            average.update_non_blocking(&network)?;
         }
+        let inference = network.valid();
+        let plain = batch.images.clone().inner();
+        let collected = network.clone();
+        let mut bare = learner(Classifier::new(network, Arc::default()), LEARNING_RATE);
+
+        let mut failure = None;
+        let mut update = || {
+            let updated = average.update_non_blocking(&collected);
+            failure = updated.err().or(failure.take());
+        };
+        let infer = || {
+            for _ in 0..REESTIMATION_BATCHES {
+                inference.forward(plain.clone());
+            }
+        };
+        let reestimate = || {
+            let batches = std::iter::repeat_n(batch.images.clone(), REESTIMATION_BATCHES);
+            let config = ReestimationConfig::new();
+            let count = |model: &Network, images| {
+                model.forward(images);
+                args.batch_size
+            };
+            drop(reestimate_batch_norm(&inference, &config, batches, count));
+        };
+        let [bare, ema, collection, inference, reestimation] = by_turns(
+            args.rounds,
+            [
+                &mut || step(&mut bare, batch).total(),
+                &mut || step(&mut hooked, batch).total(),
+                &mut || seconds_on(device, &mut update),
+                &mut || seconds_on(device, infer),
+                &mut || seconds_on(device, reestimate),
+            ],
+        );
+        average.check()?;
+        failure.map_or(Ok(()), Err)?;
+        hooked.model().failure().map_or(Ok(()), Err)?;
+        let milliseconds = |times: &[f64]| Spread::of(times.iter().map(|it| 1e3 * it));
+        let share = 1.0 / batches_per_epoch as f64;
+        let rounds = bare.iter().zip(&collection);
+        Ok(Self {
+            images_per_second: Spread::of(bare.iter().map(|it| args.batch_size as f64 / it)).median,
+            step: milliseconds(&bare),
+            swa: Spread::of(rounds.map(|(bare, collection)| 1.0 + share * collection / bare)),
+            ema: Spread::of_ratios(&ema, &bare),
+            update: milliseconds(&collection),
+            reestimation: Spread::of_ratios(&reestimation, &inference),
+        })
+    }
+
+    /// Prints them.
+    pub fn print(&self, args: &CheckArgs) {
+        let (name, images, rounds) = (args.model.name(), args.batch_size, args.rounds);
+        say(format!(
+            "\n{name}, steps of {images} images; medians of {rounds} rounds, and quartiles"
+        ));
+        let (step, rate) = (self.step, self.images_per_second);
+        say(format!(
+            "  a step without the hook   {step:.1} ms, {rate:.0} images/s"
+        ));
+        say(format!("  with SWA, once an epoch   {:.4} times", self.swa));
+        say(format!("  with EMA, at every step   {:.3} times", self.ema));
+        say(format!("  an update of the average  {:.2} ms", self.update));
+        let reestimation = self.reestimation;
+        say(format!(
+            "  re-estimating BatchNorm   {reestimation:.2} times inference"
+        ));
     }
 
     /// The medians in a line.
-    pub fn in_short(&self, args: &CheckArgs) -> String {
+    pub fn in_short(&self) -> String {
         format!(
             "{:.0} images/s, SWA {:.4}, EMA {:.3}, BatchNorm {:.2}",
-            self.images_per_second(args).median,
-            self.swa(args).median,
-            self.ema().median,
-            self.reestimation().median,
+            self.images_per_second, self.swa.median, self.ema.median, self.reestimation.median,
         )
     }
 }

@@ -5,4 +5,5 @@ mod timing;
 mod training;
 
 pub use timing::{Spread, by_turns, seconds};
-pub use training::{LEARNING_RATE, Step, images, learner, step, swa, wait};
+use training::seconds_on;
+pub use training::{LEARNING_RATE, Step, images, learner, step, swa};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use burn::optim::{LearningRate, SgdConfig, decay::WeightDecayConfig, momentum::MomentumConfig};
+use burn::optim::LearningRate;
 use burn::tensor::Device;
 use burn::train::{Learner, LearnerModel, TrainStep};
 use swa_train::{Swa, SwaConfig};
@@ -12,18 +12,20 @@ use crate::Failure;
 use crate::data::{Augmentation, EpochLoader, IMAGE_BYTES, ImageBatch, Images};
 use crate::measure::seconds;
 use crate::run::classifier::{Classifier, ImageNetwork};
+use crate::run::config::SgdSettings;
 
 /// Low, so that training on noise for a while keeps its weights finite.
 pub const LEARNING_RATE: LearningRate = 1e-3;
 
 /// A `Learner` with the paper's optimizer: SGD with momentum and weight decay.
 pub fn learner<M: LearnerModel>(model: M, learning_rate: LearningRate) -> Learner<M> {
-    let momentum = MomentumConfig::new().with_momentum(0.9).with_dampening(0.0);
-    let optimizer = SgdConfig::new()
-        .with_momentum(Some(momentum))
-        .with_weight_decay(Some(WeightDecayConfig::new(3e-4)))
-        .init();
-    Learner::new(model, optimizer, learning_rate)
+    let sgd = SgdSettings {
+        batch_size: 128,
+        lr: learning_rate,
+        momentum: 0.9,
+        weight_decay: 3e-4,
+    };
+    Learner::new(model, sgd.optimizer(), learning_rate)
 }
 
 /// `network` with its loss, in [`Swa`]. Its BatchNorm is re-estimated from `images`, in batches on
@@ -71,10 +73,9 @@ where
     let output = learner.train_step(batch.clone());
     wait(&device);
     let backward = began.elapsed().as_secs_f64();
-    let optimizer = seconds(|| {
+    let optimizer = seconds_on(&device, || {
         learner.lr_step();
         learner.optimizer_step(output.grads);
-        wait(&device);
     });
     Step {
         backward,
@@ -82,8 +83,16 @@ where
     }
 }
 
+/// Returns the time that `work` takes on a device, in seconds of wall-clock time.
+pub(super) fn seconds_on(device: &Device, work: impl FnOnce()) -> f64 {
+    seconds(|| {
+        work();
+        wait(device);
+    })
+}
+
 /// Waits until a device has done its work. An error shows when something is read from the device.
-pub fn wait(device: &Device) {
+fn wait(device: &Device) {
     let _ = device.sync();
 }
 

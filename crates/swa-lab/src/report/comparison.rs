@@ -15,60 +15,46 @@ impl<'a> Comparison<'a> {
     /// The comparisons among `runs`, data set by data set. Runs of SWA that start at different
     /// epochs, or have different learning rates, are each compared with SGD.
     pub(crate) fn all(runs: &'a [FinishedRun]) -> Vec<Self> {
-        let mut comparisons: Vec<Self> = Vec::new();
-        let (sgd, swa): (Vec<_>, Vec<_>) = runs
-            .iter()
-            .partition(|run| run.record.method == Method::Sgd);
-        for run in swa {
-            let alike = |other: &&mut Self| {
-                let other = other.record();
-                alike(other, &run.record)
-                    && (other.swa_start, other.swa_lr) == (run.record.swa_start, run.record.swa_lr)
-            };
-            match comparisons.iter_mut().find(alike) {
-                Some(comparison) => comparison.swa.push(run),
-                None => comparisons.push(Self {
-                    sgd: Vec::new(),
-                    swa: vec![run],
-                }),
+        let with = |method| runs.iter().filter(move |run| run.record.method == method);
+        // A run of each kind. SGD is of a kind of its own only if there is no SWA like it.
+        let mut kinds: Vec<&RunRecord> = Vec::new();
+        for run in with(Method::Swa).chain(with(Method::Sgd)) {
+            if !kinds.iter().any(|kind| alike(kind, &run.record)) {
+                kinds.push(&run.record);
             }
         }
-        for run in sgd {
-            let mut found = false;
-            for comparison in &mut comparisons {
-                if alike(comparison.record(), &run.record) {
-                    comparison.sgd.push(run);
-                    found = true;
-                }
-            }
-            if !found {
-                comparisons.push(Self {
-                    sgd: vec![run],
-                    swa: Vec::new(),
-                });
-            }
-        }
-        for comparison in &mut comparisons {
-            comparison.sgd.sort_by_key(|run| run.record.seed);
-            comparison.swa.sort_by_key(|run| run.record.seed);
-        }
+        let of = |kind, method| {
+            let like = with(method).filter(|run| alike(kind, &run.record));
+            let mut like: Vec<_> = like.collect();
+            like.sort_by_key(|run| run.record.seed);
+            like
+        };
+        let comparisons = kinds.into_iter().map(|kind| Self {
+            sgd: of(kind, Method::Sgd),
+            swa: of(kind, Method::Swa),
+        });
+        let mut comparisons: Vec<_> = comparisons.collect();
         // RFC 3339 in UTC sorts as text.
         comparisons.sort_by_cached_key(|comparison| {
-            let started = comparison.runs().map(|run| run.record.started.clone());
+            let runs = comparison.sgd.iter().chain(&comparison.swa);
+            let started = runs.map(|run| run.record.started.clone());
             (comparison.record().data_set.clone(), started.min())
         });
         comparisons
-    }
-
-    /// All its runs.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = &'a FinishedRun> {
-        self.sgd.iter().chain(&self.swa).copied()
     }
 
     /// The record of one of its runs, of SWA if there is one.
     pub(crate) fn record(&self) -> &'a RunRecord {
         // A comparison is never made without a run.
         &self.swa.first().unwrap_or_else(|| &self.sgd[0]).record
+    }
+
+    /// Its runs of a method.
+    pub(crate) fn of(&self, method: Method) -> &[&'a FinishedRun] {
+        match method {
+            Method::Sgd => &self.sgd,
+            Method::Swa => &self.swa,
+        }
     }
 
     /// The network, in words.
@@ -84,11 +70,9 @@ impl<'a> Comparison<'a> {
     pub(crate) fn averaging(&self) -> Option<String> {
         let run = &self.swa.first()?.record;
         let start = run.swa_start?;
-        let rate = run.swa_lr.map(|lr| format!(", at a learning rate of {lr}"));
-        Some(format!(
-            "averaged from epoch {start} on{}",
-            rate.unwrap_or_default()
-        ))
+        let rate = run.swa_lr;
+        let rate = rate.map_or_else(String::new, |lr| format!(", at a learning rate of {lr}"));
+        Some(format!("averaged from epoch {start} on{rate}"))
     }
 }
 
@@ -101,16 +85,18 @@ pub(crate) fn data_set_name(data_set: &str) -> &str {
     }
 }
 
-/// Tells whether two runs differ in nothing but seed and method.
-fn alike(a: &RunRecord, b: &RunRecord) -> bool {
-    a.data_set == b.data_set
-        && a.model == b.model
-        && a.width_divisor == b.width_divisor
-        && a.train_images == b.train_images
-        && a.test_images == b.test_images
-        && a.evaluate_on == b.evaluate_on
-        && a.budget == b.budget
-        && a.sgd == b.sgd
+/// Tells whether a run differs from those of a kind in nothing but seed and method.
+fn alike(kind: &RunRecord, run: &RunRecord) -> bool {
+    kind.data_set == run.data_set
+        && kind.model == run.model
+        && kind.width_divisor == run.width_divisor
+        && kind.train_images == run.train_images
+        && kind.test_images == run.test_images
+        && kind.evaluate_on == run.evaluate_on
+        && kind.budget == run.budget
+        && kind.sgd == run.sgd
+        && (run.method == Method::Sgd
+            || (kind.swa_start, kind.swa_lr) == (run.swa_start, run.swa_lr))
 }
 
 #[cfg(test)]

@@ -3,57 +3,46 @@
 
 use std::ops::Range;
 
-use plotters::chart::{ChartBuilder, ChartContext};
-use plotters::coord::cartesian::Cartesian2d;
-use plotters::coord::combinators::IntoLogRange;
-use plotters::coord::ranged1d::{Ranged, ValueFormatter};
+use plotters::coord::ranged1d::ValueFormatter;
 use plotters::coord::types::RangedCoordf64;
-use plotters::prelude::{
-    Circle, DashedLineSeries, DrawingBackend, LineSeries, PathElement, Polygon, Rectangle, Text,
-};
+use plotters::element::DashedPathElement;
+use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{BLACK, Color, RGBColor, ShapeStyle, TRANSPARENT, WHITE};
 
 use super::comparison::Comparison;
 use super::curve::{Point, curve};
 use super::picture::{Canvas, Drawing, Drawn, SIZE, px, text};
-use super::table::epoch_of;
-use crate::experiment::record::EvaluationRecord;
+use super::table::{COLUMNS, epoch_of};
+use crate::experiment::record::{EvaluationRecord, Method};
 
-/// Colours that colour-blind readers can tell apart: Okabe and Ito, *Color Universal Design*, 2008.
-const VERMILLION: RGBColor = RGBColor(213, 94, 0);
-const BLUE: RGBColor = RGBColor(0, 114, 178);
-/// The colour of all that is not data.
-const GREY: RGBColor = RGBColor(110, 110, 110);
-const LIGHT_GREY: RGBColor = RGBColor(222, 222, 222);
-
-/// The style of a line. Each differs from the others without its colour, too.
+/// A line of the picture. Each differs from the others without its colour, too.
 #[derive(Debug, Clone, Copy)]
-struct LineStyle {
+pub(crate) struct Line {
+    /// Its name, in the words of the page.
+    pub(crate) name: &'static str,
     color: RGBColor,
     width: f64,
-    /// The lengths of a dash and of the gap after it.
     dashes: Option<(f64, f64)>,
 }
 
-const SGD: LineStyle = LineStyle {
-    color: BLACK,
-    width: 1.6,
-    dashes: None,
-};
-const SWA: LineStyle = LineStyle {
-    color: VERMILLION,
-    width: 3.0,
-    dashes: None,
-};
-const LIVE: LineStyle = LineStyle {
-    color: BLUE,
-    width: 1.6,
-    dashes: Some((6.0, 3.5)),
-};
+/// The lines. Their colours are ones that colour-blind readers can tell apart: Okabe and Ito, *Color
+/// Universal Design*, 2008.
+#[rustfmt::skip]
+pub(crate) const LINES: [Line; 3] = [
+    Line { name: "SGD", color: BLACK, width: 1.6, dashes: None },
+    Line { name: "SWA average", color: RGBColor(213, 94, 0), width: 3.0, dashes: None },
+    Line { name: "live models that SWA averages", color: RGBColor(0, 114, 178), width: 1.6, dashes: DASHES },
+];
+/// The lengths of a dash and of the gap after it.
+const DASHES: Option<(f64, f64)> = Some((6.0, 3.5));
+/// The indices of the lines.
+const SGD: usize = 0;
+const SWA: usize = 1;
+const LIVE: usize = 2;
 
-/// The names of the lines, in the words of the page.
-pub(crate) const NAMES: [&str; 3] = ["SGD", "SWA average", "live models that SWA averages"];
+/// The colour of all that is not data.
+const GREY: RGBColor = RGBColor(110, 110, 110);
+const LIGHT_GREY: RGBColor = RGBColor(222, 222, 222);
 
 const LABEL_SIZE: f64 = 16.0;
 /// The distance between the edge and the nearest text.
@@ -71,12 +60,12 @@ const RAISED: f64 = 17.0;
 /// The convergence plot of a comparison.
 #[derive(Debug)]
 pub(crate) struct Convergence {
-    /// Test errors in per cent, in the order of [`NAMES`].
+    /// Test errors in per cent, in the order of [`LINES`].
     errors: [Vec<Point>; 3],
     /// The learning rates of SGD and of SWA.
     learning_rates: [Vec<Point>; 2],
-    /// The numbers that the table has, as errors: epoch, error, style.
-    in_table: Vec<(f64, f64, LineStyle)>,
+    /// The numbers that the table has, as errors: epoch, error, line.
+    in_table: Vec<(f64, f64, Line)>,
     /// The epochs to be marked, and their labels.
     marks: Vec<(usize, String)>,
     /// The epochs on the axis.
@@ -86,11 +75,16 @@ pub(crate) struct Convergence {
     seeds: usize,
 }
 
+/// A panel with epochs from left to right.
+type Chart<'a, B, Y> = ChartContext<'a, B, Cartesian2d<RangedCoordf64, Y>>;
+/// Something that is drawn at epochs and values.
+type Element<B> = DynElement<'static, B, (f64, f64)>;
+
 impl Convergence {
     /// The plot of a comparison, if its runs have epochs to show.
     pub(crate) fn of(comparison: &Comparison<'_>) -> Option<Self> {
         let run = comparison.record();
-        let live: fn(&EvaluationRecord) -> Option<f64> = |epoch| Some(epoch.live_test_error);
+        let live = |epoch: &EvaluationRecord| Some(epoch.live_test_error);
         let errors = [
             curve(&comparison.sgd, live),
             curve(&comparison.swa, |epoch| epoch.swa_test_error),
@@ -98,22 +92,23 @@ impl Convergence {
         ];
         let last = errors.iter().flatten().map(|point| point.epoch).max()?;
 
-        let quarters: [(usize, &str); 3] =
-            [(4, "1 budget"), (5, "1.25 budgets"), (6, "1.5 budgets")];
-        let budgets = quarters.map(|(quarters, name)| (epoch_of(run.budget, quarters), name));
-        let mut in_table = Vec::new();
-        for (index, (epoch, _)) in budgets.iter().enumerate() {
-            let at = |points: &[Point], style| {
-                let point = points.iter().find(|point| point.epoch == *epoch)?;
-                Some((point.epoch as f64, point.mean, style))
+        // SGD's point lies on that of the average after as many epochs.
+        let in_table = [1, 0, 2, 3].map(|column| {
+            let (method, quarters, _) = COLUMNS[column];
+            let epoch = epoch_of(run.budget, quarters);
+            let line = match method {
+                Method::Sgd => SGD,
+                Method::Swa => SWA,
             };
-            in_table.extend(at(&errors[1], SWA));
-            if index == 0 {
-                in_table.extend(at(&errors[0], SGD));
-            }
-        }
+            let point = errors[line].iter().find(|point| point.epoch == epoch)?;
+            Some((epoch as f64, point.mean, LINES[line]))
+        });
         let mut marks: Vec<(usize, String)> = Vec::new();
         let start = run.swa_start.map(|start| (start, "SWA starts"));
+        let budgets = COLUMNS.iter().filter_map(|(_, quarters, heading)| {
+            let budgets = heading.strip_prefix("SWA, ")?;
+            Some((epoch_of(run.budget, *quarters), budgets))
+        });
         for (epoch, name) in start.into_iter().chain(budgets) {
             match marks.last_mut() {
                 Some((last, names)) if *last == epoch => *names += &format!(", {name}"),
@@ -125,7 +120,7 @@ impl Convergence {
             shown: shown(&errors, run.budget),
             learning_rates: [&comparison.sgd, &comparison.swa]
                 .map(|runs| curve(runs, |epoch| Some(epoch.learning_rate))),
-            in_table,
+            in_table: in_table.into_iter().flatten().collect(),
             marks,
             // Even a single epoch needs an axis of some width.
             epochs: 1.0..(last.max(2) as f64),
@@ -146,80 +141,68 @@ impl Convergence {
     }
 
     fn draw_legend<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Drawn<B> {
-        const SAMPLE: f64 = 34.0;
-        const GAP: f64 = 26.0;
-
         let style = text(LABEL_SIZE).pos(Pos::new(HPos::Left, VPos::Center));
+        let (sample, gap) = (px(34.0), px(7.0));
         let middle = px(LEGEND_HEIGHT / 2.0);
         let mut left = px(LEFT);
-        for ((name, line), points) in NAMES.iter().zip([SGD, SWA, LIVE]).zip(&self.errors) {
-            if points.is_empty() {
-                continue;
-            }
-            let ends = [(left, middle), (left + px(SAMPLE), middle)];
-            match line.dashes {
-                None => canvas.draw(&PathElement::new(ends, line.stroke()))?,
-                Some((dash, gap)) => {
-                    for element in DashedLineSeries::new(ends, px(dash), px(gap), line.stroke()) {
-                        canvas.draw(&element)?;
-                    }
-                }
-            }
-            let label = left + px(SAMPLE + 7.0);
-            canvas.draw(&Text::new(*name, (label, middle), style.clone()))?;
-            let (width, _) = canvas.estimate_text_size(name, &style)?;
-            left = label + width as i32 + px(GAP);
+        let lines = LINES.iter().zip(&self.errors);
+        for (line, _) in lines.filter(|(_, points)| !points.is_empty()) {
+            let ends = [(left, middle), (left + sample, middle)];
+            canvas.draw(&line.path(ends.to_vec()))?;
+            left += sample + gap;
+            canvas.draw(&Text::new(line.name, (left, middle), style.clone()))?;
+            let (width, _) = canvas.estimate_text_size(line.name, &style)?;
+            left += width as i32 + px(26.0);
         }
         if self.has_bands() {
-            let corners = [
-                (left, middle - px(6.0)),
-                (left + px(SAMPLE), middle + px(6.0)),
-            ];
+            let (top, bottom) = (middle - px(6.0), middle + px(6.0));
+            let corners = [(left, top), (left + sample, bottom)];
             canvas.draw(&Rectangle::new(corners, LIGHT_GREY.filled()))?;
-            let label = left + px(SAMPLE + 7.0);
-            canvas.draw(&Text::new("range over seeds", (label, middle), style))?;
+            left += sample + gap;
+            canvas.draw(&Text::new("range over seeds", (left, middle), style))?;
         }
         Ok(())
     }
 
     fn draw_errors<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Drawn<B> {
+        let top = self.shown.end;
         let mut chart = ChartBuilder::on(canvas)
             .margin_top(px(MARK_LABEL_HEIGHT))
             .margin_left(px(MARGIN))
             .margin_right(px(RIGHT))
             .y_label_area_size(px(LEFT - MARGIN))
             .build_cartesian_2d(self.epochs.clone(), self.shown.clone())?;
-        draw_mesh(&mut chart, "test error (%)", 8)?;
-        self.draw_marks(&mut chart, &self.shown)?;
-        for (points, style) in self.errors.iter().zip([SGD, SWA, LIVE]) {
-            draw_band(&mut chart, points, style, self.shown.end)?;
+        let mut data = Vec::new();
+        for (points, line) in self.errors.iter().zip(LINES) {
+            data.extend(bands_below(points, line.color, top));
         }
         // The average is drawn last, on top of the others, because the picture is about it.
-        for index in [2, 0, 1] {
-            let style = [SGD, SWA, LIVE][index];
-            let points = self.errors[index].iter();
-            let points: Vec<_> = points
-                .map(|point| (point.epoch as f64, point.mean))
-                .collect();
-            for part in parts_below(&points, self.shown.end) {
-                draw_line(&mut chart, part, style)?;
-            }
+        for index in [LIVE, SGD, SWA] {
+            let parts = parts_below(&means(&self.errors[index]), top);
+            data.extend(parts.into_iter().map(|part| LINES[index].path(part)));
         }
         let dots = self.in_table.iter();
-        for (epoch, error, style) in dots.filter(|(_, error, _)| *error <= self.shown.end) {
-            let dot = |radius: f64, color: RGBColor| {
-                Circle::new((*epoch, *error), px(radius), color.filled())
-            };
-            chart.draw_series([dot(5.5, WHITE), dot(4.0, style.color)])?;
+        for &(epoch, error, line) in dots.filter(|(_, error, _)| *error <= top) {
+            for (radius, color) in [(5.5, WHITE), (4.0, line.color)] {
+                let dot = Circle::new((epoch, error), px(radius), color.filled());
+                data.push(dot.into_dyn());
+            }
         }
+        self.draw_panel(&mut chart, &self.shown, ("test error (%)", 8), data)?;
         self.label_marks(&chart, canvas)
     }
 
     fn draw_learning_rates<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Drawn<B> {
-        let rates = self.learning_rates.iter().flatten();
-        let (least, most) = rates.fold((f64::INFINITY, 0f64), |(least, most), point| {
-            (least.min(point.min), most.max(point.max))
-        });
+        let rates = || self.learning_rates.iter().flatten();
+        let least = rates().map(|point| point.min).fold(f64::INFINITY, f64::min);
+        let most = rates().map(|point| point.max).fold(0.0, f64::max);
+        // Over less than half a decade, a linear axis shows more.
+        let logarithmic = least > 0.0 && most / least > 3.0;
+        let range = if logarithmic {
+            least / 1.5..most * 1.5
+        } else {
+            0.0..if most > 0.0 { most * 1.2 } else { 1.0 }
+        };
         let mut builder = ChartBuilder::on(canvas);
         builder
             .margin_top(px(12.0))
@@ -228,82 +211,90 @@ impl Convergence {
             .margin_bottom(px(MARGIN))
             .x_label_area_size(px(46.0))
             .y_label_area_size(px(LEFT - MARGIN));
-        // Over less than half a decade, a linear axis shows more.
-        if least > 0.0 && most / least > 3.0 {
-            let range = least / 1.5..most * 1.5;
-            let chart =
-                builder.build_cartesian_2d(self.epochs.clone(), range.clone().log_scale())?;
-            self.draw_rates_on(chart, &range)
+        let lines = self.learning_rates.iter().zip([SGD, LIVE]);
+        let lines = lines.filter(|(points, _)| !points.is_empty());
+        let data = lines.map(|(points, line)| LINES[line].path(means(points)));
+        let data = data.collect();
+        let (epochs, axis) = (self.epochs.clone(), ("learning rate", 4));
+        if logarithmic {
+            let values = range.clone().log_scale();
+            let mut chart = builder.build_cartesian_2d(epochs, values)?;
+            self.draw_panel(&mut chart, &range, axis, data)
         } else {
-            let range = 0.0..if most > 0.0 { most * 1.2 } else { 1.0 };
-            let chart = builder.build_cartesian_2d(self.epochs.clone(), range.clone())?;
-            self.draw_rates_on(chart, &range)
+            let mut chart = builder.build_cartesian_2d(epochs, range.clone())?;
+            self.draw_panel(&mut chart, &range, axis, data)
         }
     }
 
-    fn draw_rates_on<B, Y>(
+    /// Draws a panel: its axes, a vertical line at each marked epoch, and data. Its `axis` is the
+    /// title of the values and the number of labels at them.
+    fn draw_panel<B, Y>(
         &self,
-        mut chart: ChartContext<'_, B, Cartesian2d<RangedCoordf64, Y>>,
+        chart: &mut Chart<'_, B, Y>,
         range: &Range<f64>,
+        axis: (&str, usize),
+        data: Vec<Element<B>>,
     ) -> Drawn<B>
     where
         B: DrawingBackend,
         Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
     {
-        draw_mesh(&mut chart, "learning rate", 4)?;
-        self.draw_marks(&mut chart, range)?;
-        for (points, style) in self.learning_rates.iter().zip([SGD, LIVE]) {
-            let points = points.iter().map(|point| (point.epoch as f64, point.mean));
-            draw_line(&mut chart, points.collect(), style)?;
-        }
-        Ok(())
-    }
-
-    /// Draws a vertical line at each marked epoch.
-    fn draw_marks<B, Y>(
-        &self,
-        chart: &mut ChartContext<'_, B, Cartesian2d<RangedCoordf64, Y>>,
-        range: &Range<f64>,
-    ) -> Drawn<B>
-    where
-        B: DrawingBackend,
-        Y: Ranged<ValueType = f64>,
-    {
+        let whole = |epoch: &f64| match epoch.fract() {
+            0.0 => format!("{epoch}"),
+            _ => String::new(),
+        };
+        let short = |value: &f64| {
+            // Steps of plotters are sums of fractions: 0.30000000000000004.
+            let rounded = format!("{value:.6}");
+            let digits = rounded.trim_end_matches('0');
+            digits.trim_end_matches('.').to_owned()
+        };
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .bold_line_style(stroke(LIGHT_GREY, 0.8))
+            .light_line_style(TRANSPARENT)
+            .axis_style(stroke(GREY, 0.8))
+            .x_desc("epoch")
+            .y_desc(axis.0)
+            .x_labels(12)
+            .y_labels(axis.1)
+            .x_label_formatter(&whole)
+            .y_label_formatter(&short)
+            .label_style(text(LABEL_SIZE - 1.0).color(&GREY))
+            .axis_desc_style(text(LABEL_SIZE))
+            .set_all_tick_mark_size(px(4.0))
+            .draw()?;
         for (epoch, _) in &self.marks {
-            let epoch = *epoch as f64;
-            let ends = [(epoch, range.start), (epoch, range.end)];
-            let style = GREY.stroke_width(px(0.8) as u32);
-            chart.draw_series(DashedLineSeries::new(ends, px(1.5), px(3.0), style))?;
+            let ends = [range.start, range.end].map(|value| (*epoch as f64, value));
+            let dashes = DashedLineSeries::new(ends, px(1.5), px(3.0), stroke(GREY, 0.8));
+            chart.draw_series(dashes)?;
         }
+        chart.draw_series(data)?;
         Ok(())
     }
 
+    /// Writes the labels over the marked epochs, from the last to the first.
     fn label_marks<B: DrawingBackend>(
         &self,
-        chart: &ChartContext<'_, B, Cartesian2d<RangedCoordf64, RangedCoordf64>>,
+        chart: &Chart<'_, B, RangedCoordf64>,
         canvas: &Canvas<B>,
     ) -> Drawn<B> {
+        let style = text(LABEL_SIZE - 1.0).color(&GREY);
+        let style = style.pos(Pos::new(HPos::Left, VPos::Bottom));
         let (canvas_left, canvas_top) = canvas.get_base_pixel();
         let mut next = i32::MAX;
         for (epoch, name) in self.marks.iter().rev() {
             let (x, y) = chart.backend_coord(&(*epoch as f64, self.shown.end));
-            let (x, y) = (x - canvas_left, y - canvas_top);
-            let style = text(LABEL_SIZE - 1.0).color(&GREY);
             let (width, _) = canvas.estimate_text_size(name, &style)?;
+            let width = width as i32;
             // The label is over its line, and within the picture.
-            let edge = px(SIZE.0.into()) - px(2.0) - width as i32;
-            let left = (x - width as i32 / 2).clamp(px(MARGIN), edge.max(px(MARGIN)));
-            let raised = if left + width as i32 + px(6.0) > next {
-                px(RAISED)
-            } else {
-                0
-            };
-            let style = style.pos(Pos::new(HPos::Left, VPos::Bottom));
-            canvas.draw(&Text::new(
-                name.as_str(),
-                (left, y - px(5.0) - raised),
-                style,
-            ))?;
+            let edge = px(SIZE.0.into()) - px(2.0) - width;
+            let left = (x - canvas_left - width / 2).clamp(px(MARGIN), edge.max(px(MARGIN)));
+            let touches = left + width + px(6.0) > next;
+            let raised = if touches { px(RAISED) } else { 0 };
+            let place = (left, y - canvas_top - px(5.0) - raised);
+            canvas.draw(&Text::new(name.as_str(), place, style.clone()))?;
             next = left;
         }
         Ok(())
@@ -320,134 +311,81 @@ impl Drawing for Convergence {
     }
 }
 
-impl LineStyle {
-    fn stroke(self) -> ShapeStyle {
-        self.color.stroke_width(px(self.width) as u32)
+impl Line {
+    /// The line through some points.
+    fn path<B: DrawingBackend, C: Clone + 'static>(
+        &self,
+        points: Vec<C>,
+    ) -> DynElement<'static, B, C> {
+        let stroke = stroke(self.color, self.width);
+        match self.dashes {
+            None => PathElement::new(points, stroke).into_dyn(),
+            Some((dash, gap)) => {
+                DashedPathElement::new(points, px(dash), px(gap), stroke).into_dyn()
+            }
+        }
     }
+}
+
+fn stroke(color: RGBColor, width: f64) -> ShapeStyle {
+    color.stroke_width(px(width) as u32)
+}
+
+fn means(points: &[Point]) -> Vec<(f64, f64)> {
+    let points = points.iter();
+    points
+        .map(|point| (point.epoch as f64, point.mean))
+        .collect()
 }
 
 /// The range of errors on the axis. It holds all errors from a quarter of a budget on. Those of the
 /// first epochs are so large that they would take most of the room.
 fn shown(errors: &[Vec<Point>; 3], budget: usize) -> Range<f64> {
     let points = || errors.iter().flatten();
-    let late = || points().filter(|point| 4 * point.epoch >= budget);
-    let most = |points: &mut dyn Iterator<Item = &Point>| {
-        points
-            .map(|point| point.max)
-            .fold(f64::NEG_INFINITY, f64::max)
-    };
     let least = points()
         .map(|point| point.min)
         .fold(f64::INFINITY, f64::min);
-    let top = match most(&mut late()) {
-        top if top.is_finite() => top,
-        _ => most(&mut points()),
+    let most = |after: usize| {
+        let late = points().filter(|point| 4 * point.epoch >= after);
+        late.map(|point| point.max).reduce(f64::max)
     };
+    let top = most(budget).or(most(0)).unwrap_or(least);
     let margin = (0.06 * (top - least)).max(0.1);
     (least - margin).max(0.0)..(top + margin).min(100.0)
 }
 
 /// The parts of a line that are not above `top`.
 fn parts_below(points: &[(f64, f64)], top: f64) -> Vec<Vec<(f64, f64)>> {
-    let mut parts: Vec<Vec<(f64, f64)>> = Vec::new();
-    let mut before: Option<(f64, f64)> = None;
+    let mut line: Vec<(f64, f64)> = Vec::new();
     for &(x, y) in points {
-        let below = y <= top;
-        let was_below = before.is_some_and(|(_, y)| y <= top);
-        // Where the line crosses the top, if it does between this point and the one before.
-        let crossing = before
-            .filter(|_| below != was_below)
-            .map(|(x0, y0)| (x0 + (x - x0) * (top - y0) / (y - y0), top));
-        if below && !was_below {
-            parts.push(Vec::from_iter(crossing));
+        if let Some(&(x0, y0)) = line.last()
+            && (y0 <= top) != (y <= top)
+        {
+            // The line crosses the top between this point and the one before.
+            line.push((x0 + (x - x0) * (top - y0) / (y - y0), top));
         }
-        if let Some(part) = parts.last_mut() {
-            if below {
-                part.push((x, y));
-            } else if was_below {
-                part.extend(crossing);
-            }
-        }
-        before = Some((x, y));
+        line.push((x, y));
     }
-    parts
+    let parts = line.split(|(_, y)| *y > top);
+    let parts = parts.filter(|part| !part.is_empty());
+    parts.map(<[_]>::to_vec).collect()
 }
 
-fn draw_mesh<B, Y>(
-    chart: &mut ChartContext<'_, B, Cartesian2d<RangedCoordf64, Y>>,
-    title: &str,
-    labels: usize,
-) -> Drawn<B>
-where
-    B: DrawingBackend,
-    Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
-{
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .bold_line_style(LIGHT_GREY.stroke_width(px(0.8) as u32))
-        .light_line_style(TRANSPARENT)
-        .axis_style(GREY.stroke_width(px(0.8) as u32))
-        .x_desc("epoch")
-        .y_desc(title)
-        .x_labels(12)
-        .y_labels(labels)
-        .x_label_formatter(&|epoch| {
-            if epoch.fract() == 0.0 {
-                format!("{epoch}")
-            } else {
-                String::new()
-            }
-        })
-        .y_label_formatter(&|value| {
-            // Steps of plotters are sums of fractions: 0.30000000000000004.
-            let rounded = format!("{value:.6}");
-            let digits = rounded.trim_end_matches('0');
-            digits.trim_end_matches('.').to_owned()
-        })
-        .label_style(text(LABEL_SIZE - 1.0).color(&GREY))
-        .axis_desc_style(text(LABEL_SIZE))
-        .set_all_tick_mark_size(px(4.0))
-        .draw()
-}
-
-fn draw_band<B: DrawingBackend>(
-    chart: &mut ChartContext<'_, B, Cartesian2d<RangedCoordf64, RangedCoordf64>>,
-    points: &[Point],
-    style: LineStyle,
-    top: f64,
-) -> Drawn<B> {
+/// The areas between the least and the most, up to `top`. There are none if all seeds agree.
+fn bands_below<B: DrawingBackend>(points: &[Point], color: RGBColor, top: f64) -> Vec<Element<B>> {
     if points.iter().all(|point| point.min == point.max) {
-        return Ok(());
+        return Vec::new();
     }
-    for part in points.split(|point| point.min > top) {
-        let upper = part.iter();
-        let upper = upper.map(|point| (point.epoch as f64, point.max.min(top)));
-        let lower = part.iter().rev();
-        let lower = lower.map(|point| (point.epoch as f64, point.min));
-        let outline: Vec<_> = upper.chain(lower).collect();
-        chart.draw_series([Polygon::new(outline, style.color.mix(0.18))])?;
-    }
-    Ok(())
-}
-
-fn draw_line<B, Y>(
-    chart: &mut ChartContext<'_, B, Cartesian2d<RangedCoordf64, Y>>,
-    points: Vec<(f64, f64)>,
-    style: LineStyle,
-) -> Drawn<B>
-where
-    B: DrawingBackend,
-    Y: Ranged<ValueType = f64>,
-{
-    match style.dashes {
-        None => drop(chart.draw_series(LineSeries::new(points, style.stroke()))?),
-        Some((dash, gap)) => {
-            let dashes = DashedLineSeries::new(points, px(dash), px(gap), style.stroke());
-            chart.draw_series(dashes)?;
-        }
-    }
-    Ok(())
+    let parts = points.split(|point| point.min > top);
+    let bands = parts.map(|part| {
+        let upper = part
+            .iter()
+            .map(|point| (point.epoch as f64, point.max.min(top)));
+        let lower = part.iter().map(|point| (point.epoch as f64, point.min));
+        let outline: Vec<_> = upper.chain(lower.rev()).collect();
+        Polygon::new(outline, color.mix(0.18)).into_dyn()
+    });
+    bands.collect()
 }
 
 #[cfg(test)]

@@ -28,21 +28,15 @@ impl Cost {
     /// The cost of the runs of a comparison.
     pub(crate) fn of(comparison: &Comparison<'_>) -> Self {
         let (sgd, swa) = (&comparison.sgd, &comparison.swa);
+        let averaged = |epoch: &EvaluationRecord| epoch.swa_test_error.map(|_| epoch.seconds);
+        let share = |epoch: &EvaluationRecord| {
+            let seconds = epoch.reestimation_seconds?;
+            Some(100.0 * seconds / epoch.seconds)
+        };
         Self {
-            sgd_seconds: over_runs(sgd, |run| {
-                median(run, |evaluation| Some(evaluation.seconds))
-            }),
-            swa_seconds: over_runs(swa, |run| {
-                median(run, |evaluation| {
-                    evaluation.swa_test_error.map(|_| evaluation.seconds)
-                })
-            }),
-            reestimation_share: over_runs(swa, |run| {
-                median(run, |evaluation| {
-                    let seconds = evaluation.reestimation_seconds?;
-                    Some(100.0 * seconds / evaluation.seconds)
-                })
-            }),
+            sgd_seconds: over_runs(sgd, |run| median(run, |epoch| Some(epoch.seconds))),
+            swa_seconds: over_runs(swa, |run| median(run, averaged)),
+            reestimation_share: over_runs(swa, |run| median(run, share)),
             sgd_memory_mib: over_runs(sgd, memory),
             swa_memory_mib: over_runs(swa, memory),
         }
@@ -50,15 +44,17 @@ impl Cost {
 
     /// The additional time of an epoch of SWA, in per cent of SGD's.
     pub(crate) fn slower(&self) -> Option<f64> {
-        let (sgd, swa) = (self.sgd_seconds?, self.swa_seconds?);
-        Some(100.0 * (swa.mean / sgd.mean - 1.0))
+        more(self.sgd_seconds, self.swa_seconds)
     }
 
     /// The additional memory of SWA, in per cent of SGD's.
     pub(crate) fn larger(&self) -> Option<f64> {
-        let (sgd, swa) = (self.sgd_memory_mib?, self.swa_memory_mib?);
-        Some(100.0 * (swa.mean / sgd.mean - 1.0))
+        more(self.sgd_memory_mib, self.swa_memory_mib)
     }
+}
+
+fn more(sgd: Option<Sample>, swa: Option<Sample>) -> Option<f64> {
+    Some(100.0 * (swa?.mean / sgd?.mean - 1.0))
 }
 
 fn over_runs(runs: &[&FinishedRun], value: impl Fn(&FinishedRun) -> Option<f64>) -> Option<Sample> {
@@ -68,17 +64,10 @@ fn over_runs(runs: &[&FinishedRun], value: impl Fn(&FinishedRun) -> Option<f64>)
 
 /// The median over the epochs of a run that it did not take over from another.
 fn median(run: &FinishedRun, value: impl Fn(&EvaluationRecord) -> Option<f64>) -> Option<f64> {
-    let own = run.epochs.range(run.record.shared_epochs + 1..);
-    let mut values: Vec<f64> = own
-        .filter_map(|(_, evaluation)| value(evaluation))
-        .collect();
+    let mut values: Vec<f64> = run.own_epochs().filter_map(value).collect();
     values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        length if length % 2 == 0 => Some(f64::midpoint(values[middle - 1], values[middle])),
-        _ => Some(values[middle]),
-    }
+    let last = values.len().checked_sub(1)?;
+    Some(f64::midpoint(values[last / 2], values[last.div_ceil(2)]))
 }
 
 fn memory(run: &FinishedRun) -> Option<f64> {

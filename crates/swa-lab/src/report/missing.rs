@@ -1,49 +1,37 @@
 //! The missing parts of an experiment, in sentences.
 
-use super::comparison::{Comparison, data_set_name};
+use super::comparison::data_set_name;
 use super::results::{FinishedRun, Results};
 use super::table::Table;
 use crate::experiment::record::Method;
 
 /// Returns a sentence for each missing part. Runs that are under way are not counted as missing.
-pub(crate) fn sentences(
-    results: &Results,
-    comparisons: &[Comparison<'_>],
-    table: &Table,
-) -> Vec<String> {
+pub(crate) fn sentences(results: &Results, table: &Table<'_>) -> Vec<String> {
     let mut sentences: Vec<String> = results.finished.iter().filter_map(lost_epochs).collect();
-    for (comparison, row) in comparisons.iter().zip(&table.rows) {
+    for row in &table.rows {
+        let comparison = row.comparison;
         let about = format!("{} on {}", row.network, data_set_name(&row.data_set));
-        for (runs, others, method) in [
-            (&comparison.sgd, &comparison.swa, Method::Sgd),
-            (&comparison.swa, &comparison.sgd, Method::Swa),
+        for (method, name, runs, others) in [
+            (Method::Sgd, "SGD", &comparison.sgd, &comparison.swa),
+            (Method::Swa, "SWA", &comparison.swa, &comparison.sgd),
         ] {
-            let name = match method {
-                Method::Sgd => "SGD",
-                Method::Swa => "SWA",
-            };
-            let seeds: Vec<u64> = others.iter().map(|run| run.record.seed).collect();
-            let lacks = |seed: &u64| !runs.iter().any(|run| run.record.seed == *seed);
-            let lacking: Vec<String> = seeds
-                .into_iter()
-                .filter(lacks)
-                .map(|seed| seed.to_string())
-                .collect();
+            let seeds = others.iter().map(|run| run.record.seed);
+            let lacking = seeds.filter(|seed| runs.iter().all(|run| run.record.seed != *seed));
+            let lacking: Vec<String> = lacking.map(|seed| seed.to_string()).collect();
             if !lacking.is_empty() {
                 let plural = if lacking.len() == 1 { "" } else { "s" };
+                let lacking = lacking.join(", ");
                 sentences.push(format!(
-                    "{about}: no finished run of {name} with seed{plural} {}.",
-                    lacking.join(", ")
+                    "{about}: no finished run of {name} with seed{plural} {lacking}."
                 ));
             }
             for column in row.columns.iter().filter(|column| column.method == method) {
-                let long_enough = |run: &&&FinishedRun| run.record.epochs >= column.epoch;
-                let expected = runs.iter().filter(long_enough).count();
-                if column.seeds.len() < expected {
+                let long_enough = runs.iter().filter(|run| run.record.epochs >= column.epoch);
+                let (expected, found) = (long_enough.count(), column.seeds.len());
+                if found < expected {
                     sentences.push(format!(
-                        "{about}: {} has a number from {} of {expected} finished runs.",
-                        column.heading(),
-                        column.seeds.len(),
+                        "{about}: {} has a number from {found} of {expected} finished runs.",
+                        column.heading,
                     ));
                 }
             }
@@ -61,19 +49,18 @@ pub(crate) fn sentences(
 fn lost_epochs(run: &FinishedRun) -> Option<String> {
     let lost = (1..=run.record.epochs).filter(|epoch| !run.epochs.contains_key(epoch));
     let lost: Vec<usize> = lost.collect();
-    let (first, last) = (lost.first()?, lost.last()?);
-    Some(match lost.len() {
-        1 => format!("{}: no record of epoch {first}.", run.record.run),
-        count => format!(
-            "{}: no record of {count} epochs from {first} to {last}.",
-            run.record.run
-        ),
-    })
+    let epochs = match lost.as_slice() {
+        [] => return None,
+        [only] => format!("epoch {only}"),
+        [first, .., last] => format!("{} epochs from {first} to {last}", lost.len()),
+    };
+    Some(format!("{}: no record of {epochs}.", run.record.run))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::comparison::Comparison;
     use crate::report::fixture::{sgd_run, swa_run};
 
     fn missing(finished: Vec<FinishedRun>) -> Vec<String> {
@@ -82,7 +69,7 @@ mod tests {
             unfinished: Vec::new(),
         };
         let comparisons = Comparison::all(&results.finished);
-        sentences(&results, &comparisons, &Table::of(&comparisons))
+        sentences(&results, &Table::of(&comparisons))
     }
 
     #[test]

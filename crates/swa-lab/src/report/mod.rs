@@ -44,15 +44,9 @@ pub fn write(folder: &Path) -> Result<(), Failure> {
     let results = Results::read(folder)?;
     let comparisons = Comparison::all(&results.finished);
     let table = Table::of(&comparisons);
-    let missing = missing::sentences(&results, &comparisons, &table);
+    let missing = missing::sentences(&results, &table);
 
-    let mut written = Vec::new();
-    let mut write = |name: &str, content: &[u8]| -> Result<(), Failure> {
-        let file = folder.join(name);
-        write_whole(&file, content)?;
-        written.push(file);
-        Ok(())
-    };
+    let mut files = Vec::new();
     let mut figures = Vec::new();
     let mut names = HashSet::new();
     for comparison in &comparisons {
@@ -62,41 +56,36 @@ pub fn write(folder: &Path) -> Result<(), Failure> {
         };
         let picture = Picture::of(&plot)?;
         let name = file_name(comparison.record(), &mut names);
-        write(&format!("{name}.svg"), picture.svg.as_bytes())?;
-        write(&format!("{name}.png"), &picture.png)?;
-        figures.push(Some(Figure {
-            svg: picture.svg,
-            plot,
-        }));
+        figures.push(Some(Figure::of(&plot, &picture.svg)));
+        files.push((format!("{name}.svg"), picture.svg.into_bytes()));
+        files.push((format!("{name}.png"), picture.png));
     }
-    write(TABLE, &serde_json::to_vec_pretty(&table)?)?;
     let page = Page {
         results: &results,
-        comparisons: &comparisons,
         table: &table,
         figures: &figures,
         missing: &missing,
     };
-    write(PAGE, page.html().as_bytes())?;
+    files.push((TABLE.to_owned(), serde_json::to_vec_pretty(&table)?));
+    files.push((PAGE.to_owned(), page.html()?.into_bytes()));
+    for (name, content) in &files {
+        write_whole(&folder.join(name), content)?;
+    }
 
     for line in text::lines(&table) {
         say(line);
     }
-    let under_way = results.unfinished.iter();
-    let under_way =
-        under_way.map(|(name, epochs)| format!("{name}: {} epochs so far.", epochs.len()));
-    for sentence in missing.iter().cloned().chain(under_way) {
+    for sentence in &missing {
         say(format!("missing: {sentence}"));
     }
+    for (name, epochs) in &results.unfinished {
+        say(format!("missing: {name}: {} epochs so far.", epochs.len()));
+    }
     say("");
-    for file in written {
-        say(format!("written: {}", display(&file)));
+    for (name, _) in &files {
+        say(format!("written: {}", folder.join(name).display()));
     }
     Ok(())
-}
-
-fn display(path: &Path) -> String {
-    path.display().to_string()
 }
 
 /// The name of a comparison's picture, without the extension. No other comparison has it.
@@ -106,8 +95,8 @@ fn file_name(run: &RunRecord, names: &mut HashSet<String>) -> String {
     let name = format!("convergence-{}-{}", plain(&run.data_set), plain(&run.model));
     let numbered = (2..).map(|number| format!("{name}-{number}"));
     let mut candidates = std::iter::once(name.clone()).chain(numbered);
-    let name = candidates.find(|name| names.insert(name.clone()));
-    name.unwrap_or_default()
+    let free = candidates.find(|name| names.insert(name.clone()));
+    free.unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -6,10 +6,8 @@ use image::codecs::png::PngEncoder;
 use image::imageops::{FilterType, resize};
 use image::{ExtendedColorType, ImageEncoder, RgbImage};
 use plotters::coord::Shift;
-use plotters::prelude::{
-    BitMapBackend, DrawingArea, DrawingAreaErrorKind, DrawingBackend, SVGBackend,
-};
-use plotters::style::{FontStyle, TextStyle, WHITE, register_font};
+use plotters::prelude::*;
+use plotters::style::register_font;
 
 use crate::Failure;
 
@@ -102,7 +100,7 @@ where
     B: DrawingBackend,
     B::ErrorType: Error + Send + Sync + 'static,
 {
-    let canvas = plotters::drawing::IntoDrawingArea::into_drawing_area(backend);
+    let canvas = backend.into_drawing_area();
     canvas.fill(&WHITE)?;
     drawing.draw(&canvas)?;
     canvas.present()?;
@@ -119,10 +117,7 @@ mod tests {
     impl Drawing for Quarter {
         fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Drawn<B> {
             let corners = [(0, 0), (px(440.0), px(295.0))];
-            canvas.draw(&plotters::prelude::Rectangle::new(
-                corners,
-                plotters::style::Color::filled(&plotters::style::BLACK),
-            ))
+            canvas.draw(&Rectangle::new(corners, BLACK.filled()))
         }
     }
 

@@ -10,11 +10,6 @@ use serde::Serialize;
 use crate::experiment::record::RunRecord;
 use crate::run::config::EvaluateOn;
 
-/// The paper.
-pub(crate) const PAPER: &str = "https://arxiv.org/abs/1803.05407";
-/// The authors' code, whose README has the numbers.
-pub(crate) const CODE: &str = "https://github.com/timgaripov/swa";
-
 /// The images that the paper trains and tests on, of either data set.
 const IMAGES: (usize, usize) = (50_000, 10_000);
 
@@ -48,44 +43,20 @@ impl Published {
     }
 }
 
-/// A row of the table.
-struct Row {
-    data_set: &'static str,
-    model: &'static str,
-    budget: usize,
-    /// SGD after a budget, SWA after 1, 1.25 and 1.5 of them.
-    accuracies: [Published; 4],
-}
-
-const fn row(
-    data_set: &'static str,
-    model: &'static str,
-    budget: usize,
-    numbers: [(f64, f64); 4],
-) -> Row {
-    let [a, b, c, d] = numbers;
-    Row {
-        data_set,
-        model,
-        budget,
-        accuracies: [published(a), published(b), published(c), published(d)],
-    }
-}
-
-const fn published((mean, deviation): (f64, f64)) -> Published {
-    Published { mean, deviation }
-}
+/// A row of the published table: a data set, a network, the epochs in a budget, and the mean and
+/// deviation of SGD after a budget and of SWA after 1, 1.25 and 1.5 of them.
+type Row = (&'static str, &'static str, usize, [(f64, f64); 4]);
 
 #[rustfmt::skip]
 const TABLE: [Row; 8] = [
-    row("cifar100", "vgg16", 200, [(72.55, 0.10), (73.91, 0.12), (74.17, 0.15), (74.27, 0.25)]),
-    row("cifar100", "preresnet-110", 150, [(76.77, 0.38), (78.75, 0.16), (78.91, 0.29), (79.10, 0.21)]),
-    row("cifar100", "preresnet-164", 150, [(78.49, 0.36), (79.77, 0.17), (80.18, 0.23), (80.35, 0.16)]),
-    row("cifar100", "wrn-28-10", 200, [(80.82, 0.23), (81.46, 0.23), (81.91, 0.27), (82.15, 0.27)]),
-    row("cifar10", "vgg16", 200, [(93.25, 0.16), (93.59, 0.16), (93.70, 0.22), (93.64, 0.18)]),
-    row("cifar10", "preresnet-110", 150, [(95.03, 0.05), (95.51, 0.10), (95.65, 0.03), (95.82, 0.03)]),
-    row("cifar10", "preresnet-164", 150, [(95.28, 0.10), (95.56, 0.11), (95.77, 0.04), (95.83, 0.03)]),
-    row("cifar10", "wrn-28-10", 200, [(96.18, 0.11), (96.45, 0.11), (96.64, 0.08), (96.79, 0.05)]),
+    ("cifar100", "vgg16", 200, [(72.55, 0.10), (73.91, 0.12), (74.17, 0.15), (74.27, 0.25)]),
+    ("cifar100", "preresnet-110", 150, [(76.77, 0.38), (78.75, 0.16), (78.91, 0.29), (79.10, 0.21)]),
+    ("cifar100", "preresnet-164", 150, [(78.49, 0.36), (79.77, 0.17), (80.18, 0.23), (80.35, 0.16)]),
+    ("cifar100", "wrn-28-10", 200, [(80.82, 0.23), (81.46, 0.23), (81.91, 0.27), (82.15, 0.27)]),
+    ("cifar10", "vgg16", 200, [(93.25, 0.16), (93.59, 0.16), (93.70, 0.22), (93.64, 0.18)]),
+    ("cifar10", "preresnet-110", 150, [(95.03, 0.05), (95.51, 0.10), (95.65, 0.03), (95.82, 0.03)]),
+    ("cifar10", "preresnet-164", 150, [(95.28, 0.10), (95.56, 0.11), (95.77, 0.04), (95.83, 0.03)]),
+    ("cifar10", "wrn-28-10", 200, [(96.18, 0.11), (96.45, 0.11), (96.64, 0.08), (96.79, 0.05)]),
 ];
 
 /// The published numbers for a run's experiment: SGD, and SWA after 1, 1.25 and 1.5 budgets.
@@ -93,12 +64,12 @@ const TABLE: [Row; 8] = [
 /// # Errors
 ///
 /// The reason, if there are none.
-pub(crate) fn of(run: &RunRecord) -> Result<&'static [Published; 4], String> {
-    let mut rows = TABLE.iter().filter(|row| row.data_set == run.data_set);
-    if rows.clone().next().is_none() {
+pub(crate) fn of(run: &RunRecord) -> Result<[Published; 4], String> {
+    let rows = || TABLE.iter().filter(|row| row.0 == run.data_set);
+    if rows().next().is_none() {
         return Err(format!("nothing was published for {}", run.data_set));
     }
-    let Some(row) = rows.find(|row| row.model == run.model) else {
+    let Some((_, _, budget, numbers)) = rows().find(|row| row.1 == run.model) else {
         return Err(match run.model.as_str() {
             "vgg16-bn" => "the published VGG16 has no BatchNorm".to_owned(),
             model => format!("the published table has no {model}"),
@@ -117,12 +88,12 @@ pub(crate) fn of(run: &RunRecord) -> Result<&'static [Published; 4], String> {
     if run.evaluate_on == EvaluateOn::Test {
         differ("test images", run.test_images, IMAGES.1);
     }
-    differ("epochs in a budget", run.budget, row.budget);
+    differ("epochs in a budget", run.budget, *budget);
     if run.evaluate_on == EvaluateOn::Validation {
         differs.push("scores on images held out of the training images".to_owned());
     }
     if differs.is_empty() {
-        Ok(&row.accuracies)
+        Ok(numbers.map(|(mean, deviation)| Published { mean, deviation }))
     } else {
         Err(format!(
             "not the paper's experiment: {}",
@@ -183,7 +154,10 @@ mod tests {
     #[test]
     fn a_distance_is_measured_by_the_deviations_of_both() {
         // sqrt(0.3² + 0.4²) = 0.5, and 1 / 0.5 = 2.
-        let published = published((73.0, 0.4));
+        let published = Published {
+            mean: 73.0,
+            deviation: 0.4,
+        };
         let distance = published.distance(74.0, Some(0.3));
         assert_eq!(distance.points, 1.0);
         assert!((distance.standard_deviations.unwrap() - 2.0).abs() < 1e-12);

@@ -1,13 +1,11 @@
 //! The contents of `results.jsonl`, run by run.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use thiserror::Error;
-
-use crate::experiment::record::{EvaluationRecord, Record, RunRecord};
-use crate::experiment::results_file::{LineError, parse};
+use crate::Failure;
+use crate::experiment::record::{EvaluationRecord, Method, Record, RunRecord};
+use crate::experiment::results_file::parse;
 
 /// The file in the folder of an experiment.
 const FILE: &str = "results.jsonl";
@@ -31,56 +29,21 @@ pub(crate) struct FinishedRun {
     pub(crate) epochs: Epochs,
 }
 
-/// The reason why results cannot be read.
-#[derive(Debug, Error)]
-pub(crate) enum ResultsError {
-    /// The folder does not exist.
-    #[error("{path}: no such folder; give the one that an experiment wrote its results to")]
-    NoSuchFolder {
-        /// The folder.
-        path: PathBuf,
-    },
+impl FinishedRun {
+    /// The epochs that it did not take over from another run.
+    pub(crate) fn own_epochs(&self) -> impl Iterator<Item = &EvaluationRecord> {
+        let own = self.epochs.range(self.record.shared_epochs + 1..);
+        own.map(|(_, epoch)| epoch)
+    }
 
-    /// It is a file.
-    #[error("{path}: is a file; give the folder that {FILE} is in")]
-    NotAFolder {
-        /// The file.
-        path: PathBuf,
-    },
-
-    /// No experiment has written to it.
-    #[error(
-        "{path}: expected {FILE} in it, found none; an experiment writes it after its first epoch"
-    )]
-    NoResults {
-        /// The folder.
-        path: PathBuf,
-    },
-
-    /// The file has no line.
-    #[error("{path}: is empty; an experiment writes its first line after its first epoch")]
-    Empty {
-        /// The file.
-        path: PathBuf,
-    },
-
-    /// The operating system refused to read it.
-    #[error("{path}: cannot be read: {source}")]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's reason.
-        source: io::Error,
-    },
-
-    /// A line is not a record.
-    #[error("{path}, {error}")]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// The line, and the reason.
-        error: LineError,
-    },
+    /// The test error at the end of an epoch: in SWA, that of the average.
+    pub(crate) fn test_error(&self, epoch: usize) -> Option<f64> {
+        let epoch = self.epochs.get(&epoch)?;
+        match self.record.method {
+            Method::Sgd => Some(epoch.live_test_error),
+            Method::Swa => epoch.swa_test_error,
+        }
+    }
 }
 
 impl Results {
@@ -91,59 +54,56 @@ impl Results {
     ///
     /// # Errors
     ///
-    /// [`ResultsError`].
-    pub(crate) fn read(folder: &Path) -> Result<Self, ResultsError> {
-        let path = folder.to_owned();
-        if !folder.exists() {
-            return Err(ResultsError::NoSuchFolder { path });
-        }
-        if !folder.is_dir() {
-            return Err(ResultsError::NotAFolder { path });
-        }
+    /// If there is no such folder, or no results in it, or they cannot be read, or a line is not a
+    /// record.
+    pub(crate) fn read(folder: &Path) -> Result<Self, Failure> {
         let file = folder.join(FILE);
-        if !file.exists() {
-            return Err(ResultsError::NoResults { path });
-        }
-        match std::fs::read(&file) {
-            Ok(bytes) => Self::parse(&file, &bytes),
-            Err(source) => Err(ResultsError::Unreadable { path: file, source }),
-        }
+        let unusable = if !folder.exists() {
+            "no such folder; give the one that an experiment wrote its results to".to_owned()
+        } else if !folder.is_dir() {
+            format!("is a file; give the folder that {FILE} is in")
+        } else if !file.exists() {
+            format!(
+                "expected {FILE} in it, found none; an experiment writes it after its first epoch"
+            )
+        } else {
+            return match std::fs::read(&file) {
+                Ok(bytes) => Self::parse(&file, &bytes),
+                Err(error) => Err(format!("{}: cannot be read: {error}", file.display()).into()),
+            };
+        };
+        Err(format!("{}: {unusable}", folder.display()).into())
     }
 
-    fn parse(file: &Path, bytes: &[u8]) -> Result<Self, ResultsError> {
-        let text = String::from_utf8_lossy(bytes);
-        let mut order: Vec<String> = Vec::new();
-        let mut records: BTreeMap<String, RunRecord> = BTreeMap::new();
-        let mut epochs: BTreeMap<String, Epochs> = BTreeMap::new();
-        let parsed = parse(&text).map_err(|error| ResultsError::Line {
-            path: file.to_owned(),
-            error,
-        })?;
-        for record in parsed {
+    fn parse(file: &Path, bytes: &[u8]) -> Result<Self, Failure> {
+        let file = file.display();
+        let records = parse(&String::from_utf8_lossy(bytes));
+        let mut runs: Vec<(String, Option<RunRecord>, Epochs)> = Vec::new();
+        for record in records.map_err(|error| format!("{file}, {error}"))? {
             let name = match &record {
-                Record::Run(run) => run.run.clone(),
-                Record::Evaluation(evaluation) => evaluation.run.clone(),
+                Record::Run(run) => &run.run,
+                Record::Evaluation(evaluation) => &evaluation.run,
             };
-            if !order.contains(&name) {
-                order.push(name.clone());
-            }
+            let known = runs.iter().position(|(known, ..)| known == name);
+            let index = known.unwrap_or_else(|| {
+                runs.push((name.clone(), None, Epochs::new()));
+                runs.len() - 1
+            });
+            let (_, finished, epochs) = &mut runs[index];
             match record {
-                Record::Run(run) => drop(records.insert(name, run)),
+                Record::Run(run) => *finished = Some(run),
                 Record::Evaluation(evaluation) => {
-                    let epochs = epochs.entry(name).or_default();
                     epochs.insert(evaluation.epoch, evaluation);
                 }
             }
         }
-        if order.is_empty() {
-            let path = file.to_owned();
-            return Err(ResultsError::Empty { path });
+        if runs.is_empty() {
+            let remedy = "an experiment writes its first line after its first epoch";
+            return Err(format!("{file}: is empty; {remedy}").into());
         }
-
         let mut results = Self::default();
-        for name in order {
-            let epochs = epochs.remove(&name).unwrap_or_default();
-            match records.remove(&name) {
+        for (name, finished, epochs) in runs {
+            match finished {
                 Some(record) => results.finished.push(FinishedRun { record, epochs }),
                 None => results.unfinished.push((name, epochs)),
             }

@@ -14,13 +14,15 @@ use crate::run::config::EvaluateOn;
 
 /// Test accuracies in per cent, a row for each comparison.
 #[derive(Debug, Serialize)]
-pub(crate) struct Table {
-    pub(crate) rows: Vec<Row>,
+pub(crate) struct Table<'a> {
+    pub(crate) rows: Vec<Row<'a>>,
 }
 
 /// A network on a data set.
 #[derive(Debug, Serialize)]
-pub(crate) struct Row {
+pub(crate) struct Row<'a> {
+    #[serde(skip)]
+    pub(crate) comparison: &'a Comparison<'a>,
     pub(crate) data_set: String,
     /// The network, in words.
     pub(crate) network: String,
@@ -43,6 +45,8 @@ pub(crate) struct Row {
 /// A method after some budgets.
 #[derive(Debug, Serialize)]
 pub(crate) struct Column {
+    #[serde(skip)]
+    pub(crate) heading: &'static str,
     pub(crate) method: Method,
     pub(crate) budgets: f64,
     /// The epoch that its accuracies are of.
@@ -69,12 +73,12 @@ pub(crate) struct Gain {
     pub(crate) better_seeds: usize,
 }
 
-/// The columns: a method, and the length of its training in quarters of a budget.
-const COLUMNS: [(Method, usize); 4] = [
-    (Method::Sgd, 4),
-    (Method::Swa, 4),
-    (Method::Swa, 5),
-    (Method::Swa, 6),
+/// The columns: a method, the length of its training in quarters of a budget, and the heading.
+pub(crate) const COLUMNS: [(Method, usize, &str); 4] = [
+    (Method::Sgd, 4, "SGD, 1 budget"),
+    (Method::Swa, 4, "SWA, 1 budget"),
+    (Method::Swa, 5, "SWA, 1.25 budgets"),
+    (Method::Swa, 6, "SWA, 1.5 budgets"),
 ];
 
 /// The epoch at whose end so many quarters of a budget are over.
@@ -82,36 +86,38 @@ pub(crate) fn epoch_of(budget: usize, quarters: usize) -> usize {
     epoch_after(quarters as f64 / 4.0, budget)
 }
 
-impl Table {
+impl<'a> Table<'a> {
     /// The table of some comparisons.
-    pub(crate) fn of(comparisons: &[Comparison<'_>]) -> Self {
+    pub(crate) fn of(comparisons: &'a [Comparison<'a>]) -> Self {
         Self {
             rows: comparisons.iter().map(Row::of).collect(),
         }
     }
 }
 
-impl Row {
-    fn of(comparison: &Comparison<'_>) -> Self {
+impl<'a> Row<'a> {
+    fn of(comparison: &'a Comparison<'a>) -> Self {
         let run = comparison.record();
         let published = published::of(run);
-        let sgd = accuracies(comparison, Method::Sgd, epoch_of(run.budget, 4));
+        let sgd = accuracies(&comparison.sgd, epoch_of(run.budget, 4));
         let columns = [0, 1, 2, 3].map(|index| {
-            let (method, quarters) = COLUMNS[index];
+            let (method, quarters, heading) = COLUMNS[index];
             let epoch = epoch_of(run.budget, quarters);
-            let ours = accuracies(comparison, method, epoch);
+            let ours = accuracies(comparison.of(method), epoch);
+            let gain = match method {
+                Method::Sgd => None,
+                Method::Swa => Gain::of(&ours, &sgd),
+            };
             let accuracy = sample(&ours);
             let published = published.as_ref().ok().map(|row| row[index]);
             Column {
+                heading,
                 method,
                 budgets: quarters as f64 / 4.0,
                 epoch,
                 seeds: ours.iter().map(|(seed, _)| *seed).collect(),
                 accuracy,
-                gain: match method {
-                    Method::Sgd => None,
-                    Method::Swa => Gain::of(&ours, &sgd),
-                },
+                gain,
                 published,
                 less_published: accuracy
                     .zip(published)
@@ -119,6 +125,7 @@ impl Row {
             }
         });
         Self {
+            comparison,
             data_set: run.data_set.clone(),
             network: comparison.network(),
             model: run.model.clone(),
@@ -132,18 +139,6 @@ impl Row {
             cost: Cost::of(comparison),
             unpublished: published.err(),
         }
-    }
-}
-
-impl Column {
-    /// Such as `SWA, 1.25 budgets`.
-    pub(crate) fn heading(&self) -> String {
-        let method = match self.method {
-            Method::Sgd => "SGD",
-            Method::Swa => "SWA",
-        };
-        let plural = if self.budgets == 1.0 { "" } else { "s" };
-        format!("{method}, {} budget{plural}", self.budgets)
     }
 }
 
@@ -163,18 +158,9 @@ impl Gain {
     }
 }
 
-/// The seeds of a method's runs, and their test accuracies at the end of an epoch: in SWA, those of
-/// the average.
-fn accuracies(comparison: &Comparison<'_>, method: Method, epoch: usize) -> Vec<(u64, f64)> {
-    let (runs, error): (_, fn(&FinishedRun, usize) -> Option<f64>) = match method {
-        Method::Sgd => (&comparison.sgd, |run, epoch| {
-            Some(run.epochs.get(&epoch)?.live_test_error)
-        }),
-        Method::Swa => (&comparison.swa, |run, epoch| {
-            run.epochs.get(&epoch)?.swa_test_error
-        }),
-    };
-    let accuracy = |run: &&FinishedRun| Some((run.record.seed, 100.0 - error(run, epoch)?));
+/// The seeds of runs, and their test accuracies at the end of an epoch.
+fn accuracies(runs: &[&FinishedRun], epoch: usize) -> Vec<(u64, f64)> {
+    let accuracy = |run: &&FinishedRun| Some((run.record.seed, 100.0 - run.test_error(epoch)?));
     runs.iter().filter_map(accuracy).collect()
 }
 
@@ -197,7 +183,8 @@ mod tests {
             swa_run(1, &[60.0, 41.0, 39.0, 36.0]),
             swa_run(2, &[60.0, 41.0, 37.0, 36.0]),
         ];
-        let table = Table::of(&Comparison::all(&runs));
+        let comparisons = Comparison::all(&runs);
+        let table = Table::of(&comparisons);
         assert_eq!(table.rows.len(), 1);
         let columns = &table.rows[0].columns;
         let epochs = columns.each_ref().map(|column| column.epoch);
@@ -225,7 +212,8 @@ mod tests {
     #[test]
     fn what_no_run_came_to_stays_empty() {
         let runs = [swa_run(3, &[60.0, 41.0])];
-        let table = Table::of(&Comparison::all(&runs));
+        let comparisons = Comparison::all(&runs);
+        let table = Table::of(&comparisons);
         let columns = &table.rows[0].columns;
         assert_eq!(columns[0].accuracy, None);
         assert_eq!(columns[1].accuracy.unwrap().n, 1);
@@ -246,8 +234,12 @@ mod tests {
     #[test]
     fn headings_are_the_papers() {
         let runs = [swa_run(1, &[60.0])];
-        let table = Table::of(&Comparison::all(&runs));
-        let headings = table.rows[0].columns.each_ref().map(Column::heading);
+        let comparisons = Comparison::all(&runs);
+        let table = Table::of(&comparisons);
+        let headings = table.rows[0]
+            .columns
+            .each_ref()
+            .map(|column| column.heading);
         assert_eq!(
             headings,
             [

@@ -1,8 +1,9 @@
 //! The table as text.
 
 use super::comparison::data_set_name;
+use super::statistics::Sample;
 use super::table::{Column, Row, Table};
-use super::wording;
+use super::wording::{difference, spread, verdict};
 
 /// The heading of the first column.
 const NETWORK: &str = "network (epochs in a budget)";
@@ -12,72 +13,71 @@ const WHAT: usize = 12;
 const CELL: usize = 20;
 
 /// The table, line by line.
-pub(crate) fn lines(table: &Table) -> Vec<String> {
+pub(crate) fn lines(table: &Table<'_>) -> Vec<String> {
     let mut lines = Vec::new();
     let networks = table.rows.iter().map(|row| network(row).chars().count());
     let first = networks.max().unwrap_or(0).max(NETWORK.len());
-    let mut data_set = None;
-    for row in &table.rows {
-        if data_set != Some(&row.data_set) {
-            data_set = Some(&row.data_set);
-            lines.push(format!(
-                "{}: test accuracy in %, mean ± sample standard deviation over seeds",
-                data_set_name(&row.data_set)
-            ));
-            let headings = row.columns.each_ref().map(|column| column.heading());
-            lines.push(line(first, NETWORK, "", headings));
-        }
-        lines.extend(row_lines(first, row));
+    for rows in table.rows.chunk_by(|a, b| a.data_set == b.data_set) {
+        let row = &rows[0];
+        lines.push(format!(
+            "{}: test accuracy in %, mean ± sample standard deviation over seeds",
+            data_set_name(&row.data_set)
+        ));
+        let heading = |column: &Column| Some(column.heading.to_owned());
+        lines.push(line(first, [NETWORK, ""], row, heading));
+        lines.extend(rows.iter().flat_map(|row| row_lines(first, row)));
     }
     lines
 }
 
-fn row_lines(first: usize, row: &Row) -> Vec<String> {
-    let cells = |cell: &dyn Fn(&Column) -> Option<String>| {
-        let cells = row.columns.each_ref();
-        cells.map(|column| cell(column).unwrap_or_else(|| "-".to_owned()))
+fn row_lines(first: usize, row: &Row<'_>) -> Vec<String> {
+    let ours = |column: &Column| {
+        let Sample { mean, deviation, n } = column.accuracy?;
+        Some(spread(mean, deviation, 2) + &format!(" (n={n})"))
     };
-    let mut lines = vec![line(
-        first,
-        &network(row),
-        "ours",
-        cells(&|column| {
-            let accuracy = column.accuracy.as_ref()?;
-            Some(format!("{} (n={})", wording::sample(accuracy), accuracy.n))
-        }),
-    )];
+    let mut lines = vec![line(first, [&network(row), "ours"], row, ours)];
     if row.columns.iter().any(|column| column.gain.is_some()) {
-        let gains = cells(&|column| column.gain.as_ref().map(wording::gain));
-        lines.push(line(first, "", "SWA − SGD", gains));
-        let verdict = cells(&|column| {
-            column
-                .gain
-                .as_ref()
-                .map(|gain| wording::verdict(gain).to_owned())
-        });
-        lines.push(line(first, "", "", verdict));
+        let gain = |column: &Column| {
+            let gain = column.gain.as_ref()?.difference;
+            Some(difference(gain.points, gain.standard_errors, "s.e."))
+        };
+        lines.push(line(first, ["", "SWA − SGD"], row, gain));
+        lines.push(line(first, ["", ""], row, |column| {
+            let gain = column.gain.as_ref()?.difference;
+            Some(verdict(gain.points, gain.beyond_noise).to_owned())
+        }));
     }
-    match &row.unpublished {
-        Some(reason) => lines.push(format!("{:first$} {:WHAT$} none: {reason}", "", "paper")),
-        None => {
-            let published = cells(&|column| column.published.as_ref().map(wording::published));
-            lines.push(line(first, "", "paper", published));
-            let distance = cells(&|column| column.less_published.as_ref().map(wording::distance));
-            lines.push(line(first, "", "ours − paper", distance));
-        }
+    if let Some(reason) = &row.unpublished {
+        lines.push(format!("{:first$} {:WHAT$} none: {reason}", "", "paper"));
+    } else {
+        lines.push(line(first, ["", "paper"], row, |column| {
+            let published = column.published?;
+            Some(spread(published.mean, Some(published.deviation), 2))
+        }));
+        lines.push(line(first, ["", "ours − paper"], row, |column| {
+            let less = column.less_published?;
+            Some(difference(less.points, less.standard_deviations, "s.d."))
+        }));
     }
     lines
 }
 
 /// A row's first column.
-fn network(row: &Row) -> String {
+fn network(row: &Row<'_>) -> String {
     format!("{} ({})", row.network, row.budget)
 }
 
-fn line(first: usize, network: &str, what: &str, cells: [String; 4]) -> String {
+/// A line: its first two columns, the first of a width, and a cell for each column of a row.
+fn line(
+    first: usize,
+    [network, what]: [&str; 2],
+    row: &Row<'_>,
+    cell: impl Fn(&Column) -> Option<String>,
+) -> String {
     let mut line = format!("{network:first$} {what:WHAT$}");
-    for cell in cells {
-        line += &format!(" {cell:>CELL$}");
+    for column in &row.columns {
+        let cell = cell(column);
+        line += &format!(" {:>CELL$}", cell.as_deref().unwrap_or("-"));
     }
     line.trim_end().to_owned()
 }

@@ -1,51 +1,29 @@
 //! The wording of numbers, the same in the text table and on the page.
 
-use super::published::{Distance, Published};
-use super::statistics::Sample;
-use super::table::Gain;
-
 /// Such as `72.55 ± 0.10`, without the deviation if there is none.
-pub(crate) fn sample(sample: &Sample) -> String {
-    mean_and_deviation(sample.mean, sample.deviation)
-}
-
-/// Such as `72.55 ± 0.10`.
-pub(crate) fn published(published: &Published) -> String {
-    mean_and_deviation(published.mean, Some(published.deviation))
-}
-
-fn mean_and_deviation(mean: f64, deviation: Option<f64>) -> String {
+pub(crate) fn spread(mean: f64, deviation: Option<f64>, decimals: usize) -> String {
     match deviation {
-        Some(deviation) => format!("{mean:.2} ± {deviation:.2}"),
-        None => format!("{mean:.2}"),
+        Some(deviation) => format!("{mean:.decimals$} ± {deviation:.decimals$}"),
+        None => format!("{mean:.decimals$}"),
     }
 }
 
-/// Such as `+1.36, 15.1 s.e.`.
-pub(crate) fn gain(gain: &Gain) -> String {
-    let points = signed(gain.difference.points, 2);
-    match gain.difference.standard_errors {
-        Some(errors) => format!("{points}, {:.1} s.e.", errors.abs()),
+/// Such as `+1.36, 15.1 s.e.`: a difference in points, and in a unit of spread if it is known in that.
+pub(crate) fn difference(points: f64, in_units: Option<f64>, unit: &str) -> String {
+    let points = signed(points, 2);
+    match in_units {
+        Some(units) => format!("{points}, {:.1} {unit}", units.abs()),
         None => points,
     }
 }
 
 /// The verdict on a difference: `better`, `worse`, `within the noise`, or `spread not known`.
-pub(crate) fn verdict(gain: &Gain) -> &'static str {
-    match gain.difference.beyond_noise {
+pub(crate) fn verdict(points: f64, beyond_noise: Option<bool>) -> &'static str {
+    match beyond_noise {
         None => "spread not known",
         Some(false) => "within the noise",
-        Some(true) if gain.difference.points > 0.0 => "better",
+        Some(true) if points > 0.0 => "better",
         Some(true) => "worse",
-    }
-}
-
-/// Such as `−0.12, 0.8 s.d.`.
-pub(crate) fn distance(distance: &Distance) -> String {
-    let points = signed(distance.points, 2);
-    match distance.standard_deviations {
-        Some(deviations) => format!("{points}, {:.1} s.d.", deviations.abs()),
-        None => points,
     }
 }
 
@@ -53,32 +31,38 @@ pub(crate) fn distance(distance: &Distance) -> String {
 pub(crate) fn signed(number: f64, decimals: usize) -> String {
     let digits = format!("{:.decimals$}", number.abs());
     let zero = digits.chars().all(|digit| matches!(digit, '0' | '.'));
-    if zero {
-        digits
+    let sign = if zero {
+        ""
     } else if number > 0.0 {
-        format!("+{digits}")
+        "+"
     } else {
-        format!("−{digits}")
-    }
+        "−"
+    };
+    format!("{sign}{digits}")
 }
 
 /// A whole number with a space between thousands, as in `50 000`.
 pub(crate) fn grouped(number: usize) -> String {
     let digits = number.to_string();
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) && digits.len() > 4 {
-            grouped.push('\u{a0}');
-        }
-        grouped.push(digit);
+    if digits.len() <= 4 {
+        return digits;
     }
-    grouped
+    let thousands = digits.as_bytes().rchunks(3).rev();
+    let thousands: Vec<_> = thousands.map(String::from_utf8_lossy).collect();
+    thousands.join("\u{a0}")
+}
+
+/// Such as `1 run`, `2 runs`.
+pub(crate) fn plural(count: usize, name: &str) -> String {
+    match count {
+        1 => format!("1 {name}"),
+        _ => format!("{count} {name}s"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::statistics::Difference;
 
     #[test]
     fn numbers_have_a_sign_unless_they_round_to_zero() {
@@ -98,23 +82,15 @@ mod tests {
 
     #[test]
     fn a_difference_is_written_with_its_errors_and_what_they_say() {
-        let of = |points, standard_errors, beyond_noise| Gain {
-            difference: Difference {
-                points,
-                standard_errors,
-                beyond_noise,
-            },
-            common_seeds: 3,
-            better_seeds: 3,
-        };
-        let clear = of(-1.36, Some(-15.08), Some(true));
         assert_eq!(
-            (gain(&clear).as_str(), verdict(&clear)),
+            (
+                difference(-1.36, Some(-15.08), "s.e.").as_str(),
+                verdict(-1.36, Some(true))
+            ),
             ("−1.36, 15.1 s.e.", "worse")
         );
-        let single = of(0.4, None, None);
         assert_eq!(
-            (gain(&single).as_str(), verdict(&single)),
+            (difference(0.4, None, "s.e.").as_str(), verdict(0.4, None)),
             ("+0.40", "spread not known")
         );
     }
