@@ -27,6 +27,7 @@ impl Weights {
                 steps.push(Step {
                     current: towards.clone(),
                     checked: false,
+                    is_large: true,
                     averages: vec![(from, t)],
                 });
                 places.push(place);

@@ -88,8 +88,8 @@ impl SwaConfig {
     /// # Errors
     ///
     /// - [`SwaError::Invalid`] for invalid names of averages.
-    /// - [`SwaError::Average`] for a model that cannot be averaged, such as one with LoRA adapters, and for a decay outside of
-    ///   `[0, 1]`; [`SwaError::FurtherAverage`] for the same in a further average.
+    /// - [`SwaError::Average`] for a model that cannot be averaged, such as one with LoRA adapters or with a NaN in its weights,
+    ///   and for a decay outside of `[0, 1]`; [`SwaError::FurtherAverage`] for the same in a further average.
     /// - [`SwaError::BatchNorm`] if BatchNorm is to be re-estimated and cannot be, such as for a model in 16 bits, or from 0
     ///   batches.
     pub fn init<M>(
@@ -146,6 +146,9 @@ impl SwaConfig {
         if self.running_statistics == RunningStatistics::Averaged {
             average = average.with_running_statistics_averaged();
         }
+        // What cannot be averaged now, such as a NaN in a frozen parameter, could not be at the end of the training either.
+        let updated = average.clone().update(model);
+        updated.map_err(|error| error_of(name, error))?;
         Ok(Collector {
             name: name.into(),
             collect: *collect,

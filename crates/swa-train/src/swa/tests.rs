@@ -72,6 +72,15 @@ fn diverged_weights_are_not_averaged_until_a_record_is_loaded() {
 }
 
 #[test]
+fn weights_that_are_no_numbers_are_refused_before_the_training() {
+    let run = RunLength::new(1, 10).unwrap();
+    let config = SwaConfig::new(Collect::from_step(1, &run).unwrap());
+    let error = config.init(scaled(Net::new(), f64::NAN), loader());
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("`input.weight` holds a NaN"), "{error}");
+}
+
+#[test]
 fn a_training_with_a_clone_of_what_another_has_trained_is_told() {
     let start = swa();
     let first = (0..4).fold(start.clone(), |swa, _| swa.after_step());
