@@ -83,6 +83,9 @@ pub struct Average<M> {
     shares_latest: bool,
 }
 
+/// The largest number of updates whose verdict is not read. The device counts them in f32, which counts no further.
+const MOST_UNREAD: usize = 1 << 24;
+
 /// A verdict on updates that the host has not read yet.
 #[derive(Clone)]
 struct Unread {
@@ -225,6 +228,11 @@ impl<M: Module> Average<M> {
         if let Some(device) = &self.device {
             current = current.transferred_to(device)?;
         }
+        let unread = self.unread.as_ref();
+        let unread = unread.map(|unread| self.updates().saturating_sub(unread.updates_before));
+        if unread.is_some_and(|unread| unread >= MOST_UNREAD) {
+            self.check()?;
+        }
         let updates = self.updates();
         let weight = match updates {
             0 => 1.0,
@@ -261,7 +269,7 @@ impl<M: Module> Average<M> {
                 // The first update shares the model's memory. So do the latest values of what is not averaged.
                 *self.is_shown.get_mut() = updates == 0;
                 self.shares_latest = flags == Flags::ReadNow;
-                self.updates.value += 1;
+                self.updates.value = updates.saturating_add(1);
                 Ok(())
             }
             Err(Refusal::NotFinite(index)) => Err(self.not_finite(index)),
@@ -304,7 +312,7 @@ impl<M: Module> Average<M> {
             Ok(found) => match found.not_finite.first() {
                 None => Ok(()),
                 Some(first) => {
-                    self.updates.value = unread.updates_before + found.taken;
+                    self.updates.value = unread.updates_before.saturating_add(found.taken);
                     Err(self.not_finite(*first))
                 }
             },

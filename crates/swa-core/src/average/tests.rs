@@ -503,6 +503,39 @@ fn a_record_is_not_judged_by_what_was_found_before() {
 }
 
 #[test]
+fn counts_of_updates_do_not_wrap() {
+    let device = autodiff();
+    let model = |value| net([value, value], 0, true, 0.0, &device);
+    let average = |updates| {
+        let average = Average::new(&model(0.0), EqualWeights).unwrap();
+        average.with_initial_average(&model(2.0), updates).unwrap()
+    };
+    for updates in [usize::MAX - 1, usize::MAX] {
+        let mut average = average(updates);
+        average.update(&model(4.0)).unwrap();
+        update_unread(&mut average, &model(4.0));
+        assert_eq!(average.check(), Ok(()));
+        assert_eq!(average.updates(), usize::MAX);
+        assert_eq!(values(average.model().unwrap().weight.val()), [2.0, 2.0]);
+
+        let record = average.clone().into_record();
+        let loaded = average.try_load_record(record).unwrap();
+        assert_eq!(loaded.updates(), i64::MAX as usize);
+    }
+
+    // After as many updates as a device can count, the host reads how many were good.
+    let mut average = average(1);
+    update_unread(&mut average, &model(f32::NAN));
+    update_unread(&mut average, &model(4.0));
+    average.updates.value = 1 + MOST_UNREAD;
+    let error = average.update_non_blocking(&model(4.0)).unwrap_err();
+    assert!(
+        matches!(error, AverageError::NotFinite { updates: 1, .. }),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_weight_that_is_no_share_is_refused_and_nothing_is_lost() {
     #[derive(Debug)]
     struct Wrong(f64);

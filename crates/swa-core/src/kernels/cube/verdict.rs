@@ -46,9 +46,6 @@ pub(super) fn mark(state: CubeTensor, checks: Checks<CubeBackend>) -> CubeTensor
             let part = group.split_off(group.len().saturating_sub(capacity));
             let currents = || part.iter().map(|(_, (current, _))| current);
             let averages = || part.iter().map(|(_, (_, average))| average);
-            let views = |tensors: &mut dyn Iterator<Item = &CubeTensor>| {
-                tensors.cloned().map(CubeTensor::into_linear_view).collect()
-            };
             let units = currents().map(elements).max().unwrap_or_default();
             let dim = CubeDim::new(&client, units);
             mark_not_finite::launch(
@@ -56,8 +53,8 @@ pub(super) fn mark(state: CubeTensor, checks: Checks<CubeBackend>) -> CubeTensor
                 calculate_cube_count_elemwise(&client, units, dim),
                 dim,
                 address_type(currents().chain(averages())),
-                views(&mut currents()),
-                views(&mut averages()),
+                currents().map(|it| it.clone().into_linear_view()).collect(),
+                averages().map(|it| it.clone().into_linear_view()).collect(),
                 part.iter().map(|(place, _)| *place).collect(),
                 state.clone().into_linear_view(),
                 dtype_to_storage_type(dtype),
