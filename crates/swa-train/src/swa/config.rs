@@ -125,6 +125,8 @@ impl SwaConfig {
             model,
             steps: Counter::new(0),
             format: Counter::new(RECORD_FORMAT),
+            steps_per_epoch: Counter::new(self.collect.run().steps_per_epoch()),
+            steps_changed: None,
             state: Arc::new(Mutex::new(State::new(collectors, evaluation))),
             snapshot: None,
             evaluated: OnceCell::new(),
