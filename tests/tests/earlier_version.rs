@@ -64,7 +64,7 @@ fn a_checkpoint_loads_with_the_same_bits() {
     let now = folder.path().join("now.bpk");
     swa.save_file(&now).unwrap();
     let mut now = record(&now);
-    // What later versions added.
+    // Later versions added these.
     for (entry, expected) in [("format", 2), ("steps_per_epoch", 7)] {
         let (.., bytes) = now.remove(entry).expect("a record says it");
         assert_eq!(bytes[0], expected);

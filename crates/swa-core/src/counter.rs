@@ -97,7 +97,7 @@ fn largest(dtype: IntDType) -> i64 {
 mod tests {
     use super::*;
 
-    /// What is read of a count that is recorded as `value`.
+    /// The count that is read where `value` is recorded.
     fn read<E: burn::tensor::Element>(value: E) -> usize {
         let tensor = Tensor::from_data([value], (&Device::flex(), E::dtype()));
         Counter::of(&Param::initialized(ParamId::new(), tensor)).value

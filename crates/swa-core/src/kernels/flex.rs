@@ -182,15 +182,14 @@ impl Found {
     }
 }
 
-/// What is found in the values that can be checked where they are.
+/// Checks the values that can be checked where they are.
 fn found_in_order(steps: &[Step]) -> Found {
     let checked = steps.iter().enumerate().filter(|(_, step)| step.checked);
     let checks = checked.flat_map(|(index, step)| checks(index, &step.current));
     run(checks.collect(), Vec::new())
 }
 
-/// What is found in the values that have to be copied to be checked. They are copied one at a time, so that there is never more
-/// than one copy.
+/// Checks the values that have to be copied for it. They are copied one at a time, so that there is never more than one copy.
 fn found_out_of_order(steps: &[Step]) -> Found {
     let mut found = Found::default();
     for (index, step) in steps.iter().enumerate() {

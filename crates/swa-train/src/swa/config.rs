@@ -148,7 +148,7 @@ impl SwaConfig {
         if self.running_statistics == RunningStatistics::Averaged {
             average = average.with_running_statistics_averaged();
         }
-        // What cannot be averaged now, such as a NaN in a frozen parameter, could not be at the end of the training either.
+        // A NaN in a frozen parameter, for example, would otherwise be an error at the end of the training.
         let updated = average.clone().update(model);
         updated.map_err(|error| error_of(name, error))?;
         Ok(Collector {

@@ -274,7 +274,7 @@ fn a_run_whose_steps_changed_within_an_epoch_stops_at_once() {
         assert_eq!(history.lock().unwrap().len(), 1);
         assert!(result.model.into_averaged().is_err());
 
-        // What it has averaged can be taken from the checkpoint all the same.
+        // Its average can be taken from the checkpoint all the same.
         let file = folder.join("checkpoint/model-4.bpk");
         let loaded = wrap(Net::new()).try_load_file(file).unwrap();
         loaded.into_averaged().unwrap();
