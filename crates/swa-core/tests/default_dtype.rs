@@ -1,5 +1,5 @@
-//! A device whose floats are f64 by default, and its ints i8. This test is a program of its own, since a device can be configured only before
-//! its first tensor.
+//! A device whose floats are f64 by default, and its ints i8. This test is a program of its own, since a device can be
+//! configured only before its first tensor.
 
 use burn::module::Module;
 use burn::nn::{BatchNorm, BatchNormConfig};

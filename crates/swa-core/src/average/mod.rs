@@ -75,7 +75,7 @@ pub struct Average<M> {
     averages_running_statistics: bool,
     device: Option<Device>,
     unread: Option<Unread>,
-    /// See [`updated`].
+    /// For each float parameter, true if numbers in its average may be large: see [`updated`]. Empty if that is unknown.
     is_large: Vec<bool>,
     /// The weights were given out since the last update, or a model shares their memory.
     is_shown: AtomicBool,
@@ -195,8 +195,8 @@ impl<M: Module> Average<M> {
     ///
     /// # Errors
     ///
-    /// Those of [`update`](Self::update). Values that are not finite are an error only if the weights are in the host's memory, or if the model has
-    /// moved to another device after an update that was not [checked](Self::check).
+    /// Those of [`update`](Self::update). Values that are not finite are an error only if the weights are in the host's memory,
+    /// or if the model has moved to another device after an update that was not [checked](Self::check).
     pub fn update_non_blocking(&mut self, model: &M) -> Result<(), AverageError> {
         self.update_from(self.read(model)?)
     }
@@ -298,8 +298,8 @@ impl<M: Module> Average<M> {
     ///
     /// # Errors
     ///
-    /// [`AverageError::NotFinite`] or [`AverageError::FrozenNotFinite`] if one did not. The average is that of the updates before it, and
-    /// later updates go on from there.
+    /// [`AverageError::NotFinite`] or [`AverageError::FrozenNotFinite`] if one did not. The average is that of the updates
+    /// before it, and later updates go on from there.
     pub fn check(&mut self) -> Result<(), AverageError> {
         let Some(unread) = self.unread.take() else {
             return Ok(());

@@ -21,7 +21,7 @@ const ELEMENTS_FOR_A_THREAD: usize = 1 << 18;
 
 /// A float type in which flex averages.
 trait FlexFloat: Element + bytemuck::Pod + Send + Sync {
-    /// A [`Step`] of an average, both of whose values are not [large](Self::any_large).
+    /// A [`Step`] of an average if neither value is [large](Self::any_large).
     fn step(average: Self, current: Self, weight: f64) -> Self;
 
     /// A [`Step`] of an average of any value.
