@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use burn::data::dataloader::DataLoader;
 use burn::lr_scheduler::LrScheduler;
-use burn::module::Module;
+use burn::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+use burn::module::{Module, ParamGroup};
 use burn::tensor::Device;
 use burn::train::{InferenceStep, LearnerModel};
 use swa_store::StateDict;
@@ -111,6 +113,20 @@ fn of_a_schedule(
     let config = SwaLrSchedulerConfig::new(start_step, 0.05, 10 * steps_per_epoch);
     let config = config.with_annealing(Annealing::Linear);
     Ok(config.init(before)?)
+}
+
+#[allow(dead_code, reason = "that it compiles is the test")]
+fn of_a_cosine(
+    epoch: usize,
+    run: RunLength,
+    group: ParamGroup,
+) -> Result<ModuleLrScheduler, Box<dyn Error>> {
+    let config = SwaLrSchedulerConfig::from_epoch(epoch, 0.05, 10, &run)?;
+    let steps = run.total_steps();
+    let cosine = CosineAnnealingLrSchedulerConfig::new(0.1, steps);
+    let swalr = config.init(cosine.init()?)?;
+    let swalr_of_group = config.init(0.01)?;
+    Ok(ModuleLrScheduler::new(swalr).with_group(group, swalr_of_group))
 }
 
 #[test]

@@ -64,6 +64,20 @@ pub enum AverageError {
         updates: usize,
     },
 
+    /// A parameter that the training does not change holds a NaN, or an infinity that the average does not hold.
+    #[error(
+        "parameter `{path}`, which requires no gradient, holds a NaN, or an infinity that the average does not hold in the \
+         same place: it was not averaged, and the average keeps its value after {updates} updates. A constant infinity, as in \
+         a mask, has to be there before the average is made; a NaN is never averaged: set it to a number, or keep it in a \
+         plain tensor, which is no parameter"
+    )]
+    FrozenNotFinite {
+        /// The first such parameter's path, as in the module's record.
+        path: String,
+        /// The number of updates that the average holds.
+        updates: usize,
+    },
+
     /// A parameter carries a reparameterization such as LoRA.
     #[error(
         "parameter `{path}` is reparameterized (LoRA or the like), and the mean of factors is not \

@@ -79,9 +79,21 @@ impl RunLength {
         self.steps_per_epoch
     }
 
-    /// The number of optimizer steps of the run.
+    /// The number of optimizer steps of the run, or `usize::MAX` if there are more.
     pub fn total_steps(&self) -> usize {
         self.epochs.saturating_mul(self.steps_per_epoch)
+    }
+}
+
+/// The number of steps that are as many epochs as `steps` are, of `before` steps each, in epochs of `now` steps. The last one is
+/// rounded down.
+pub(crate) fn converted_steps(steps: usize, before: usize, now: usize) -> usize {
+    match before {
+        0 => steps,
+        before => {
+            let converted = steps as u128 * now as u128 / before as u128;
+            usize::try_from(converted).unwrap_or(usize::MAX)
+        }
     }
 }
 
@@ -159,7 +171,7 @@ impl Collect {
         }
         // Rounding must not turn 0.7 of 10 epochs (7.000000000000001) into the eighth.
         let epoch = (fraction * run.epochs as f64 - 1e-9).ceil() as usize;
-        Self::from_epoch(epoch.max(1), run)
+        Self::from_epoch(epoch.clamp(1, run.epochs), run)
     }
 
     /// Collects after optimizer step `step` and every step after it, as is usual for an EMA.
@@ -213,6 +225,11 @@ impl Collect {
     /// Tells whether weights are collected after optimizer step `step`.
     pub fn is_due(&self, step: usize) -> bool {
         step >= self.first_step && (step - self.first_step).is_multiple_of(self.every_steps)
+    }
+
+    /// The length of the run.
+    pub(crate) fn run(&self) -> &RunLength {
+        &self.run
     }
 
     /// The optimizer step after which weights are first collected.
@@ -291,6 +308,45 @@ mod tests {
         assert!(Collect::from_epoch(0, &run).is_err());
         assert!(Collect::from_fraction(1.5, &run).is_err());
         assert!(Collect::from_fraction(f64::NAN, &run).is_err());
+    }
+
+    #[test]
+    fn runs_of_any_length_collect_or_are_refused() {
+        let most = usize::MAX;
+        for (epochs, steps_per_epoch) in [(most, 1), (most, 391), (1, most), (most, most)] {
+            let run = RunLength::new(epochs, steps_per_epoch).unwrap();
+            assert_eq!(run.total_steps(), most);
+            let first = Collect::from_step(1, &run).unwrap();
+            assert!(first.is_due(1) && first.is_due(most));
+            assert_eq!(first.collections(), most);
+            let rarely = first.every_epochs(most).unwrap().every_steps(most).unwrap();
+            assert!(rarely.is_due(1) && !rarely.is_due(most));
+            for fraction in [0.0, 0.75, 1.0] {
+                let collect = Collect::from_fraction(fraction, &run).unwrap();
+                assert!(collect.first_step() >= 1 && collect.collections() >= 1);
+            }
+            let last = Collect::from_epoch(epochs, &run).unwrap();
+            assert_eq!((last.first_step(), last.collections()), (most, 1));
+        }
+        let run = RunLength::new(most - 1, 1).unwrap();
+        assert!(Collect::from_epoch(most, &run).is_err());
+        let run = RunLength::of_items(1, most, 1).unwrap();
+        assert_eq!(
+            run.with_gradient_accumulation(most).unwrap().total_steps(),
+            1
+        );
+    }
+
+    #[test]
+    fn steps_are_converted_by_epochs() {
+        // Three epochs of 5 steps, and three and a half.
+        assert_eq!(converted_steps(15, 5, 9), 27);
+        assert_eq!(converted_steps(35, 10, 5), 17);
+        let most = usize::MAX;
+        assert_eq!(converted_steps(most, 7, 7), most);
+        assert_eq!(converted_steps(most, 1, most), most);
+        assert_eq!(converted_steps(most, most, 1), 1);
+        assert_eq!(converted_steps(3, 0, 5), 3);
     }
 
     #[test]

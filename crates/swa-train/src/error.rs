@@ -57,6 +57,21 @@ pub enum SwaError {
         known: Vec<String>,
     },
 
+    /// A record from within an epoch was loaded into a training whose epochs have another number of steps.
+    #[error(
+        "the checkpoint was written within an epoch, after {steps} optimizer steps at {before} an epoch, and this training has \
+         {now} an epoch, so that it is not known where to go on: resume from a checkpoint of the end of an epoch, or with the \
+         batch size, gradient accumulation and number of devices of before (tell `RunLength` which)"
+    )]
+    StepsChanged {
+        /// The number of optimizer steps before the checkpoint.
+        steps: usize,
+        /// The number of optimizer steps in an epoch before it.
+        before: usize,
+        /// The number of optimizer steps in an epoch of this training.
+        now: usize,
+    },
+
     /// Another training has averaged with a clone of the wrapper.
     #[error(
         "the average is at step {averaged_step} of another training with a clone of this `Swa`, and this training at \

@@ -101,7 +101,7 @@
 //! - [`SwaConfig`] says how to average, and makes [`Swa`], the wrapper.
 //! - [`Collect`] says when to collect: from a step, an epoch or a fraction of the run on. [`RunLength`]
 //!   turns epochs into steps.
-//! - [`PaperLrScheduler`] is the paper's learning rate, [`SwaLrScheduler`] PyTorch's `SWALR`.
+//! - [`PaperLrScheduler`] is the paper's learning rate, [`SwaLrScheduler`] PyTorch's `SWALR`, after any schedule of Burn's.
 //! - [`ModelMetric`] shows metrics of the live model, and of further averages, beside the averaged one's.
 //!
 //! All settings are configurations like Burn's. They can be saved and loaded, and `init` makes the object that they describe.
@@ -120,6 +120,9 @@
 //! device's random generator, from which dropout draws, is not in Burn's checkpoints either. On an
 //! accelerator, Burn's own checkpoints could mix values of several steps; [`SwaConfig::init`] prevents
 //! this with [`swa_core::read_tensors_when_asked`].
+//!
+//! A run that goes on with another batch size, gradient accumulation or number of devices, and so with another number of
+//! optimizer steps in an epoch, goes on by epochs: give the new number to [`RunLength`], and resume from the end of an epoch.
 
 mod burn_0_22;
 mod collect;

@@ -45,6 +45,10 @@ use update::{Flags, updated};
 /// and all weights on an accelerator that is not one of CubeCL's, are checked by their sum: if it
 /// overflows, finite weights count as not finite.)
 ///
+/// An infinity that the average holds in the same place is a constant, such as the `-inf` of a causal mask, and stays as it is.
+/// An average begins with the values of the model that it was made of, so set constants before. A NaN is equal to nothing, not
+/// even to itself: it is refused wherever it stands.
+///
 /// - [`update`](Self::update) reads all flags at once, one round trip to an accelerator, and returns
 ///   the error;
 /// - [`update_non_blocking`](Self::update_non_blocking) reads nothing from an accelerator. There, the
@@ -71,11 +75,16 @@ pub struct Average<M> {
     averages_running_statistics: bool,
     device: Option<Device>,
     unread: Option<Unread>,
+    /// For each float parameter, true if numbers in its average may be large: see [`updated`]. Empty if that is unknown.
+    is_large: Vec<bool>,
     /// The weights were given out since the last update, or a model shares their memory.
     is_shown: AtomicBool,
     /// The model shares the memory of what is not averaged.
     shares_latest: bool,
 }
+
+/// The largest number of updates whose verdict is not read. The device counts them in f32, which counts no further.
+const MOST_UNREAD: usize = 1 << 24;
 
 /// A verdict on updates that the host has not read yet.
 #[derive(Clone)]
@@ -106,6 +115,7 @@ impl<M: Module> Average<M> {
             averages_running_statistics: false,
             device: None,
             unread: None,
+            is_large: Vec::new(),
             // The model shares their memory.
             is_shown: AtomicBool::new(true),
             shares_latest: false,
@@ -168,7 +178,8 @@ impl<M: Module> Average<M> {
     ///   [`UnknownParameter`](AverageError::UnknownParameter),
     ///   [`ShapeMismatch`](AverageError::ShapeMismatch): another model than the average's.
     /// - [`NotFinite`](AverageError::NotFinite): a NaN or an infinity in the weights, now or in an
-    ///   earlier [`update_non_blocking`](Self::update_non_blocking).
+    ///   earlier [`update_non_blocking`](Self::update_non_blocking); [`FrozenNotFinite`](AverageError::FrozenNotFinite): the same
+    ///   in a parameter that requires no gradient.
     /// - [`InvalidWeight`](AverageError::InvalidWeight) of a rule of your own.
     /// - [`Reparameterized`](AverageError::Reparameterized),
     ///   [`Quantized`](AverageError::Quantized).
@@ -184,8 +195,8 @@ impl<M: Module> Average<M> {
     ///
     /// # Errors
     ///
-    /// Those of [`update`](Self::update). `NotFinite` comes only if the weights are in the host's memory, or if the model has
-    /// moved to another device after an update that was not [checked](Self::check).
+    /// Those of [`update`](Self::update). Values that are not finite are an error only if the weights are in the host's memory,
+    /// or if the model has moved to another device after an update that was not [checked](Self::check).
     pub fn update_non_blocking(&mut self, model: &M) -> Result<(), AverageError> {
         self.update_from(self.read(model)?)
     }
@@ -217,6 +228,11 @@ impl<M: Module> Average<M> {
         if let Some(device) = &self.device {
             current = current.transferred_to(device)?;
         }
+        let unread = self.unread.as_ref();
+        let unread = unread.map(|unread| self.updates().saturating_sub(unread.updates_before));
+        if unread.is_some_and(|unread| unread >= MOST_UNREAD) {
+            self.check()?;
+        }
         let updates = self.updates();
         let weight = match updates {
             0 => 1.0,
@@ -241,6 +257,7 @@ impl<M: Module> Average<M> {
             |role| is_averaged(role, averages_running_statistics),
             flags,
             &mut verdict,
+            &mut self.is_large,
         );
         self.weights.put_values(average);
         self.unread = verdict.map(|verdict| Unread {
@@ -252,7 +269,7 @@ impl<M: Module> Average<M> {
                 // The first update shares the model's memory. So do the latest values of what is not averaged.
                 *self.is_shown.get_mut() = updates == 0;
                 self.shares_latest = flags == Flags::ReadNow;
-                self.updates.value += 1;
+                self.updates.value = updates.saturating_add(1);
                 Ok(())
             }
             Err(Refusal::NotFinite(index)) => Err(self.not_finite(index)),
@@ -281,8 +298,8 @@ impl<M: Module> Average<M> {
     ///
     /// # Errors
     ///
-    /// [`AverageError::NotFinite`] if one did not. The average is that of the updates before it, and
-    /// later updates go on from there.
+    /// [`AverageError::NotFinite`] or [`AverageError::FrozenNotFinite`] if one did not. The average is that of the updates
+    /// before it, and later updates go on from there.
     pub fn check(&mut self) -> Result<(), AverageError> {
         let Some(unread) = self.unread.take() else {
             return Ok(());
@@ -295,7 +312,7 @@ impl<M: Module> Average<M> {
             Ok(found) => match found.not_finite.first() {
                 None => Ok(()),
                 Some(first) => {
-                    self.updates.value = unread.updates_before + found.taken;
+                    self.updates.value = unread.updates_before.saturating_add(found.taken);
                     Err(self.not_finite(*first))
                 }
             },
@@ -342,6 +359,7 @@ impl<M: Module> Average<M> {
     fn moved_to(mut self, device: &Device) -> Self {
         self.skeleton = self.skeleton.moved_to(device);
         self.weights = self.weights.moved_to(device);
+        self.is_large.clear();
         self
     }
 
@@ -350,11 +368,14 @@ impl<M: Module> Average<M> {
         let parameters = self.weights.layout().parameters().iter();
         let mut floats =
             parameters.filter(|it| matches!(it.role, Role::Weight | Role::RunningStatistic));
-        AverageError::NotFinite {
-            path: floats
-                .nth(index)
-                .map_or_else(String::new, |it| it.path.clone()),
-            updates: self.updates(),
+        let Some(parameter) = floats.nth(index) else {
+            unreachable!("only float parameters are checked")
+        };
+        let (path, updates) = (parameter.path.clone(), self.updates());
+        if parameter.role == Role::Weight && self.skeleton.is_frozen(&path) {
+            AverageError::FrozenNotFinite { path, updates }
+        } else {
+            AverageError::NotFinite { path, updates }
         }
     }
 
@@ -387,6 +408,7 @@ impl<M: Module> Clone for Average<M> {
             averages_running_statistics: self.averages_running_statistics,
             device: self.device.clone(),
             unread: self.unread.clone(),
+            is_large: self.is_large.clone(),
             is_shown: AtomicBool::new(true),
             shares_latest: self.shares_latest,
         }
@@ -452,6 +474,7 @@ impl<M: Module> Module for Average<M> {
         mapper.enter_module("model", CONTAINER);
         (self.skeleton, self.weights) = self.skeleton.map(self.weights, mapper);
         *self.is_shown.get_mut() = true;
+        self.is_large.clear();
         mapper.exit_module("model", CONTAINER);
 
         mapper.enter_module("updates", CONTAINER);

@@ -196,6 +196,173 @@ fn weights_whose_sum_overflows_are_finite_all_the_same() {
     average.update(&model).unwrap();
 }
 
+/// A weight that is trained, and a causal mask that is not.
+#[derive(Module, Debug)]
+struct Masked {
+    weight: Param<Tensor<1>>,
+    mask: Param<Tensor<2>>,
+}
+
+fn masked(weight: f32, hidden: f32, device: &Device) -> Masked {
+    let mask = Tensor::from_floats([[0.0, hidden], [0.0, 0.0]], device);
+    Masked {
+        weight: Param::from_data([weight], device),
+        mask: Param::initialized(ParamId::new(), mask),
+    }
+}
+
+#[test]
+fn the_infinities_of_a_mask_stay_in_the_averaged_model() {
+    let device = autodiff();
+    let lowest = f32::NEG_INFINITY;
+    for dtype in [
+        FloatDType::F64,
+        FloatDType::F32,
+        FloatDType::F16,
+        FloatDType::BF16,
+    ] {
+        let model = |weight| cast(masked(weight, lowest, &device), dtype);
+        let mut average = Average::new(&model(9.0), EqualWeights).unwrap();
+        let mut unread = average.clone();
+        for weight in [1.0, 2.0, 6.0] {
+            average.update(&model(weight)).unwrap();
+            as_elsewhere(|| unread.update_non_blocking(&model(weight))).unwrap();
+        }
+        assert_eq!(unread.check(), Ok(()));
+        for average in [average, unread] {
+            let averaged = average.model().unwrap();
+            assert_eq!(average.updates(), 3);
+            assert_eq!(values(averaged.mask.val()), [0.0, -f64::INFINITY, 0.0, 0.0]);
+            assert_eq!(values(averaged.weight.val()), [3.0]);
+
+            // A resumed average holds them too.
+            let bytes = average.into_record().into_bytes().unwrap();
+            let record = burn::store::ModuleRecord::from_bytes(bytes).unwrap();
+            let resumed = Average::new(&model(0.0), EqualWeights).unwrap();
+            let mut resumed = resumed.try_load_record(record).unwrap();
+            resumed.update(&model(7.0)).unwrap();
+            let resumed = resumed.model().unwrap();
+            assert_eq!(values(resumed.weight.val()), [4.0]);
+            assert_eq!(values(resumed.mask.val())[1], -f64::INFINITY);
+        }
+    }
+}
+
+#[test]
+fn a_parameter_without_gradient_is_not_said_to_diverge() {
+    let device = autodiff();
+    let mut average = Average::new(&masked(0.0, 0.0, &device), EqualWeights).unwrap();
+    average.update(&masked(1.0, 0.0, &device)).unwrap();
+    let frozen = AverageError::FrozenNotFinite {
+        path: "mask".into(),
+        updates: 1,
+    };
+    assert!(
+        frozen
+            .to_string()
+            .contains("`mask`, which requires no gradient")
+    );
+    for hidden in [f32::NEG_INFINITY, f32::NAN] {
+        let error = average.update(&masked(2.0, hidden, &device)).unwrap_err();
+        assert_eq!(error, frozen);
+    }
+    let hidden = masked(2.0, f32::NEG_INFINITY, &device);
+    as_elsewhere(|| average.update_non_blocking(&hidden)).unwrap();
+    assert_eq!(average.check(), Err(frozen));
+
+    // The same for a layer that was frozen, but not where nothing is trained, as in models from files.
+    let trained = AverageError::NotFinite {
+        path: "weight".into(),
+        updates: 0,
+    };
+    let bad = || masked(f32::INFINITY, 0.0, &device);
+    let update = |model: &Masked| {
+        let mut average = Average::new(model, EqualWeights).unwrap();
+        average.update(&bad()).unwrap_err()
+    };
+    assert_eq!(update(&masked(0.0, 0.0, &device)), trained);
+    assert_eq!(update(&masked(0.0, 0.0, &device).no_grad()), trained);
+    let mut model = masked(0.0, 0.0, &device);
+    model.weight = model.weight.set_require_grad(false);
+    model.mask = model.mask.set_require_grad(true);
+    let error = update(&model).to_string();
+    assert!(
+        error.contains("`weight`, which requires no gradient"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_nan_is_refused_even_if_the_average_holds_it() {
+    let device = autodiff();
+    let model = || net([f32::NAN, 0.0], 0, false, 0.0, &device);
+    let mut average = Average::new(&model(), EqualWeights).unwrap();
+    let error = average.update(&model()).unwrap_err();
+    assert!(
+        matches!(error, AverageError::NotFinite { updates: 0, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_average_of_finite_weights_is_finite_however_far_apart() {
+    let device = autodiff();
+    for (dtype, far) in [
+        (FloatDType::F64, f64::MAX),
+        (FloatDType::F32, f32::MAX.into()),
+        (FloatDType::BF16, 3.38e38),
+        (FloatDType::F16, 65504.0),
+    ] {
+        let model = |value: f64| {
+            let mut model = net([0.0, 0.0], 0, false, 0.0, &device);
+            let weight = Tensor::<1>::from_data([value, -value], (&device, DType::F64));
+            model.weight = Param::from_tensor(weight.cast(dtype));
+            model
+        };
+        let mut average = Average::new(&model(0.0), EqualWeights).unwrap();
+        for value in [far, -far, far, -far, -far] {
+            average.update(&model(value)).unwrap();
+            let averaged = values(average.model().unwrap().weight.val());
+            assert!(averaged.iter().all(|it| it.is_finite()), "{averaged:?}");
+        }
+        // (2 - 3) / 5
+        let averaged = values(average.model().unwrap().weight.val());
+        let share = averaged.iter().map(|value| value / far);
+        for (got, expected) in share.zip([-0.2, 0.2]) {
+            assert!((got - expected).abs() < 0.01, "{got} {expected}");
+        }
+    }
+}
+
+#[test]
+fn what_an_average_holds_may_be_far_away_however_it_got_there() {
+    let device = autodiff();
+    let model = |value: f32| net([value, -value], 0, false, 0.0, &device);
+    let mut average = Average::new(&model(0.0), EqualWeights).unwrap();
+    average.update(&model(f32::MAX)).unwrap();
+    let record = average.clone().into_record();
+    let loaded = Average::new(&model(0.0), EqualWeights).unwrap();
+    let mut started = loaded.clone();
+    started.update(&model(1.0)).unwrap();
+    for mut average in [
+        average.clone().to_device(&device),
+        started.with_initial_average(&model(f32::MAX), 1).unwrap(),
+        loaded.try_load_record(record).unwrap(),
+        average,
+    ] {
+        // In f32, the difference is infinite, though this is no large number.
+        average.update(&model(-1e37)).unwrap();
+        let expected = (f64::from(f32::MAX) - 1e37) / 2.0;
+        let averaged = values(average.model().unwrap().weight.val());
+        for (got, expected) in averaged.iter().zip([expected, -expected]) {
+            assert!(
+                (got - expected).abs() < 1e-6 * expected.abs(),
+                "{got} {expected}"
+            );
+        }
+    }
+}
+
 /// Updates as an accelerator does: the sums stay on the device until the host reads them.
 fn update_unread(average: &mut Average<Net>, model: &Net) {
     as_elsewhere(|| average.update_non_blocking(model)).unwrap();
@@ -333,6 +500,39 @@ fn a_record_is_not_judged_by_what_was_found_before() {
     assert_eq!(values(resumed.model().unwrap().weight.val()), [2.0, 2.0]);
     // The other still has something to check.
     assert!(average.check().is_err());
+}
+
+#[test]
+fn counts_of_updates_do_not_wrap() {
+    let device = autodiff();
+    let model = |value| net([value, value], 0, true, 0.0, &device);
+    let average = |updates| {
+        let average = Average::new(&model(0.0), EqualWeights).unwrap();
+        average.with_initial_average(&model(2.0), updates).unwrap()
+    };
+    for updates in [usize::MAX - 1, usize::MAX] {
+        let mut average = average(updates);
+        average.update(&model(4.0)).unwrap();
+        update_unread(&mut average, &model(4.0));
+        assert_eq!(average.check(), Ok(()));
+        assert_eq!(average.updates(), usize::MAX);
+        assert_eq!(values(average.model().unwrap().weight.val()), [2.0, 2.0]);
+
+        let record = average.clone().into_record();
+        let loaded = average.try_load_record(record).unwrap();
+        assert_eq!(loaded.updates(), i64::MAX as usize);
+    }
+
+    // After as many updates as a device can count, the host reads how many were good.
+    let mut average = average(1);
+    update_unread(&mut average, &model(f32::NAN));
+    update_unread(&mut average, &model(4.0));
+    average.updates.value = 1 + MOST_UNREAD;
+    let error = average.update_non_blocking(&model(4.0)).unwrap_err();
+    assert!(
+        matches!(error, AverageError::NotFinite { updates: 1, .. }),
+        "{error}"
+    );
 }
 
 #[test]

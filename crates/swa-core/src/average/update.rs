@@ -15,6 +15,8 @@ pub(super) enum Flags {
 /// Updates `average` towards `current` by `weight`, and returns its values. Parameters in roles that are not averaged take the
 /// current value. Both lists are in the order of one layout.
 ///
+/// `is_large` holds for each float parameter what [`kernels::is_large`] tells of its average, or is empty if that is unknown.
+///
 /// The result beside the values tells why no parameter was updated, if none was. A refusal's index counts float parameters.
 pub(super) fn updated(
     average: Vec<Value>,
@@ -23,6 +25,7 @@ pub(super) fn updated(
     is_averaged: impl Fn(Role) -> bool,
     flags: Flags,
     unread: &mut Option<Verdict>,
+    is_large: &mut Vec<bool>,
 ) -> (Vec<Value>, Result<(), Refusal>) {
     let (layout, current) = current.into_parts();
     assert_eq!(
@@ -35,7 +38,12 @@ pub(super) fn updated(
     let values = parameters.map(|((parameter, average), current)| match (average, current) {
         (Value::Float(average), Value::Float(current)) => {
             steps.push(if is_averaged(parameter.role) {
-                step(average, current, weight)
+                let is_large = is_large.get(steps.len()).copied();
+                let is_large = is_large.unwrap_or_else(|| kernels::is_large(&average));
+                Step {
+                    is_large,
+                    ..step(average, current, weight)
+                }
             } else {
                 latest(average, current)
             });
@@ -52,6 +60,7 @@ pub(super) fn updated(
             Flags::LeaveOnDevice => Reading::Later(unread),
         },
     );
+    *is_large = steps.iter().map(|step| step.is_large).collect();
     let verdict = unread.as_ref().filter(|_| flags == Flags::LeaveOnDevice);
     let mut averages = steps.into_iter().flat_map(|step| step.averages);
     let values = values.into_iter().filter_map(|value| match value {
@@ -81,6 +90,7 @@ fn step(average: Floats, current: Floats, weight: f64) -> Step {
         averages: vec![(average.moved_to(&device).cast(dtype), weight)],
         current,
         checked: true,
+        is_large: true,
     }
 }
 
@@ -91,6 +101,7 @@ fn latest(average: Floats, current: Floats) -> Step {
         averages: vec![(average.cast(current.dtype().into()), 1.0)],
         current,
         checked: false,
+        is_large: true,
     }
 }
 

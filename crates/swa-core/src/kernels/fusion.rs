@@ -11,7 +11,7 @@ use burn_fusion::custom::{
 };
 use burn_fusion::{Fusion, FusionBackend, FusionRuntime, FusionTensor};
 
-use super::cube::{Averaging, Steps};
+use super::cube::{Averaging, Checks, Steps};
 
 impl<B: FusionBackend + Averaging> Averaging for Fusion<B> {
     fn advance(state: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -23,13 +23,31 @@ impl<B: FusionBackend + Averaging> Averaging for Fusion<B> {
         .remove(0)
     }
 
-    fn mark(state: FloatTensor<Self>, values: Vec<FloatTensor<Self>>) -> FloatTensor<Self> {
+    fn mark(state: FloatTensor<Self>, checks: Checks<Self>) -> FloatTensor<Self> {
+        let Checks {
+            currents,
+            averages,
+            places,
+        } = checks;
         let output = description(&state);
-        let inputs = core::iter::once(state).chain(values).collect();
-        defer::<B>("swa_mark", inputs, vec![], vec![output], |mut inputs| {
-            let state = inputs.remove(0);
-            vec![B::mark(state, inputs)]
-        })
+        let count = currents.len();
+        let inputs = core::iter::once(state).chain(currents).chain(averages);
+        defer::<B>(
+            "swa_mark",
+            inputs.collect(),
+            vec![],
+            vec![output],
+            move |mut inputs| {
+                let state = inputs.remove(0);
+                let averages = inputs.split_off(count);
+                let checks = Checks {
+                    currents: inputs,
+                    averages,
+                    places: places.clone(),
+                };
+                vec![B::mark(state, checks)]
+            },
+        )
         .remove(0)
     }
 

@@ -18,6 +18,7 @@ use burn::tensor::{DType, Device, FloatDType};
 
 pub(crate) use floats::{Floats, cast};
 pub(crate) use portable::accepted;
+use verdict::Checked;
 pub(crate) use verdict::{Found, Verdict};
 
 /// A parameter's current values, and the averages that take a step towards them:
@@ -27,10 +28,17 @@ pub(crate) use verdict::{Found, Verdict};
 /// ```
 ///
 /// Each average has its own weight. A weight of 1 gives the current values themselves. An average keeps its dtype.
+///
+/// Elements that are equal in both are no step, so that infinities stay. If the difference of two finite elements is beyond the
+/// largest number of the dtype, the step is `(1 - weight) * average + weight * current`, which is between the two.
 pub(crate) struct Step {
     pub(crate) current: Floats,
-    /// If true, a NaN or an infinity in the current values is a reason to take no step at all.
+    /// If true, it is a reason to take no step at all if the current values hold a NaN, or an infinity that an average does not
+    /// hold in the same place.
     pub(crate) checked: bool,
+    /// If false, no element of the averages [is large](is_large). A check of current values that are large makes it true, since
+    /// the averages are so after the step.
+    pub(crate) is_large: bool,
     pub(crate) averages: Vec<(Floats, f64)>,
 }
 
@@ -45,7 +53,8 @@ pub(crate) enum Reading<'a> {
 
 /// The reason to take no step.
 pub(crate) enum Refusal {
-    /// The current values of the step with this index hold a NaN or an infinity.
+    /// The current values of the step with this index hold a NaN, or an infinity that an average does not hold in the same
+    /// place.
     NotFinite(usize),
     /// The device could not be read, with its message.
     Device(String),
@@ -65,8 +74,8 @@ pub(crate) fn take(steps: &mut [Step], reading: Reading<'_>) -> Result<(), Refus
         .iter()
         .enumerate()
         .filter(|(_, step)| is_elsewhere(step));
-    let (elsewhere, values): (Vec<usize>, Vec<Floats>) = elsewhere
-        .map(|(index, step)| (index, step.current.clone()))
+    let (elsewhere, values): (Vec<usize>, Vec<Checked>) = elsewhere
+        .map(|(index, step)| (index, Checked::of(step)))
         .unzip();
     if let Reading::Later(Some(earlier)) = &reading
         && !earlier.is_of(&values, &elsewhere)
@@ -116,8 +125,8 @@ fn take_in_memory(steps: &mut [Step]) -> Result<(), usize> {
 ///
 /// # Errors
 ///
-/// The index of the first step whose current values are not finite.
-fn check_in_memory(steps: &[Step]) -> Result<(), usize> {
+/// The index of the first step for [`Refusal::NotFinite`].
+fn check_in_memory(steps: &mut [Step]) -> Result<(), usize> {
     #[cfg(feature = "flex")]
     flex::check(steps)?;
     let _ = steps;
@@ -232,6 +241,18 @@ pub(crate) fn is_host(device: &Device) -> bool {
     {
         let _ = device;
         false
+    }
+}
+
+/// Tells whether the difference of an element from another could overflow, as far as flex has to know: the other kernels are
+/// ready for it at every element.
+pub(crate) fn is_large(values: &Floats) -> bool {
+    #[cfg(feature = "flex")]
+    return flex::is_large(values);
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = values;
+        true
     }
 }
 

@@ -2,9 +2,9 @@
 
 use burn::tensor::{Bool, FloatDType, Tensor, kind::Basic};
 
-use super::{Floats, Verdict, accumulator_dtype, cast};
+use super::{Checked, Floats, Verdict, accumulator_dtype, cast};
 
-/// `average + weight * (current - average)` in the average's dtype, or `average` if the verdict is against the step.
+/// A [`Step`](super::Step) in the average's dtype, or `average` if the verdict is against the step.
 pub(super) fn step(
     average: &Floats,
     current: Floats,
@@ -16,8 +16,18 @@ pub(super) fn step(
     let stepped = if weight == 1.0 {
         current
     } else {
-        let step = current.sub(average.clone()).mul_scalar(weight);
-        average.clone().add(step)
+        let largest = match dtype {
+            FloatDType::F64 => f64::MAX,
+            _ => f32::MAX.into(),
+        };
+        let difference = current.clone().sub(average.clone());
+        let overflows = difference.clone().abs().greater_elem(largest);
+        let is_equal = current.clone().equal(average.clone());
+        let kept = average.clone().mul_scalar(1.0 - weight);
+        let between = kept.add(current.mul_scalar(weight));
+        let stepped = average.clone().add(difference.mul_scalar(weight));
+        let stepped = stepped.mask_where(overflows, between);
+        stepped.mask_where(is_equal, average.clone())
     };
     Floats::of(accepted(average, stepped, verdict))
 }
@@ -37,16 +47,26 @@ pub(crate) fn accepted<K: Basic>(
     }
 }
 
-/// For each tensor 1 if it is free of NaN and infinities, else 0: in f32, and on the device of the first tensor.
+/// For each of the values 1 if they are finite or equal in the averages, else 0: in f32, and on the device of the first values.
 ///
-/// This looks at their sums. As long as a sum does not overflow, it is finite if and only if all elements are. A sum takes one
-/// launch, which reads the elements once. A test of each element would take five, and write a tensor of that size each time.
-pub(super) fn finite(values: Vec<Floats>) -> Tensor<1> {
-    let device = values[0].device();
-    let sums = values.into_iter().map(|values| {
-        let dtype = accumulator_dtype(values.dtype());
-        let sum = values.cast(dtype).flat().sum();
-        in_f32(sum).to_device(&device)
+/// This looks at the sums of those that are not equal. As long as a sum does not overflow, it is finite if and only if all
+/// elements are.
+pub(super) fn finite(values: Vec<Checked>) -> Tensor<1> {
+    let device = values[0].current.device();
+    let sums = values.into_iter().map(|Checked { current, averages }| {
+        let current = current.clone().cast(accumulator_dtype(current.dtype()));
+        let is_equal = averages.into_iter().map(|average| {
+            let current = current.clone().cast(average.dtype().into());
+            current.flat().equal(average.flat())
+        });
+        let is_constant = is_equal.reduce(Tensor::bool_and);
+        let current = current.flat();
+        let changing = match is_constant {
+            None => current,
+            Some(is_constant) => current.mask_fill(is_constant, 0.0),
+        };
+        // 0 for a finite sum, else a NaN: a sum in f64 may be beyond f32.
+        in_f32(changing.sum().mul_scalar(0.0)).to_device(&device)
     });
     in_f32(Tensor::cat(sums.collect(), 0).is_finite().float())
 }

@@ -33,12 +33,13 @@ fn wide(value: f64) -> Tensor<1> {
 
 fn step(current: Tensor<1>, averages: impl IntoIterator<Item = (Tensor<1>, f64)>) -> Step {
     let averages = averages.into_iter();
+    let averages = averages.map(|(it, weight)| (Floats::of(it), weight));
+    let averages: Vec<_> = averages.collect();
     Step {
         current: Floats::of(current),
         checked: true,
-        averages: averages
-            .map(|(it, weight)| (Floats::of(it), weight))
-            .collect(),
+        is_large: averages.iter().any(|(average, _)| is_large(average)),
+        averages,
     }
 }
 
@@ -114,6 +115,7 @@ fn parts_of_tensors_are_averaged_as_such() {
     let columns = Step {
         current: Floats::of(whole.reshape([2, 2]).transpose()),
         checked: true,
+        is_large: false,
         averages: vec![(Floats::of(full(4, 0.0)), 0.5)],
     };
     assert_eq!(taken(vec![columns]), [[0.5, 1.5, 1.0, 2.0]]);
@@ -172,6 +174,149 @@ fn no_step_is_taken_if_any_checked_value_is_not_finite() {
     assert!(take(&mut [unchecked], Reading::Now).is_ok());
 }
 
+/// Takes one step of one average on each way, and returns what both give, or whether both refused it.
+fn on_both_ways(steps: impl Fn() -> Vec<Step>) -> Result<Vec<Vec<f64>>, Vec<usize>> {
+    let take_all = || {
+        let mut steps = steps();
+        match take(&mut steps, Reading::Now) {
+            Ok(()) => {
+                let averages = steps.into_iter().flat_map(|step| step.averages);
+                Ok(averages.map(|(average, _)| values(average)).collect())
+            }
+            Err(Refusal::NotFinite(index)) => Err(vec![index]),
+            Err(_) => Err(Vec::new()),
+        }
+    };
+    let (here, elsewhere) = (take_all(), as_elsewhere(take_all));
+    assert_eq!(here, elsewhere);
+    here
+}
+
+const INFINITY: f64 = f64::INFINITY;
+
+#[test]
+fn infinities_that_are_equal_in_both_stay() {
+    let mask = [f32::NEG_INFINITY, 3.0, f32::INFINITY];
+    let average = || tensor(&[f32::NEG_INFINITY, 1.0, f32::INFINITY]);
+    for (weight, expected) in [(0.25, 1.5), (0.0, 1.0), (1.0, 3.0)] {
+        let steps = || vec![step(tensor(&mask), [(average(), weight)])];
+        let expected = vec![vec![-INFINITY, expected, INFINITY]];
+        assert_eq!(on_both_ways(steps), Ok(expected));
+    }
+    // In f64, in 16 bits, and stored out of order.
+    let steps = || vec![step(wide(-INFINITY), [(wide(-INFINITY), 0.5)])];
+    assert_eq!(on_both_ways(steps), Ok(vec![vec![-INFINITY]]));
+    let steps = || {
+        let half = tensor(&mask).cast(FloatDType::F16);
+        vec![step(half, [(average(), 0.25)])]
+    };
+    assert_eq!(
+        on_both_ways(steps),
+        Ok(vec![vec![-INFINITY, 1.5, INFINITY]])
+    );
+    let steps = || {
+        let rows = tensor(&[f32::NEG_INFINITY, 5.0, 3.0, f32::INFINITY]).reshape([2, 2]);
+        let current = Floats::of(rows.transpose());
+        let before = tensor(&[f32::NEG_INFINITY, 1.0, 1.0, f32::INFINITY]);
+        vec![Step {
+            current,
+            checked: true,
+            is_large: false,
+            averages: vec![(Floats::of(before), 0.5)],
+        }]
+    };
+    let expected = vec![vec![-INFINITY, 2.0, 3.0, INFINITY]];
+    assert_eq!(on_both_ways(steps), Ok(expected));
+
+    // Beside many elements that do take a step, and beside other parameters.
+    let mut long = vec![1.0; LONG];
+    long[1 << 17] = f32::NEG_INFINITY;
+    let steps = || {
+        let current = tensor(&long);
+        let average = tensor(&long).mul_scalar(3.0);
+        vec![
+            step(full(2, 4.0), [(full(2, 2.0), 0.5)]),
+            step(current, [(average, 0.5)]),
+        ]
+    };
+    let averages = on_both_ways(steps).unwrap();
+    assert_eq!(averages[0], [3.0, 3.0]);
+    let finite = averages[1].iter().filter(|value| **value == 2.0);
+    assert_eq!(
+        (finite.count(), averages[1][1 << 17]),
+        (LONG - 1, -INFINITY)
+    );
+}
+
+#[test]
+fn infinities_that_an_average_lacks_are_refused() {
+    let lowest = f32::NEG_INFINITY;
+    let mask = || tensor(&[lowest, 0.0]);
+    for average in [[0.0, lowest], [f32::INFINITY, 0.0], [f32::NAN, 0.0]] {
+        let steps = || vec![step(mask(), [(tensor(&average), 0.5)])];
+        assert_eq!(on_both_ways(steps), Err(vec![0]));
+    }
+    // One of two averages lacks it.
+    let steps = || {
+        let averages = [(mask(), 0.5), (tensor(&[0.0, 0.0]), 0.5)];
+        vec![
+            step(full(2, 1.0), [(full(2, 1.0), 0.5)]),
+            step(mask(), averages),
+        ]
+    };
+    assert_eq!(on_both_ways(steps), Err(vec![1]));
+    // A NaN is equal to nothing.
+    let steps = || vec![step(tensor(&[f32::NAN]), [(tensor(&[f32::NAN]), 0.5)])];
+    assert_eq!(on_both_ways(steps), Err(vec![0]));
+}
+
+#[test]
+fn steps_whose_difference_overflows_are_between_both_values() {
+    let towards = |weight| {
+        let current = [1.8e38, -1.8e38, f32::MAX, 2.0];
+        let before = [-1.8e38, 1.8e38, f32::MIN, 1.0];
+        let steps = || vec![step(tensor(&current), [(tensor(&before), weight)])];
+        on_both_ways(steps).unwrap().remove(0)
+    };
+    let max = f64::from(f32::MAX);
+    for (weight, share) in [
+        (0.5, 0.0),
+        (0.75, 0.5),
+        (0.25, -0.5),
+        (0.0, -1.0),
+        (1.0, 1.0),
+    ] {
+        let expected = [share * 1.8e38, -share * 1.8e38, share * max, 1.0 + weight];
+        for (got, expected) in towards(weight).iter().zip(expected) {
+            assert!(
+                (got - expected).abs() <= 1e-6 * expected.abs(),
+                "{got} {expected}"
+            );
+        }
+    }
+    // A weight that f32 rounds to 1.
+    assert_eq!(towards(1.0 - 1e-12)[2], max);
+
+    let steps = || vec![step(wide(f64::MAX), [(wide(f64::MIN), 0.5)])];
+    assert_eq!(on_both_ways(steps), Ok(vec![vec![0.0]]));
+
+    // Beside many elements, which take their steps by the formula.
+    let mut far = vec![0.7; LONG];
+    far[1 << 17] = 3e38;
+    let averaged = |current: &[f32]| {
+        let mut before = vec![0.3; LONG];
+        before[1 << 17] = -3e38;
+        let steps = vec![step(tensor(current), [(tensor(&before), 1.0 / 3.0)])];
+        taken(steps).remove(0)
+    };
+    let with = averaged(&far);
+    far[1 << 17] = -3e38;
+    let without = averaged(&far);
+    assert!((with[1 << 17] + 1e38).abs() < 1e32 && without[1 << 17] == f64::from(-3e38_f32));
+    let mut others = with.iter().zip(&without).enumerate();
+    assert!(others.all(|(place, (with, without))| place == 1 << 17 || with == without));
+}
+
 #[test]
 fn a_verdict_counts_the_updates_before_the_first_left_out() {
     let mut verdict = None;
@@ -182,6 +327,7 @@ fn a_verdict_counts_the_updates_before_the_first_left_out() {
             Step {
                 current: Floats::of(tensor(&[value, 3.0])),
                 checked: true,
+                is_large: false,
                 averages: vec![(average.clone(), 0.5)],
             },
         ];
@@ -196,6 +342,27 @@ fn a_verdict_counts_the_updates_before_the_first_left_out() {
     assert_eq!(update(4.0, &mut verdict), (vec![3.0, 2.5], 2, vec![]));
     assert_eq!(update(f32::NAN, &mut verdict), (vec![3.0, 2.5], 2, vec![1]));
     assert_eq!(update(5.0, &mut verdict), (vec![3.0, 2.5], 2, vec![1]));
+}
+
+#[test]
+fn a_verdict_takes_constants_for_finite() {
+    let mut verdict = None;
+    let mask = |value| tensor(&[f32::NEG_INFINITY, value]);
+    let mut average = Floats::of(mask(1.0));
+    for (value, expected) in [(3.0, 2.0), (4.0, 3.0)] {
+        let mut steps = [Step {
+            current: Floats::of(mask(value)),
+            checked: true,
+            is_large: false,
+            averages: vec![(average, 0.5)],
+        }];
+        as_elsewhere(|| assert!(take(&mut steps, Reading::Later(&mut verdict)).is_ok()));
+        let [step] = steps;
+        average = step.averages[0].0.clone();
+        assert_eq!(values(average.clone()), [-INFINITY, expected]);
+    }
+    let found = verdict.unwrap().read().unwrap();
+    assert_eq!((found.taken, found.not_finite), (2, vec![]));
 }
 
 #[test]
@@ -274,4 +441,32 @@ fn on_wgpu_averages_of_many_parameters_take_the_steps_of_flex() {
         }
     }
     assert_eq!(verdict.unwrap().read().unwrap().taken, 1);
+}
+
+#[cfg(feature = "wgpu")]
+#[test]
+fn on_wgpu_constants_stay_and_far_steps_are_between() {
+    let wgpu = Device::wgpu(burn::tensor::DeviceKind::default());
+    let on_wgpu = |values: [f32; 4]| Tensor::<1>::from_floats(values, &wgpu);
+    let (lowest, highest) = (f32::NEG_INFINITY, f32::INFINITY);
+    let steps = |current| {
+        [step(
+            on_wgpu(current),
+            [(on_wgpu([lowest, highest, -3e38, 1.0]), 0.5)],
+        )]
+    };
+    let mut verdict = None;
+    for reading in [Reading::Now, Reading::Later(&mut verdict)] {
+        let mut steps = steps([lowest, highest, 3e38, 2.0]);
+        assert!(take(&mut steps, reading).is_ok());
+        let [step] = steps;
+        let average = values(step.averages[0].0.clone());
+        assert_eq!(average, [-INFINITY, INFINITY, 0.0, 1.5]);
+    }
+    let found = verdict.unwrap().read().unwrap();
+    assert_eq!((found.taken, found.not_finite), (1, vec![]));
+    for current in [[lowest, lowest, 0.0, 0.0], [f32::NAN, highest, 0.0, 0.0]] {
+        let refusal = take(&mut steps(current), Reading::Now);
+        assert!(matches!(refusal, Err(Refusal::NotFinite(0))));
+    }
 }

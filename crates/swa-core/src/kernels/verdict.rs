@@ -4,7 +4,24 @@ use burn::tensor::{Bool, DType, Device, Tensor, TensorData};
 
 #[cfg(feature = "cubecl")]
 use super::cube;
-use super::{Floats, portable};
+use super::{Floats, Step, portable};
+
+/// The current values of a step, which may have a NaN or an infinity, and its averages. Infinities that are equal in both are
+/// constants, such as those of a mask, and count as finite here.
+pub(super) struct Checked {
+    pub(super) current: Floats,
+    pub(super) averages: Vec<Floats>,
+}
+
+impl Checked {
+    pub(super) fn of(step: &Step) -> Self {
+        let averages = step.averages.iter().map(|(average, _)| average.clone());
+        Self {
+            current: step.current.clone(),
+            averages: averages.collect(),
+        }
+    }
+}
 
 /// The result of the checks of several updates, on the device of the values.
 #[derive(Debug)]
@@ -36,8 +53,8 @@ pub(crate) struct Found {
 
 impl Verdict {
     /// The verdict on the values of a first update. They belong to the steps with these indices, at least one.
-    pub(super) fn of(values: Vec<Floats>, steps: Vec<usize>) -> Self {
-        let state = start(values.len(), &values[0].device());
+    pub(super) fn of(values: Vec<Checked>, steps: Vec<usize>) -> Self {
+        let state = start(values.len(), &values[0].current.device());
         Self {
             state: mark(state, values),
             steps,
@@ -45,13 +62,13 @@ impl Verdict {
     }
 
     /// Tells whether values belong to the same steps, and are on the same device.
-    pub(super) fn is_of(&self, values: &[Floats], steps: &[usize]) -> bool {
-        let device = values.first().map(Floats::device);
+    pub(super) fn is_of(&self, values: &[Checked], steps: &[usize]) -> bool {
+        let device = values.first().map(|values| values.current.device());
         self.steps == steps && device == Some(self.state.device())
     }
 
     /// This verdict together with that on the next update's values, which are in the same order.
-    pub(super) fn and(self, values: Vec<Floats>) -> Self {
+    pub(super) fn and(self, values: Vec<Checked>) -> Self {
         Self {
             state: mark(advance(self.state), values),
             steps: self.steps,
@@ -105,7 +122,7 @@ impl Clone for Verdict {
 /// Notes that the last update is one before the next.
 fn advance(state: Tensor<1>) -> Tensor<1> {
     #[cfg(feature = "cubecl")]
-    if cube::marks(&state.device(), &[Floats::of(state.clone())]) {
+    if cube::is_here(&Floats::of(state.clone())) {
         return cube::advance(state);
     }
     let part = |at: usize| state.clone().narrow(0, at, 1);
@@ -116,7 +133,7 @@ fn advance(state: Tensor<1>) -> Tensor<1> {
 }
 
 /// Notes which values are not finite, unless an earlier update was left out.
-fn mark(state: Tensor<1>, values: Vec<Floats>) -> Tensor<1> {
+fn mark(state: Tensor<1>, values: Vec<Checked>) -> Tensor<1> {
     #[cfg(feature = "cubecl")]
     if cube::marks(&state.device(), &values) {
         return cube::mark(state, values);
@@ -132,16 +149,16 @@ fn mark(state: Tensor<1>, values: Vec<Floats>) -> Tensor<1> {
 }
 
 /// For each of the values 1 if they are finite, else 0. If a model is spread over several devices, all are on the first.
-fn finite(values: Vec<Floats>) -> Tensor<1> {
-    let device = values[0].device();
+fn finite(values: Vec<Checked>) -> Tensor<1> {
+    let device = values[0].current.device();
     let mut rest = values.into_iter().peekable();
     let mut flags = Vec::new();
     while let Some(first) = rest.next() {
-        let on = first.device();
+        let on = first.current.device();
         let is_marked = is_marked(&first);
         let mut values = vec![first];
         while let Some(next) =
-            rest.next_if(|next| next.device() == on && self::is_marked(next) == is_marked)
+            rest.next_if(|next| next.current.device() == on && self::is_marked(next) == is_marked)
         {
             values.push(next);
         }
@@ -151,9 +168,9 @@ fn finite(values: Vec<Floats>) -> Tensor<1> {
 }
 
 /// Tells whether a kernel checks these values.
-fn is_marked(values: &Floats) -> bool {
+fn is_marked(values: &Checked) -> bool {
     #[cfg(feature = "cubecl")]
-    return cube::marks(&values.device(), std::slice::from_ref(values));
+    return cube::marks(&values.current.device(), std::slice::from_ref(values));
     #[cfg(not(feature = "cubecl"))]
     {
         let _ = values;
@@ -161,7 +178,7 @@ fn is_marked(values: &Floats) -> bool {
     }
 }
 
-fn finite_on(device: &Device, values: Vec<Floats>) -> Tensor<1> {
+fn finite_on(device: &Device, values: Vec<Checked>) -> Tensor<1> {
     #[cfg(feature = "cubecl")]
     if cube::marks(device, &values) {
         let count = values.len();

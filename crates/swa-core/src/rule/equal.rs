@@ -12,7 +12,7 @@ pub struct EqualWeights;
 
 impl AveragingRule for EqualWeights {
     fn weight(&self, updates: usize) -> f64 {
-        1.0 / (updates + 1) as f64
+        1.0 / (1.0 + updates as f64)
     }
 }
 
@@ -20,6 +20,17 @@ impl AveragingRule for EqualWeights {
 mod tests {
     use super::super::average;
     use super::*;
+
+    #[test]
+    fn any_number_of_updates_has_a_weight() {
+        for (updates, expected) in [(1 << 32, 32.0), (usize::MAX - 1, 64.0), (usize::MAX, 64.0)] {
+            let weight = EqualWeights.weight(updates);
+            assert!(
+                (weight * 2.0_f64.powf(expected) - 1.0).abs() < 1e-9,
+                "{weight}"
+            );
+        }
+    }
 
     #[test]
     fn equal_weights_give_the_arithmetic_mean() {

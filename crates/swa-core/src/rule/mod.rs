@@ -41,7 +41,7 @@ pub use warm_up::ExponentialWithWarmUp;
 ///
 /// impl AveragingRule for Recent {
 ///     fn weight(&self, updates: usize) -> f64 {
-///         1.0 / (updates + 1).min(self.window.max(1)) as f64
+///         1.0 / updates.saturating_add(1).min(self.window.max(1)) as f64
 ///     }
 /// }
 ///

@@ -55,6 +55,9 @@ mod tests {
         // 1 - 0.995, from 2828 updates on: 2828^(2/3) = 200.
         assert!(rule.weight(2800) > 0.005);
         assert_eq!(rule.weight(2900), 1.0 - 0.995);
+        assert_eq!(rule.weight(usize::MAX), 1.0 - 0.995);
+        let never_done = ExponentialWithWarmUp::new(1.0).unwrap();
+        assert!(never_done.weight(usize::MAX) > 0.0);
         assert!(ExponentialWithWarmUp::new(1.5).is_err());
     }
 

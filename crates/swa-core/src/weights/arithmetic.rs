@@ -5,7 +5,8 @@ use crate::burn_0_22::reads_when_looked_at;
 use crate::kernels::{self, Floats, Step};
 
 impl Weights {
-    /// `w + t (v - w)`, where `v` is `other`: in this vector's own memory, if nothing else shares it.
+    /// `w + t (v - w)`, where `v` is `other`: in this vector's own memory, if nothing else shares it. Infinities that are equal in
+    /// both stay. If a difference overflows, it is `(1 - t) w + t v`.
     ///
     /// # Errors
     ///
@@ -27,6 +28,7 @@ impl Weights {
                 steps.push(Step {
                     current: towards.clone(),
                     checked: false,
+                    is_large: true,
                     averages: vec![(from, t)],
                 });
                 places.push(place);

@@ -1,5 +1,6 @@
 //! A module without its weights.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use burn::module::{Flag, Module, ModuleMapper, ModuleVisitor, Param, ParameterValue};
@@ -51,6 +52,13 @@ impl<M: Module> Skeleton<M> {
         module.map(&mut Fill { path, weights })
     }
 
+    /// Tells whether the parameter at `path` requires no gradient, in a module in which another parameter requires one.
+    pub(crate) fn is_frozen(&self, path: &str) -> bool {
+        let mut trained = Trained::default();
+        self.0.valid().train().visit(&mut trained);
+        !trained.paths.is_empty() && !trained.paths.contains(path)
+    }
+
     /// The same on `device`. The weights are not part of it.
     pub(crate) fn moved_to(self, device: &Device) -> Self {
         Self(self.0.to_device(device))
@@ -88,6 +96,29 @@ impl<M: Module> Clone for Skeleton<M> {
     /// A copy that shares nothing that changes. Clones of other Burn modules share their running statistics.
     fn clone(&self) -> Self {
         Self(self.0.valid())
+    }
+}
+
+/// Collects the paths of the parameters that require a gradient.
+#[derive(Default)]
+struct Trained {
+    path: Path,
+    paths: HashSet<String>,
+}
+
+impl ModuleVisitor for Trained {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if param.is_require_grad() {
+            self.paths.insert(self.path.dotted().to_owned());
+        }
     }
 }
 

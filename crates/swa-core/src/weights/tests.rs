@@ -137,6 +137,17 @@ fn arithmetic_is_on_weights_and_the_rest_is_the_first_operands() {
 }
 
 #[test]
+fn a_point_between_far_apart_weights_is_between_them() {
+    let net = |value: f32| net([[value, f32::NEG_INFINITY], [1.0; 2]], [0.0; 2], 1, 7.0);
+    let between = |t| {
+        let lerp = weights(&net(-3e38)).lerp(&weights(&net(3e38)), t);
+        values(lerp.unwrap().parameter("weight").unwrap())
+    };
+    assert_eq!(between(0.5), [0.0, f64::NEG_INFINITY, 1.0, 1.0]);
+    assert!((between(0.75)[0] - 1.5e38).abs() < 1e32);
+}
+
+#[test]
 fn weights_in_16_bits_are_combined_in_32_and_come_back_in_16() {
     let net = |value: f32| cast(net([[value; 2]; 2], [0.0; 2], 1, 7.0), FloatDType::BF16);
     // 256 and 258 are neighbours in bf16: halfway between them is not.

@@ -4,6 +4,7 @@ use burn::config::Config;
 use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
 use burn::optim::LearningRate;
 
+use crate::collect::converted_steps;
 use crate::{RunLength, SwaError};
 
 /// The settings of a [`PaperLrScheduler`].
@@ -100,6 +101,12 @@ const SGD_RATIO: f64 = 0.01;
 ///
 /// Source: Izmailov et al. 2018, section 4.1; `schedule` in the paper's `train.py`.
 ///
+/// # Resuming
+///
+/// A record holds the number of steps and the number of steps in an epoch. If that has changed since (by another batch size,
+/// gradient accumulation or number of devices), the steps are converted: the schedule goes on in the epoch in which it was, at
+/// the same part of it. A record of an earlier version, without the number of steps in an epoch, is taken to have had as many.
+///
 /// Made by [`PaperLrSchedulerConfig::init`].
 #[derive(Debug, Clone)]
 pub struct PaperLrScheduler {
@@ -129,17 +136,21 @@ impl PaperLrScheduler {
 impl LrScheduler for PaperLrScheduler {
     fn step(&mut self) -> LearningRate {
         let epoch = self.steps / self.steps_per_epoch;
-        self.steps += 1;
+        self.steps = self.steps.saturating_add(1);
         self.lr(epoch)
     }
 
     fn to_record(&self) -> LrSchedulerRecord {
-        LrSchedulerRecord::new().with_scalar("steps", self.steps)
+        LrSchedulerRecord::new()
+            .with_scalar("steps", self.steps)
+            .with_scalar("steps_per_epoch", self.steps_per_epoch)
     }
 
     fn load_record(&mut self, record: LrSchedulerRecord) {
         if let Some(steps) = record.scalar("steps") {
-            self.steps = steps;
+            let now = self.steps_per_epoch;
+            let before = record.scalar("steps_per_epoch").unwrap_or(now);
+            self.steps = converted_steps(steps, before, now);
         }
     }
 }
@@ -216,6 +227,63 @@ mod tests {
         resumed.load_record(scheduler.to_record());
         for _ in 0..30 {
             assert_eq!(scheduler.step(), resumed.step());
+        }
+    }
+
+    #[test]
+    fn a_record_of_other_steps_goes_on_in_the_same_epoch() {
+        let schedule = |steps_per_epoch| {
+            let run = RunLength::new(20, steps_per_epoch).unwrap();
+            let config = PaperLrSchedulerConfig::swa(0.1, 0.02, 10, run);
+            config.init().unwrap()
+        };
+        for (before, now) in [(3, 6), (6, 3), (5, 9), (9, 5), (7, 1), (1, 7)] {
+            for epochs in [0, 1, 6, 9, 15] {
+                let mut first = schedule(before);
+                for _ in 0..epochs * before {
+                    first.step();
+                }
+                let mut resumed = schedule(now);
+                resumed.load_record(first.to_record());
+                for epoch in epochs..20 {
+                    for _ in 0..now {
+                        assert_eq!(resumed.step(), first.lr(epoch));
+                    }
+                }
+            }
+        }
+        // Within an epoch, it is still that one.
+        let mut first = schedule(4);
+        for _ in 0..6 * 4 + 3 {
+            first.step();
+        }
+        let mut resumed = schedule(8);
+        resumed.load_record(first.to_record());
+        assert_eq!([resumed.step(), resumed.step()], [first.lr(6); 2]);
+        assert_eq!(resumed.step(), first.lr(7));
+
+        // A record of an earlier version.
+        resumed.load_record(LrSchedulerRecord::new().with_scalar("steps", 6 * 8_usize));
+        assert_eq!(resumed.step(), first.lr(6));
+    }
+
+    #[test]
+    fn any_number_of_steps_has_a_rate() {
+        let most = usize::MAX;
+        for (epochs, steps_per_epoch) in [(most, 1), (most, most), (1, most), (10, 1)] {
+            let run = RunLength::new(epochs, steps_per_epoch).unwrap();
+            let mut schedule = PaperLrSchedulerConfig::sgd(0.1, run).init().unwrap();
+            for steps in [most - 1, most] {
+                for before in [1, steps_per_epoch, most] {
+                    let record = LrSchedulerRecord::new().with_scalar("steps", steps);
+                    schedule.load_record(record.with_scalar("steps_per_epoch", before));
+                    let rates = [schedule.step(), schedule.step(), schedule.step()];
+                    assert!(
+                        rates.iter().all(|rate| (0.001..=0.1).contains(rate)),
+                        "{rates:?}"
+                    );
+                }
+            }
         }
     }
 

@@ -3,11 +3,14 @@
 use core::f64::consts::PI;
 
 use burn::config::Config;
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
 use burn::optim::LearningRate;
 
 use super::paper::rate;
-use crate::SwaError;
+use crate::burn_0_22::groups_of;
+use crate::collect::{converted_steps, positive};
+use crate::{RunLength, SwaError};
 
 /// The way of [`SwaLrScheduler`] from one rate to the other, with `t` from 0 to 1.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
@@ -39,22 +42,62 @@ pub struct SwaLrSchedulerConfig {
     /// The way from rate to rate: along a cosine by default.
     #[config(default = "Annealing::Cosine")]
     annealing: Annealing,
+    /// The number of optimizer steps in an epoch, if it is known: a run can then be resumed with another batch size, gradient
+    /// accumulation or number of devices.
+    steps_per_epoch: Option<usize>,
 }
 
 impl SwaLrSchedulerConfig {
-    /// The scheduler, which follows `before` for `start_step` steps.
+    /// The settings in epochs of `run`: the earlier schedule up to epoch `epoch`, counted from 1, and from its first step on
+    /// `annealing_epochs` epochs to `swa_lr`. With the same `epoch`, [`Collect::from_epoch`](crate::Collect::from_epoch)
+    /// collects at the end of that epoch.
     ///
     /// # Errors
     ///
-    /// [`SwaError::Invalid`] unless `swa_lr` is positive.
-    pub fn init<S: LrScheduler>(&self, before: S) -> Result<SwaLrScheduler<S>, SwaError> {
+    /// [`SwaError::Invalid`] if `epoch` is 0.
+    pub fn from_epoch(
+        epoch: usize,
+        swa_lr: LearningRate,
+        annealing_epochs: usize,
+        run: &RunLength,
+    ) -> Result<Self, SwaError> {
+        positive("the epoch to start annealing at", epoch)?;
+        let steps = run.steps_per_epoch();
+        let start_step = (epoch - 1).saturating_mul(steps);
+        let annealing_steps = annealing_epochs.saturating_mul(steps);
+        let config = Self::new(start_step, swa_lr, annealing_steps);
+        Ok(config.with_steps_per_epoch(Some(steps)))
+    }
+
+    /// The scheduler, which follows `before` for `start_step` steps: any of Burn's schedules, as its configuration's `init` gives
+    /// it, a constant rate, [`PaperLrScheduler`](crate::PaperLrScheduler), or a schedule of your own.
+    ///
+    /// For parameter groups, give each its own: `ModuleLrScheduler::new(swalr).with_group(group, swalr_of_the_group)`.
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::Invalid`] unless `swa_lr` is positive, and `before` is without parameter groups.
+    pub fn init(&self, before: impl Into<ModuleLrScheduler>) -> Result<SwaLrScheduler, SwaError> {
         rate("the SWA learning rate", self.swa_lr)?;
-        Ok(SwaLrScheduler {
-            before,
-            config: *self,
-            steps: 0,
-            from: 0.0,
-        })
+        if let Some(steps) = self.steps_per_epoch {
+            positive("the number of steps per epoch", steps)?;
+        }
+        let before = before.into();
+        match groups_of(&before) {
+            1 => Ok(SwaLrScheduler {
+                initial: before.clone(),
+                before,
+                config: *self,
+                steps: 0,
+                from: 0.0,
+            }),
+            groups => Err(SwaError::Invalid {
+                name: "the schedule that leads to the SWA learning rate",
+                expected: "without parameter groups (make one for each, and join them by \
+                           `ModuleLrScheduler::new(swalr).with_group(group, swalr_of_the_group)`)",
+                got: format!("one with {} of them", groups - 1),
+            }),
+        }
     }
 }
 
@@ -69,10 +112,32 @@ impl SwaLrSchedulerConfig {
 /// Source: `torch.optim.swa_utils.SWALR`. There, `anneal_epochs` (10 by default) counts calls of
 /// `step`, which are epochs in most programs; here, as everywhere, it is optimizer steps.
 ///
+/// PyTorch's own recipe, a cosine before it:
+///
+/// ```
+/// use burn::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
+/// use swa_train::{RunLength, SwaLrSchedulerConfig};
+///
+/// let run = RunLength::of_items(300, 50_000, 128)?;
+/// let cosine = CosineAnnealingLrSchedulerConfig::new(0.1, run.total_steps()).init()?;
+/// // For 160 epochs, then within ten epochs to 0.05.
+/// let learning_rate = SwaLrSchedulerConfig::from_epoch(161, 0.05, 10, &run)?.init(cosine)?;
+/// # let _ = learning_rate;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Resuming
+///
+/// If the settings have `steps_per_epoch`, a record holds it too. If it has changed since (by another batch size, gradient
+/// accumulation or number of devices), the number of steps is converted, and the other schedule is brought to that step from its
+/// beginning. Otherwise steps are taken as they are.
+///
 /// Made by [`SwaLrSchedulerConfig::init`].
 #[derive(Clone)]
-pub struct SwaLrScheduler<S> {
-    before: S,
+pub struct SwaLrScheduler {
+    /// The other schedule before its first step.
+    initial: ModuleLrScheduler,
+    before: ModuleLrScheduler,
     config: SwaLrSchedulerConfig,
     /// Optimizer steps taken.
     steps: usize,
@@ -80,49 +145,85 @@ pub struct SwaLrScheduler<S> {
     from: LearningRate,
 }
 
-impl<S: LrScheduler + Clone + 'static> LrScheduler for SwaLrScheduler<S> {
+impl LrScheduler for SwaLrScheduler {
     fn step(&mut self) -> LearningRate {
         let SwaLrSchedulerConfig {
             start_step,
             swa_lr,
             annealing_steps,
             annealing,
+            ..
         } = self.config;
         let step = self.steps;
-        self.steps += 1;
+        self.steps = step.saturating_add(1);
         // With a `start_step` of 0, the way starts from the first rate of `before`.
         if step < start_step || step == 0 {
-            self.from = self.before.step();
+            self.from = self.before.step().base();
         }
         if step < start_step {
             return self.from;
         }
-        let annealed = (step - start_step + 1) as f64;
+        let annealed = (step - start_step) as f64 + 1.0;
         let t = annealed / annealing_steps.max(1) as f64;
         let share = annealing.share(t.min(1.0));
         swa_lr * share + self.from * (1.0 - share)
     }
 
     fn to_record(&self) -> LrSchedulerRecord {
-        LrSchedulerRecord::new()
+        let record = LrSchedulerRecord::new()
             .with_scalar("steps", self.steps)
             .with_scalar("from", self.from)
-            .with_record("before", self.before.to_record())
+            .with_record("before", self.before.to_record().record(ONLY_GROUP));
+        match self.config.steps_per_epoch {
+            None => record,
+            Some(steps) => record.with_scalar("steps_per_epoch", steps),
+        }
     }
 
     fn load_record(&mut self, record: LrSchedulerRecord) {
-        if let (Some(steps), Some(from)) = (record.scalar("steps"), record.scalar("from")) {
-            self.steps = steps;
-            self.from = from;
+        let (Some(steps), Some(from)) = (record.scalar("steps"), record.scalar("from")) else {
+            return;
+        };
+        self.from = from;
+        let now = self.config.steps_per_epoch;
+        let before = record.scalar("steps_per_epoch").or(now);
+        match (before, now) {
+            (Some(before), Some(now)) if before != now => {
+                self.steps = converted_steps(steps, before, now);
+                self.before = self.initial.clone();
+                if self.steps < self.config.start_step {
+                    for _ in 0..self.steps {
+                        self.from = self.before.step().base();
+                    }
+                }
+            }
+            _ => {
+                self.steps = steps;
+                let before = record.record("before");
+                let before = LrSchedulerRecord::new().with_record(ONLY_GROUP, before);
+                self.before = self.initial.clone().load_record(before);
+            }
         }
-        self.before.load_record(record.record("before"));
     }
 }
 
+/// The name of the first group in a record of a [`ModuleLrScheduler`].
+const ONLY_GROUP: &str = "0";
+
 #[cfg(test)]
 mod tests {
+    use burn::lr_scheduler::LrSchedulerConfig;
+    use burn::lr_scheduler::composed::{ComposedLrSchedulerConfig, SchedulerReduction};
+    use burn::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
+    use burn::lr_scheduler::exponential::ExponentialLrSchedulerConfig;
+    use burn::lr_scheduler::linear::LinearLrSchedulerConfig;
+    use burn::lr_scheduler::noam::NoamLrSchedulerConfig;
+    use burn::lr_scheduler::sequential::SequentialLrSchedulerConfig;
+    use burn::lr_scheduler::step::StepLrSchedulerConfig;
+    use burn::module::{ParamGroup, ParamId};
+
     use super::*;
-    use crate::{PaperLrSchedulerConfig, RunLength};
+    use crate::PaperLrSchedulerConfig;
 
     fn assert_rates(scheduler: &mut impl LrScheduler, expected: &[f64]) {
         for expected in expected {
@@ -172,6 +273,233 @@ mod tests {
                 assert_eq!(scheduler.step(), resumed.step());
             }
         }
+    }
+
+    /// Each of Burn's schedules, by its name.
+    fn burns_schedules() -> Vec<(&'static str, ModuleLrScheduler)> {
+        let linear = LinearLrSchedulerConfig::new(0.1, 0.02, 8);
+        let cosine = CosineAnnealingLrSchedulerConfig::new(0.1, 12);
+        let schedulers = vec![
+            LrSchedulerConfig::Linear(linear.clone()),
+            LrSchedulerConfig::Cosine(cosine.clone()),
+        ];
+        let sequential = SequentialLrSchedulerConfig::new(schedulers, vec![4]);
+        let composed = ComposedLrSchedulerConfig::new()
+            .with_reduction(SchedulerReduction::Avg)
+            .linear(linear.clone())
+            .cosine(cosine.clone());
+        let noam = NoamLrSchedulerConfig::new(0.5).with_warmup_steps(4);
+        let schedules = [
+            ("constant", Ok(ModuleLrScheduler::new(0.1))),
+            ("linear", linear.init()),
+            ("cosine", cosine.init()),
+            (
+                "exponential",
+                ExponentialLrSchedulerConfig::new(0.1, 0.8).init(),
+            ),
+            ("step", StepLrSchedulerConfig::new(0.1, 3).init()),
+            ("noam", noam.init()),
+            ("composed", composed.init()),
+            ("sequential", sequential.init()),
+        ];
+        schedules
+            .map(|(name, schedule)| (name, schedule.unwrap()))
+            .into()
+    }
+
+    #[test]
+    fn each_of_burns_schedules_leads_to_the_swa_rate() {
+        let config = SwaLrSchedulerConfig::new(7, 0.05, 2).with_annealing(Annealing::Linear);
+        for (name, mut alone) in burns_schedules() {
+            let mut scheduler = config.init(alone.clone()).unwrap();
+            let followed: Vec<f64> = (0..7).map(|_| alone.step().base()).collect();
+            let last = followed[6];
+            let annealed = [f64::midpoint(last, 0.05), 0.05, 0.05];
+            let expected: Vec<f64> = followed.into_iter().chain(annealed).collect();
+            let mut resumed = Vec::new();
+            for expected in &expected {
+                // A record goes on where it was taken.
+                let mut from_record = config.init(alone.clone()).unwrap();
+                from_record.load_record(scheduler.to_record());
+                resumed.push(from_record.step());
+                assert!((scheduler.step() - expected).abs() < 1e-12, "{name}");
+            }
+            assert!(
+                resumed
+                    .iter()
+                    .zip(&expected)
+                    .all(|(got, it)| (got - it).abs() < 1e-12)
+            );
+        }
+    }
+
+    #[test]
+    fn pytorchs_recipe_has_the_rates_worked_out_by_hand() {
+        // CosineAnnealingLR(T_max=4) from 0.1: 0.05 (1 + cos(pi t / 4)); then SWALR within two steps to 0.05.
+        let cosine = CosineAnnealingLrSchedulerConfig::new(0.1, 4)
+            .init()
+            .unwrap();
+        let run = RunLength::new(4, 2).unwrap();
+        let config = SwaLrSchedulerConfig::from_epoch(3, 0.05, 1, &run).unwrap();
+        let mut scheduler = config
+            .with_annealing(Annealing::Linear)
+            .init(cosine)
+            .unwrap();
+        let half = 0.05 * 0.5_f64.sqrt();
+        let last = 0.05 - half;
+        let expected = [
+            0.1,
+            0.05 + half,
+            0.05,
+            last,
+            f64::midpoint(last, 0.05),
+            0.05,
+            0.05,
+        ];
+        assert_rates(&mut scheduler, &expected);
+        assert!(SwaLrSchedulerConfig::from_epoch(0, 0.05, 1, &run).is_err());
+    }
+
+    #[test]
+    fn groups_have_a_schedule_each() {
+        let config = SwaLrSchedulerConfig::new(2, 0.05, 0);
+        let cosine = || {
+            CosineAnnealingLrSchedulerConfig::new(0.1, 4)
+                .init()
+                .unwrap()
+        };
+        let id = ParamId::new();
+        let group = || ParamGroup::from_ids(vec![id]);
+        let swalr = config.init(cosine()).unwrap();
+        let of_group = SwaLrSchedulerConfig::new(1, 0.01, 0).init(0.02).unwrap();
+        let mut all = ModuleLrScheduler::new(swalr).with_group(group(), of_group);
+        let rates: Vec<_> = (0..3)
+            .map(|_| all.step())
+            .map(|rate| (rate.base(), rate.lr_from_param(id, None)))
+            .collect();
+        let second = 0.05 * (1.0 + 0.5_f64.sqrt());
+        for (got, expected) in rates
+            .iter()
+            .zip([(0.1, 0.02), (second, 0.01), (0.05, 0.01)])
+        {
+            assert!(
+                (got.0 - expected.0).abs() < 1e-12 && got.1 == expected.1,
+                "{got:?}"
+            );
+        }
+
+        for groups in 1..=12 {
+            let with_groups = (0..groups).fold(cosine(), |all, _| all.with_group(group(), 0.1));
+            let error = config.init(with_groups).err().unwrap().to_string();
+            let expected = format!("not one with {groups} of them");
+            assert!(
+                error.contains("with_group") && error.contains(&expected),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_record_of_other_steps_goes_on_at_the_same_place() {
+        // Four epochs of a cosine of ten, then one to the SWA rate.
+        let schedule = |steps_per_epoch: usize| {
+            let run = RunLength::new(10, steps_per_epoch).unwrap();
+            let cosine = CosineAnnealingLrSchedulerConfig::new(0.1, run.total_steps());
+            let config = SwaLrSchedulerConfig::from_epoch(5, 0.05, 1, &run).unwrap();
+            config.init(cosine.init().unwrap()).unwrap()
+        };
+        let rates = |mut schedule: SwaLrScheduler| -> Vec<f64> {
+            (0..60).map(|_| schedule.step()).collect()
+        };
+        for (before, now) in [(3, 6), (6, 3), (5, 7)] {
+            for epochs in [0, 1, 3, 4, 5, 8] {
+                let mut first = schedule(before);
+                for _ in 0..epochs * before {
+                    first.step();
+                }
+                let mut resumed = schedule(now);
+                resumed.load_record(first.to_record());
+                let expected = rates(schedule(now));
+                let got = rates(resumed);
+                let rest = &expected[epochs * now..];
+                if epochs < 4 {
+                    assert_eq!(got[..rest.len()], *rest);
+                } else {
+                    // From the last rate of the cosine, which was the one of other steps.
+                    assert!(
+                        got.iter()
+                            .zip(rest)
+                            .all(|(got, it)| (got - it).abs() < 2e-2)
+                    );
+                    assert!((got[now] - 0.05).abs() < 1e-12);
+                }
+            }
+        }
+
+        // Steps of an epoch that are not known, then or now, are taken as they are.
+        let config = SwaLrSchedulerConfig::new(4, 0.05, 0);
+        let known = config.with_steps_per_epoch(Some(2));
+        for (first, second) in [(config, known), (known, config)] {
+            let mut scheduler = first.init(0.1).unwrap();
+            for _ in 0..3 {
+                scheduler.step();
+            }
+            let mut resumed = second.init(0.1).unwrap();
+            resumed.load_record(scheduler.to_record());
+            assert_rates(&mut resumed, &[0.1, 0.05]);
+        }
+        assert!(config.with_steps_per_epoch(Some(0)).init(0.1).is_err());
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_version_is_loaded() {
+        let cosine = || {
+            CosineAnnealingLrSchedulerConfig::new(0.1, 4)
+                .init()
+                .unwrap()
+        };
+        let config = SwaLrSchedulerConfig::new(4, 0.05, 0);
+        let mut resumed = config.init(cosine()).unwrap();
+        let mut before = cosine();
+        before.step();
+        before.step();
+        resumed.load_record(
+            LrSchedulerRecord::new()
+                .with_scalar("steps", 2_usize)
+                .with_scalar("from", 0.085_355)
+                .with_record("before", before.to_record().record("0")),
+        );
+        assert_rates(&mut resumed, &[0.05, 0.05 * (1.0 - 0.5_f64.sqrt()), 0.05]);
+
+        let saved =
+            r#"{"start_step": 9, "swa_lr": 0.03, "annealing_steps": 5, "annealing": "Linear"}"#;
+        let loaded = SwaLrSchedulerConfig::load_binary(saved.as_bytes()).unwrap();
+        let expected = SwaLrSchedulerConfig::new(9, 0.03, 5).with_annealing(Annealing::Linear);
+        assert_eq!(loaded, expected);
+    }
+
+    #[test]
+    fn any_number_of_steps_has_a_rate() {
+        let most = usize::MAX;
+        for (start_step, annealing_steps) in [(0, most), (most, 0), (most, most), (0, 1)] {
+            let config = SwaLrSchedulerConfig::new(start_step, 0.05, annealing_steps);
+            for per_epoch in [None, Some(1), Some(most)] {
+                let config = config.with_steps_per_epoch(per_epoch);
+                let mut scheduler = config.init(0.1).unwrap();
+                let record = LrSchedulerRecord::new()
+                    .with_scalar("steps", most)
+                    .with_scalar("from", 0.1);
+                scheduler.load_record(record);
+                let rates = [scheduler.step(), scheduler.step()];
+                assert!(
+                    rates.iter().all(|rate| (0.05..=0.1).contains(rate)),
+                    "{rates:?}"
+                );
+            }
+        }
+        let run = RunLength::new(most, most).unwrap();
+        let config = SwaLrSchedulerConfig::from_epoch(most, 0.05, most, &run).unwrap();
+        assert_eq!(config.init(0.1).unwrap().step(), 0.1);
     }
 
     #[test]

@@ -88,8 +88,8 @@ impl SwaConfig {
     /// # Errors
     ///
     /// - [`SwaError::Invalid`] for invalid names of averages.
-    /// - [`SwaError::Average`] for a model that cannot be averaged, such as one with LoRA adapters, and for a decay outside of
-    ///   `[0, 1]`; [`SwaError::FurtherAverage`] for the same in a further average.
+    /// - [`SwaError::Average`] for a model that cannot be averaged, such as one with LoRA adapters or with a NaN in its weights,
+    ///   and for a decay outside of `[0, 1]`; [`SwaError::FurtherAverage`] for the same in a further average.
     /// - [`SwaError::BatchNorm`] if BatchNorm is to be re-estimated and cannot be, such as for a model in 16 bits, or from 0
     ///   batches.
     pub fn init<M>(
@@ -125,6 +125,8 @@ impl SwaConfig {
             model,
             steps: Counter::new(0),
             format: Counter::new(RECORD_FORMAT),
+            steps_per_epoch: Counter::new(self.collect.run().steps_per_epoch()),
+            steps_changed: None,
             state: Arc::new(Mutex::new(State::new(collectors, evaluation))),
             snapshot: None,
             evaluated: OnceCell::new(),
@@ -146,6 +148,9 @@ impl SwaConfig {
         if self.running_statistics == RunningStatistics::Averaged {
             average = average.with_running_statistics_averaged();
         }
+        // A NaN in a frozen parameter, for example, would otherwise be an error at the end of the training.
+        let updated = average.clone().update(model);
+        updated.map_err(|error| error_of(name, error))?;
         Ok(Collector {
             name: name.into(),
             collect: *collect,

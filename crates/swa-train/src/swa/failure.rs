@@ -7,7 +7,8 @@ use crate::SwaError;
 /// The first failures of a training, known to all its clones, forks, replicas and copies for validation.
 #[derive(Default)]
 pub(super) struct Failures {
-    /// The failure that ended the averaging: an average lacks an update, or has those of another training.
+    /// The failure that ended the averaging: an average lacks an update, or has those of another training, or it is not known
+    /// when to update it.
     pub(super) of_averaging: OnceLock<Failed>,
     /// The failure that kept an averaged model from being made ready for use.
     pub(super) of_evaluation: OnceLock<Failed>,
@@ -29,9 +30,10 @@ impl Failures {
     /// Keeps a failure, unless there was an earlier one of its kind.
     pub(super) fn add(&self, failed: Failed) {
         let kept = match failed.error {
-            SwaError::Average(_) | SwaError::FurtherAverage { .. } | SwaError::Shared { .. } => {
-                &self.of_averaging
-            }
+            SwaError::Average(_)
+            | SwaError::FurtherAverage { .. }
+            | SwaError::Shared { .. }
+            | SwaError::StepsChanged { .. } => &self.of_averaging,
             _ => &self.of_evaluation,
         };
         // Only the first one is kept.

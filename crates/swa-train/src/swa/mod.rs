@@ -34,11 +34,19 @@ use state::{Averaged, State};
 ///
 /// - the optimizer sees the live model alone, with the parameter paths it always had;
 /// - a record holds the live weights under `model`, the average with its number of updates under `average`, and the number of
-///   steps under `steps`, so that a checkpoint resumes all of them. Further averages are under their names in `averages`, and
-///   `format` is the number of the record's format. The wrapper's own `load_record` loads a record of an earlier version, which
-///   has no `format`; as a part of another module, it takes `allow_partial(true)`;
+///   steps under `steps`, so that a checkpoint resumes all of them. Further averages are under their names in `averages`,
+///   `steps_per_epoch` is the number of steps in an epoch, and `format` is the number of the record's format. The wrapper's own
+///   `load_record` loads a record of an earlier version, which has no `format` or no `steps_per_epoch`; as a part of another
+///   module, it takes `allow_partial(true)`;
 /// - clones and forks share one average, which is updated once a step. So each training needs a `Swa` of
 ///   its own. `valid` makes a copy that later steps leave alone.
+///
+/// # Resuming with other steps
+///
+/// With another batch size, gradient accumulation or number of devices, an epoch has another number of optimizer steps. Give the
+/// new one to [`RunLength`](crate::RunLength). If it is not the one that a record says, and the record is of the end of an epoch,
+/// [`steps`](Self::steps) is converted: it is as if all epochs had had so many steps. A record from within an epoch cannot be
+/// converted, and the first step fails with [`SwaError::StepsChanged`]. Records of earlier versions do not say it.
 ///
 /// # Several devices
 ///
@@ -65,6 +73,10 @@ pub struct Swa<M: LearnerModel> {
     steps: Counter,
     /// The number of the format of its records.
     format: Counter,
+    /// The number of optimizer steps in an epoch.
+    steps_per_epoch: Counter,
+    /// The reason why the steps of a record could not be converted to this number. It is the failure of the first step.
+    steps_changed: Option<SwaError>,
     /// Behind a lock, and not a plain field, so that an update owns the average and can change it in place: see
     /// [`burn_0_22`](crate::burn_0_22).
     state: Arc<Mutex<State<M>>>,
@@ -78,8 +90,9 @@ pub struct Swa<M: LearnerModel> {
     is_replica: bool,
 }
 
-/// The number of the format of a [`Swa`]'s records, which is in their entry `format`. Format 0 has no such entry.
-pub const RECORD_FORMAT: usize = 1;
+/// The number of the format of a [`Swa`]'s records, which is in their entry `format`. Format 0 has no such entry, and formats 0
+/// and 1 have no entry `steps_per_epoch`.
+pub const RECORD_FORMAT: usize = 2;
 
 /// The name of the live model, for metrics.
 const LIVE: &str = "live";
@@ -324,6 +337,8 @@ impl<M: LearnerModel> Clone for Swa<M> {
             model: self.model.clone(),
             steps: self.steps.clone(),
             format: self.format.clone(),
+            steps_per_epoch: self.steps_per_epoch.clone(),
+            steps_changed: self.steps_changed.clone(),
             state: self.state.clone(),
             snapshot: self.snapshot.clone(),
             evaluated: OnceCell::new(),

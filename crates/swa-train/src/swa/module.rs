@@ -10,7 +10,9 @@ use burn::train::LearnerModel;
 use swa_core::Counter;
 
 use super::{RECORD_FORMAT, Swa};
+use crate::SwaError;
 use crate::burn_0_22::is_sharder;
+use crate::collect::converted_steps;
 
 /// The container that the fields of a `Swa` are visited in.
 const CONTAINER: &str = "Struct:Swa";
@@ -72,7 +74,11 @@ impl<M: LearnerModel> Module for Swa<M> {
         self.read(|collectors| collectors.visit(visitor, CONTAINER));
 
         let device = self.device();
-        for (name, number) in [("steps", &self.steps), ("format", &self.format)] {
+        for (name, number) in [
+            ("steps", &self.steps),
+            ("format", &self.format),
+            ("steps_per_epoch", &self.steps_per_epoch),
+        ] {
             visitor.enter_module(name, CONTAINER);
             visitor.visit_int(&number.param(&device));
             visitor.exit_module(name, CONTAINER);
@@ -98,6 +104,7 @@ impl<M: LearnerModel> Module for Swa<M> {
         if self.steps() != before {
             // A record was loaded, and the earlier failures are not of its steps.
             self.failures = Arc::default();
+            self.steps_changed = None;
         }
         mapper.exit_module("steps", CONTAINER);
 
@@ -105,6 +112,14 @@ impl<M: LearnerModel> Module for Swa<M> {
             mapper.enter_module("format", CONTAINER);
             self.format = self.format.map(mapper, &device);
             mapper.exit_module("format", CONTAINER);
+        }
+        if self.format.value > 1 {
+            mapper.enter_module("steps_per_epoch", CONTAINER);
+            let now = self.steps_per_epoch.value;
+            self.steps_per_epoch = self.steps_per_epoch.map(mapper, &device);
+            let before = std::mem::replace(&mut self.steps_per_epoch.value, now);
+            self.convert_steps(before);
+            mapper.exit_module("steps_per_epoch", CONTAINER);
         }
         // Records that are written from here on are of this version's format.
         self.format.value = RECORD_FORMAT;
@@ -147,12 +162,27 @@ impl Format {
         // A clone of a record from a file takes no memory, since its tensors are read when they are used. A clone of a record in
         // memory is a copy for a moment.
         let record = record.clone().allow_partial(true).allow_unused(true);
-        let number = format.try_load_record(record)?.format.val();
-        Ok(number.into_scalar::<i64>().max(0) as usize)
+        let format = format.try_load_record(record)?.format;
+        Ok(Counter::of(&format).value)
     }
 }
 
 impl<M: LearnerModel> Swa<M> {
+    /// Converts the steps of a record in which an epoch had `before` of them.
+    fn convert_steps(&mut self, before: usize) {
+        let (steps, now) = (self.steps(), self.steps_per_epoch.value);
+        if before == now || before == 0 {
+            return;
+        }
+        if steps.is_multiple_of(before) {
+            self.steps.value = converted_steps(steps, before, now);
+            let epochs = steps / before;
+            log::info!("SWA: resumes after {epochs} epochs of {before} steps with {now} an epoch");
+        } else {
+            self.steps_changed = Some(SwaError::StepsChanged { steps, before, now });
+        }
+    }
+
     /// A replica with its own average. A shared average would move from device to device, to the first
     /// worker of each step.
     fn into_replica(mut self) -> Self {

@@ -37,7 +37,7 @@ impl<M: LearnerModel> State<M> {
     /// - [`SwaError::Average`] or [`SwaError::FurtherAverage`] if an average could not be updated.
     pub(super) fn collect(&mut self, step: usize, model: &M) -> Result<(), SwaError> {
         // Clones that train together are at most a step apart.
-        if self.last_step > step + 1 {
+        if self.last_step > step.saturating_add(1) {
             return Err(SwaError::Shared {
                 averaged_step: self.last_step,
                 step,

@@ -54,7 +54,7 @@ impl<M: LearnerModel> InferenceStep for Swa<M> {
 impl<M: LearnerModel> Swa<M> {
     /// Counts an optimizer step, and collects the weights if it is time to.
     pub(super) fn after_step(mut self) -> Self {
-        self.steps.value += 1;
+        self.steps.value = self.steps.value.saturating_add(1);
         self.evaluated = OnceCell::new();
         if self.snapshot.is_some() {
             // This is a copy for validation that is trained after all.
@@ -63,6 +63,9 @@ impl<M: LearnerModel> Swa<M> {
         }
         if self.is_replica {
             self.interrupt_with_the_others();
+        }
+        if let Some(error) = self.steps_changed.take() {
+            self.fail(error);
         }
         if self.failures.of_averaging.get().is_none() {
             let collected = self.state().collect(self.steps(), &self.model);

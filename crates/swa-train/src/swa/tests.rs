@@ -1,4 +1,4 @@
-use burn::module::Module;
+use burn::module::{Module, ParamGroup};
 use burn_swa_test_support::network::Net;
 use burn_swa_test_support::parameters::{scaled, weights};
 use burn_swa_test_support::points::loader;
@@ -72,6 +72,15 @@ fn diverged_weights_are_not_averaged_until_a_record_is_loaded() {
 }
 
 #[test]
+fn weights_that_are_no_numbers_are_refused_before_the_training() {
+    let run = RunLength::new(1, 10).unwrap();
+    let config = SwaConfig::new(Collect::from_step(1, &run).unwrap());
+    let error = config.init(scaled(Net::new(), f64::NAN), loader());
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("`input.weight` holds a NaN"), "{error}");
+}
+
+#[test]
 fn a_training_with_a_clone_of_what_another_has_trained_is_told() {
     let start = swa();
     let first = (0..4).fold(start.clone(), |swa, _| swa.after_step());
@@ -79,6 +88,91 @@ fn a_training_with_a_clone_of_what_another_has_trained_is_told() {
     let error = start.after_step().into_averaged().unwrap_err();
     assert!(error.to_string().contains("SwaConfig::init"), "{error}");
     assert_eq!(weights(&averaged), weights(first.live()));
+}
+
+fn swa_of_epochs(steps_per_epoch: usize) -> Swa<Net> {
+    let run = RunLength::new(100, steps_per_epoch).unwrap();
+    let config = SwaConfig::new(Collect::from_epoch(2, &run).unwrap());
+    config.init(Net::new(), loader()).unwrap()
+}
+
+#[test]
+fn steps_of_a_record_are_converted_at_the_end_of_an_epoch() {
+    let record = |steps_per_epoch, steps| {
+        let swa = swa_of_epochs(steps_per_epoch);
+        (0..steps)
+            .fold(swa, |swa, _| swa.after_step())
+            .into_record()
+    };
+    for (before, now) in [(3, 7), (7, 3), (4, 1), (1, 4)] {
+        for epochs in [0, 1, 2] {
+            let loaded = swa_of_epochs(now).load_record(record(before, epochs * before));
+            assert_eq!(loaded.steps(), epochs * now);
+            let recorded = loaded.updates();
+            let mut trained = (0..now).fold(loaded, |swa, _| swa.after_step());
+            let expected = if epochs == 0 { 0 } else { recorded + 1 };
+            assert_eq!(trained.updates(), expected);
+            // It records its own steps, and is no longer converted.
+            trained = swa_of_epochs(now).load_record(trained.into_record());
+            assert_eq!(trained.steps(), (epochs + 1) * now);
+            assert!(trained.after_step().failure().is_none());
+        }
+    }
+
+    // Within an epoch: the first step fails, and another record can be loaded still.
+    let loaded = swa_of_epochs(4).load_record(record(3, 7));
+    assert_eq!((loaded.steps(), loaded.updates()), (7, 1));
+    assert!(loaded.clone().into_averaged().is_ok());
+    let failed = loaded.after_step();
+    let failure = failed.failure().unwrap();
+    assert!(matches!(
+        failure,
+        SwaError::StepsChanged {
+            steps: 7,
+            before: 3,
+            now: 4
+        }
+    ));
+    let loaded = failed.load_record(record(3, 6));
+    assert_eq!(loaded.steps(), 8);
+    assert!(loaded.after_step().failure().is_none());
+    // The same steps as before.
+    let loaded = swa_of_epochs(3).load_record(record(3, 7));
+    assert!(loaded.after_step().failure().is_none());
+}
+
+#[test]
+fn counts_of_a_record_do_not_wrap() {
+    let most = usize::MAX;
+    for (before, now, steps, expected) in [
+        (1, 1, most, i64::MAX as usize),
+        (1, 3, most, most),
+        (3, 1, 0, 0),
+        (most, 3, most, 3),
+    ] {
+        let mut swa = swa_of_epochs(before);
+        swa.steps.value = steps;
+        let loaded = swa_of_epochs(now).load_record(swa.into_record());
+        assert_eq!(loaded.steps(), expected);
+        let trained = loaded.after_step();
+        assert_eq!(trained.steps(), expected.saturating_add(1));
+        assert!(trained.after_step().failure().is_none());
+    }
+}
+
+#[test]
+fn a_record_without_steps_of_an_epoch_is_loaded_as_it_is() {
+    // Of format 1: without the last entry.
+    let mut earlier = swa_of_epochs(3);
+    for _ in 0..7 {
+        earlier = earlier.after_step();
+    }
+    earlier.format.value = 1;
+    let later = ParamGroup::from_path("steps_per_epoch");
+    let earlier = earlier.into_record_group(ParamGroup::all().exclude(later));
+    let loaded = swa_of_epochs(4).load_record(earlier);
+    assert_eq!((loaded.steps(), loaded.updates()), (7, 1));
+    assert!(loaded.after_step().failure().is_none());
 }
 
 #[test]

@@ -266,6 +266,34 @@ fn ddp_resumes_weights_and_average_to_the_bit() {
 }
 
 #[test]
+fn ddp_stops_if_its_steps_changed_within_an_epoch() {
+    in_temporary_folder(|directory| {
+        let training = || {
+            training(directory, loader_of(0..POINTS, DEVICE_BATCH))
+                .with_training_strategy(ddp().into())
+                .with_default_checkpointers()
+        };
+        let replicas = |steps_per_epoch| {
+            let run = RunLength::new(EPOCHS, steps_per_epoch).unwrap();
+            let config = SwaConfig::new(Collect::from_step(FIRST_COLLECTED, &run).unwrap());
+            config.init(Replica::of(2, Net::new()), loader()).unwrap()
+        };
+        let first = training().num_epochs(2);
+        first.launch(learner(replicas(STEPS_PER_EPOCH + 1), 0.1));
+
+        let interrupter = Interrupter::new();
+        let swa = replicas(STEPS_PER_EPOCH).with_interrupter(interrupter.clone());
+        let resumed = training().checkpoint(2).with_interrupter(interrupter);
+        let result = resumed.launch(learner(swa, 0.1));
+        let error = result.error.expect("the training fails").to_string();
+        assert!(
+            error.contains("after 8 optimizer steps at 5 an epoch"),
+            "{error}"
+        );
+    });
+}
+
+#[test]
 fn a_failure_stops_all_workers_of_ddp_after_the_same_step() {
     let interrupted = |net: Net, loader: Watched| {
         let interrupter = Interrupter::new();

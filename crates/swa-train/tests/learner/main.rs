@@ -15,7 +15,7 @@ use burn::optim::momentum::MomentumConfig;
 use burn::store::ModuleRecord;
 use burn::tensor::{Device, FloatDType};
 use burn::train::metric::store::{Aggregate, Direction, Split};
-use burn::train::metric::{AccuracyMetric, LossMetric};
+use burn::train::metric::{AccuracyMetric, LearningRateMetric, LossMetric};
 use burn::train::{
     InferenceStep, Interrupter, Learner, LearnerModel, LearningResult, MetricEarlyStoppingStrategy,
     StoppingCondition, SupervisedTraining, TrainStep,
@@ -52,9 +52,13 @@ fn wrap_for(model: Net, run: &RunLength) -> Swa<Net> {
 }
 
 fn learner<M: LearnerModel>(model: M) -> Learner<M> {
+    learner_for(model, &run_length())
+}
+
+fn learner_for<M: LearnerModel>(model: M, run: &RunLength) -> Learner<M> {
     let momentum = MomentumConfig::new().with_dampening(0.0);
     let optimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
-    let schedule = PaperLrSchedulerConfig::swa(0.1, 0.05, 3, run_length());
+    let schedule = PaperLrSchedulerConfig::swa(0.1, 0.05, 3, *run);
     Learner::new(model, optimizer, schedule.init().unwrap())
 }
 
@@ -66,7 +70,16 @@ where
         + burn::train::TrainStep<Input = Batch>
         + burn::train::InferenceStep<Input = Batch>,
 {
-    let (train, valid): (Loader, Loader) = (loader(), loader());
+    training_on(loader(), directory)
+}
+
+fn training_on<M>(train: Loader, directory: &std::path::Path) -> SupervisedTraining<M>
+where
+    M: LearnerModel
+        + burn::train::TrainStep<Input = Batch>
+        + burn::train::InferenceStep<Input = Batch>,
+{
+    let valid: Loader = loader();
     SupervisedTraining::new(directory, train, valid)
         .renderer(Box::new(Recorder::default()))
         .with_application_logger(None)
@@ -189,6 +202,87 @@ fn a_checkpoint_resumes_the_whole_training_to_the_bit() {
     let averaged =
         |result: LearningResult<Swa<Net>>| floats(&result.model.into_averaged().unwrap());
     assert_eq!(averaged(whole), averaged(resumed));
+}
+
+/// Trains four epochs of 5 steps, and resumes with the changed training, whose epochs have `steps_per_epoch` steps.
+fn resume_with_other_steps(
+    steps_per_epoch: usize,
+    batch_size: usize,
+    change: impl FnOnce(SupervisedTraining<Swa<Net>>) -> SupervisedTraining<Swa<Net>>,
+) {
+    let run = RunLength::new(EPOCHS, steps_per_epoch).unwrap();
+    let recorder = Recorder::default();
+    let swa = wrap(Net::new());
+    let mut history = vec![swa.live().history.clone()];
+    let result = in_temporary_folder(|folder| {
+        let first = training(folder).with_default_checkpointers().num_epochs(4);
+        first.launch(learner(swa));
+        let swa = wrap_for(Net::new(), &run);
+        history.push(swa.live().history.clone());
+        let train = loader_of(0..ITEMS, batch_size);
+        let resumed = training_on(train, folder)
+            .with_default_checkpointers()
+            .renderer(Box::new(recorder.clone()))
+            .metric_train_numeric(LearningRateMetric::new())
+            .checkpoint(4);
+        change(resumed).launch(learner_for(swa, &run))
+    });
+
+    // At the end of epochs 3 and 4 of 5 steps, and of 5 and 6 of so many.
+    assert_eq!(result.model.steps(), run.total_steps());
+    assert_eq!(result.model.updates(), 4);
+    let [first, second] = [&history[0], &history[1]].map(|it| it.lock().unwrap().clone());
+    assert_eq!(second.len(), 2 * steps_per_epoch);
+    let ends = [
+        &first[14],
+        &first[19],
+        &second[steps_per_epoch - 1],
+        &second[second.len() - 1],
+    ];
+    assert_is_mean_of(&result.model.into_averaged().unwrap(), &ends);
+    // That of the first two epochs is larger. While the first gradients are accumulated, there is none yet.
+    let rates = recorder.training("Learning Rate");
+    let highest = rates.iter().copied().fold(0.0, f64::max);
+    assert!((highest - 0.05).abs() < 1e-9, "{rates:?}");
+}
+
+#[test]
+fn a_run_whose_steps_changed_goes_on_by_epochs() {
+    // With batches of 8, of 64, and with the gradients of two batches in a step.
+    resume_with_other_steps(9, 8, |training| training);
+    resume_with_other_steps(2, 64, |training| training);
+    resume_with_other_steps(3, BATCH, |training| training.grads_accumulation(2));
+}
+
+#[test]
+fn a_run_whose_steps_changed_within_an_epoch_stops_at_once() {
+    // So that its 20 steps end within an epoch.
+    let six = RunLength::new(EPOCHS, 6).unwrap();
+    in_temporary_folder(|folder| {
+        let checkpointed = || training(folder).with_default_checkpointers();
+        let first = checkpointed().num_epochs(4);
+        first.launch(learner(wrap_for(Net::new(), &six)));
+
+        let interrupter = Interrupter::new();
+        let swa = wrap(Net::new()).with_interrupter(interrupter.clone());
+        let history = swa.live().history.clone();
+        let resumed = checkpointed().checkpoint(4).with_interrupter(interrupter);
+        let result = resumed.launch(learner(swa));
+        let error = result.error.expect("the training fails").to_string();
+        let expected = "within an epoch, after 20 optimizer steps at 6 an epoch, and this training has 5 an epoch";
+        assert!(error.contains(expected), "{error}");
+        assert_eq!(history.lock().unwrap().len(), 1);
+        assert!(result.model.into_averaged().is_err());
+
+        // Its average can be taken from the checkpoint all the same.
+        let file = folder.join("checkpoint/model-4.bpk");
+        let loaded = wrap(Net::new()).try_load_file(file).unwrap();
+        loaded.into_averaged().unwrap();
+        // So can the run go on, in the steps of before: after steps 18, 24 and 30.
+        let resumed = checkpointed().checkpoint(4);
+        let result = resumed.launch(learner(wrap_for(Net::new(), &six)));
+        assert_eq!(result.model.updates(), 3);
+    });
 }
 
 #[test]
@@ -659,14 +753,15 @@ fn the_record_holds_live_weights_the_average_and_counters() {
         "average.updates",
         "steps",
         "format",
+        "steps_per_epoch",
     ] {
         let found = recorded.iter().any(|(it, _)| it == path);
         assert!(found, "{path} in {recorded:?}");
     }
     assert_eq!(swa.num_params(), Net::new().num_params());
-    // One more number for every number of the model, two counters, and the format.
+    // One more number for every number of the model, two counters, the format, and the steps in an epoch.
     let live = shapes(swa.live());
-    assert_eq!(elements(&recorded), 2 * elements(&live) + 3);
+    assert_eq!(elements(&recorded), 2 * elements(&live) + 4);
 
     let bytes = swa.clone().into_record().into_bytes().unwrap();
     let record = ModuleRecord::from_bytes(bytes).unwrap();

@@ -33,7 +33,7 @@ fn a_run_of_an_earlier_version_is_trained_on() {
     let checkpoint = Checkpoint::read(&out, "6");
     assert_eq!(checkpoint.integer("average.updates"), 4);
     assert_eq!(checkpoint.integer("steps"), 42);
-    assert_eq!(checkpoint.integer("format"), 1);
+    assert_eq!(checkpoint.integer("format"), 2);
 
     // The results of the earlier version, up to the rounding of another processor.
     let now = Snapshot::of(&out);

@@ -46,7 +46,8 @@ pub(crate) fn check_stop(ended: &Ended, out: &Path) -> usize {
     let checkpoint = Checkpoint::read(out, &format!("{epoch}+{batches}"));
     assert_eq!(checkpoint.integer("steps"), steps);
     let schedule: Vec<_> = checkpoint.schedule().values().collect();
-    assert_eq!(schedule, [&format!("UInt({steps})")]);
+    let expected = [steps, STEPS_PER_EPOCH].map(|it| format!("UInt({it})"));
+    assert_eq!(schedule, [&expected[0], &expected[1]]);
     epoch + 1
 }
 

@@ -1,8 +1,7 @@
 //! CubeCL's devices (CUDA, ROCm, Vulkan, Metal, wgpu): kernels of our own. A launch takes as many parameters as it can bind
 //! buffers.
 //!
-//! Burn's operations would take seven launches per parameter, and four of them would write a tensor of its size. With
-//! `burn-fusion`, it takes between four and five launches.
+//! Burn's operations would take some fifteen launches per parameter, and most of them would write a tensor of its size.
 
 mod combine;
 mod step;
@@ -16,7 +15,7 @@ use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{Cube, CubeBackend};
 use burn_std::Metadata;
 
-use super::verdict::Verdict;
+use super::verdict::{Checked, Verdict};
 use super::{Floats, Step, Way};
 
 /// The largest number of buffers that a launch binds, even if the device allows more. Each takes up to 40 of the 4096 bytes
@@ -29,9 +28,12 @@ pub(super) fn serves(current: &Floats, average: &Floats) -> bool {
 }
 
 /// Tells whether a kernel can check all these values on `device`.
-pub(super) fn marks(device: &Device, values: &[Floats]) -> bool {
-    let marked = |values: &Floats| is_read(values) && values.device() == *device;
-    values.iter().all(marked)
+pub(super) fn marks(device: &Device, values: &[Checked]) -> bool {
+    values.iter().all(|Checked { current, averages }| {
+        let is_compared =
+            |average: &Floats| serves(current, average) && average.device() == *device;
+        is_read(current) && current.device() == *device && averages.iter().all(is_compared)
+    })
 }
 
 /// Tells whether the kernels read these values: on one of CubeCL's devices, and in a dtype that is not wider than f32.
@@ -39,7 +41,7 @@ fn is_read(values: &Floats) -> bool {
     matches!(values.dtype(), DType::F32 | DType::F16 | DType::BF16) && is_here(values)
 }
 
-fn is_here(values: &Floats) -> bool {
+pub(super) fn is_here(values: &Floats) -> bool {
     matches!(values.kind(), DispatchTensorKind::Cube(_))
 }
 
@@ -68,9 +70,16 @@ pub(super) fn advance(state: Tensor<1>) -> Tensor<1> {
 }
 
 /// See [`super::verdict`]: the state and all values are on one device.
-pub(super) fn mark(state: Tensor<1>, values: Vec<Floats>) -> Tensor<1> {
-    let values = values.into_iter().map(primitive).collect();
-    tensor(Cube::mark(primitive(Floats::of(state)), values))
+pub(super) fn mark(state: Tensor<1>, values: Vec<Checked>) -> Tensor<1> {
+    let mut checks = Checks::default();
+    for (place, Checked { current, averages }) in values.into_iter().enumerate() {
+        for average in averages {
+            checks.currents.push(primitive(current.clone()));
+            checks.averages.push(primitive(average));
+            checks.places.push(place);
+        }
+    }
+    tensor(Cube::mark(primitive(Floats::of(state)), checks))
 }
 
 /// Takes all steps that kernels take.
@@ -186,13 +195,31 @@ impl<B: Backend> Default for Steps<B> {
     }
 }
 
+/// Current values, and for each an average in f32. An infinity that is equal in both counts as finite. `places` holds for each
+/// the place of its number in the state, counted from [`VALUES`](super::verdict::VALUES).
+pub(super) struct Checks<B: Backend> {
+    pub(super) currents: Vec<FloatTensor<B>>,
+    pub(super) averages: Vec<FloatTensor<B>>,
+    pub(super) places: Vec<usize>,
+}
+
+impl<B: Backend> Default for Checks<B> {
+    fn default() -> Self {
+        Self {
+            currents: Vec::new(),
+            averages: Vec::new(),
+            places: Vec::new(),
+        }
+    }
+}
+
 /// The kernels of a backend, on lists of tensors. The state is that of a [`Verdict`], and changes in place.
 pub(super) trait Averaging: Backend {
     /// Notes that the last update is one before the next.
     fn advance(state: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// Notes which values are not finite, unless an update before was left out.
-    fn mark(state: FloatTensor<Self>, values: Vec<FloatTensor<Self>>) -> FloatTensor<Self>;
+    fn mark(state: FloatTensor<Self>, checks: Checks<Self>) -> FloatTensor<Self>;
 
     /// The averages after their steps, or unchanged if the state says so: flat, and in their own memory if nothing else shares
     /// it.
@@ -210,8 +237,8 @@ impl Averaging for CubeBackend {
         verdict::advance(state)
     }
 
-    fn mark(state: CubeTensor, values: Vec<CubeTensor>) -> CubeTensor {
-        verdict::mark(state, values)
+    fn mark(state: CubeTensor, checks: Checks<Self>) -> CubeTensor {
+        verdict::mark(state, checks)
     }
 
     fn step(state: CubeTensor, steps: Steps<Self>) -> Vec<CubeTensor> {

@@ -189,7 +189,12 @@ fn step_towards<C: Float, N: Size>(
                     if weight == 1.0 {
                         after = current;
                     } else {
-                        after = before + (current - before) * Vector::new(weight);
+                        let difference = current - before;
+                        let kept = before * Vector::new(1.0 - weight);
+                        let between = kept + current * Vector::new(weight);
+                        let stepped = before + difference * Vector::new(weight);
+                        after = select_many(difference.is_inf(), between, stepped);
+                        after = select_many(current.equal(&before), before, after);
                     }
                 }
                 averaged.index_mut(place).write(ABSOLUTE_POS, after);

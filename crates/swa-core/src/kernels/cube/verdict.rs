@@ -3,13 +3,14 @@
 use core::cmp::Reverse;
 
 use burn::backend::cubecl::dtype_to_storage_type;
+use burn_cubecl::CubeBackend;
 use burn_cubecl::cubecl::calculate_cube_count_elemwise;
 use burn_cubecl::cubecl::std::tensor::layout::linear::{LinearView, LinearViewMut};
 use burn_cubecl::cubecl::{self, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
 
 use super::super::verdict::{BEFORE, NOW, TAKEN, VALUES};
-use super::{address_type, buffers, elements, flat, grouped};
+use super::{Checks, address_type, buffers, elements, flat, grouped};
 
 /// See [`super::Averaging::advance`].
 pub(super) fn advance(state: CubeTensor) -> CubeTensor {
@@ -20,27 +21,40 @@ pub(super) fn advance(state: CubeTensor) -> CubeTensor {
 }
 
 /// See [`super::Averaging::mark`].
-pub(super) fn mark(state: CubeTensor, values: Vec<CubeTensor>) -> CubeTensor {
+pub(super) fn mark(state: CubeTensor, checks: Checks<CubeBackend>) -> CubeTensor {
     let client = state.client.clone();
-    let values = values.into_iter().map(flat).enumerate();
-    let values = values.filter(|(_, values)| elements(values) > 0);
-    let kind = |(_, values): &(usize, CubeTensor)| (values.dtype, values.is_contiguous());
-    for ((dtype, _), mut group) in grouped(values, kind) {
-        group.sort_by_key(|(_, values)| Reverse(elements(values)));
+    let Checks {
+        currents,
+        averages,
+        places,
+    } = checks;
+    let pairs = currents
+        .into_iter()
+        .map(flat)
+        .zip(averages.into_iter().map(flat));
+    let checks = places.into_iter().zip(pairs);
+    let checks = checks.filter(|(_, (current, _))| elements(current) > 0);
+    let kind = |(_, (current, average)): &(usize, (CubeTensor, CubeTensor))| {
+        let contiguous = current.is_contiguous() && average.is_contiguous();
+        (current.dtype, contiguous)
+    };
+    // A check binds the current values and an average.
+    let capacity = buffers(&client) / 2;
+    for ((dtype, _), mut group) in grouped(checks, kind) {
+        group.sort_by_key(|(_, (current, _))| Reverse(elements(current)));
         while !group.is_empty() {
-            let part = group.split_off(group.len().saturating_sub(buffers(&client)));
-            let tensors = || part.iter().map(|(_, values)| values);
-            let units = tensors().map(elements).max().unwrap_or_default();
+            let part = group.split_off(group.len().saturating_sub(capacity));
+            let currents = || part.iter().map(|(_, (current, _))| current);
+            let averages = || part.iter().map(|(_, (_, average))| average);
+            let units = currents().map(elements).max().unwrap_or_default();
             let dim = CubeDim::new(&client, units);
             mark_not_finite::launch(
                 &client,
                 calculate_cube_count_elemwise(&client, units, dim),
                 dim,
-                address_type(tensors()),
-                tensors()
-                    .cloned()
-                    .map(CubeTensor::into_linear_view)
-                    .collect(),
+                address_type(currents().chain(averages())),
+                currents().map(|it| it.clone().into_linear_view()).collect(),
+                averages().map(|it| it.clone().into_linear_view()).collect(),
                 part.iter().map(|(place, _)| *place).collect(),
                 state.clone().into_linear_view(),
                 dtype_to_storage_type(dtype),
@@ -62,6 +76,7 @@ fn advance_state(state: &mut [f32]) {
 #[cube(launch, address_type = "dynamic")]
 fn mark_not_finite<C: Float>(
     values: Sequence<LinearView<'static, C>>,
+    averages: Sequence<LinearView<'static, f32>>,
     places: Sequence<usize>,
     mut state: LinearViewMut<'_, f32>,
     #[define(C)] _dtype: ElemType,
@@ -73,7 +88,12 @@ fn mark_not_finite<C: Float>(
     for i in 0..values.len() {
         if values[i].is_in_bounds(ABSOLUTE_POS) {
             let value = f32::cast_from(values[i].read(ABSOLUTE_POS));
-            if value.is_nan() || value.is_inf() {
+            let mut is_refused = value.is_nan();
+            // Averages are read only here, where it matters whether this is a constant.
+            if value.is_inf() {
+                is_refused = value != averages[i].read(ABSOLUTE_POS);
+            }
+            if is_refused {
                 state.write(VALUES + places[i], 0.0);
                 state.write(NOW, 0.0);
             }
