@@ -63,6 +63,7 @@ impl StateDict {
         Self {
             path: path.to_owned(),
             key: None,
+            without: Vec::new(),
             entries,
             metadata,
         }
