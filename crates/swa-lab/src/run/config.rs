@@ -131,7 +131,7 @@ pub enum PaddingChoice {
 /// is resumed. In a new run they are the paper's for the model.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct GivenSettings {
-    /// `synthetic`, `download`, `download100`, or a folder: images of 32x32, PNG or JPEG, as train/CLASS/* and
+    /// `synthetic`, `download`, `download100`, or a folder: images of 32x32 in the usual formats, as train/CLASS/* and
     /// test/CLASS/*, or CIFAR's binary files [default: synthetic]
     #[arg(long, value_name = "WHERE")]
     pub data: Option<String>,
@@ -634,6 +634,7 @@ mod tests {
             train: images(1, 20),
             test: images(2, 8),
             class_names: vec!["cat".to_owned(), "dog".to_owned()],
+            notes: Vec::new(),
         };
         let mut given = GivenSettings {
             train_items: Some(16),

@@ -4,9 +4,10 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::Failure;
 use crate::data::{DataSource, ImageSet};
+use crate::output::say;
 use crate::run::progress::Progress;
 
-/// Loads what `--data` names, and shows how far it is.
+/// Loads what `--data` names, and shows how far it is, and what there is to note about it.
 ///
 /// # Errors
 ///
@@ -21,5 +22,7 @@ pub fn load_images(data: &str, progress: &mut Progress) -> Result<ImageSet, Fail
         shown.set(done);
     });
     progress.end();
-    Ok(images?)
+    let images = images?;
+    images.notes.iter().for_each(say);
+    Ok(images)
 }
