@@ -45,7 +45,8 @@ impl StateDict {
     /// parameter in `model` (that has its [`ParamId`](burn::module::ParamId)), or of the one that the file's metadata name, as
     /// `safetensors.torch.save_model` writes them.
     ///
-    /// Floats take on the dtype of the model's; so do ints and bools, if none of them changes its value.
+    /// Floats take on the dtype of the model's; so do ints and bools, if none of them changes its value. Those of a SafeTensors
+    /// file without a `format`, in which there are none, keep their values: earlier versions did not write them.
     ///
     /// In Burn, a clone shares the model's running statistics. So load into the model itself, and not into a clone of a model
     /// that trains on.
@@ -295,6 +296,7 @@ impl StateDict {
         for expected in expected {
             let (found, expected) = (self.find(prefix, expected), &expected.entry);
             match found {
+                None if self.lacks_ints && is_whole(expected.dtype) => {}
                 None => left.missing.push(expected.name.clone()),
                 Some(found) if fits(found, expected) => pairs.push((expected, found)),
                 Some(found) => left.misshapen.push(format!(
@@ -372,7 +374,7 @@ fn is_in(name: &str, part: &str) -> bool {
 }
 
 /// Tells whether an entry is one of PyTorch's counts, which Burn's modules do not have.
-fn is_a_count(name: &str) -> bool {
+pub(super) fn is_a_count(name: &str) -> bool {
     name == UPDATES || name.rsplit('.').next() == Some(BATCHES_TRACKED)
 }
 
@@ -382,7 +384,8 @@ fn fits(found: &Entry, expected: &Entry) -> bool {
     found.shape == expected.shape && (both(|dtype| dtype.is_float()) || both(is_whole))
 }
 
-fn is_whole(dtype: DType) -> bool {
+/// Tells whether a tensor's elements are ints or bools.
+pub(super) fn is_whole(dtype: DType) -> bool {
     dtype.is_int() || dtype.is_uint() || dtype.is_bool()
 }
 

@@ -65,6 +65,8 @@ pub struct StateDict {
     key: Option<String>,
     /// The parts of the network that keep their values.
     without: Vec<String>,
+    /// Whether it was read from a file that an earlier version wrote, without the network's ints and bools.
+    lacks_ints: bool,
     /// All tensors of the file by their names, with dots between the keys of nested dictionaries.
     entries: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
@@ -100,6 +102,7 @@ impl StateDict {
             path: PathBuf::from("a state dict in memory"),
             key: None,
             without: Vec::new(),
+            lacks_ints: false,
             entries,
             metadata: BTreeMap::new(),
         }

@@ -413,6 +413,27 @@ fn an_int_or_a_bool_whose_value_would_change_is_refused() {
 }
 
 #[test]
+fn ints_and_bools_that_an_earlier_version_did_not_write_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("earlier.safetensors");
+    let data = vec![0; 24];
+    let view = |shape| {
+        safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, &data).unwrap()
+    };
+    let bias = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![3], &data[..12]);
+    let tensors = [("fc.weight", view(vec![3, 2])), ("fc.bias", bias.unwrap())];
+    let write = |metadata: Option<_>| {
+        safetensors::serialize_to_file(tensors.clone(), metadata, &file).unwrap();
+        StateDict::read(&file).unwrap().load(tables(7, [true; 3]))
+    };
+    let loaded = write(None).unwrap();
+    assert_eq!((indices(&loaded)[0], mask(&loaded)), (7, vec![true; 3]));
+    let format = [("format".to_owned(), "pt".to_owned())].into();
+    let error = write(Some(format)).unwrap_err().to_string();
+    assert!(error.contains("; 2 missing: indices, mask"), "{error}");
+}
+
+#[test]
 fn missing_ints_and_bools_are_named() {
     let mut file = StateDict::of(&tables(1, [true; 3]));
     file.entries.retain(|name, _| name.starts_with("fc."));

@@ -15,7 +15,7 @@ use super::{Entry, StateDict, StateDictError};
 
 /// The key in a file's metadata of the library whose tensors it holds. `accelerate` and `transformers` refuse a file that has
 /// metadata, but not this.
-const FORMAT: &str = "format";
+pub(super) const FORMAT: &str = "format";
 
 /// The name of PyTorch under [`FORMAT`].
 const PYTORCH: &str = "pt";
