@@ -25,6 +25,8 @@ planes = [127 + 100 * np.sin(x / (5 + k) + y / (7 - k)) for k in range(3)]
 pixels = np.clip(np.stack(planes, -1) + rng.normal(0, 8, (32, 32, 3)), 0, 255).astype(np.uint8)
 rgb = Image.fromarray(pixels)
 grey = Image.fromarray(pixels[:, :, 0])
+# So many bytes that libjpeg-turbo begins with its fast decoder.
+noise = Image.fromarray(np.random.default_rng(5).integers(0, 256, (32, 32), np.uint8))
 
 
 def interlaced():
@@ -83,13 +85,14 @@ images = {
     "restarts_420.jpg": saved(rgb, "JPEG", quality=75, subsampling=2, restart_marker_blocks=1),
     "grey.jpg": saved(grey, "JPEG", quality=90),
     "grey_progressive.jpg": saved(grey, "JPEG", quality=50, progressive=True, restart_marker_blocks=2),
+    "noise.jpg": saved(noise, "JPEG", quality=75),
     "turned.jpg": saved(rgb, "JPEG", quality=75, exif=turned),
     "turned.png": saved(rgb, "PNG", exif=turned),
     "turned.tif": saved(rgb, "TIFF", compression="tiff_lzw", exif=turned),
     "turned.webp": saved(rgb, "WEBP", lossless=True, exif=turned),
 }
-# Nothing, the marker of an image's end, and what a disk has where nothing was written.
-tails = {".jpg": [b"", b"\xff\xd9", bytes(16)]}
+# Nothing, the marker of an image's end, and what is where nothing was written.
+tails = {".jpg": [b"", b"\xff\xd9", bytes(64)]}
 taken = {}
 for name, image in images.items():
     (HERE / name).write_bytes(image)

@@ -267,7 +267,7 @@ mod tests {
         let taken = fs::read(of_pillow("taken.json")).unwrap();
         let taken: BTreeMap<String, BTreeMap<String, Vec<[usize; 2]>>> =
             serde_json::from_slice(&taken).unwrap();
-        assert_eq!(taken.len(), 15);
+        assert_eq!(taken.len(), 16);
         let mut pixels = vec![0; IMAGE_BYTES];
         for (name, tails) in &taken {
             let whole = fs::read(of_pillow(name)).unwrap();
