@@ -48,6 +48,8 @@ fn of_a_loop<M: Module>(
     batches: Vec<M>,
     forward: impl FnMut(&M, M) -> usize,
 ) -> Result<M, Box<dyn Error>> {
+    let (model, _left) = StateDict::read(file)?.load_partly(model)?;
+    let model = StateDict::read(file)?.without(&["fc"]).load(model)?;
     let weights = Weights::of(&model)?;
     let (start, end, t) = (
         weights.clone(),

@@ -3,4 +3,4 @@
 mod burn_0_22;
 mod state_dict;
 
-pub use state_dict::{StateDict, StateDictError};
+pub use state_dict::{NotLoaded, StateDict, StateDictError};

@@ -41,7 +41,7 @@ pub(crate) fn run(args: &EvaluateArgs) -> Result<(), Failure> {
     let mut progress = Progress::of_images();
     let images = load_images(&args.data, &mut progress)?;
     if let Some(class_names) = &file.class_names
-        && *class_names != images.class_names
+        && !images.has_classes(class_names)
     {
         return Err(format!(
             "the model in {} tells {} apart, and the classes of {} are {}: evaluate it on the data it \

@@ -113,6 +113,7 @@ impl BinaryFiles {
             train: Arc::new(Images::new(train.0, train.1)),
             test: Arc::new(Images::new(test.0, test.1)),
             class_names,
+            notes: Vec::new(),
         })
     }
 

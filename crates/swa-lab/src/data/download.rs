@@ -10,7 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use burn_dataset::vision::{CifarDataset, CifarType};
 
 use super::error::DataError;
-use super::image_folder::{self, one_line};
+use super::image_file::one_line;
+use super::image_folder;
 use super::images::ImageSet;
 use super::source::LoadProgress;
 
@@ -89,8 +90,10 @@ fn load_cached(
         path: folder.into(),
         reason,
     };
-    let images =
+    let mut images =
         image_folder::load(folder, progress).map_err(|error| damaged(error.to_string()))?;
+    // The user did not lay it out.
+    images.notes.clear();
     let found = (images.train.len(), images.test.len());
     if found != sizes {
         return Err(damaged(format!(

@@ -145,15 +145,70 @@ pub enum DataError {
         absent: &'static str,
     },
 
+    /// Two classes with one name.
+    #[error(
+        "{first} and {second} are two classes of the same name{hint}; rename one, or put the images of \
+         both into one folder"
+    )]
+    SameClass {
+        /// The folder of one.
+        first: PathBuf,
+        /// The folder of the other.
+        second: PathBuf,
+        /// The reason why they look different, if they do.
+        hint: &'static str,
+    },
+
     /// A class without an image.
-    #[error("{path}: no images: expected at least one .png, .jpg or .jpeg file for the class")]
+    #[error(
+        "{path}: no images: expected at least one .png, .jpg, .bmp, .webp, .tif or .ppm file for the class"
+    )]
     EmptyClass {
         /// The folder of the class.
         path: PathBuf,
     },
 
-    /// A file that should be an image is not.
-    #[error("{path}: not a readable image: {reason}; replace or delete it")]
+    /// An image beside the folders of the classes.
+    #[error(
+        "{path}: is an image in no class's folder; move it into that of its class, or elsewhere"
+    )]
+    ImageWithoutClass {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A link to something that is not there.
+    #[error(
+        "{path}: is a link that leads nowhere, to {target}; put the file or folder there, or remove the \
+         link"
+    )]
+    BrokenLink {
+        /// The link.
+        path: PathBuf,
+        /// The path that it leads to.
+        target: PathBuf,
+    },
+
+    /// A link to a folder that it is in.
+    #[error("{path}: is a link to a folder that it is in; remove the link")]
+    LinkToItself {
+        /// The link.
+        path: PathBuf,
+    },
+
+    /// An image of a format that is not read.
+    #[error(
+        "{path}: an image that cannot be read: {reason}; convert it to PNG, or move it elsewhere"
+    )]
+    UnsupportedImage {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        reason: String,
+    },
+
+    /// A file that should be an image is not, or is a part of one.
+    #[error("{path}: not a readable image: {reason}; replace it, or move it elsewhere")]
     UnreadableImage {
         /// The file.
         path: PathBuf,
@@ -162,7 +217,9 @@ pub enum DataError {
     },
 
     /// An image of another size.
-    #[error("{path}: expected {SIDE}x{SIDE} pixels, found {width}x{height}; resize or delete it")]
+    #[error(
+        "{path}: expected {SIDE}x{SIDE} pixels, found {width}x{height}; resize it, or move it elsewhere"
+    )]
     ImageSize {
         /// The file.
         path: PathBuf,

@@ -1,23 +1,25 @@
-//! A folder of images: `train/CLASS/*.{png,jpg,jpeg}` and `test/CLASS/*`, or with the classes in groups,
-//! `train/GROUP/CLASS/*` and `test/GROUP/CLASS/*`, as in fast.ai's copy of CIFAR-100.
+//! A folder of images: `train/CLASS/` and `test/CLASS/`, as torchvision's `ImageFolder` has them, or with the classes in groups,
+//! `train/GROUP/CLASS/` and `test/GROUP/CLASS/`, as in fast.ai's copy of CIFAR-100.
 //!
-//! Classes are numbered, and images ordered, by name, so that the data set is the same on every
-//! machine. Hidden files and files of other kinds are ignored.
+//! A class's images are in its folder and in those below it. If no folder in `train` and `test` has an image of its own, they are
+//! groups, and the folders in them are the classes.
+//!
+//! Classes are numbered by their names in `train`, and images ordered by theirs, so that the data set is the same on every
+//! machine. In `test`, a class is found by its name in whichever of Unicode's forms. Every file whose name is that of an image is
+//! taken, or is an error; what is passed over is counted.
 //!
 //! Burn's `ImageFolderDataset` decodes an image whenever it is asked for one, in the order in which
 //! the file system lists them. This module decodes all images once, on all cores.
 
-use std::ffi::OsStr;
-use std::fs::File;
-use std::io::BufReader;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use image::{DynamicImage, ImageDecoder, ImageReader};
-
 use super::error::DataError;
-use super::images::{CHANNELS, IMAGE_BYTES, ImageSet, Images, SIDE};
+use super::image_file::{Kind, decode};
+use super::images::{IMAGE_BYTES, ImageSet, Images, same_name};
 use super::source::LoadProgress;
 
 /// The folder to train on.
@@ -25,9 +27,6 @@ pub(super) const TRAIN: &str = "train";
 
 /// The folder to test on.
 pub(super) const TEST: &str = "test";
-
-/// File name extensions of images, in lower case.
-const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
 
 /// Classes that a label of one byte can tell apart.
 const MAX_CLASSES: usize = 256;
@@ -39,41 +38,161 @@ const MAX_CLASSES: usize = 256;
 /// # Errors
 ///
 /// Returns an error that names the folder or file if it cannot be read, if `train` and `test` have
-/// no classes or different ones, if a class has no image, or if an image cannot be decoded or is
-/// not of 32×32 pixels. Of several bad images, the first is named.
+/// no classes or different ones, if a class has no image, or if an image is in no class, of no
+/// format that can be read, damaged, or not of 32×32 pixels. Of several bad images, the first is
+/// named.
 pub(super) fn load(folder: &Path, progress: LoadProgress<'_>) -> Result<ImageSet, DataError> {
-    let train = classes(&folder.join(TRAIN))?;
-    let test = classes(&folder.join(TEST))?;
-    check_same_classes(folder, &train, &test)?;
+    let mut passed_over = Noted::default();
+    let [train, test] = [TRAIN, TEST].map(|split| folder.join(split));
+    for beside in all_entries(folder)? {
+        if beside != train && beside != test {
+            passed_over.add(&beside);
+        }
+    }
+    let splits = [Split::list(&train)?, Split::list(&test)?];
+    let grouped = are_groups(&splits)?;
+    let [train, test] = splits.map(|split| split.classes(grouped, &mut passed_over));
+    let (train, test) = (train?, test?);
+    let test = in_the_order_of(folder, &train, test)?;
     let class_names = train.iter().map(|class| class.name.clone()).collect();
-    let train = Files::list(&train)?;
-    let test = Files::list(&test)?;
+    let train = Files::list(&train, &mut passed_over)?;
+    let test = Files::list(&test, &mut passed_over)?;
 
     let total = train.paths.len() + test.paths.len();
     let done = AtomicUsize::new(0);
     let decoded = || progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
+    let mut turned = Noted::default();
+    let train = train.decode(&decoded, &mut turned)?;
+    let test = test.decode(&decoded, &mut turned)?;
     Ok(ImageSet {
-        train: Arc::new(train.decode(&decoded)?),
-        test: Arc::new(test.decode(&decoded)?),
+        train: Arc::new(train),
+        test: Arc::new(test),
         class_names,
+        notes: notes(folder, grouped, &passed_over, &turned),
     })
+}
+
+/// Some paths, counted.
+#[derive(Default)]
+struct Noted {
+    count: usize,
+    example: PathBuf,
+}
+
+impl Noted {
+    fn add(&mut self, path: &Path) {
+        if self.count == 0 {
+            self.example = path.into();
+        }
+        self.count += 1;
+    }
+
+    /// The number of these paths, and one of them, all in `folder`.
+    fn counted(&self, [one, several]: [&str; 2], folder: &Path) -> String {
+        let example = self.example.strip_prefix(folder).unwrap_or(&self.example);
+        let what = if self.count == 1 { one } else { several };
+        format!("{} {what}, such as {}", self.count, example.display())
+    }
+}
+
+/// The lines for the user about what was loaded.
+fn notes(folder: &Path, grouped: bool, passed_over: &Noted, turned: &Noted) -> Vec<String> {
+    let mut notes = Vec::new();
+    let mut note = |text: String| notes.push(format!("{}: {text}", folder.display()));
+    if grouped {
+        note(format!(
+            "no folder in {TRAIN}/ and {TEST}/ has an image of its own: the folders in them are the classes"
+        ));
+    }
+    if passed_over.count > 0 {
+        let entries = passed_over.counted(["entry", "entries"], folder);
+        note(format!(
+            "passed over {entries}: hidden, not an image by the extension, or beside {TRAIN}/ and {TEST}/"
+        ));
+    }
+    if turned.count > 0 {
+        let images = turned.counted(["image", "images"], folder);
+        note(format!(
+            "took {images}, as stored, though with an EXIF orientation: it is not applied, as in torchvision"
+        ));
+    }
+    notes
 }
 
 /// The entries of `folder` that are not hidden, sorted by name.
 pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let mut paths = all_entries(folder)?;
+    paths.retain(|path| !is_hidden(path));
+    Ok(paths)
+}
+
+fn all_entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let unreadable = |source| DataError::Unreadable {
         path: folder.into(),
         source,
     };
     let mut paths = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
-        let entry = entry.map_err(unreadable)?;
-        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
-            paths.push(entry.path());
-        }
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        paths.push(entry.map_err(unreadable)?.path());
     }
     paths.sort();
     Ok(paths)
+}
+
+fn is_hidden(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.as_encoded_bytes().starts_with(b".")
+}
+
+/// The content of a folder, in the order of the names.
+#[derive(Default)]
+struct Content {
+    folders: Vec<PathBuf>,
+    images: Vec<PathBuf>,
+    others: Vec<PathBuf>,
+}
+
+impl Content {
+    fn of(folder: &Path) -> Result<Self, DataError> {
+        let mut content = Self::default();
+        for path in all_entries(folder)? {
+            if is_hidden(&path) {
+                content.others.push(path);
+                continue;
+            }
+            let unreadable = |source| DataError::Unreadable {
+                path: path.clone(),
+                source,
+            };
+            let metadata = match fs::metadata(&path) {
+                Ok(metadata) => metadata,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_symlink() => {
+                    let target = fs::read_link(&path).map_err(unreadable)?;
+                    return Err(DataError::BrokenLink { path, target });
+                }
+                Err(error) => return Err(unreadable(error)),
+            };
+            match Kind::of(&path) {
+                _ if metadata.is_dir() => content.folders.push(path),
+                Kind::Other => content.others.push(path),
+                Kind::ImageNotRead => {
+                    return Err(DataError::UnsupportedImage {
+                        path,
+                        reason: "images with this extension are not read".to_owned(),
+                    });
+                }
+                Kind::Image if metadata.is_file() => content.images.push(path),
+                Kind::Image => return Err(unreadable(io::Error::other("it is no file"))),
+            }
+        }
+        Ok(content)
+    }
+}
+
+/// `train` or `test`.
+struct Split {
+    folder: PathBuf,
+    content: Content,
 }
 
 /// A class, in a folder of its name.
@@ -82,69 +201,116 @@ struct Class {
     folder: PathBuf,
 }
 
-/// The classes in `folder`, sorted by name: the folders in it. A folder that holds folders but no
-/// image is a group, and its folders are the classes.
-fn classes(folder: &Path) -> Result<Vec<Class>, DataError> {
-    let folders = |folder: &Path| -> Result<Vec<PathBuf>, DataError> {
-        let mut paths = entries(folder)?;
-        paths.retain(|path| path.is_dir());
-        Ok(paths)
-    };
-    let mut classes = Vec::new();
-    for inner in folders(folder)? {
-        let has_images = entries(&inner)?.iter().any(|path| is_image(path));
-        let grouped = if has_images {
-            Vec::new()
-        } else {
-            folders(&inner)?
-        };
-        if grouped.is_empty() {
-            classes.push(inner)
-        } else {
-            classes.extend(grouped)
+/// Tells whether the folders in `train` and `test` are groups of classes: none has an image of its own.
+fn are_groups(splits: &[Split; 2]) -> Result<bool, DataError> {
+    let mut any = false;
+    for folder in splits.iter().flat_map(|split| &split.content.folders) {
+        let content = Content::of(folder)?;
+        if !content.images.is_empty() {
+            return Ok(false);
+        }
+        any |= !content.folders.is_empty();
+    }
+    Ok(any)
+}
+
+impl Split {
+    fn list(folder: &Path) -> Result<Self, DataError> {
+        let content = Content::of(folder)?;
+        match content.images.first() {
+            Some(path) => Err(DataError::ImageWithoutClass { path: path.clone() }),
+            None => Ok(Self {
+                folder: folder.into(),
+                content,
+            }),
         }
     }
-    let name = |folder: &PathBuf| {
-        let name = folder.file_name().unwrap_or_default();
-        name.to_string_lossy().into_owned()
-    };
-    let mut classes: Vec<Class> = classes
-        .into_iter()
-        .map(|folder| Class {
-            name: name(&folder),
-            folder,
-        })
-        .collect();
-    classes.sort_by(|one, other| one.name.cmp(&other.name));
-    match classes.len() {
-        0 => Err(DataError::NoClasses {
-            path: folder.into(),
-        }),
-        1..=MAX_CLASSES => Ok(classes),
-        found => Err(DataError::TooManyClasses {
-            path: folder.into(),
-            found,
-        }),
+
+    /// The classes, sorted by name.
+    fn classes(self, grouped: bool, passed_over: &mut Noted) -> Result<Vec<Class>, DataError> {
+        let mut pass_over = |others: &[PathBuf]| others.iter().for_each(|it| passed_over.add(it));
+        pass_over(&self.content.others);
+        let mut folders = Vec::new();
+        for folder in self.content.folders {
+            let inner = if grouped {
+                Content::of(&folder)?
+            } else {
+                Content::default()
+            };
+            if inner.folders.is_empty() {
+                // A group without classes is one without images.
+                folders.push(folder);
+            } else {
+                pass_over(&inner.others);
+                folders.extend(inner.folders);
+            }
+        }
+        let mut classes: Vec<Class> = folders
+            .into_iter()
+            .map(|folder| {
+                let name = folder.file_name().unwrap_or_default();
+                Class {
+                    name: name.to_string_lossy().into_owned(),
+                    folder,
+                }
+            })
+            .collect();
+        classes.sort_by(|one, other| one.name.cmp(&other.name));
+        match classes.len() {
+            0 => Err(DataError::NoClasses { path: self.folder }),
+            1..=MAX_CLASSES => {
+                check_names(&classes)?;
+                Ok(classes)
+            }
+            found => Err(DataError::TooManyClasses {
+                path: self.folder,
+                found,
+            }),
+        }
     }
 }
 
-/// Checks that the classes to test on are those to train on.
-fn check_same_classes(folder: &Path, train: &[Class], test: &[Class]) -> Result<(), DataError> {
-    let first_missing = |from: &[Class], of: &[Class]| {
-        let missing = |class: &&Class| from.iter().all(|other| other.name != class.name);
-        of.iter().find(missing).map(|class| class.name.clone())
-    };
-    let (class, present, absent) = match (first_missing(test, train), first_missing(train, test)) {
-        (Some(class), _) => (class, TRAIN, TEST),
-        (None, Some(class)) => (class, TEST, TRAIN),
-        (None, None) => return Ok(()),
-    };
-    Err(DataError::ClassesDiffer {
+/// Checks that no two classes have the same name.
+fn check_names(classes: &[Class]) -> Result<(), DataError> {
+    for (index, class) in classes.iter().enumerate() {
+        let mut before = classes[..index].iter();
+        if let Some(first) = before.find(|other| same_name(&other.name, &class.name)) {
+            return Err(DataError::SameClass {
+                first: first.folder.clone(),
+                second: class.folder.clone(),
+                hint: if first.name == class.name {
+                    ""
+                } else {
+                    "; the names are the same text in two forms of Unicode"
+                },
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The classes to test on, in the order of those to train on, which have the same names.
+fn in_the_order_of(
+    folder: &Path,
+    train: &[Class],
+    mut test: Vec<Class>,
+) -> Result<Vec<Class>, DataError> {
+    let differ = |class: &Class, present, absent| DataError::ClassesDiffer {
         path: folder.into(),
-        class,
+        class: class.name.clone(),
         present,
         absent,
-    })
+    };
+    let mut ordered = Vec::new();
+    for class in train {
+        let place = test.iter().position(|it| same_name(&it.name, &class.name));
+        let place = place.ok_or_else(|| differ(class, TRAIN, TEST))?;
+        ordered.push(test.remove(place));
+    }
+    match test.first() {
+        None => Ok(ordered),
+        Some(class) => Err(differ(class, TEST, TRAIN)),
+    }
 }
 
 /// Image files and their labels.
@@ -155,12 +321,11 @@ struct Files {
 
 impl Files {
     /// The image files of all `classes`, class by class.
-    fn list(classes: &[Class]) -> Result<Self, DataError> {
+    fn list(classes: &[Class], passed_over: &mut Noted) -> Result<Self, DataError> {
         let (mut paths, mut labels) = (Vec::new(), Vec::new());
         for (label, class) in classes.iter().enumerate() {
             let before = paths.len();
-            let files = entries(&class.folder)?;
-            paths.extend(files.into_iter().filter(|path| is_image(path)));
+            list_images(&class.folder, &mut Vec::new(), &mut paths, passed_over)?;
             if paths.len() == before {
                 return Err(DataError::EmptyClass {
                     path: class.folder.clone(),
@@ -171,17 +336,20 @@ impl Files {
         Ok(Self { paths, labels })
     }
 
-    /// Decodes all files, on all cores, and calls `decoded` after each.
-    fn decode(self, decoded: &(dyn Fn() + Sync)) -> Result<Images, DataError> {
+    /// Decodes all files, on all cores, and calls `decoded` after each. Notes those that are to be turned.
+    fn decode(self, decoded: &(dyn Fn() + Sync), turned: &mut Noted) -> Result<Images, DataError> {
         let mut pixels = vec![0; self.paths.len() * IMAGE_BYTES];
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let share = self.paths.len().div_ceil(threads);
         let decode_share = |(paths, pixels): (&[PathBuf], &mut [u8])| {
+            let mut turned = Vec::new();
             for (path, pixels) in paths.iter().zip(pixels.chunks_exact_mut(IMAGE_BYTES)) {
-                decode_image(path, pixels)?;
+                if decode(path, pixels)? {
+                    turned.push(path.clone());
+                }
                 decoded();
             }
-            Ok(())
+            Ok(turned)
         };
         std::thread::scope(|scope| {
             let shares = self.paths.chunks(share);
@@ -192,66 +360,44 @@ impl Files {
             // Joined in order, so that the first bad image is named, whichever thread finds one
             // first.
             workers.into_iter().try_for_each(|worker| {
-                worker
+                let of_share = worker
                     .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                of_share.iter().for_each(|path| turned.add(path));
+                Ok(())
             })
         })?;
         Ok(Images::new(pixels, self.labels))
     }
 }
 
-/// Tells whether the path is that of an image, by its file name.
-fn is_image(path: &Path) -> bool {
-    path.extension()
-        .and_then(OsStr::to_str)
-        .is_some_and(|extension| {
-            EXTENSIONS
-                .iter()
-                .any(|known| known.eq_ignore_ascii_case(extension))
-        })
-        && path.is_file()
-}
-
-/// Decodes one file into `[3, 32, 32]` bytes. Its size is checked before its pixels are decoded.
-fn decode_image(path: &Path, pixels: &mut [u8]) -> Result<(), DataError> {
-    let unreadable = |source| DataError::Unreadable {
-        path: path.into(),
-        source,
-    };
-    let undecodable = |error: image::ImageError| DataError::UnreadableImage {
-        path: path.into(),
-        reason: one_line(&error.to_string()),
-    };
-    let file = BufReader::new(File::open(path).map_err(unreadable)?);
-    let decoder = ImageReader::new(file)
-        .with_guessed_format()
-        .map_err(unreadable)?
-        .into_decoder()
-        .map_err(undecodable)?;
-    let (width, height) = decoder.dimensions();
-    if (width, height) != (SIDE as u32, SIDE as u32) {
-        return Err(DataError::ImageSize {
-            path: path.into(),
-            width,
-            height,
+/// Lists the images in `folder`, and then those in the folders in it. `within` are the folders that it is in.
+fn list_images(
+    folder: &Path,
+    within: &mut Vec<PathBuf>,
+    images: &mut Vec<PathBuf>,
+    passed_over: &mut Noted,
+) -> Result<(), DataError> {
+    let real = folder
+        .canonicalize()
+        .map_err(|source| DataError::Unreadable {
+            path: folder.into(),
+            source,
+        })?;
+    if within.contains(&real) {
+        return Err(DataError::LinkToItself {
+            path: folder.into(),
         });
     }
-    let image = DynamicImage::from_decoder(decoder)
-        .map_err(undecodable)?
-        .into_rgb8();
-    for (channel, plane) in pixels.chunks_exact_mut(SIDE * SIDE).enumerate() {
-        let interleaved = image.as_raw().iter().skip(channel).step_by(CHANNELS);
-        for (pixel, value) in plane.iter_mut().zip(interleaved) {
-            *pixel = *value;
-        }
+    let content = Content::of(folder)?;
+    images.extend(content.images);
+    content.others.iter().for_each(|path| passed_over.add(path));
+    within.push(real);
+    for inner in content.folders {
+        list_images(&inner, within, images, passed_over)?;
     }
+    within.pop();
     Ok(())
-}
-
-/// `text` without its line breaks.
-pub(super) fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -288,6 +434,16 @@ mod tests {
         error.replace(folder.path().to_str().unwrap(), "DIR")
     }
 
+    /// The notes on what was loaded.
+    fn notes(folder: &tempfile::TempDir, images: &ImageSet) -> Vec<String> {
+        let folder = folder.path().to_str().unwrap();
+        images
+            .notes
+            .iter()
+            .map(|note| note.replace(folder, "DIR"))
+            .collect()
+    }
+
     /// The blue values of all images, in order. They tell the images apart.
     fn blues(images: &Images) -> Vec<u8> {
         (0..images.len())
@@ -308,6 +464,8 @@ mod tests {
         }
         let images = load_quietly(&folder).unwrap();
         assert_eq!(images.class_names, ["bee", "ray"]);
+        let grouped = "DIR: no folder in train/ and test/ has an image of its own: the folders in them are the classes";
+        assert_eq!(notes(&folder, &images), [grouped]);
         // The last byte is blue.
         let blue = |label| {
             let mut indices = 0..images.train.len();
@@ -384,6 +542,195 @@ mod tests {
         std::fs::create_dir(folder.path().join("train/.cache")).unwrap();
         let images = load_quietly(&folder).unwrap();
         assert_eq!((images.train.len(), images.class_names.len()), (2, 2));
+        let passed_over = "DIR: passed over 5 entries, such as labels.txt: hidden, not an image by the extension, or beside train/ and test/";
+        assert_eq!(notes(&folder, &images), [passed_over]);
+
+        std::fs::remove_file(folder.path().join("labels.txt")).unwrap();
+        std::fs::remove_file(folder.path().join("train/cat/Thumbs.db")).unwrap();
+        std::fs::remove_dir(folder.path().join("train/.cache")).unwrap();
+        std::fs::remove_file(folder.path().join("train/cat/._1.png")).unwrap();
+        let images = load_quietly(&folder).unwrap();
+        let passed_over = "DIR: passed over 1 entry, such as test/.DS_Store: hidden, not an image by the extension, or beside train/ and test/";
+        assert_eq!(notes(&folder, &images), [passed_over]);
+    }
+
+    #[test]
+    fn images_of_every_readable_format_are_taken() {
+        let folder = folder();
+        assert_eq!(load_quietly(&folder).unwrap().notes, [""; 0]);
+        for (n, name) in [
+            "2.bmp", "3.WEBP", "4.tif", "5.TIFF", "6.ppm", "7.JPG", "8.jpeg",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            save(folder.path(), &format!("train/cat/{name}"), n as u8);
+        }
+        // Named by torchvision, and told by their content.
+        for name in ["9.pgm", "a.jfif", "b.jpe", "c.dib", "d.pnm"] {
+            let png = folder.path().join("train/cat/1.png");
+            std::fs::copy(png, folder.path().join("train/cat").join(name)).unwrap();
+        }
+        let images = load_quietly(&folder).unwrap();
+        assert_eq!(images.train.len(), 2 + 7 + 5);
+        assert_eq!(images.notes, [""; 0]);
+    }
+
+    #[test]
+    fn an_image_of_a_format_that_is_not_read_is_named() {
+        for name in ["2.gif", "2.HEIC", "2.avif", "more/2.jxl"] {
+            let folder = folder();
+            let path = folder.path().join("train/cat").join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "anything").unwrap();
+            assert_eq!(
+                error(&folder),
+                format!(
+                    "DIR/train/cat/{name}: an image that cannot be read: images with this extension are not \
+                     read; convert it to PNG, or move it elsewhere"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn images_in_folders_below_a_class_are_of_that_class() {
+        let folder = folder();
+        save(folder.path(), "train/cat/more/1.png", 30);
+        save(folder.path(), "train/cat/more/and/more/1.png", 40);
+        // All of its images are below.
+        save(folder.path(), "train/eel/a/1.png", 50);
+        save(folder.path(), "test/eel/b/1.png", 60);
+        let images = load_quietly(&folder).unwrap();
+        assert_eq!(images.class_names, ["cat", "dog", "eel"]);
+        assert_eq!(blues(&images.train), [10, 30, 40, 20, 50]);
+        assert_eq!(labels(&images.train), [0, 0, 0, 1, 2]);
+        assert_eq!(blues(&images.test), [11, 21, 60]);
+        assert_eq!(images.notes, [""; 0]);
+    }
+
+    #[test]
+    fn an_image_beside_the_classes_is_named() {
+        let folder = folder();
+        save(folder.path(), "test/1.png", 0);
+        assert_eq!(
+            error(&folder),
+            "DIR/test/1.png: is an image in no class's folder; move it into that of its class, or elsewhere"
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_that_leads_nowhere_is_named_with_its_target() {
+        use std::os::unix::fs::symlink;
+
+        for link in ["train/cat/2.png", "train/eel", "test/cat/more"] {
+            let folder = folder();
+            symlink("/no/such/thing", folder.path().join(link)).unwrap();
+            assert_eq!(
+                error(&folder),
+                format!(
+                    "DIR/{link}: is a link that leads nowhere, to /no/such/thing; put the file or folder there, \
+                     or remove the link"
+                )
+            );
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_to_images_and_folders_are_followed_but_not_in_circles() {
+        use std::os::unix::fs::symlink;
+
+        let (folder, elsewhere) = (folder(), tempfile::tempdir().unwrap());
+        save(elsewhere.path(), "pictures/1.png", 30);
+        let pictures = elsewhere.path().join("pictures");
+        symlink(&pictures, folder.path().join("train/cat/more")).unwrap();
+        symlink(
+            pictures.join("1.png"),
+            folder.path().join("train/dog/2.png"),
+        )
+        .unwrap();
+        let images = load_quietly(&folder).unwrap();
+        assert_eq!(blues(&images.train), [10, 30, 20, 30]);
+
+        symlink("..", folder.path().join("train/cat/parent")).unwrap();
+        assert_eq!(
+            error(&folder),
+            "DIR/train/cat/parent/cat: is a link to a folder that it is in; remove the link"
+        );
+    }
+
+    #[test]
+    fn a_class_is_found_in_either_form_of_unicode() {
+        let [composed, decomposed] = ["caf\u{e9}", "cafe\u{301}"];
+        for [train, test] in [[composed, decomposed], [decomposed, composed]] {
+            let folder = folder();
+            // Between the two forms, by their bytes.
+            for (split, name, blue) in [("train", train, 30), ("test", test, 40)] {
+                save(folder.path(), &format!("{split}/{name}/1.png"), blue);
+                save(folder.path(), &format!("{split}/cafu/1.png"), blue + 1);
+            }
+            let images = load_quietly(&folder).unwrap();
+
+            let label = |images: &Images, blue| {
+                let place = blues(images).iter().position(|it| *it == blue);
+                images.label(place.unwrap())
+            };
+            let cafe = label(&images.train, 30);
+            assert_eq!(images.class_names[usize::from(cafe)], train);
+            assert_eq!(label(&images.test, 40), cafe);
+            assert_eq!(label(&images.test, 41), label(&images.train, 31));
+            let other_form = images.class_names.iter().map(|name| match name {
+                name if name == train => test.to_owned(),
+                name => name.clone(),
+            });
+            assert!(images.has_classes(&other_form.collect::<Vec<_>>()));
+            assert!(!images.has_classes(&images.class_names[1..]));
+        }
+    }
+
+    #[test]
+    fn two_classes_of_one_name_are_both_named() {
+        let folder = folder();
+        for name in ["caf\u{e9}", "cafe\u{301}"] {
+            save(folder.path(), &format!("train/{name}/1.png"), 0);
+        }
+        assert_eq!(
+            error(&folder),
+            "DIR/train/cafe\u{301} and DIR/train/caf\u{e9} are two classes of the same name; the names are the \
+             same text in two forms of Unicode; rename one, or put the images of both into one folder"
+        );
+
+        let folder = tempfile::tempdir().unwrap();
+        for class in ["fish/ray", "suns/ray"] {
+            for split in ["train", "test"] {
+                save(folder.path(), &format!("{split}/{class}/1.png"), 0);
+            }
+        }
+        assert_eq!(
+            error(&folder),
+            "DIR/train/fish/ray and DIR/train/suns/ray are two classes of the same name; rename one, or put \
+             the images of both into one folder"
+        );
+    }
+
+    #[test]
+    fn images_to_be_turned_are_counted() {
+        let folder = folder();
+        let turned = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/images/turned");
+        for (extension, place) in [
+            ("jpg", "train/dog"),
+            ("png", "test/cat"),
+            ("tif", "test/cat"),
+        ] {
+            let file = folder.path().join(place).join(format!("2.{extension}"));
+            std::fs::copy(format!("{turned}.{extension}"), file).unwrap();
+        }
+        let images = load_quietly(&folder).unwrap();
+        let turned = "DIR: took 2 images, such as train/dog/2.jpg, as stored, though with an EXIF orientation: it is \
+                      not applied, as in torchvision";
+        assert_eq!(notes(&folder, &images), [turned]);
     }
 
     #[test]
@@ -408,7 +755,8 @@ mod tests {
         .unwrap();
         assert_eq!(
             error(&folder),
-            "DIR/test/dog: no images: expected at least one .png, .jpg or .jpeg file for the class"
+            "DIR/test/dog: no images: expected at least one .png, .jpg, .bmp, .webp, .tif or .ppm file for the \
+             class"
         );
     }
 
@@ -447,7 +795,7 @@ mod tests {
         let truncated = error(&folder);
         assert!(
             truncated.starts_with("DIR/train/dog/1.png: not a readable image: ")
-                && truncated.ends_with("; replace or delete it")
+                && truncated.ends_with("; replace it, or move it elsewhere")
                 && truncated.lines().count() == 1,
             "{truncated}"
         );
@@ -468,7 +816,7 @@ mod tests {
             .unwrap();
         assert_eq!(
             error(&folder),
-            "DIR/test/cat/1.png: expected 32x32 pixels, found 32x28; resize or delete it"
+            "DIR/test/cat/1.png: expected 32x32 pixels, found 32x28; resize it, or move it elsewhere"
         );
     }
 

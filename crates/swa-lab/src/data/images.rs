@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use unicode_normalization::UnicodeNormalization;
+
 use super::error::DataError;
 use super::random::{Purpose, Stream};
 
@@ -133,6 +135,21 @@ pub struct ImageSet {
     pub test: Arc<Images>,
     /// The name of each class; a label is an index into it.
     pub class_names: Vec<String>,
+    /// Lines for the user about what was loaded: what was passed over, and how many images are to be turned.
+    pub notes: Vec<String>,
+}
+
+impl ImageSet {
+    /// Tells whether these are the names of the classes, in their order. A name may be in another of Unicode's forms.
+    pub fn has_classes(&self, names: &[String]) -> bool {
+        let mut pairs = self.class_names.iter().zip(names);
+        self.class_names.len() == names.len() && pairs.all(|(one, other)| same_name(one, other))
+    }
+}
+
+/// Tells whether two names are the same text: `é` is one character or two, an `e` and its accent.
+pub(super) fn same_name(one: &str, other: &str) -> bool {
+    one.nfc().eq(other.nfc())
 }
 
 #[cfg(test)]

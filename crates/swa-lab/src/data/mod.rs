@@ -10,6 +10,7 @@ mod batch;
 mod cifar_binary;
 mod download;
 mod error;
+mod image_file;
 mod image_folder;
 mod images;
 mod loader;
@@ -18,6 +19,7 @@ mod prefetch;
 mod random;
 mod source;
 mod synthetic;
+mod truncated_jpeg;
 
 pub use augmentation::{Augmentation, Padding, Placement};
 pub use batch::ImageBatch;

@@ -29,7 +29,8 @@ pub enum DataSource {
     /// CIFAR-100, downloaded in the same way.
     Download100,
     /// A folder with the binary files of CIFAR-10 or CIFAR-100, in itself or in the
-    /// `cifar-10-batches-bin` or `cifar-100-binary` that the official archives unpack to, or with `train/CLASS/*.{png,jpg}` and `test/CLASS/*`.
+    /// `cifar-10-batches-bin` or `cifar-100-binary` that the official archives unpack to, or with images in
+    /// `train/CLASS/` and `test/CLASS/`.
     Folder(PathBuf),
 }
 

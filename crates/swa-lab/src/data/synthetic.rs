@@ -88,6 +88,7 @@ impl Synthetic {
             class_names: Pattern::ALL
                 .map(|pattern| pattern.name().to_owned())
                 .to_vec(),
+            notes: Vec::new(),
         }
     }
 }

@@ -25,8 +25,8 @@ use crate::data::{DataSource, ImageSet};
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
     // A folder's path is absolute, so that the run can be resumed from elsewhere.
-    /// `synthetic`, `download`, `download100`, or a folder: images of 32x32, PNG or JPEG, as train/CLASS/* and
-    /// test/CLASS/*, or CIFAR's binary files [default: synthetic]
+    /// `synthetic`, `download`, `download100`, or a folder: images of 32x32 in the usual formats, as
+    /// train/CLASS/* and test/CLASS/*, or CIFAR's binary files [default: synthetic]
     #[arg(long, value_name = "WHERE")]
     pub data: String,
 
@@ -521,6 +521,7 @@ mod tests {
             train: images(1, 20),
             test: images(2, 8),
             class_names: vec!["cat".to_owned(), "dog".to_owned()],
+            notes: Vec::new(),
         };
         let taken = |arguments: &str| given(arguments).new_run(2).unwrap().images_of(set.clone());
         let held_out = "--train-items 16 --validation-items 4";

@@ -3,12 +3,14 @@
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use unicode_normalization::UnicodeNormalization;
 
 use crate::Failure;
 use crate::data::{DataSource, ImageSet};
+use crate::output::say;
 use crate::run::progress::Progress;
 
-/// Loads what `--data` names, and shows how far it is.
+/// Loads what `--data` names, and shows how far it is, and what there is to note about it.
 ///
 /// # Errors
 ///
@@ -23,7 +25,9 @@ pub fn load_images(data: &str, progress: &mut Progress) -> Result<ImageSet, Fail
         shown.set(done);
     });
     progress.end();
-    Ok(images?)
+    let images = images?;
+    images.notes.iter().for_each(say);
+    Ok(images)
 }
 
 /// The images of a run, as `images.json` holds them, so that they are known again wherever they are.
@@ -33,7 +37,7 @@ pub(crate) struct ImagesRecord {
     train: usize,
     /// The number of images that it is scored on.
     scored: usize,
-    /// The names of their classes.
+    /// The names of their classes, in Unicode's composed form (NFC): file systems differ in it.
     class_names: Vec<String>,
     /// The CRC-32 of all their pixels and labels, in order.
     checksum: u32,
@@ -51,7 +55,11 @@ impl ImagesRecord {
         Self {
             train: images.train.len(),
             scored: images.test.len(),
-            class_names: images.class_names.clone(),
+            class_names: images
+                .class_names
+                .iter()
+                .map(|name| name.nfc().collect())
+                .collect(),
             checksum: checksum.finalize(),
         }
     }
@@ -110,6 +118,7 @@ mod tests {
             train: part(&pixels[..2], &labels[..2]),
             test: part(&pixels[2..], &labels[2..]),
             class_names: vec!["cat".to_owned(), "dog".to_owned()],
+            notes: Vec::new(),
         }
     }
 

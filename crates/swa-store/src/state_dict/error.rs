@@ -53,7 +53,23 @@ pub enum StateDictError {
         keys: Vec<String>,
     },
 
-    /// The file holds other tensors than the network has.
+    /// There is nothing of the name of a part that was to be left as it is.
+    #[error(
+        "neither {} nor the network has a part `{part}`, which was to be left as it is: name one of {}",
+        .path.display(),
+        listed(.parts)
+    )]
+    NoSuchPart {
+        /// The file.
+        path: PathBuf,
+        /// The name.
+        part: String,
+        /// The first parts of the names of both.
+        parts: Vec<String>,
+    },
+
+    /// The file holds other tensors than the network has. [`StateDict::load_partly`](super::StateDict::load_partly) loads what
+    /// fits.
     #[error(
         "{} does not fit the network of {tensors} tensors{}{}{}. Load it into the network that it was saved from",
         .path.display(),

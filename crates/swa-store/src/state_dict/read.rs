@@ -8,6 +8,8 @@ use std::path::Path;
 use burn::store::{ModuleStore, PytorchStore, SafetensorsStore};
 use safetensors::SafeTensors;
 
+use super::load::{is_a_count, is_whole};
+use super::write::FORMAT;
 use super::{Entry, StateDict, StateDictError};
 
 impl StateDict {
@@ -42,7 +44,17 @@ impl StateDict {
             .get_all_tensors()
             .map_err(|error| corrupt(path, error))?
             .clone();
-        Ok(Self::from_file(path, entries, metadata))
+        let state_dict = Self::from_file(path, entries, metadata);
+        let mut ints = state_dict
+            .entries
+            .values()
+            .filter(|entry| is_whole(entry.dtype));
+        let lacks_ints =
+            state_dict.metadata(FORMAT).is_none() && ints.all(|it| is_a_count(&it.name));
+        Ok(Self {
+            lacks_ints,
+            ..state_dict
+        })
     }
 
     fn read_pytorch(path: &Path) -> Result<Self, StateDictError> {
@@ -63,6 +75,8 @@ impl StateDict {
         Self {
             path: path.to_owned(),
             key: None,
+            without: Vec::new(),
+            lacks_ints: false,
             entries,
             metadata,
         }

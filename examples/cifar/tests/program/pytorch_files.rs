@@ -108,6 +108,20 @@ fn an_exported_model_is_the_same_model() {
         })
     );
 
+    // `accelerate` refuses files whose metadata do not say this.
+    let format = |file: &str| {
+        let bytes = fs::read(file).unwrap();
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        header
+            .metadata()
+            .clone()
+            .unwrap_or_default()
+            .remove("format")
+    };
+    for file in [out, averaged] {
+        assert_eq!(format(file).as_deref(), Some("pt"), "{file}");
+    }
+
     // Epochs 3 to 6.
     let said = run(&["export", "--averaged-model"], averaged, &[out]).success();
     assert!(said.contains("as an AveragedModel of 4 updates"), "{said}");

@@ -1,7 +1,7 @@
 //! Data that cannot be trained on.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::data_folder::{BinaryFile, write_image_folder};
 use crate::small_run::train;
@@ -16,6 +16,12 @@ fn refusal(damage: impl FnOnce(&Path)) -> String {
     let refusal = train(&["--data", data], &out).end().refusal();
     assert!(!out.exists(), "a run was begun");
     refusal.replace(data, "DATA")
+}
+
+/// An image of Pillow's.
+fn of_pillow(name: &str) -> PathBuf {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/images");
+    Path::new(folder).join(name)
 }
 
 #[test]
@@ -125,6 +131,53 @@ fn an_image_that_cannot_be_read_is_named() {
         refusal.starts_with("DATA/train/cat/1.png: not a readable image"),
         "{refusal}"
     );
+}
+
+#[test]
+fn a_truncated_image_is_named() {
+    let refusal = refusal(|data| {
+        write_image_folder(data, &["cat", "dog"], 1);
+        let image = fs::read(of_pillow("baseline_420.jpg")).unwrap();
+        fs::write(data.join("test/dog/1.jpg"), &image[..image.len() / 2]).unwrap();
+    });
+    assert!(
+        refusal.starts_with("DATA/test/dog/1.jpg: not a readable image"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn an_image_of_a_format_that_is_not_read_is_named() {
+    let refusal = refusal(|data| {
+        write_image_folder(data, &["cat", "dog"], 1);
+        fs::write(data.join("train/cat/1.heic"), "").unwrap();
+    });
+    assert!(
+        refusal.starts_with("DATA/train/cat/1.heic: an image that cannot be read"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn what_is_passed_over_or_to_be_turned_is_said_in_a_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
+    write_image_folder(&data, &["cat", "dog"], 1);
+    fs::write(data.join("train/cat/labels.txt"), "").unwrap();
+    fs::write(data.join("test/.DS_Store"), "").unwrap();
+    fs::copy(of_pillow("turned.jpg"), data.join("train/cat/1.jpg")).unwrap();
+    let data = data.to_str().unwrap();
+    // It ends once the images are loaded.
+    let ended = train(&["--data", data, "--train-items", "100"], &out).end();
+    assert_eq!(
+        ended.output.replace(data, "DATA"),
+        "DATA: passed over 2 entries, such as test/.DS_Store: hidden, not an image by the extension, or beside \
+         train/ and test/\n\
+         DATA: took 1 image, such as train/cat/1.jpg, as stored, though with an EXIF orientation: it is not \
+         applied, as in torchvision\n"
+    );
+    let refusal = ended.refusal();
+    assert!(refusal.contains("but there are 3"), "{refusal}");
 }
 
 #[test]
