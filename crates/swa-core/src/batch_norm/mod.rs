@@ -14,10 +14,10 @@ use burn::tensor::DType;
 use thiserror::Error;
 
 use crate::burn_0_22::shown_momenta;
-use layers::{Field, Layer, Layers, SetStatistics, Start, start_from, training_mode};
-use momentum::Momentum;
+use layers::{Layers, SetStatistics, Start, start_from, training_mode};
+use momentum::{Momentum, is_passed};
 use pooled::Pooled;
-use statistics::{OnDevice, Statistics};
+use statistics::{Left, OnDevice, Statistics};
 
 /// Re-estimates the running mean and variance of every BatchNorm layer of `model` over `batches`,
 /// and returns the model with them, in validation mode. `model` itself does not change.
@@ -45,8 +45,11 @@ use statistics::{OnDevice, Statistics};
 ///   The model that it is given is on an autodiff device, which puts BatchNorm into training mode. If
 ///   a BatchNorm layer is given the batch itself, the batch has to be there too (`.autodiff()`).
 ///   It may be any pass: one that takes an auxiliary head along, for example. Batches of size 0 do not count. A batch in which
-///   a layer is passed for the first time is passed twice. All batches have to pass a layer the same number of times, if they
-///   pass it.
+///   a layer is passed for the first time is passed twice.
+///
+/// A layer that a batch passes twice (as in a Siamese network) gets the statistics of both inputs. If it is passed more often, the
+/// inputs before the last one count together, by a weighted mean of their statistics, and all batches have to pass it the same
+/// number of times.
 ///
 /// A model in which no BatchNorm layer trains comes back as it is, without a pass over the data.
 ///
@@ -197,10 +200,11 @@ impl<'a, S: BatchSize> Pass<'a, S> {
     }
 
     /// The places of the layers that a batch has passed, and whose momentum is not known.
-    fn new_layers(&self, size: &S, left: &[Statistics]) -> Vec<usize> {
+    fn new_layers(&self, size: &S, left: &[Left]) -> Vec<usize> {
         let layers = self.layers.iter().zip(left).enumerate();
         let new = layers.filter(|(place, (layer, left))| {
-            self.momenta[*place].is_none() && size.values(&layer.path) > 0 && is_passed(layer, left)
+            let is_unknown = self.momenta[*place].is_none();
+            is_unknown && size.values(&layer.path) > 0 && is_passed(layer, &left.last)
         });
         new.map(|(place, _)| place).collect()
     }
@@ -209,17 +213,20 @@ impl<'a, S: BatchSize> Pass<'a, S> {
     fn measure(
         &mut self,
         places: Vec<usize>,
-        left: &[Statistics],
-        measured: &[Statistics],
+        left: &[Left],
+        measured: &[Left],
     ) -> Result<(), BatchNormError> {
         for place in places {
             let layer = &self.layers[place];
-            let means = left[place].mean.iter().zip(&measured[place].mean);
-            let finite = means.filter(|(left, measured)| left.is_finite() && measured.is_finite());
+            let Left { earlier, last } = &measured[place];
+            let added = &left[place].last.mean;
+            let channels = 0..layer.channels;
+            let finite = channels.filter(|at| added[*at].is_finite() && last.mean[*at].is_finite());
             // What the batch adds to the large start disturbs least where it is smallest.
-            let smallest = finite.min_by(|(a, _), (b, _)| a.abs().total_cmp(&b.abs()));
-            let (_, measured) = smallest.ok_or_else(|| layer.not_finite())?;
-            self.momenta[place] = Momentum::measured(layer, *measured, &self.shown);
+            let channel = finite.min_by(|a, b| added[*a].abs().total_cmp(&added[*b].abs()));
+            let channel = channel.ok_or_else(|| layer.not_finite())?;
+            let (earlier, last) = (earlier.mean[channel], last.mean[channel]);
+            self.momenta[place] = Momentum::measured(layer, earlier, last, &self.shown);
         }
         Ok(())
     }
@@ -240,24 +247,19 @@ impl<'a, S: BatchSize> Pass<'a, S> {
         Ok(())
     }
 
-    fn pool(&mut self, size: &S, left: Vec<Statistics>) {
-        let layers = self.layers.iter().zip(&self.momenta).zip(left);
-        let batch = layers.map(|((layer, momentum), left)| {
-            let momentum = momentum.filter(|_| is_passed(layer, &left))?;
-            Some(momentum.divide_out(left))
+    fn pool(&mut self, size: &S, left: Vec<Left>) {
+        let layers = self.layers.iter().zip(&self.momenta).zip(&left);
+        let inputs = layers.map(|((layer, momentum), left)| match momentum {
+            Some(momentum) if is_passed(layer, &left.last) => momentum.divide_out(layer, left),
+            _ => Vec::new(),
         });
-        self.pooled.add(size, batch.collect(), self.layers);
+        self.pooled.add(size, inputs.collect(), self.layers);
     }
 
     fn finish(mut self) -> Result<(Vec<Option<Statistics>>, BatchNormReport), BatchNormError> {
         self.read()?;
         self.pooled.finish(self.layers)
     }
-}
-
-fn is_passed(layer: &Layer, left: &Statistics) -> bool {
-    let start = Start::ToRead.value(Field::Variance, layer);
-    left.variance.iter().any(|variance| *variance != start)
 }
 
 /// The size of a batch, by which it counts. A number is that of its samples, and of the values of a channel in every layer.
@@ -270,8 +272,8 @@ pub trait BatchSize {
     /// The number of samples. A batch of 0 does not count.
     fn samples(&self) -> usize;
 
-    /// The number of values of a channel that passed the BatchNorm layer at this path. If it is 0, the batch does not count
-    /// for the layer.
+    /// The number of values of a channel that passed the BatchNorm layer at this path, each time that it was passed. If it is 0,
+    /// the batch does not count for the layer.
     fn values(&self, layer: &str) -> usize;
 }
 

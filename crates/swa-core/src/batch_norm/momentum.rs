@@ -1,7 +1,7 @@
 //! The momentum of BatchNorm layers, measured from outside.
 
 use super::layers::{Field, Layer, Start};
-use super::statistics::Statistics;
+use super::statistics::{Left, Statistics};
 
 /// The momentum of a layer. A module does not show it.
 ///
@@ -15,22 +15,46 @@ use super::statistics::Statistics;
 /// several, it is the shortest decimal that does, as a number that somebody wrote. If that is wrong too, the statistics are wrong
 /// by the same factor as those of a training: by `3e-8 / momentum` in f32, and `6e-17 / momentum` in f64.
 ///
-/// A layer that is passed `k` times counts as one of momentum `1 - (1 - momentum)^k`. Its statistic is then a weighted mean of
-/// those of the `k` inputs.
-#[derive(Clone, Copy)]
+/// A batch that passes a layer `k` times leaves `(1 - momentum)^k` of a large start, and from 0
+///
+/// ```text
+/// left_k = (1 - momentum) left_(k - 1) + momentum * batch_k
+/// ```
+///
+/// The last two of these are known, and so the statistics of the last input, and of the inputs before it together: of both
+/// inputs if there are two.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Momentum {
     /// The momentum in the layer's dtype.
     momentum: f64,
-    /// The part of the start that a variance has kept.
-    start: f64,
+    /// One less the momentum, in the layer's dtype.
+    kept: f64,
+    /// The number of times that the batch passed the layer.
+    passes: u32,
 }
 
 impl Momentum {
-    /// The momentum of a layer whose running mean was left so by a pass that [started large](Start::ToMeasure), if the model shows
-    /// these momenta. `None` if it cannot be told from 0.
-    pub(super) fn measured(layer: &Layer, mean: f64, shown: &[f64]) -> Option<Self> {
-        // Exact, since the start is a power of two.
-        let kept = mean / Start::ToMeasure.value(Field::Mean, layer);
+    /// The momentum of a layer in whose running mean a batch has left so much of a [large start](Start::ToMeasure), if the model
+    /// shows these momenta. `None` if it cannot be told from 0.
+    pub(super) fn measured(layer: &Layer, earlier: f64, last: f64, shown: &[f64]) -> Option<Self> {
+        let start = Start::ToMeasure.value(Field::Mean, layer);
+        let (earlier, last) = (earlier / start, last / start);
+        // The rest of a start that is as small as this is not told from what the batch has added.
+        let rest = |left: f64| if left.abs() < FORGOTTEN { 0.0 } else { left };
+        // All of the start is there until the layer is passed.
+        let (kept, passes) = match (rest(earlier), rest(last)) {
+            (1.0, last) => (last, 1),
+            (earlier, 0.0) => (earlier, 2),
+            (earlier, last) => {
+                let kept = last / earlier;
+                match 1 + (earlier.ln() / kept.ln()).round().max(1.0) as u32 {
+                    // Rounded once, and not twice.
+                    2 => (earlier, 2),
+                    passes => (kept, passes),
+                }
+            }
+        };
+        let kept = layer.round(kept);
         let leaves_it = |momentum: f64| layer.round(1.0 - momentum) == kept;
         let mut fitting = shown.iter().filter(|it| leaves_it(**it));
         let momentum = match (fitting.next(), fitting.next()) {
@@ -39,23 +63,68 @@ impl Momentum {
         };
         (kept != 1.0).then(|| Self {
             momentum: layer.round(momentum),
-            start: layer.round(Start::ToRead.value(Field::Variance, layer) * kept),
+            kept,
+            passes,
         })
     }
 
-    /// The statistics of a batch, from those that it has left.
-    pub(super) fn divide_out(self, left: Statistics) -> Statistics {
-        let mean = left.mean.iter().map(|left| left / self.momentum);
-        let variance = left.variance.iter().map(|left| {
-            let variance = (left - self.start) / self.momentum;
-            // Rounding may leave a little less than 0. A NaN stays one.
-            if variance < 0.0 { 0.0 } else { variance }
-        });
-        Statistics {
-            mean: mean.collect(),
-            variance: variance.collect(),
+    /// The statistics of the inputs of a batch, each with the number of inputs that it is of.
+    pub(super) fn divide_out(self, layer: &Layer, left: &Left) -> Vec<(u32, Statistics)> {
+        let Left { last, earlier } = left;
+        if !is_passed(layer, earlier) {
+            return vec![(1, self.input(layer, None, last, self.momentum))];
         }
+        let before = self.passes.max(2) - 1;
+        let share = match before {
+            1 => self.momentum,
+            passes => 1.0 - self.kept.powf(f64::from(passes)),
+        };
+        vec![
+            (before, self.input(layer, None, earlier, share)),
+            (1, self.input(layer, Some(earlier), last, self.momentum)),
+        ]
     }
+
+    /// The statistics that changed running statistics from `before`, or from the start, to `after`, with a weight of `share`.
+    fn input(
+        self,
+        layer: &Layer,
+        before: Option<&Statistics>,
+        after: &Statistics,
+        share: f64,
+    ) -> Statistics {
+        let divided = |field: Field, after: &[f64]| -> Vec<f64> {
+            let before = before.map(|it| match field {
+                Field::Mean => &it.mean,
+                Field::Variance => &it.variance,
+            });
+            let start = Start::ToRead.value(field, layer);
+            let after = after.iter().enumerate();
+            let after = after.map(|(channel, after)| {
+                let before = before.map_or(start, |it| it[channel]);
+                (after - layer.round(before * self.kept)) / share
+            });
+            after.collect()
+        };
+        let mean = divided(Field::Mean, &after.mean);
+        let mut variance = divided(Field::Variance, &after.variance);
+        for variance in &mut variance {
+            // Rounding may leave a little less than 0. A NaN stays one.
+            if *variance < 0.0 {
+                *variance = 0.0;
+            }
+        }
+        Statistics { mean, variance }
+    }
+}
+
+/// The part of a large start that is so small that the statistics of a batch, up to 1e18, disturb it: `2^-41`.
+const FORGOTTEN: f64 = 1.0 / (1u64 << 41) as f64;
+
+/// Tells whether a layer that [started to be read](Start::ToRead) was passed.
+pub(super) fn is_passed(layer: &Layer, left: &Statistics) -> bool {
+    let start = Start::ToRead.value(Field::Variance, layer);
+    left.variance.iter().any(|variance| *variance != start)
 }
 
 /// The decimal with the fewest digits near `value` that is `taken`, or `value` itself.
@@ -84,10 +153,10 @@ mod tests {
                 1e-6, 3e-6, 2.5e-5, 0.001, 0.01, 0.1, 0.25, 0.7, 0.9, 0.999, 1.0,
             ] {
                 let left = large * layer.round(1.0 - momentum);
-                let measured = Momentum::measured(&layer, left, &[]).unwrap();
+                let measured = Momentum::measured(&layer, large, left, &[]).unwrap();
                 assert_eq!(measured.momentum, layer.round(momentum), "{dtype:?}");
             }
-            assert!(Momentum::measured(&layer, large, &[0.1]).is_none());
+            assert!(Momentum::measured(&layer, large, large, &[0.1]).is_none());
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{BatchNormError, BatchNormReport, BatchSize, KeptReason, KeptStatisti
 /// larger than the spread are lost in no sum.
 pub(super) struct Pooled {
     pooling: Pooling,
-    pub(super) batches: usize,
+    batches: usize,
     samples: usize,
     layers: Vec<Layer>,
     /// Earlier states, to tell the drift since then: some tens of them, for any number of batches.
@@ -76,22 +76,22 @@ impl Pooled {
         }
     }
 
-    /// Adds a batch to the layers that it passed.
+    /// Adds the inputs of layers in a batch, each with the number of inputs that it is of.
     pub(super) fn add(
         &mut self,
         size: &impl BatchSize,
-        batch: Vec<Option<Statistics>>,
+        inputs: Vec<Vec<(u32, Statistics)>>,
         layers: &Layers,
     ) {
-        let all = self.layers.iter_mut().zip(batch).zip(layers.iter());
-        for ((pooled, batch), layer) in all {
+        let all = self.layers.iter_mut().zip(inputs).zip(layers.iter());
+        for ((pooled, inputs), layer) in all {
             let weight = match (size.values(&layer.path), self.pooling) {
                 (0, _) => continue,
                 (values, Pooling::Exact | Pooling::WeightedBySize) => values as f64,
                 (_, Pooling::Equal) => 1.0,
             };
-            if let Some(batch) = batch {
-                pooled.add(self.pooling, weight, batch);
+            for (count, input) in inputs {
+                pooled.add(self.pooling, weight * f64::from(count), input);
             }
         }
         self.batches += 1;

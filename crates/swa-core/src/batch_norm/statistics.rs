@@ -15,38 +15,45 @@ pub(super) struct Statistics {
     pub(super) variance: Vec<f64>,
 }
 
-/// The running statistics of all layers of a model, still on the device of the first layer: one tensor for those in f32, one
-/// for those in f64. In each are a layer's means, then its variances, then the next layer's.
+/// What a batch has left in a layer.
+pub(super) struct Left {
+    pub(super) last: Statistics,
+    /// What there was before the batch passed the layer for the last time.
+    pub(super) earlier: Statistics,
+}
+
+/// What a batch has left in all layers of a model, still on the device of the first layer: one tensor for layers in f32, one
+/// for those in f64. In each are a layer's earlier means and variances, its last ones, then the next layer's.
 pub(super) struct OnDevice {
     narrow: Option<Tensor<1>>,
     wide: Option<Tensor<1>>,
 }
 
 impl OnDevice {
-    /// Those of a model after a forward pass.
+    /// What there is in `model` after a forward pass.
+    ///
+    /// A [`RunningState`](burn::module::RunningState) of Burn 0.22.1 keeps its last update apart. Only [`Module::valid`] applies it,
+    /// and a traversal shows the state before it.
     pub(super) fn left_in<M: Module>(model: &M, layers: &Layers) -> Self {
-        let mut collector = Collector {
-            path: Path::default(),
-            layers,
-            statistics: layers.iter().map(|_| [None, None]).collect(),
-        };
-        // A forward pass leaves its update where only `valid` sees it.
-        model.valid().visit(&mut collector);
+        let earlier = Collector::visit(model, layers);
+        let last = Collector::visit(&model.valid(), layers);
         let joined = |wide: bool| {
-            let of = layers.iter().zip(&collector.statistics);
-            let of = of.filter(|(layer, _)| layer.is_wide() == wide);
-            let tensors = of.flat_map(|(_, statistics)| statistics.iter().flatten().cloned());
-            let mut tensors: Vec<Tensor<1>> = tensors.collect();
-            let device = tensors.first()?.device();
-            for tensor in &mut tensors {
-                let dtype = if wide {
-                    FloatDType::F64
-                } else {
-                    FloatDType::F32
-                };
-                *tensor = cast(tensor.clone(), dtype).to_device(&device);
+            let mut tensors = Vec::new();
+            for (place, layer) in layers.iter().enumerate() {
+                if layer.is_wide() == wide {
+                    let both = earlier[place].iter().chain(&last[place]);
+                    tensors.extend(both.flatten().cloned());
+                }
             }
-            Some(Tensor::cat(tensors, 0))
+            let device = tensors.first().map(Tensor::device)?;
+            let dtype = if wide {
+                FloatDType::F64
+            } else {
+                FloatDType::F32
+            };
+            let tensors = tensors.into_iter();
+            let tensors = tensors.map(|tensor| cast(tensor, dtype).to_device(&device));
+            Some(Tensor::cat(tensors.collect(), 0))
         };
         Self {
             narrow: joined(false),
@@ -54,17 +61,17 @@ impl OnDevice {
         }
     }
 
-    /// Reads them from the device.
+    /// Reads it from the device.
     ///
     /// # Errors
     ///
     /// [`BatchNormError::Device`].
-    pub(super) fn read(self, layers: &Layers) -> Result<Vec<Statistics>, BatchNormError> {
+    pub(super) fn read(self, layers: &Layers) -> Result<Vec<Left>, BatchNormError> {
         let mut read = Self::read_all(&[self], layers)?;
         Ok(read.swap_remove(0))
     }
 
-    /// Reads several from the device, in one transfer.
+    /// Reads that of several batches from the device, in one transfer.
     ///
     /// # Errors
     ///
@@ -72,7 +79,7 @@ impl OnDevice {
     pub(super) fn read_all(
         all: &[Self],
         layers: &Layers,
-    ) -> Result<Vec<Vec<Statistics>>, BatchNormError> {
+    ) -> Result<Vec<Vec<Left>>, BatchNormError> {
         let tensors = all.iter().flat_map(|it| [&it.narrow, &it.wide]).flatten();
         let transaction = tensors.fold(Transaction::default(), |transaction, tensor| {
             transaction.register(tensor.clone())
@@ -83,7 +90,7 @@ impl OnDevice {
                 reason: error.to_string(),
             })?;
         let mut data = data.into_iter();
-        let mut next = |tensor: &Option<Tensor<1>>| -> std::vec::IntoIter<f64> {
+        let mut next = |tensor: &Option<Tensor<1>>| {
             let data = tensor.as_ref().and_then(|_| data.next());
             let values: Vec<f64> = data.map_or_else(Vec::new, |it| it.iter().collect());
             values.into_iter()
@@ -96,9 +103,13 @@ impl OnDevice {
                 } else {
                     &mut narrow
                 };
-                Statistics {
+                let mut statistics = || Statistics {
                     mean: values.take(layer.channels).collect(),
                     variance: values.take(layer.channels).collect(),
+                };
+                Left {
+                    earlier: statistics(),
+                    last: statistics(),
                 }
             };
             layers.iter().map(of_layer).collect()
@@ -114,6 +125,18 @@ struct Collector<'a> {
     statistics: Vec<[Option<Tensor<1>>; 2]>,
 }
 
+impl<'a> Collector<'a> {
+    fn visit<M: Module>(model: &M, layers: &'a Layers) -> Vec<[Option<Tensor<1>>; 2]> {
+        let mut collector = Self {
+            path: Path::default(),
+            layers,
+            statistics: layers.iter().map(|_| [None, None]).collect(),
+        };
+        model.visit(&mut collector);
+        collector.statistics
+    }
+}
+
 impl ModuleVisitor for Collector<'_> {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.path.enter(name, container);
@@ -125,7 +148,7 @@ impl ModuleVisitor for Collector<'_> {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some((place, field)) = self.layers.at(&self.path) {
-            let value = param.val();
+            let value = param.val().without_autodiff();
             let channels = value.shape().num_elements();
             let [mean, variance] = &mut self.statistics[place];
             let statistic = match field {

@@ -282,6 +282,47 @@ fn batches_of_other_lengths_count_by_their_values() {
 }
 
 #[test]
+fn a_layer_that_a_batch_passes_twice_sees_both_inputs() {
+    // 1, 3 and 5, 11 in one batch, then 2 and 4 alone: mean 13/3, variance 88/3 - 169/9.
+    let twice = |model: &Net, (first, second): (Tensor<2>, Option<Tensor<2>>)| {
+        model.first.forward(first);
+        if let Some(second) = second {
+            model.first.forward(second);
+        }
+        2
+    };
+    let column = |values: [f32; 2]| batch(&values.map(|value| [value, -value]));
+    let both = (column([1.0, 3.0]), Some(column([5.0, 11.0])));
+    let one = (column([2.0, 4.0]), None);
+    let variance = 88.0 / 3.0 - 169.0 / 9.0;
+    let expected = [13.0 / 3.0, -13.0 / 3.0, variance, variance];
+    for momentum in [1e-6, 0.001, 0.1, 0.9, 1.0] {
+        let model = Net::new([momentum, 0.1]);
+        for batches in [[both.clone(), one.clone()], [one.clone(), both.clone()]] {
+            let (model, report) = reestimate(&model, batches, twice).unwrap();
+            assert_close(&statistics_of(&model.first), &expected);
+            assert_eq!(report.samples, 4);
+        }
+    }
+
+    // Three times: the first two inputs have one variance, and the weighted mean of their means.
+    let thrice = |model: &Net, rows: [Tensor<2>; 3]| {
+        for rows in rows {
+            model.first.forward(rows);
+        }
+        2
+    };
+    let rows = [[1.0, 3.0], [1.0, 3.0], [5.0, 11.0]].map(column);
+    let (model, _) = reestimate(&Net::new([0.1, 0.1]), [rows], thrice).unwrap();
+    // 1, 3, 1, 3, 5 and 11: mean 4, variance 166/6 - 16.
+    let variance = 166.0 / 6.0 - 16.0;
+    assert_close(
+        &statistics_of(&model.first),
+        &[4.0, -4.0, variance, variance],
+    );
+}
+
+#[test]
 fn frozen_layers_normalise_as_in_the_training() {
     let rows = || batch(&[[1.0, 2.0], [3.0, 2.0], [5.0, 4.0], [11.0, 8.0]]);
     let mut model = Net::new([0.1, 0.1]);
