@@ -208,7 +208,7 @@ where
     M: LearnerModel,
     Input<M>: Clone,
 {
-    // The pass begins when the first batch is asked for. A model without BatchNorm asks for none.
+    // A pass begins when the first batch is asked for. A model without BatchNorm asks for none.
     if let Some(forward) = forward {
         let mut iterator = None;
         let batches = std::iter::from_fn(|| iterator.get_or_insert_with(|| loader.iter()).next());
@@ -216,6 +216,7 @@ where
             forward(model, batch)
         });
     }
+
     let mut iterator = None;
     let mut items = 0;
     let batches = std::iter::from_fn(|| -> Option<Result<_, Box<dyn Error + Send + Sync>>> {

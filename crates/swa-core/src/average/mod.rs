@@ -151,7 +151,7 @@ impl<M: Module> Average<M> {
         self.unread = None;
         self.updates.value = 0;
         // The first update copies.
-        self.update(averaged)?;
+        self.apply(self.read(averaged)?, Flags::ReadNow)?;
         self.updates.value = updates;
         Ok(self)
     }

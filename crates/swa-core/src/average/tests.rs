@@ -105,6 +105,9 @@ fn layers_are_frozen_as_in_the_model_of_the_last_update() {
         .update_non_blocking(&model().freeze().valid())
         .unwrap();
     assert!(is_frozen(&average));
+    // An average from elsewhere says nothing of this training.
+    average = average.with_initial_average(&model(), 3).unwrap();
+    assert!(is_frozen(&average));
     let weights = average.read(&model()).unwrap();
     average.update_from(weights).unwrap();
     average.freeze_as(&model());

@@ -1,5 +1,7 @@
 //! The statistics of many batches, from those of each.
 
+use std::rc::Rc;
+
 use super::layers::Layers;
 use super::statistics::Statistics;
 use super::{BatchNormError, BatchNormReport, BatchSize, KeptReason, KeptStatistics, Pooling};
@@ -23,8 +25,8 @@ pub(super) struct Pooled {
 struct Layer {
     /// The sum of the weights of the batches that passed it.
     weight: f64,
-    /// The mean of the first batch that passed it.
-    first: Vec<f64>,
+    /// The mean of the first batch that passed it. All earlier states share it.
+    first: Rc<[f64]>,
     /// The mean, from the first batch's.
     mean: Vec<f64>,
     variance: Vec<f64>,
@@ -35,7 +37,7 @@ impl Layer {
         if self.weight == 0.0 {
             self.mean = vec![0.0; batch.mean.len()];
             self.variance = batch.variance;
-            self.first = batch.mean;
+            self.first = batch.mean.into();
             self.weight = weight;
             return;
         }

@@ -80,9 +80,9 @@ impl SwaConfig {
     /// data. It is used only if the model has BatchNorm layers that train. Its batches go through the model's own
     /// [`InferenceStep::step`]. The size of a batch is taken from the loader's progress, which counts items in all of
     /// Burn's loaders. For another pass, and for batches of other lengths along time or space, see
-    /// [`Swa::with_reestimation_forward`]. Under `multi` or `ddp` with one device, a shuffled loader that trains and re-estimates serves its
-    /// batches in another order than if it only trained (Burn 0.22.1 draws from its generator to move it to a device).
-    /// If that matters, use a separate loader here.
+    /// [`Swa::with_reestimation_forward`]. Under `multi` or `ddp` with one device, a shuffled loader that trains and
+    /// re-estimates serves its batches in another order than if it only trained (Burn 0.22.1 draws from its generator to
+    /// move it to a device). If that matters, use a separate loader here.
     ///
     /// From here on, the process [reads tensors when asked](read_tensors_when_asked), so that in a checkpoint on an
     /// accelerator, the weights, the average and the optimizer's state are of the same step.

@@ -10,6 +10,7 @@ mod step;
 
 use core::fmt;
 use std::cell::OnceCell;
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::Device;
@@ -379,7 +380,8 @@ impl<M: LearnerModel> Swa<M> {
 /// Shows a message on the terminal. A `Learner` of Burn 0.22.1 writes the log to a file, and has no other channel for what does
 /// not stop the training.
 fn show(message: &str) {
-    eprintln!("{message}");
+    // Unlike `eprintln`, this does not panic if nobody reads the terminal.
+    let _ = writeln!(io::stderr(), "{message}");
 }
 
 impl<M: LearnerModel> Clone for Swa<M> {
