@@ -282,6 +282,26 @@ fn batches_of_other_lengths_count_by_their_values() {
 }
 
 #[test]
+fn a_layer_that_saw_no_value_of_a_batch_does_not_count_it() {
+    // As an expert that no sample of the batch is sent to.
+    let forward = |model: &Net, (rows, sent): (Tensor<2>, usize)| {
+        model.first.forward(rows.clone());
+        model.second.forward(rows.slice(0..sent));
+        let values = move |layer: &str| if layer == "second" { sent } else { 2 };
+        (2, values)
+    };
+    let rows = || batch(&[[1.0, 2.0], [3.0, 4.0]]);
+    for sent in [[0, 2, 0], [2, 0, 0], [0, 0, 2]] {
+        let batches = sent.map(|sent| (rows(), sent));
+        let (model, report) = reestimate(&Net::new([0.1, 0.1]), batches, forward).unwrap();
+        for norm in [&model.first, &model.second] {
+            assert_close(&statistics_of(norm), &[2.0, 3.0, 1.0, 1.0]);
+        }
+        assert_eq!((report.samples, report.kept.len()), (6, 0));
+    }
+}
+
+#[test]
 fn a_layer_that_a_batch_passes_twice_sees_both_inputs() {
     // 1, 3 and 5, 11 in one batch, then 2 and 4 alone: mean 13/3, variance 88/3 - 169/9.
     let twice = |model: &Net, (first, second): (Tensor<2>, Option<Tensor<2>>)| {

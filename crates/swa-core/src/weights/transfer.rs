@@ -45,7 +45,7 @@ impl Weights {
         };
         module.visit(&mut reader);
         let Reader {
-            parameters,
+            mut parameters,
             values,
             error,
             ..
@@ -53,7 +53,6 @@ impl Weights {
         if let Some(error) = error {
             return Err(error);
         }
-        let mut parameters = parameters;
         if parameters.iter().any(|it| it.role == Role::Weight) {
             let states = running_states(module);
             for parameter in &mut parameters {
