@@ -100,7 +100,8 @@ mod weights;
 
 pub use average::Average;
 pub use batch_norm::{
-    BatchNormError, BatchNormReport, IntoBatch, Pooling, ReestimationConfig, reestimate_batch_norm,
+    BatchNormError, BatchNormReport, BatchSize, IntoBatch, KeptReason, KeptStatistics, Pooling,
+    ReestimationConfig, reestimate_batch_norm,
 };
 pub use burn_0_22::read_tensors_when_asked;
 pub use counter::Counter;

@@ -8,7 +8,7 @@ use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
 use burn::train::{InferenceStep, LearnerModel};
 use swa_core::{
-    Average, BatchNormError, BatchNormReport, ReestimationConfig, reestimate_batch_norm,
+    Average, BatchNormError, BatchNormReport, BatchSize, ReestimationConfig, reestimate_batch_norm,
 };
 
 use crate::SwaError;
@@ -18,6 +18,9 @@ type Loader<O> = Arc<dyn DataLoader<O>>;
 
 type Input<M> = <M as InferenceStep>::Input;
 
+/// A forward pass of a model on a batch, which returns the batch's size.
+pub(crate) type Forward<M> = Arc<dyn Fn(&M, Input<M>) -> Box<dyn BatchSize> + Send + Sync>;
+
 /// The averaged models of a training that are ready for inference, and the data and settings to make them ready.
 pub(crate) struct Evaluation<M: LearnerModel> {
     loader: Loader<Input<M>>,
@@ -25,6 +28,8 @@ pub(crate) struct Evaluation<M: LearnerModel> {
     /// loader forks its generator, and a threaded one starts its threads.
     on_device: Option<(Device, Loader<Input<M>>)>,
     reestimation: Option<ReestimationConfig>,
+    /// The forward pass that re-estimates BatchNorm, if it is another than the model's [`InferenceStep::step`].
+    pub(crate) forward: Option<Forward<M>>,
     /// [`reestimate`], for a type of batches that can be cloned.
     reestimate: Reestimate<M>,
     /// The last model of each average, by the average's name.
@@ -35,6 +40,7 @@ type Reestimate<M> = fn(
     &M,
     &ReestimationConfig,
     &dyn DataLoader<Input<M>>,
+    Option<&Forward<M>>,
 ) -> Result<(M, BatchNormReport), BatchNormError>;
 
 /// An averaged model that is ready for inference.
@@ -50,7 +56,15 @@ pub(crate) struct Pending<M: LearnerModel> {
     updates: usize,
     device: Device,
     model: M,
-    reestimation: Option<(ReestimationConfig, Reestimate<M>, Loader<Input<M>>)>,
+    reestimation: Option<Reestimation<M>>,
+}
+
+/// All that it takes to re-estimate BatchNorm.
+struct Reestimation<M: LearnerModel> {
+    config: ReestimationConfig,
+    loader: Loader<Input<M>>,
+    forward: Option<Forward<M>>,
+    reestimate: Reestimate<M>,
 }
 
 impl<M: LearnerModel> Evaluation<M> {
@@ -63,6 +77,7 @@ impl<M: LearnerModel> Evaluation<M> {
             loader,
             on_device: None,
             reestimation,
+            forward: None,
             reestimate: reestimate::<M>,
             evaluated: HashMap::new(),
         }
@@ -74,6 +89,7 @@ impl<M: LearnerModel> Evaluation<M> {
             loader: self.loader.clone(),
             on_device: self.on_device.clone(),
             reestimation: self.reestimation.clone(),
+            forward: self.forward.clone(),
             reestimate: self.reestimate,
             evaluated: HashMap::new(),
         }
@@ -100,12 +116,17 @@ impl<M: LearnerModel> Evaluation<M> {
         let model = average
             .model()?
             .to_device(&device.clone().without_autodiff());
-        let reestimation = self.reestimation.clone();
+        let reestimation = self.reestimation.clone().map(|config| Reestimation {
+            config,
+            loader: self.loader_on(device),
+            forward: self.forward.clone(),
+            reestimate: self.reestimate,
+        });
         Ok(Pending {
             updates: average.updates(),
             device: device.clone(),
             model,
-            reestimation: reestimation.map(|it| (it, self.reestimate, self.loader_on(device))),
+            reestimation,
         })
     }
 
@@ -130,12 +151,19 @@ impl<M: LearnerModel> Evaluation<M> {
     pub(crate) fn report(&self, name: &str, updates: usize) -> Option<BatchNormReport> {
         let last = self.evaluated.get(name);
         last.filter(|last| last.updates == updates)
-            .map(|last| last.report)
+            .map(|last| last.report.clone())
     }
 
     /// Frees the evaluated model of the average called `name`.
     pub(crate) fn forget(&mut self, name: &str) {
         self.evaluated.remove(name);
+    }
+}
+
+impl<M> Evaluated<M> {
+    /// The report of the re-estimation.
+    pub(crate) fn report(&self) -> &BatchNormReport {
+        &self.report
     }
 }
 
@@ -148,8 +176,14 @@ impl<M: LearnerModel> Pending<M> {
     pub(crate) fn evaluate(self) -> Result<Evaluated<M>, SwaError> {
         let (model, report) = match self.reestimation {
             None => (self.model, BatchNormReport::default()),
-            Some((config, reestimate, loader)) => {
-                let (model, report) = reestimate(&self.model, &config, loader.as_ref())?;
+            Some(Reestimation {
+                config,
+                loader,
+                forward,
+                reestimate,
+            }) => {
+                let loader = loader.as_ref();
+                let (model, report) = reestimate(&self.model, &config, loader, forward.as_ref())?;
                 let updates = self.updates;
                 log::info!("SWA: re-estimated BatchNorm for {updates} updates: {report:?}");
                 (model, report)
@@ -168,12 +202,21 @@ fn reestimate<M>(
     model: &M,
     config: &ReestimationConfig,
     loader: &dyn DataLoader<Input<M>>,
+    forward: Option<&Forward<M>>,
 ) -> Result<(M, BatchNormReport), BatchNormError>
 where
     M: LearnerModel,
     Input<M>: Clone,
 {
-    // The pass begins when the first batch is asked for. A model without BatchNorm asks for none.
+    // A pass begins when the first batch is asked for. A model without BatchNorm asks for none.
+    if let Some(forward) = forward {
+        let mut iterator = None;
+        let batches = std::iter::from_fn(|| iterator.get_or_insert_with(|| loader.iter()).next());
+        return reestimate_batch_norm(model, config, batches, |model, batch: Input<M>| {
+            forward(model, batch)
+        });
+    }
+
     let mut iterator = None;
     let mut items = 0;
     let batches = std::iter::from_fn(|| -> Option<Result<_, Box<dyn Error + Send + Sync>>> {
@@ -194,7 +237,10 @@ where
         config,
         batches,
         |model, (batch, items): (Input<M>, usize)| {
-            InferenceStep::step(model, batch);
+            // Not every backend passes a batch without items.
+            if items > 0 {
+                InferenceStep::step(model, batch);
+            }
             items
         },
     )

@@ -26,9 +26,9 @@ use update::{Flags, updated};
 ///
 /// where `w` is the [rule](AveragingRule)'s weight, and `w(0) = 1`: the first update copies. The average
 /// is kept in f32, or in f64 for parameters in f64. Int and bool parameters take the latest value. So do
-/// the running mean and variance of BatchNorm layers, which averaged weights never produced: re-estimate
-/// them with [`reestimate_batch_norm`](crate::reestimate_batch_norm), or average them too with
-/// [`with_running_statistics_averaged`](Self::with_running_statistics_averaged).
+/// Burn's [`RunningState`](burn::module::RunningState)s, such as the running mean and variance of BatchNorm layers, which averaged
+/// weights never produced: re-estimate them with [`reestimate_batch_norm`](crate::reestimate_batch_norm), or average them too
+/// with [`with_running_statistics_averaged`](Self::with_running_statistics_averaged).
 ///
 /// The average is another value than the model: it shares no state with it, is no part of its
 /// autodiff graph, and its parameters require no gradient.
@@ -130,7 +130,7 @@ impl<M: Module> Average<M> {
         self
     }
 
-    /// Averages the running mean and variance of BatchNorm layers as well, instead of keeping the
+    /// Averages running states, such as the running mean and variance of BatchNorm layers, as well, instead of keeping the
     /// latest.
     pub fn with_running_statistics_averaged(mut self) -> Self {
         self.averages_running_statistics = true;
@@ -161,7 +161,7 @@ impl<M: Module> Average<M> {
         self.unread = None;
         self.updates.value = 0;
         // The first update copies.
-        self.update(averaged)?;
+        self.apply(self.read(averaged)?, Flags::ReadNow)?;
         self.updates.value = updates;
         Ok(self)
     }
@@ -185,7 +185,9 @@ impl<M: Module> Average<M> {
     ///   [`Quantized`](AverageError::Quantized).
     pub fn update(&mut self, model: &M) -> Result<(), AverageError> {
         self.check()?;
-        self.apply(self.read(model)?, Flags::ReadNow)
+        self.apply(self.read(model)?, Flags::ReadNow)?;
+        self.freeze_as(model);
+        Ok(())
     }
 
     /// Like [`update`](Self::update), but without waiting for an accelerator, for a training that
@@ -198,7 +200,9 @@ impl<M: Module> Average<M> {
     /// Those of [`update`](Self::update). Values that are not finite are an error only if the weights are in the host's memory,
     /// or if the model has moved to another device after an update that was not [checked](Self::check).
     pub fn update_non_blocking(&mut self, model: &M) -> Result<(), AverageError> {
-        self.update_from(self.read(model)?)
+        self.update_from(self.read(model)?)?;
+        self.freeze_as(model);
+        Ok(())
     }
 
     /// Reads the weights of `model`, for [`update_from`](Self::update_from). Several averages of one model can be updated from
@@ -222,6 +226,13 @@ impl<M: Module> Average<M> {
     pub fn update_from(&mut self, weights: Weights) -> Result<(), AverageError> {
         let weights = weights.arranged_as(self.weights.layout_shared())?;
         self.apply(weights, Flags::LeaveOnDevice)
+    }
+
+    /// Freezes the layers of the averaged model that are frozen in `model`, by their training flags ([`Module::freeze`]), and no
+    /// others. Of frozen BatchNorm layers, a [re-estimation](crate::reestimate_batch_norm) keeps the statistics. An update with a
+    /// model does this by itself, but one from [weights](Self::update_from) cannot.
+    pub fn freeze_as(&mut self, model: &M) {
+        self.skeleton.freeze_as(model);
     }
 
     fn apply(&mut self, mut current: Weights, flags: Flags) -> Result<(), AverageError> {

@@ -62,6 +62,58 @@ fn weights_are_averaged_and_everything_else_is_the_latest() {
     assert_eq!(values(averaged.norm.running_mean.value()), [6.0]);
 }
 
+/// A layer of the user's own with a running state.
+#[derive(Module, Debug)]
+struct Centering {
+    shift: Param<Tensor<1>>,
+    center: burn::module::RunningState<Tensor<1>>,
+}
+
+#[test]
+fn running_states_of_any_layer_are_the_latest() {
+    let device = autodiff();
+    let model = |value: f32| Centering {
+        shift: Param::from_data([value], &device),
+        center: burn::module::RunningState::new(Tensor::from_floats([value], &device)),
+    };
+    // A parameter without gradient is a weight.
+    let mut average = Average::new(&model(9.0).no_grad(), EqualWeights).unwrap();
+    for value in [1.0, 3.0] {
+        average.update(&model(value)).unwrap();
+    }
+    let averaged = average.model().unwrap();
+    assert_eq!(values(averaged.shift.val()), [2.0]);
+    assert_eq!(values(averaged.center.value()), [3.0]);
+}
+
+#[test]
+fn layers_are_frozen_as_in_the_model_of_the_last_update() {
+    let device = autodiff();
+    let model = || net([0.0, 0.0], 0, false, 0.0, &device);
+    let mut average = Average::new(&model(), EqualWeights).unwrap();
+    let is_frozen = |average: &Average<Net>| {
+        let norm = average.model().unwrap().train().norm;
+        !norm.training.is_enabled()
+    };
+    average.update(&model().valid()).unwrap();
+    assert!(!is_frozen(&average));
+    average.update(&model().freeze()).unwrap();
+    assert!(is_frozen(&average));
+    average.update_non_blocking(&model()).unwrap();
+    assert!(!is_frozen(&average));
+    average
+        .update_non_blocking(&model().freeze().valid())
+        .unwrap();
+    assert!(is_frozen(&average));
+    // An average from elsewhere says nothing of this training.
+    average = average.with_initial_average(&model(), 3).unwrap();
+    assert!(is_frozen(&average));
+    let weights = average.read(&model()).unwrap();
+    average.update_from(weights).unwrap();
+    average.freeze_as(&model());
+    assert!(!is_frozen(&average));
+}
+
 #[test]
 fn running_statistics_are_averaged_when_asked_to() {
     let device = autodiff();

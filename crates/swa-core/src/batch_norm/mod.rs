@@ -3,7 +3,9 @@
 mod layers;
 mod momentum;
 mod pooled;
+mod statistics;
 
+use core::fmt;
 use std::error::Error;
 
 use burn::config::Config;
@@ -11,16 +13,18 @@ use burn::module::Module;
 use burn::tensor::DType;
 use thiserror::Error;
 
-use layers::{Layers, NOT_PASSED, SetStatistics, start_from, statistics, training_mode};
-use momentum::{Momentum, PROBE};
+use crate::burn_0_22::shown_momenta;
+use layers::{Layers, SetStatistics, Start, start_from, training_mode};
+use momentum::{Momentum, is_passed};
 use pooled::Pooled;
+use statistics::{Left, OnDevice, Statistics};
 
 /// Re-estimates the running mean and variance of every BatchNorm layer of `model` over `batches`,
 /// and returns the model with them, in validation mode. `model` itself does not change.
 ///
 /// Averaged weights never produced the running statistics that come with them. This passes data
 /// through the averaged model once, with BatchNorm layers *alone* in training mode, and gives each
-/// layer the statistics of its input, over all batches `b` of `n_b` samples that pass it, pooled:
+/// layer the statistics of its input, over all batches `b` of `n_b` values of a channel that pass it, pooled:
 ///
 /// ```text
 /// mean     = sum_b n_b mean_b / sum_b n_b
@@ -31,19 +35,42 @@ use pooled::Pooled;
 /// input depends on it: each batch is normalised by its own statistics on its way through.
 /// The variance is the biased one, like Burn's running variance, and like the variance by which layers
 /// normalise while they train. PyTorch's running variance is the unbiased one, which is larger by
-/// `n / (n - 1)` for `n` values of a channel. Dropout stays off, and no graph is built. Running
-/// statistics of layers frozen with [`Module::freeze`] are re-estimated too.
+/// `n / (n - 1)` for `n` values of a channel. Dropout stays off, and no graph is built.
 ///
 /// - `config` says how batches are pooled, and how many are taken: `&ReestimationConfig::new()` for all, exactly.
 /// - `batches` is any iterator of batches, or of results of them such as Burn's `DataLoader::iter()` gives (name the batch's
 ///   type in the closure then).
-/// - `forward` runs the model's forward pass on a batch and returns the batch's number of samples.
+/// - `forward` runs the model's forward pass on a batch and returns its [size](BatchSize): the number of samples, or,
+///   if batches differ in their length along time or space, the number of values of a channel.
 ///   The model that it is given is on an autodiff device, which puts BatchNorm into training mode. If
 ///   a BatchNorm layer is given the batch itself, the batch has to be there too (`.autodiff()`).
-///   The first batch is passed twice, and has to pass every layer. All batches have to pass a layer
-///   the same number of times, if they pass it.
+///   It may be any pass: one that takes an auxiliary head along, for example. Batches of size 0 do not count. A batch in which
+///   a layer is passed for the first time is passed twice.
 ///
-/// A model without BatchNorm comes back as it is, without a pass over the data.
+/// A layer that a batch passes twice (as in a Siamese network) gets the statistics of both inputs. If it is passed more often, the
+/// inputs before the last one count together, by a weighted mean of their statistics, and all batches have to pass it the same
+/// number of times.
+///
+/// A model in which no BatchNorm layer trains comes back as it is, without a pass over the data.
+///
+/// # Statistics that are kept
+///
+/// These stay as they are in `model`, which an [`Average`](crate::Average) gives the training's latest, and
+/// [`BatchNormReport::kept`] names them:
+///
+/// - those of layers that normalise by them in the training too, since their training flag is off ([`Module::freeze`]);
+/// - those of layers that no batch passes in training mode, and of layers whose momentum is 0;
+/// - Burn's [`RunningState`](burn::module::RunningState)s elsewhere than in a module called `BatchNorm` that has a
+///   `running_mean` and a `running_var`.
+///
+/// # Precision
+///
+/// A batch's statistics are those by which the layer itself normalises the batch, divided by its momentum in f64. They are
+/// pooled in f64, and rounded once to the layer's dtype, whatever the sizes of the mean, the spread and the momentum are. What
+/// is lost is lost in the layer: in f32, Burn 0.22.1 adds all values of a channel in f32 (on the CPU, the mean of 131,072 was off
+/// by up to 13 units in its last place), and keeps products of momentum and statistic, which have fewer digits below 1e-38.
+/// The momentum is measured, and its last digits taken from the model's `Debug`, which a derived one shows. With a hand-written
+/// `Debug`, the momentum is taken to be the shortest decimal that fits.
 ///
 /// # Example
 ///
@@ -77,55 +104,207 @@ use pooled::Pooled;
 ///
 /// - [`BatchNormError::ZeroBatches`]: the settings ask for none.
 /// - [`BatchNormError::NoBatches`]: there is no batch, or none with a sample.
-/// - [`BatchNormError::NotUpdated`]: a layer's statistics did not change in the forward pass of the
-///   first batch, since its momentum is 0, or the pass does not reach it.
 /// - [`BatchNormError::NotFinite`]: a layer's statistics are not numbers.
 /// - [`BatchNormError::TooNarrow`]: a layer keeps its statistics in 16 bits.
+/// - [`BatchNormError::SharedPath`]: two layers have the same path.
 /// - [`BatchNormError::Batch`]: a batch could not be loaded.
-pub fn reestimate_batch_norm<M, I, B>(
+/// - [`BatchNormError::Device`]: the device could not be read.
+pub fn reestimate_batch_norm<M, I, B, S>(
     model: &M,
     config: &ReestimationConfig,
     batches: I,
-    mut forward: impl FnMut(&M, B) -> usize,
+    mut forward: impl FnMut(&M, B) -> S,
 ) -> Result<(M, BatchNormReport), BatchNormError>
 where
     M: Module,
     I: IntoIterator,
     I::Item: IntoBatch<B>,
     B: Clone,
+    S: BatchSize,
 {
-    let layers = Layers::of(model);
+    let layers = Layers::of(model)?;
     config.check_layers(&layers)?;
     if layers.is_empty() {
-        return Ok((model.valid(), BatchNormReport::default()));
+        let report = BatchNormReport {
+            kept: layers.kept,
+            ..BatchNormReport::default()
+        };
+        return Ok((model.valid(), report));
     }
 
     let mut running = training_mode(model);
-    let mut momentum = None;
-    let mut pooled = Pooled::new(config.pooling);
-    for batch in batches.into_iter().take(config.most_batches()) {
+    let mut pass = Pass::new(config.pooling, &layers, shown_momenta(&running));
+    let mut batches = batches.into_iter();
+    let mut taken = 0;
+    while taken < config.most_batches()
+        && let Some(batch) = batches.next()
+    {
         let batch = batch.into_batch()?;
-        let momentum = match &momentum {
-            Some(momentum) => momentum,
-            None => {
-                let probe = start_from(running, PROBE);
-                forward(&probe, batch.clone());
-                running = probe;
-                momentum.insert(Momentum::from_probe(&layers, statistics(&running.valid()))?)
-            }
+        let again = pass.lacks_momenta().then(|| batch.clone());
+        running = start_from(running, &layers, Start::ToRead);
+        let size = forward(&running, batch);
+        // For a batch without samples too: otherwise, the next pass would begin with what this one has left.
+        let left = OnDevice::left_in(&running, &layers);
+        if size.samples() == 0 {
+            continue;
+        }
+        taken += 1;
+        let Some(batch) = again else {
+            pass.add(size, left)?;
+            continue;
         };
-        running = start_from(running, NOT_PASSED);
-        let samples = forward(&running, batch);
-        let batch = statistics(&running.valid());
-        if samples > 0 {
-            let passed = batch.passed();
-            pooled.add(samples, momentum.divide_out(batch), passed);
+        let left = left.read(&layers)?;
+        let new = pass.new_layers(&size, &left);
+        if !new.is_empty() {
+            running = start_from(running, &layers, Start::ToMeasure);
+            forward(&running, batch);
+            let measured = OnDevice::left_in(&running, &layers).read(&layers)?;
+            pass.measure(new, &left, &measured)?;
+        }
+        pass.pool(&size, left);
+    }
+
+    let (statistics, report) = pass.finish()?;
+    let mut setter = SetStatistics::new(&layers, &statistics);
+    Ok((model.valid().map(&mut setter), report))
+}
+
+/// A pass over the data that is under way.
+struct Pass<'a, S> {
+    layers: &'a Layers,
+    /// The momentum of each layer, once it is known.
+    momenta: Vec<Option<Momentum>>,
+    /// The momenta that the model shows.
+    shown: Vec<f64>,
+    /// What the last batches have left on the device.
+    unread: Vec<(S, OnDevice)>,
+    pooled: Pooled,
+}
+
+/// The number of batches whose statistics are read from the device together, since the host waits for each reading.
+const BATCHES_A_READING: usize = 16;
+
+impl<'a, S: BatchSize> Pass<'a, S> {
+    fn new(pooling: Pooling, layers: &'a Layers, shown: Vec<f64>) -> Self {
+        Self {
+            layers,
+            shown,
+            momenta: vec![None; layers.len()],
+            unread: Vec::new(),
+            pooled: Pooled::new(pooling, layers),
         }
     }
 
-    let (statistics, report) = pooled.finish(&layers)?;
-    let model = model.valid().map(&mut SetStatistics::new(statistics));
-    Ok((model, report))
+    fn lacks_momenta(&self) -> bool {
+        self.momenta.iter().any(Option::is_none)
+    }
+
+    /// The places of the layers that a batch has passed, and whose momentum is not known.
+    fn new_layers(&self, size: &S, left: &[Left]) -> Vec<usize> {
+        let layers = self.layers.iter().zip(left).enumerate();
+        let new = layers.filter(|(place, (layer, left))| {
+            let is_unknown = self.momenta[*place].is_none();
+            is_unknown && size.values(&layer.path) > 0 && is_passed(layer, &left.last)
+        });
+        new.map(|(place, _)| place).collect()
+    }
+
+    /// Finds the momenta of the layers at these places, from what a batch has left, and what it has left from a large start.
+    fn measure(
+        &mut self,
+        places: Vec<usize>,
+        left: &[Left],
+        measured: &[Left],
+    ) -> Result<(), BatchNormError> {
+        for place in places {
+            let layer = &self.layers[place];
+            let Left { earlier, last } = &measured[place];
+            let added = &left[place].last.mean;
+            let channels = 0..layer.channels;
+            let finite = channels.filter(|at| added[*at].is_finite() && last.mean[*at].is_finite());
+            // What the batch adds to the large start disturbs least where it is smallest.
+            let channel = finite.min_by(|a, b| added[*a].abs().total_cmp(&added[*b].abs()));
+            let channel = channel.ok_or_else(|| layer.not_finite())?;
+            let (earlier, last) = (earlier.mean[channel], last.mean[channel]);
+            self.momenta[place] = Momentum::measured(layer, earlier, last, &self.shown);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, size: S, left: OnDevice) -> Result<(), BatchNormError> {
+        self.unread.push((size, left));
+        if self.unread.len() == BATCHES_A_READING {
+            self.read()?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<(), BatchNormError> {
+        let (sizes, left): (Vec<S>, Vec<OnDevice>) = self.unread.drain(..).unzip();
+        for (size, left) in sizes.iter().zip(OnDevice::read_all(&left, self.layers)?) {
+            self.pool(size, left);
+        }
+        Ok(())
+    }
+
+    fn pool(&mut self, size: &S, left: Vec<Left>) {
+        let layers = self.layers.iter().zip(&self.momenta).zip(&left);
+        let inputs = layers.map(|((layer, momentum), left)| match momentum {
+            Some(momentum) if is_passed(layer, &left.last) => momentum.divide_out(layer, left),
+            _ => Vec::new(),
+        });
+        self.pooled.add(size, inputs.collect(), self.layers);
+    }
+
+    fn finish(mut self) -> Result<(Vec<Option<Statistics>>, BatchNormReport), BatchNormError> {
+        self.read()?;
+        self.pooled.finish(self.layers)
+    }
+}
+
+/// The size of a batch, by which it counts. A number is that of its samples, and of the values of a channel in every layer.
+///
+/// Burn 0.22.1 does not show how many values a layer has normalised: a batch and the same batch twice over leave the same
+/// statistics. So if batches differ in their length along time or space, `samples * length` is the number to give. It is exact
+/// as long as the numbers of values in all layers are in proportion to it. If they are not, as behind a stride that does not
+/// divide the length, a pair gives each layer's own: `(samples, |layer: &str| values)`.
+pub trait BatchSize {
+    /// The number of samples. A batch of 0 does not count.
+    fn samples(&self) -> usize;
+
+    /// The number of values of a channel that passed the BatchNorm layer at this path, each time that it was passed. If it is 0,
+    /// the batch does not count for the layer.
+    fn values(&self, layer: &str) -> usize;
+}
+
+impl BatchSize for usize {
+    fn samples(&self) -> usize {
+        *self
+    }
+
+    fn values(&self, _layer: &str) -> usize {
+        *self
+    }
+}
+
+impl<S: BatchSize + ?Sized> BatchSize for Box<S> {
+    fn samples(&self) -> usize {
+        (**self).samples()
+    }
+
+    fn values(&self, layer: &str) -> usize {
+        (**self).values(layer)
+    }
+}
+
+impl<F: Fn(&str) -> usize> BatchSize for (usize, F) {
+    fn samples(&self) -> usize {
+        self.0
+    }
+
+    fn values(&self, layer: &str) -> usize {
+        self.1(layer)
+    }
 }
 
 /// The settings of a re-estimation.
@@ -145,8 +324,8 @@ pub struct ReestimationConfig {
     /// The way in which the statistics of batches are pooled: exactly by default.
     #[config(default = "Pooling::Exact")]
     pub pooling: Pooling,
-    /// The number of batches that are taken: the first ones, at least 1. All by default, as in the paper and in PyTorch's
-    /// `update_bn`.
+    /// The number of batches that are taken: the first ones with a sample, at least 1. All by default, as in the paper and in
+    /// PyTorch's `update_bn`.
     pub first_batches: Option<usize>,
 }
 
@@ -156,9 +335,9 @@ impl ReestimationConfig {
     ///
     /// # Errors
     ///
-    /// [`BatchNormError::ZeroBatches`] and [`BatchNormError::TooNarrow`].
+    /// [`BatchNormError::ZeroBatches`], [`BatchNormError::TooNarrow`] and [`BatchNormError::SharedPath`].
     pub fn check<M: Module>(&self, model: &M) -> Result<(), BatchNormError> {
-        self.check_layers(&Layers::of(model))
+        self.check_layers(&Layers::of(model)?)
     }
 
     fn check_layers(&self, layers: &Layers) -> Result<(), BatchNormError> {
@@ -173,13 +352,13 @@ impl ReestimationConfig {
     }
 }
 
-/// The way from the statistics of batches `b`, each of `n_b` samples, to those of all batches.
+/// The way from the statistics of batches `b`, each of `n_b` values of a channel, to those of all batches.
 ///
 /// With batches of one size and many samples, the three differ little. But the last batch of an epoch
 /// is often small, and the variance of a small batch is too low, by the error of its mean.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum Pooling {
-    /// The statistics of all samples together. The variance includes that between the batches' means.
+    /// The statistics of all values together. The variance includes that between the batches' means.
     Exact,
     /// The mean of the batches' means and variances, weighted by `n_b`: the SWA paper's code
     /// (`bn_update` in its `utils.py`).
@@ -190,11 +369,12 @@ pub enum Pooling {
 }
 
 /// The report of a re-estimation.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
 pub struct BatchNormReport {
-    /// The number of BatchNorm layers of the model.
+    /// The number of BatchNorm layers whose statistics were re-estimated.
     pub layers: usize,
-    /// The number of batches that passed.
+    /// The number of batches with a sample that passed.
     pub batches: usize,
     /// The number of samples in them.
     pub samples: usize,
@@ -205,6 +385,51 @@ pub struct BatchNormReport {
     /// 0.01 says that a channel's mean changed by a hundredth of its standard deviation: more data
     /// would hardly change the model. `None` with a single batch, where nothing changed.
     pub drift: Option<f64>,
+    /// The running statistics that were not re-estimated, and stayed as they were.
+    pub kept: Vec<KeptStatistics>,
+}
+
+/// Running statistics that were not re-estimated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeptStatistics {
+    /// The path of the BatchNorm layer, or of a running state elsewhere, as in the module's record. The model itself has an
+    /// empty path.
+    pub path: String,
+    /// The reason.
+    pub reason: KeptReason,
+}
+
+impl fmt::Display for KeptStatistics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` ({})", self.path, self.reason)
+    }
+}
+
+/// The reason why running statistics were not re-estimated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeptReason {
+    /// The layer is frozen: its training flag is off, and it normalises by these statistics in the training too.
+    Frozen,
+    /// No batch changed them: none passed the layer on an autodiff device, or its momentum is 0.
+    NotUpdated,
+    /// A running state elsewhere than in a module called `BatchNorm` with a `running_mean` and a `running_var`.
+    AnotherMake,
+}
+
+impl fmt::Display for KeptReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Frozen => "frozen, so that the training normalises by them too",
+            Self::NotUpdated => {
+                "no batch passed the layer on an autodiff device, or its momentum is 0"
+            }
+            Self::AnotherMake => {
+                "not the `running_mean` and `running_var` of a layer like Burn's `BatchNorm`"
+            }
+        })
+    }
 }
 
 /// The reason why running statistics could not be re-estimated.
@@ -224,24 +449,25 @@ pub enum BatchNormError {
     )]
     ZeroBatches,
 
-    /// A layer's running statistics stayed as they were.
-    #[error(
-        "the forward pass left the running statistics of BatchNorm layer `{layer}` as they were: \
-         its momentum is 0, or the first batch does not reach it, or its input is not on an autodiff device \
-         (call `.autodiff()` on the batch). Give it a momentum such as 0.1"
-    )]
-    NotUpdated {
-        /// The layer's path, as in the module's record.
-        layer: String,
-    },
-
     /// A layer's statistics are NaN or infinite.
     #[error(
-        "the input of BatchNorm layer `{layer}` holds a NaN or an infinity: \
-         check the data, and that the averaged weights are those of a training that converged"
+        "the statistics of BatchNorm layer `{layer}` are not finite in {dtype:?}: check that its input holds no NaN, no infinity and \
+         no values whose square is too large, and that the averaged weights are those of a training that converged"
     )]
     NotFinite {
         /// The layer's path, as in the module's record.
+        layer: String,
+        /// The dtype of its statistics.
+        dtype: DType,
+    },
+
+    /// Two layers have the same path.
+    #[error(
+        "the model has two BatchNorm layers at `{layer}`: its hand-written `visit` and `map` must call `enter_module` with a \
+         name of its own for each"
+    )]
+    SharedPath {
+        /// Their path.
         layer: String,
     },
 

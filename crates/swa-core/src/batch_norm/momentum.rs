@@ -1,58 +1,162 @@
 //! The momentum of BatchNorm layers, measured from outside.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use super::layers::{Field, Layer, Start};
+use super::statistics::{Left, Statistics};
 
-use super::BatchNormError;
-use super::layers::{Layers, Statistics, read};
-
-/// The start of running statistics to measure the momentum. It is so large that rounding removes what
-/// a forward pass adds, and a power of two, so that the division is exact.
-pub(super) const PROBE: f64 = (1u64 << 40) as f64;
-
-/// The momentum of every layer. A module does not show it.
+/// The momentum of a layer. A module does not show it.
 ///
-/// A forward pass in training mode leaves `(1 - momentum) * running + momentum * batch`. If `running`
-/// starts from 0, that is the batch's statistic times the momentum. If it starts from a huge number, the
-/// result shows `1 - momentum`. A layer that is passed `k` times counts as one of momentum
-/// `1 - (1 - momentum)^k`. Its statistic is then a weighted mean of those of the `k` inputs.
+/// A forward pass in training mode leaves `(1 - momentum) * running + momentum * batch`, both factors rounded to the layer's
+/// dtype. If `running` starts from 0, that is the batch's statistic times the momentum. If it starts from a huge number, the
+/// result shows `1 - momentum`.
+///
+/// Of a small momentum, `1 - momentum` keeps few digits: of 1e-6 in f32, one and a half. The batch's statistics do not show the
+/// missing ones, since they are known only as products with the momentum. So the momentum is the one of those that the model's
+/// `Debug` [shows](crate::burn_0_22::shown_momenta) that leaves the measured `1 - momentum`. If there is no such one, or there are
+/// several, it is the shortest decimal that does, as a number that somebody wrote. If that is wrong too, the statistics are wrong
+/// by the same factor as those of a training: by `3e-8 / momentum` in f32, and `6e-17 / momentum` in f64.
+///
+/// A batch that passes a layer `k` times leaves `(1 - momentum)^k` of a large start, and from 0
+///
+/// ```text
+/// left_k = (1 - momentum) left_(k - 1) + momentum * batch_k
+/// ```
+///
+/// The last two of these are known, and so the statistics of the last input, and of the inputs before it together: of both
+/// inputs if there are two.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Momentum {
-    /// One over the momentum, for every channel: a tensor of shape `[channels]`.
-    inverse: Tensor<1>,
+    /// The momentum in the layer's dtype.
+    momentum: f64,
+    /// One less the momentum, in the layer's dtype.
+    kept: f64,
+    /// The number of times that the batch passed the layer.
+    passes: u32,
 }
 
 impl Momentum {
-    pub(super) fn from_probe(layers: &Layers, probe: Statistics) -> Result<Self, BatchNormError> {
-        let device = probe.mean.device();
-        let kept = read(probe.mean)?;
-        let mut inverse = Vec::with_capacity(kept.len());
-        for (index, kept) in kept.into_iter().enumerate() {
-            let momentum = 1.0 - kept / PROBE;
-            let layer = || layers.at_channel(index).to_owned();
-            match momentum {
-                momentum if !momentum.is_finite() => {
-                    return Err(BatchNormError::NotFinite { layer: layer() });
+    /// The momentum of a layer in whose running mean a batch has left so much of a [large start](Start::ToMeasure), if the model
+    /// shows these momenta. `None` if it cannot be told from 0.
+    pub(super) fn measured(layer: &Layer, earlier: f64, last: f64, shown: &[f64]) -> Option<Self> {
+        let start = Start::ToMeasure.value(Field::Mean, layer);
+        let (earlier, last) = (earlier / start, last / start);
+        // The rest of a start that is as small as this is not told from what the batch has added.
+        let rest = |left: f64| if left.abs() < FORGOTTEN { 0.0 } else { left };
+        // All of the start is there until the layer is passed.
+        let (kept, passes) = match (rest(earlier), rest(last)) {
+            (1.0, last) => (last, 1),
+            (earlier, 0.0) => (earlier, 2),
+            (earlier, last) => {
+                let kept = last / earlier;
+                match 1 + (earlier.ln() / kept.ln()).round().max(1.0) as u32 {
+                    // Rounded once, and not twice.
+                    2 => (earlier, 2),
+                    passes => (kept, passes),
                 }
-                momentum if momentum < SMALLEST_MOMENTUM => {
-                    return Err(BatchNormError::NotUpdated { layer: layer() });
-                }
-                momentum => inverse.push((1.0 / momentum) as f32),
             }
-        }
-        let channels = inverse.len();
-        // In f32, as the statistics are, and not in the device's default dtype.
-        let inverse = TensorData::new(inverse, [channels]);
-        let inverse = Tensor::from_data(inverse, (&device, DType::F32));
-        Ok(Self { inverse })
+        };
+        let kept = layer.round(kept);
+        let leaves_it = |momentum: f64| layer.round(1.0 - momentum) == kept;
+        let mut fitting = shown.iter().filter(|it| leaves_it(**it));
+        let momentum = match (fitting.next(), fitting.next()) {
+            (Some(only), None) => *only,
+            _ => shortest(1.0 - kept, leaves_it),
+        };
+        (kept != 1.0).then(|| Self {
+            momentum: layer.round(momentum),
+            kept,
+            passes,
+        })
     }
 
-    pub(super) fn divide_out(&self, running: Statistics) -> Statistics {
-        Statistics {
-            mean: running.mean.mul(self.inverse.clone()),
-            // The variance starts from a little below zero.
-            variance: running.variance.mul(self.inverse.clone()).clamp_min(0.0),
+    /// The statistics of the inputs of a batch, each with the number of inputs that it is of.
+    pub(super) fn divide_out(self, layer: &Layer, left: &Left) -> Vec<(u32, Statistics)> {
+        let Left { last, earlier } = left;
+        if !is_passed(layer, earlier) {
+            return vec![(1, self.input(layer, None, last, self.momentum))];
         }
+        let before = self.passes.max(2) - 1;
+        let share = match before {
+            1 => self.momentum,
+            passes => 1.0 - self.kept.powf(f64::from(passes)),
+        };
+        vec![
+            (before, self.input(layer, None, earlier, share)),
+            (1, self.input(layer, Some(earlier), last, self.momentum)),
+        ]
+    }
+
+    /// The statistics that changed running statistics from `before`, or from the start, to `after`, with a weight of `share`.
+    fn input(
+        self,
+        layer: &Layer,
+        before: Option<&Statistics>,
+        after: &Statistics,
+        share: f64,
+    ) -> Statistics {
+        let divided = |field: Field, after: &[f64]| -> Vec<f64> {
+            let before = before.map(|it| match field {
+                Field::Mean => &it.mean,
+                Field::Variance => &it.variance,
+            });
+            let start = Start::ToRead.value(field, layer);
+            let after = after.iter().enumerate();
+            let after = after.map(|(channel, after)| {
+                let before = before.map_or(start, |it| it[channel]);
+                (after - layer.round(before * self.kept)) / share
+            });
+            after.collect()
+        };
+        let mean = divided(Field::Mean, &after.mean);
+        let mut variance = divided(Field::Variance, &after.variance);
+        for variance in &mut variance {
+            // Rounding may leave a little less than 0. A NaN stays one.
+            if *variance < 0.0 {
+                *variance = 0.0;
+            }
+        }
+        Statistics { mean, variance }
     }
 }
 
-/// A momentum that f32 cannot tell from 0 when it is computed as `1 - (1 - momentum)`.
-const SMALLEST_MOMENTUM: f64 = 1e-6;
+/// The part of a large start that is so small that the statistics of a batch, up to 1e18, disturb it: `2^-41`.
+const FORGOTTEN: f64 = 1.0 / (1u64 << 41) as f64;
+
+/// Tells whether a layer that [started to be read](Start::ToRead) was passed.
+pub(super) fn is_passed(layer: &Layer, left: &Statistics) -> bool {
+    let start = Start::ToRead.value(Field::Variance, layer);
+    left.variance.iter().any(|variance| *variance != start)
+}
+
+/// The decimal with the fewest digits near `value` that is `taken`, or `value` itself.
+fn shortest(value: f64, taken: impl Fn(f64) -> bool) -> f64 {
+    let rounded = (0..17).filter_map(|digits| format!("{value:.digits$e}").parse().ok());
+    let mut rounded = rounded;
+    rounded.find(|it| taken(*it)).unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::DType;
+
+    use super::*;
+
+    #[test]
+    fn a_momentum_is_the_shortest_that_leaves_its_rest() {
+        for dtype in [DType::F32, DType::F64] {
+            let layer = Layer {
+                path: String::new(),
+                channels: 1,
+                dtype,
+            };
+            let large = Start::ToMeasure.value(Field::Mean, &layer);
+            for momentum in [
+                1e-6, 3e-6, 2.5e-5, 0.001, 0.01, 0.1, 0.25, 0.7, 0.9, 0.999, 1.0,
+            ] {
+                let left = large * layer.round(1.0 - momentum);
+                let measured = Momentum::measured(&layer, large, left, &[]).unwrap();
+                assert_eq!(measured.momentum, layer.round(momentum), "{dtype:?}");
+            }
+            assert!(Momentum::measured(&layer, large, large, &[0.1]).is_none());
+        }
+    }
+}

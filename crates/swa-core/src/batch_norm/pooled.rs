@@ -1,71 +1,107 @@
 //! The statistics of many batches, from those of each.
 
-use burn::tensor::Tensor;
+use std::rc::Rc;
 
-use super::layers::{Layers, Statistics, read};
-use super::{BatchNormError, BatchNormReport, Pooling};
+use super::layers::Layers;
+use super::statistics::Statistics;
+use super::{BatchNormError, BatchNormReport, BatchSize, KeptReason, KeptStatistics, Pooling};
 
-/// Statistics pooled over batches, by the update of Chan et al. 1983, *Algorithms for Computing the
-/// Sample Variance*: exact in any order of the batches, and for large means too.
+/// Statistics pooled over batches in f64, by the update of Chan et al. 1983, *Algorithms for Computing the Sample Variance*:
+/// exact in any order of the batches. Means are taken from the first batch's mean, so that the digits of a mean that is far
+/// larger than the spread are lost in no sum.
 pub(super) struct Pooled {
     pooling: Pooling,
     batches: usize,
     samples: usize,
-    /// The statistics so far, and each channel's weight: the sum of the weights of the batches that passed it.
-    statistics: Option<(Statistics, Tensor<1>)>,
+    layers: Vec<Layer>,
     /// Earlier states, to tell the drift since then: some tens of them, for any number of batches.
-    history: Vec<(usize, Statistics)>,
+    history: Vec<(usize, Vec<Layer>)>,
     /// A state is kept every `stride` batches.
     stride: usize,
+}
+
+/// The statistics of a layer so far.
+#[derive(Clone, Default)]
+struct Layer {
+    /// The sum of the weights of the batches that passed it.
+    weight: f64,
+    /// The mean of the first batch that passed it. All earlier states share it.
+    first: Rc<[f64]>,
+    /// The mean, from the first batch's.
+    mean: Vec<f64>,
+    variance: Vec<f64>,
+}
+
+impl Layer {
+    fn add(&mut self, pooling: Pooling, weight: f64, batch: Statistics) {
+        if self.weight == 0.0 {
+            self.mean = vec![0.0; batch.mean.len()];
+            self.variance = batch.variance;
+            self.first = batch.mean.into();
+            self.weight = weight;
+            return;
+        }
+        self.weight += weight;
+        let share = weight / self.weight;
+        for channel in 0..self.mean.len() {
+            let delta = batch.mean[channel] - self.first[channel] - self.mean[channel];
+            let variance = &mut self.variance[channel];
+            *variance += (batch.variance[channel] - *variance) * share;
+            if pooling == Pooling::Exact {
+                *variance += delta * delta * share * (1.0 - share);
+            }
+            self.mean[channel] += delta * share;
+        }
+    }
+
+    fn statistics(&self) -> Statistics {
+        let mean = self.first.iter().zip(&self.mean);
+        Statistics {
+            mean: mean.map(|(first, mean)| first + mean).collect(),
+            variance: self.variance.clone(),
+        }
+    }
 }
 
 /// The largest number of earlier states that are kept. With so many, one is near nine tenths of the samples.
 const HISTORY: usize = 64;
 
 impl Pooled {
-    pub(super) fn new(pooling: Pooling) -> Self {
+    pub(super) fn new(pooling: Pooling, layers: &Layers) -> Self {
         Self {
             pooling,
             batches: 0,
             samples: 0,
-            statistics: None,
+            layers: vec![Layer::default(); layers.len()],
             history: Vec::new(),
             stride: 1,
         }
     }
 
-    /// Adds a batch of `samples`, to the channels that it `passed` (1, else 0).
-    pub(super) fn add(&mut self, samples: usize, batch: Statistics, passed: Tensor<1>) {
-        let weight = passed.mul_scalar(match self.pooling {
-            Pooling::Exact | Pooling::WeightedBySize => samples as f64,
-            Pooling::Equal => 1.0,
-        });
-        let (statistics, total) = match self.statistics.take() {
-            None => (batch, weight),
-            Some((before, total)) => {
-                let total = total.add(weight.clone());
-                let share = weight.div(total.clone().clamp_min(1.0));
-                let delta = batch.mean.sub(before.mean.clone());
-                let within = batch.variance.sub(before.variance.clone());
-                let variance = before.variance.add(within.mul(share.clone()));
-                let variance = match self.pooling {
-                    Pooling::Exact => {
-                        let rest = share.clone().neg().add_scalar(1.0);
-                        variance.add(delta.clone().square().mul(share.clone()).mul(rest))
-                    }
-                    Pooling::WeightedBySize | Pooling::Equal => variance,
-                };
-                let mean = before.mean.add(delta.mul(share));
-                (Statistics { mean, variance }, total)
+    /// Adds the inputs of layers in a batch, each with the number of inputs that it is of.
+    pub(super) fn add(
+        &mut self,
+        size: &impl BatchSize,
+        inputs: Vec<Vec<(u32, Statistics)>>,
+        layers: &Layers,
+    ) {
+        let all = self.layers.iter_mut().zip(inputs).zip(layers.iter());
+        for ((pooled, inputs), layer) in all {
+            let weight = match (size.values(&layer.path), self.pooling) {
+                (0, _) => continue,
+                (values, Pooling::Exact | Pooling::WeightedBySize) => values as f64,
+                (_, Pooling::Equal) => 1.0,
+            };
+            for (count, input) in inputs {
+                pooled.add(self.pooling, weight * f64::from(count), input);
             }
-        };
+        }
         self.batches += 1;
-        self.samples += samples;
-        self.remember(&statistics);
-        self.statistics = Some((statistics, total));
+        self.samples = self.samples.saturating_add(size.samples());
+        self.remember();
     }
 
-    fn remember(&mut self, statistics: &Statistics) {
+    fn remember(&mut self) {
         if self.history.len() == HISTORY {
             let mut keep = false;
             self.history.retain(|_| {
@@ -75,64 +111,69 @@ impl Pooled {
             self.stride *= 2;
         }
         if self.batches.is_multiple_of(self.stride) {
-            self.history.push((self.samples, statistics.clone()));
+            self.history.push((self.samples, self.layers.clone()));
         }
     }
 
     /// See [`BatchNormReport::drift`].
-    fn drift(&self) -> Result<Option<f64>, BatchNormError> {
-        let Some((now, _)) = &self.statistics else {
-            return Ok(None);
-        };
+    fn drift(&self) -> Option<f64> {
+        let nine_tenths = self.samples - self.samples.div_ceil(10);
         let mut history = self.history.iter();
-        let earlier = history.rfind(|(samples, _)| samples * 10 <= self.samples * 9);
-        let Some((_, earlier)) = earlier else {
-            return Ok(None);
-        };
-        Ok(Some(distance(
-            (
-                &read(earlier.mean.clone())?,
-                &read(earlier.variance.clone())?,
-            ),
-            (&read(now.mean.clone())?, &read(now.variance.clone())?),
-        )))
+        let (_, earlier) = history.rfind(|(samples, _)| *samples <= nine_tenths)?;
+        let pairs = earlier.iter().zip(&self.layers);
+        let both = pairs.filter(|(earlier, _)| earlier.weight > 0.0);
+        let squares = both.flat_map(|(earlier, now)| {
+            (0..now.mean.len()).map(|channel| {
+                let deviation = now.variance[channel].max(f64::MIN_POSITIVE).sqrt();
+                let mean = (now.mean[channel] - earlier.mean[channel]) / deviation;
+                let spread = (deviation - earlier.variance[channel].sqrt()) / deviation;
+                mean * mean + spread * spread
+            })
+        });
+        let (sum, channels) = squares.fold((0.0, 0), |(sum, count), it| (sum + it, count + 1));
+        (channels > 0).then(|| (sum / f64::from(2 * channels)).sqrt())
     }
 
+    /// The statistics of each layer, `None` for those that no batch has passed.
+    ///
+    /// # Errors
+    ///
+    /// [`BatchNormError::NoBatches`] and [`BatchNormError::NotFinite`].
     pub(super) fn finish(
         self,
         layers: &Layers,
-    ) -> Result<(Statistics, BatchNormReport), BatchNormError> {
-        let drift = self.drift()?;
-        let (statistics, weight) = self.statistics.ok_or(BatchNormError::NoBatches)?;
-        let mean = read(statistics.mean.clone())?;
-        let variance = read(statistics.variance.clone())?;
-        let not_finite = |&index: &usize| !(mean[index].is_finite() && variance[index].is_finite());
-        if let Some(index) = (0..mean.len()).find(not_finite) {
-            let layer = layers.at_channel(index).to_owned();
-            return Err(BatchNormError::NotFinite { layer });
+    ) -> Result<(Vec<Option<Statistics>>, BatchNormReport), BatchNormError> {
+        if self.batches == 0 {
+            return Err(BatchNormError::NoBatches);
         }
-        if let Some(index) = read(weight)?.iter().position(|weight| *weight == 0.0) {
-            let layer = layers.at_channel(index).to_owned();
-            return Err(BatchNormError::NotUpdated { layer });
+        let mut kept = layers.kept.clone();
+        let mut all = Vec::with_capacity(layers.len());
+        for (pooled, layer) in self.layers.iter().zip(layers.iter()) {
+            if pooled.weight == 0.0 {
+                kept.push(KeptStatistics {
+                    path: layer.path.clone(),
+                    reason: KeptReason::NotUpdated,
+                });
+                all.push(None);
+                continue;
+            }
+            let statistics = pooled.statistics();
+            let mut values = statistics.mean.iter().chain(&statistics.variance);
+            if !values.all(|value| layer.round(*value).is_finite()) {
+                return Err(BatchNormError::NotFinite {
+                    layer: layer.path.clone(),
+                    dtype: layer.dtype,
+                });
+            }
+            all.push(Some(statistics));
         }
         let report = BatchNormReport {
-            layers: layers.len(),
+            layers: all.iter().flatten().count(),
             batches: self.batches,
             samples: self.samples,
-            drift,
+            drift: self.drift(),
+            kept,
         };
-        Ok((statistics, report))
+        Ok((all, report))
     }
-}
-
-/// The distance of statistics, in standard deviations: see [`BatchNormReport::drift`].
-fn distance(from: (&[f64], &[f64]), to: (&[f64], &[f64])) -> f64 {
-    let channels = to.0.len();
-    let squares = (0..channels).map(|index| {
-        let deviation = to.1[index].max(f64::MIN_POSITIVE).sqrt();
-        let mean = (to.0[index] - from.0[index]) / deviation;
-        let spread = (deviation - from.1[index].max(0.0).sqrt()) / deviation;
-        mean * mean + spread * spread
-    });
-    (squares.sum::<f64>() / (2 * channels) as f64).sqrt()
 }

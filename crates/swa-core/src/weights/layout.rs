@@ -39,7 +39,8 @@ pub struct Parameter {
 pub enum Role {
     /// A float parameter: an element of the vector.
     Weight,
-    /// A BatchNorm layer's running mean or variance: no weight, so it is copied. [`reestimate_batch_norm`] computes new ones.
+    /// A [`RunningState`](burn::module::RunningState), such as a BatchNorm layer's running mean or variance: no weight, so it is
+    /// copied. [`reestimate_batch_norm`] computes new ones for BatchNorm layers.
     ///
     /// [`reestimate_batch_norm`]: crate::reestimate_batch_norm
     RunningStatistic,
@@ -47,6 +48,12 @@ pub enum Role {
     Int,
     /// A bool parameter, copied.
     Bool,
+}
+
+impl Role {
+    pub(super) fn is_float(self) -> bool {
+        matches!(self, Self::Weight | Self::RunningStatistic)
+    }
 }
 
 impl Layout {

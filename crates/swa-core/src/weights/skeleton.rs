@@ -1,6 +1,6 @@
 //! A module without its weights.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use burn::module::{Flag, Module, ModuleMapper, ModuleVisitor, Param, ParameterValue};
@@ -8,6 +8,7 @@ use burn::tensor::{Bool, Device, Int, Tensor};
 
 use super::value::Kind;
 use super::{Layout, Parameter, Value, Weights, WeightsError};
+use crate::burn_0_22::is_on_in_training;
 use crate::path::Path;
 
 /// A module whose parameters are placeholders. Each keeps its id, its rank, whether it requires a gradient, and how it is saved
@@ -57,6 +58,20 @@ impl<M: Module> Skeleton<M> {
         let mut trained = Trained::default();
         self.0.valid().train().visit(&mut trained);
         !trained.paths.is_empty() && !trained.paths.contains(path)
+    }
+
+    /// Freezes the layers that are frozen in `model`, by their training flags, and no others.
+    pub(crate) fn freeze_as(&mut self, model: &M) {
+        let mut of_model = TrainingFlags::default();
+        model.visit(&mut of_model);
+        let mut own = TrainingFlags::default();
+        self.0.visit(&mut own);
+        if own.flags != of_model.flags {
+            self.0 = self.0.valid().map(&mut SetTrainingFlags {
+                path: Path::default(),
+                flags: of_model.flags,
+            });
+        }
     }
 
     /// The same on `device`. The weights are not part of it.
@@ -272,6 +287,50 @@ impl<Mapper: ModuleMapper> ModuleMapper for Refilled<'_, Mapper> {
 
     fn map_flag(&mut self, flag: Param<Flag>) -> Param<Flag> {
         self.mapper.map_flag(flag)
+    }
+}
+
+/// The flags of a module by their paths, with their values while it trains.
+#[derive(Default)]
+struct TrainingFlags {
+    path: Path,
+    flags: HashMap<String, bool>,
+}
+
+impl ModuleVisitor for TrainingFlags {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.exit();
+    }
+
+    fn visit_flag(&mut self, flag: &Param<Flag>) {
+        let flag = is_on_in_training(flag);
+        self.flags.insert(self.path.dotted().to_owned(), flag);
+    }
+}
+
+struct SetTrainingFlags {
+    path: Path,
+    flags: HashMap<String, bool>,
+}
+
+impl ModuleMapper for SetTrainingFlags {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.exit();
+    }
+
+    fn map_flag(&mut self, flag: Param<Flag>) -> Param<Flag> {
+        match self.flags.get(self.path.dotted()) {
+            Some(is_on) => flag.with_value(*is_on),
+            None => flag,
+        }
     }
 }
 

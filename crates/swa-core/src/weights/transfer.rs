@@ -7,6 +7,7 @@ use burn::tensor::{Bool, Device, Int, Tensor, Transaction};
 
 use super::value::Kind;
 use super::{Layout, Parameter, Role, Value, Weights, WeightsError};
+use crate::burn_0_22::running_states;
 use crate::kernels::{Floats, is_host};
 use crate::path::Path;
 
@@ -44,13 +45,21 @@ impl Weights {
         };
         module.visit(&mut reader);
         let Reader {
-            parameters,
+            mut parameters,
             values,
             error,
             ..
         } = reader;
         if let Some(error) = error {
             return Err(error);
+        }
+        if parameters.iter().any(|it| it.role == Role::Weight) {
+            let states = running_states(module);
+            for parameter in &mut parameters {
+                if parameter.role == Role::Weight && states.contains(&parameter.path) {
+                    parameter.role = Role::RunningStatistic;
+                }
+            }
         }
         let as_expected = values.len() - parameters.len();
         if as_expected == expected.parameters().len() && parameters.is_empty() {
@@ -101,7 +110,9 @@ impl Reader<'_> {
     fn is_next<const D: usize, K: Kind>(&self, tensor: &Tensor<D, K>, role: Role) -> bool {
         let next = self.expected.parameters().get(self.values.len());
         next.is_some_and(|next| {
-            next.path == self.path.dotted() && next.role == role && next.shape == tensor.dims()
+            // The expected layout knows which floats are running states.
+            let is_of_its_kind = next.role == role || next.role.is_float() && role.is_float();
+            next.path == self.path.dotted() && is_of_its_kind && next.shape == tensor.dims()
         })
     }
 

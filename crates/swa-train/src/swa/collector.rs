@@ -90,6 +90,9 @@ impl<M: LearnerModel> Collectors<M> {
             };
             before_update(&collector.name);
             let updated = collector.average.update_from(weights.clone());
+            if updated.is_ok() {
+                collector.average.freeze_as(model);
+            }
             outcome = outcome.and(updated.map_err(|error| error_of(&collector.name, error)));
         }
         outcome

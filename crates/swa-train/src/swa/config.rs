@@ -47,11 +47,12 @@ pub struct SwaConfig {
     pub further_averages: Vec<AverageConfig>,
 }
 
-/// The treatment of the running statistics of BatchNorm layers, in all averages.
+/// The treatment of running statistics, such as those of BatchNorm layers, in all averages.
 #[derive(Config, Debug, PartialEq)]
 pub enum RunningStatistics {
     /// Re-estimated from data whenever an averaged model is needed, for validation or for use: as in the paper, and as by
-    /// PyTorch's `update_bn`.
+    /// PyTorch's `update_bn`. Frozen layers, layers that the pass does not reach, and running states of other layers than BatchNorm
+    /// keep the training's latest: see [`reestimate_batch_norm`](swa_core::reestimate_batch_norm).
     Reestimated(ReestimationConfig),
     /// Averaged like weights: PyTorch's `use_buffers`, for an EMA that must cost nothing at validation.
     Averaged,
@@ -76,11 +77,12 @@ impl SwaConfig {
     /// Wraps `model`. Give the wrapper to `Learner::new` in place of the model.
     ///
     /// BatchNorm is re-estimated from `train_loader`: the loader that the training uses, or another one over the same
-    /// data. It is used only if the model has BatchNorm layers. Its batches go through the model's own
+    /// data. It is used only if the model has BatchNorm layers that train. Its batches go through the model's own
     /// [`InferenceStep::step`]. The size of a batch is taken from the loader's progress, which counts items in all of
-    /// Burn's loaders. Under `multi` or `ddp` with one device, a shuffled loader that trains and re-estimates serves its
-    /// batches in another order than if it only trained (Burn 0.22.1 draws from its generator to move it to a device).
-    /// If that matters, use a separate loader here.
+    /// Burn's loaders. For another pass, and for batches of other lengths along time or space, see
+    /// [`Swa::with_reestimation_forward`]. Under `multi` or `ddp` with one device, a shuffled loader that trains and
+    /// re-estimates serves its batches in another order than if it only trained (Burn 0.22.1 draws from its generator to
+    /// move it to a device). If that matters, use a separate loader here.
     ///
     /// From here on, the process [reads tensors when asked](read_tensors_when_asked), so that in a checkpoint on an
     /// accelerator, the weights, the average and the optimizer's state are of the same step.

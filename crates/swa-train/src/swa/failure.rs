@@ -12,6 +12,8 @@ pub(super) struct Failures {
     pub(super) of_averaging: OnceLock<Failed>,
     /// The failure that kept an averaged model from being made ready for use.
     pub(super) of_evaluation: OnceLock<Failed>,
+    /// Set once the user was told which running statistics were not re-estimated.
+    pub(super) kept_statistics_told: OnceLock<()>,
 }
 
 pub(super) struct Failed {
@@ -27,8 +29,8 @@ impl Failures {
         of_averaging.or_else(|| self.of_evaluation.get())
     }
 
-    /// Keeps a failure, unless there was an earlier one of its kind.
-    pub(super) fn add(&self, failed: Failed) {
+    /// Keeps a failure, unless there was an earlier one of its kind. Tells whether it was kept.
+    pub(super) fn add(&self, failed: Failed) -> bool {
         let kept = match failed.error {
             SwaError::Average(_)
             | SwaError::FurtherAverage { .. }
@@ -36,7 +38,6 @@ impl Failures {
             | SwaError::StepsChanged { .. } => &self.of_averaging,
             _ => &self.of_evaluation,
         };
-        // Only the first one is kept.
-        let _ = kept.set(failed);
+        kept.set(failed).is_ok()
     }
 }

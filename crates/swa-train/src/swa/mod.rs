@@ -10,14 +10,16 @@ mod step;
 
 use core::fmt;
 use std::cell::OnceCell;
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::Device;
 use burn::train::{InferenceStep, Interrupter, LearnerModel};
-use swa_core::{Average, AveragingRule, BatchNormReport, Counter};
+use swa_core::{Average, AveragingRule, BatchNormReport, BatchSize, Counter, KeptReason};
 
 use crate::SwaError;
 use crate::burn_0_22::training_error;
+use crate::evaluation::Forward;
 use collector::Collectors;
 pub(crate) use collector::MAIN;
 pub use config::{AverageConfig, RunningStatistics, SwaConfig};
@@ -125,8 +127,44 @@ impl<M: LearnerModel> Swa<M> {
         Ok(self.with_collectors(collectors))
     }
 
+    /// Re-estimates BatchNorm by another forward pass than the model's own [`InferenceStep::step`]: one that takes along an
+    /// auxiliary head that only the training uses, or that tells the sizes of batches of other lengths. `forward` passes a batch
+    /// through the model and returns the batch's [size](BatchSize), as for
+    /// [`reestimate_batch_norm`](swa_core::reestimate_batch_norm).
+    ///
+    /// Statistics that no pass reaches stay the training's latest. The first validation names them on the terminal, and
+    /// [`batch_norm_report`](Self::batch_norm_report) lists them.
+    ///
+    /// ```
+    /// use burn::train::{InferenceStep, LearnerModel};
+    /// use swa_train::Swa;
+    ///
+    /// # trait WithHead { fn forward_with_auxiliary_head(&self, images: burn::tensor::Tensor<4>); }
+    /// # type Images = burn::tensor::Tensor<4>;
+    /// fn whole<M>(swa: Swa<M>) -> Swa<M>
+    /// where
+    ///     M: LearnerModel + InferenceStep<Input = Images> + WithHead,
+    /// {
+    ///     swa.with_reestimation_forward(|model, images| {
+    ///         let samples = images.dims()[0];
+    ///         model.forward_with_auxiliary_head(images);
+    ///         samples
+    ///     })
+    /// }
+    /// ```
+    pub fn with_reestimation_forward<S: BatchSize + 'static>(
+        self,
+        forward: impl Fn(&M, <M as InferenceStep>::Input) -> S + Send + Sync + 'static,
+    ) -> Self {
+        let collectors = self.collectors();
+        let swa = self.with_collectors(collectors);
+        let forward: Forward<M> = Arc::new(move |model, batch| Box::new(forward(model, batch)));
+        swa.state().evaluation.forward = Some(forward);
+        swa
+    }
+
     /// Stops the training through `interrupter` when averaging or re-estimating BatchNorm fails, with
-    /// the reason in `LearningResult::error`. Without an interrupter, the failure is logged, and the
+    /// the reason in `LearningResult::error`. Without an interrupter, the failure is logged and shown on the terminal, and the
     /// training goes on, validated with the live model. An average that could not be updated keeps its
     /// last good value, and [`into_averaged`](Self::into_averaged) returns the error.
     ///
@@ -297,6 +335,7 @@ impl<M: LearnerModel> Swa<M> {
             Some(Averaged::Ready(model)) => Some(model),
             Some(Averaged::Pending(pending)) => {
                 let evaluated = pending.evaluate()?;
+                self.tell_of_kept_statistics(evaluated.report());
                 Some(self.state().evaluation.keep(name, evaluated))
             }
         })
@@ -315,13 +354,33 @@ impl<M: LearnerModel> Swa<M> {
     }
 
     fn fail(&self, error: SwaError) {
-        log::error!("SWA: {error}");
+        let message = format!("SWA: {error}");
+        log::error!("{message}");
         let step = self.steps();
         let failed = Failed { error, step };
         if !self.is_replica {
             self.interrupt(&failed);
         }
-        self.failures.add(failed);
+        let is_first = self.failures.add(failed);
+        if is_first && self.interrupter.is_none() {
+            show(&message);
+        }
+    }
+
+    /// Names the running statistics that could not be re-estimated, once for each training.
+    fn tell_of_kept_statistics(&self, report: &BatchNormReport) {
+        let kept = report.kept.iter();
+        let kept = kept.filter(|it| it.reason != KeptReason::Frozen);
+        let kept: Vec<String> = kept.map(ToString::to_string).collect();
+        if !kept.is_empty() && self.failures.kept_statistics_told.set(()).is_ok() {
+            let message = format!(
+                "SWA: the averaged model has running statistics that were not re-estimated, but are the training's latest: \
+                 {}. Another forward pass may reach more layers: see `Swa::with_reestimation_forward`",
+                kept.join(", ")
+            );
+            log::warn!("{message}");
+            show(&message);
+        }
     }
 
     fn interrupt(&self, failed: &Failed) {
@@ -329,6 +388,13 @@ impl<M: LearnerModel> Swa<M> {
             interrupter.fail(training_error(&failed.error));
         }
     }
+}
+
+/// Shows a message on the terminal. A `Learner` of Burn 0.22.1 writes the log to a file, and has no other channel for what does
+/// not stop the training.
+fn show(message: &str) {
+    // Unlike `eprintln`, this does not panic if nobody reads the terminal.
+    let _ = writeln!(io::stderr(), "{message}");
 }
 
 impl<M: LearnerModel> Clone for Swa<M> {
