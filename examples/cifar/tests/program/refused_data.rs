@@ -177,7 +177,7 @@ fn what_is_passed_over_or_to_be_turned_is_said_in_a_line() {
          applied, as in torchvision\n"
     );
     let refusal = ended.refusal();
-    assert!(refusal.contains("but there are 3"), "{refusal}");
+    assert!(refusal.contains("at most 3"), "{refusal}");
 }
 
 #[test]
