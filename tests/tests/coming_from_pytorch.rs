@@ -103,7 +103,7 @@ where
     let swa: Swa<M> = SwaConfig::new(collect).init(model, train_loader)?;
     let swa = swa.with_rule(Recent).with_device(&Device::flex());
     let swa = swa.with_initial_average(&averaged, updates)?;
-    Ok(swa.into_averaged()?)
+    Ok(swa.averaged_model()?)
 }
 
 #[allow(dead_code, reason = "that it compiles is the test")]

@@ -322,7 +322,7 @@ fn there_and_back<N: ImageNetwork>(
         results.model.live().valid().into_network(),
         results.model.updates(),
     );
-    let averaged = results.model.into_averaged()?.into_network();
+    let averaged = results.model.averaged_model()?.into_network();
     assert_eq!(updates, 2);
     let (trained, averaged_logits) = (logits(&live), logits(&averaged));
     assert!(

@@ -155,7 +155,7 @@ fn train(
     // The last value is the mean of the epoch.
     losses.pop();
     let live = tensors(&swa.live().clone().into_network());
-    let averaged = swa.into_averaged()?.into_network();
+    let averaged = swa.averaged_model()?.into_network();
     let statistics = tensors(&averaged);
     let counts = counts(description)?;
     let unbiased = with_scaled_variances(averaged, |layer| {

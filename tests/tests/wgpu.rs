@@ -100,7 +100,7 @@ fn train(device: &Device) -> Swa<Classifier<PreResNet>> {
 }
 
 fn averaged(swa: Swa<Classifier<PreResNet>>) -> Values {
-    tensors(&swa.into_averaged().unwrap().into_network())
+    tensors(&swa.averaged_model().unwrap().into_network())
 }
 
 fn assert_close(ours: &Values, theirs: &Values, allowed: f64) {
@@ -167,7 +167,7 @@ fn assert_averages_its_own_weights(average_on: Option<&Device>) {
     let config = ReestimationConfig::new();
     let mean = mean.model().unwrap();
     let (expected, _) = reestimate_batch_norm(&mean, &config, stream, forward).unwrap();
-    let averaged = trained.into_averaged().unwrap();
+    let averaged = trained.averaged_model().unwrap();
     assert_eq!(averaged.devices(), [device]);
     assert_close(
         &tensors(&averaged.into_network()),

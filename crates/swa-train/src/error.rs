@@ -34,15 +34,18 @@ pub enum SwaError {
 
     /// The training ended before it collected anything.
     #[error(
-        "nothing was averaged: the training took {steps} optimizer steps, and SWA collects for the first time after \
-         step {first_step}. Train on or start earlier; and if gradients are accumulated, or there are several devices, \
-         tell `RunLength` (`with_gradient_accumulation`, `of_items`), since it counts the optimizer's steps"
+        "nothing was averaged: the training ended after {steps} optimizer steps, and SWA collects for the first time \
+         after step {first_step} of the {total_steps} that `RunLength` says. If it was stopped before its end, train on \
+         or start earlier; `into_live()` is the trained model. If it was not, an epoch takes fewer steps than \
+         `RunLength` says: tell it of accumulated gradients and several devices (`with_gradient_accumulation`, `of_items`)"
     )]
     NothingCollected {
         /// The optimizer step after which the first weights were to be collected.
         first_step: usize,
         /// The number of optimizer steps that were taken.
         steps: usize,
+        /// The number of optimizer steps of the run, as its length was given.
+        total_steps: usize,
     },
 
     /// A name that no average has.

@@ -93,7 +93,7 @@
 //!
 //! // The average of the weights at the end of epochs 9, 10, 11 and 12, a plain `Net`.
 //! assert_eq!(result.model.swa().updates(), 4);
-//! let averaged: Net = result.model.into_averaged()?;
+//! let averaged: Net = result.model.averaged_model()?;
 //! # let _ = averaged;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

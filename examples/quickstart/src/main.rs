@@ -59,7 +59,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     drop(result.renderer); // gives the terminal back
     let updates = result.model.swa().updates();
-    let averaged: Model = result.model.into_averaged()?; // SWA: the averaged model, ready to use
+    let averaged: Model = result.model.averaged_model()?; // SWA: the averaged model, ready to use
     let (image, label) = digits::example();
     println!(
         "\nThe average of {updates} epochs' weights reads a {label} as a {}.",

@@ -155,7 +155,7 @@ fn averaged(network: &PreResNet, device: &Device) -> Result<Weights, Failure> {
         step(&mut learner, &batch);
     }
     let swa: Swa<Classifier<PreResNet>> = learner.model();
-    Ok(Weights::of(&swa.into_averaged()?)?)
+    Ok(Weights::of(&swa.averaged_model()?)?)
 }
 
 /// All batches, on the device with autodiff, as training takes them.

@@ -136,7 +136,7 @@ impl Session<'_> {
         let updates = model.updates();
         let live = model.live().clone().into_network();
         self.save(&live, self.directory.live_model(), None)?;
-        let averaged = model.into_averaged()?.into_network();
+        let averaged = model.averaged_model()?.into_network();
         self.save(&averaged, self.directory.averaged_model(), Some(updates))?;
         Ok(End::Finished(self.last_row()?))
     }

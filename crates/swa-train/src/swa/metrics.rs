@@ -70,13 +70,13 @@ impl<M: LearnerModel> SwaMetrics<M> {
         self.swa
     }
 
-    /// See [`Swa::into_averaged`].
+    /// See [`Swa::averaged_model`].
     ///
     /// # Errors
     ///
-    /// Those of [`Swa::into_averaged`].
-    pub fn into_averaged(self) -> Result<M, SwaError> {
-        self.swa.into_averaged()
+    /// Those of [`Swa::averaged_model`].
+    pub fn averaged_model(&self) -> Result<M, SwaError> {
+        self.swa.averaged_model()
     }
 
     fn map_swa(self, change: impl FnOnce(Swa<M>) -> Swa<M>) -> Self {

@@ -61,7 +61,7 @@ use state::{Averaged, State};
 /// A failure interrupts all workers of `ddp` after the same step, the next one (see
 /// [`with_interrupter`](Self::with_interrupter)): a worker that went on alone would wait forever for the
 /// gradients of the others. After the last step there is nothing to interrupt: there,
-/// [`failure`](Self::failure) and [`into_averaged`](Self::into_averaged) return the error.
+/// [`failure`](Self::failure) and [`averaged_model`](Self::averaged_model) return the error.
 ///
 /// `ddp` was tested through Burn's own strategy, with threads that add their gradients up in the host's
 /// memory. It was not tested with the collectives of several GPUs, since none were at hand. For the costs in
@@ -166,7 +166,7 @@ impl<M: LearnerModel> Swa<M> {
     /// Stops the training through `interrupter` when averaging or re-estimating BatchNorm fails, with
     /// the reason in `LearningResult::error`. Without an interrupter, the failure is logged and shown on the terminal, and the
     /// training goes on, validated with the live model. An average that could not be updated keeps its
-    /// last good value, and [`into_averaged`](Self::into_averaged) returns the error.
+    /// last good value, and [`averaged_model`](Self::averaged_model) returns the error.
     ///
     /// Pass the same interrupter to `SupervisedTraining::with_interrupter`.
     pub fn with_interrupter(mut self, interrupter: Interrupter) -> Self {
@@ -222,15 +222,16 @@ impl<M: LearnerModel> Swa<M> {
 impl<M: LearnerModel> Swa<M> {
     /// The averaged model with its BatchNorm re-estimated: the user's own type, in validation mode,
     /// ready for inference. If the average has not changed since the last validation, the statistics of
-    /// that are used, without another pass over the data.
+    /// that are used, without another pass over the data. The wrapper stays as it is.
     ///
     /// # Errors
     ///
-    /// - [`SwaError::NothingCollected`] if the training ended before it collected anything.
-    /// - The error that kept the average from being updated, even if the training went on after it. Call
-    ///   [`average`](Self::average) before this to take the last good average.
+    /// - [`SwaError::NothingCollected`] if the training ended before it collected anything. The trained model is
+    ///   [`into_live`](Self::into_live).
+    /// - The error that kept the average from being updated, even if the training went on after it. The last good average is
+    ///   [`average`](Self::average).
     /// - The error that keeps BatchNorm from being re-estimated now.
-    pub fn into_averaged(self) -> Result<M, SwaError> {
+    pub fn averaged_model(&self) -> Result<M, SwaError> {
         self.averaged(MAIN)
     }
 
@@ -238,7 +239,7 @@ impl<M: LearnerModel> Swa<M> {
     ///
     /// # Errors
     ///
-    /// Those of [`into_averaged`](Self::into_averaged), and [`SwaError::UnknownAverage`].
+    /// Those of [`averaged_model`](Self::averaged_model), and [`SwaError::UnknownAverage`].
     pub fn averaged(&self, name: &str) -> Result<M, SwaError> {
         self.check();
         if let Some(failed) = self.failures.of_averaging.get() {
@@ -251,6 +252,7 @@ impl<M: LearnerModel> Swa<M> {
         Err(SwaError::NothingCollected {
             first_step: collect.first_step(),
             steps: self.steps(),
+            total_steps: collect.run().total_steps(),
         })
     }
 

@@ -44,7 +44,7 @@ impl<M: LearnerModel> Module for Swa<M> {
     }
 
     /// A copy for validation, which later steps of the training do not change. The models that it evaluates
-    /// are kept for [`Swa::into_averaged`].
+    /// are kept for [`Swa::averaged_model`].
     fn valid(&self) -> Self {
         self.check();
         Self {

@@ -44,11 +44,11 @@ fn a_copy_for_validation_is_left_alone_by_later_steps() {
 #[test]
 fn what_was_evaluated_is_not_taken_for_another_records() {
     let evaluated = swa().after_step();
-    evaluated.clone().into_averaged().unwrap();
+    evaluated.clone().averaged_model().unwrap();
     let other = swa_of(scaled(Net::new(), 2.0)).after_step();
     let record = other.clone().into_record();
     let loaded = evaluated.try_load_record(record).unwrap();
-    let averaged = loaded.into_averaged().unwrap();
+    let averaged = loaded.averaged_model().unwrap();
     assert_eq!(weights(&averaged), weights(other.live()));
 }
 
@@ -60,7 +60,7 @@ fn diverged_weights_are_not_averaged_until_a_record_is_loaded() {
     swa.model = scaled(swa.model, f64::NAN);
     let diverged = swa.after_step();
     assert!(diverged.try_evaluate(MAIN).is_none());
-    assert!(diverged.clone().into_averaged().is_err());
+    assert!(diverged.clone().averaged_model().is_err());
     let diverged = diverged.after_step();
     assert_eq!((diverged.updates(), diverged.steps()), (1, 3));
 
@@ -68,7 +68,7 @@ fn diverged_weights_are_not_averaged_until_a_record_is_loaded() {
     assert!(resumed.failure().is_none());
     let resumed = resumed.after_step();
     assert_eq!((resumed.updates(), resumed.steps()), (2, 2));
-    resumed.into_averaged().unwrap();
+    resumed.averaged_model().unwrap();
 }
 
 #[test]
@@ -84,8 +84,8 @@ fn weights_that_are_no_numbers_are_refused_before_the_training() {
 fn a_training_with_a_clone_of_what_another_has_trained_is_told() {
     let start = swa();
     let first = (0..4).fold(start.clone(), |swa, _| swa.after_step());
-    let averaged = first.clone().into_averaged().unwrap();
-    let error = start.after_step().into_averaged().unwrap_err();
+    let averaged = first.clone().averaged_model().unwrap();
+    let error = start.after_step().averaged_model().unwrap_err();
     assert!(error.to_string().contains("SwaConfig::init"), "{error}");
     assert_eq!(weights(&averaged), weights(first.live()));
 }
@@ -122,7 +122,7 @@ fn steps_of_a_record_are_converted_at_the_end_of_an_epoch() {
     // Within an epoch: the first step fails, and another record can be loaded still.
     let loaded = swa_of_epochs(4).load_record(record(3, 7));
     assert_eq!((loaded.steps(), loaded.updates()), (7, 1));
-    assert!(loaded.clone().into_averaged().is_ok());
+    assert!(loaded.clone().averaged_model().is_ok());
     let failed = loaded.after_step();
     let failure = failed.failure().unwrap();
     assert!(matches!(

@@ -143,7 +143,7 @@ fn a_head_that_only_the_training_uses_keeps_its_statistics() {
     assert_eq!(report.layers, 1);
     assert_eq!(kept(&report), [SEEN, ("head.norm", KeptReason::NotUpdated)]);
     let live = floats(trained.live());
-    let averaged = floats(&trained.into_averaged().unwrap());
+    let averaged = floats(&trained.averaged_model().unwrap());
     for path in ["head.norm.running_mean", "head.norm.running_var", "seen"] {
         assert_eq!(averaged[path], live[path], "{path}");
     }
@@ -164,7 +164,7 @@ fn another_forward_pass_re_estimates_the_head_too() {
     assert_eq!((report.layers, report.samples), (2, 70));
     assert_eq!(kept(&report), [SEEN]);
     let live = floats(trained.live());
-    let averaged = floats(&trained.into_averaged().unwrap());
+    let averaged = floats(&trained.averaged_model().unwrap());
     assert_ne!(
         averaged["head.norm.running_mean"],
         live["head.norm.running_mean"]
@@ -179,7 +179,7 @@ fn a_frozen_backbone_is_the_same_in_the_averaged_model() {
     let trained = train(wrap(model));
     let report = trained.batch_norm_report().unwrap();
     assert!(kept(&report).contains(&("backbone.norm", KeptReason::Frozen)));
-    let averaged = trained.into_averaged().unwrap();
+    let averaged = trained.averaged_model().unwrap();
     assert_eq!(floats(&averaged.backbone), before);
 }
 
@@ -193,7 +193,7 @@ fn a_backbone_that_is_frozen_midway_keeps_its_statistics() {
     assert!(kept(&report).contains(&("backbone.norm", KeptReason::Frozen)));
     // Nothing was collected before it was frozen.
     let live = floats(&trained.live().valid().backbone);
-    assert_eq!(floats(&trained.into_averaged().unwrap().backbone), live);
+    assert_eq!(floats(&trained.averaged_model().unwrap().backbone), live);
 }
 
 /// Runs an ignored test of this program, and returns what it writes to the terminal.

@@ -112,7 +112,7 @@ fn outcome(result: LearningResult<Swa<Replica>>) -> [Values; 2] {
     let live = weights(result.model.live());
     assert_eq!(result.model.updates(), UPDATES);
     assert_eq!(result.model.steps(), STEPS);
-    [live, floats(&result.model.into_averaged().unwrap())]
+    [live, floats(&result.model.averaged_model().unwrap())]
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn two_devices_give_what_one_gives_with_their_batches_in_one() {
         training(directory, loader_of(by_turns(), 2 * DEVICE_BATCH))
             .launch(learner(wrap(Replica::alone(net())), 0.1))
     });
-    let expected = weights(&one.model.into_averaged().unwrap());
+    let expected = weights(&one.model.averaged_model().unwrap());
 
     for strategy in [
         multi(MultiDeviceOptim::OptimMainDevice),
@@ -158,7 +158,7 @@ fn two_devices_give_what_one_gives_with_their_batches_in_one() {
         };
         // The loss is a mean over a batch, and two means are added: twice that over both batches.
         let two = on_two_devices(strategy, wrap(model), 0.05);
-        let averaged = weights(&two.model.into_averaged().unwrap());
+        let averaged = weights(&two.model.averaged_model().unwrap());
         // A sum over 16 points is rounded otherwise than two over 8: one or two units in the last place
         // (6e-8) of a gradient of about 1, in each of 24 steps.
         for (path, averaged) in averaged {
@@ -178,7 +178,7 @@ fn counts_of(
     let passes = loader.passes.clone();
     let swa = config().init(model, Arc::new(loader)).unwrap();
     let result = on_two_devices(strategy, swa, 0.1);
-    result.model.clone().into_averaged().unwrap();
+    result.model.clone().averaged_model().unwrap();
     assert_eq!(counts.inferences.load(Ordering::SeqCst), INFERENCES);
     (result, counts, passes.load(Ordering::SeqCst))
 }
@@ -217,7 +217,7 @@ fn ddp_marks_live_replicas_alone_and_the_main_one_re_estimates() {
         .iter()
         .map(|[it, _]| it)
         .collect();
-    assert_is_mean_of(&result.model.into_averaged().unwrap().net, &collected);
+    assert_is_mean_of(&result.model.averaged_model().unwrap().net, &collected);
 }
 
 #[test]
@@ -324,5 +324,5 @@ fn a_failure_stops_all_workers_of_ddp_after_the_same_step() {
     let (steps, error, swa) = interrupted(diverging, Watched::failing_in(0));
     assert!(error.contains("`input.weight` holds a NaN"), "{error}");
     assert_eq!(steps, 11.0);
-    assert!(swa.into_averaged().is_err());
+    assert!(swa.averaged_model().is_err());
 }

@@ -127,7 +127,7 @@ fn training_is_as_without_swa_and_the_average_is_the_mean() {
     assert_eq!(history.len(), run_length().total_steps());
     assert_eq!(result.model.steps(), history.len());
     assert_eq!(result.model.updates(), 4);
-    let averaged = result.model.into_averaged().unwrap();
+    let averaged = result.model.averaged_model().unwrap();
     assert_is_mean_of(
         &averaged,
         &collected(&history, run_length().steps_per_epoch()),
@@ -160,7 +160,7 @@ fn an_average_from_elsewhere_goes_on_and_is_resumed() {
         let elsewhere = weights(&elsewhere);
         let mut all = vec![&elsewhere; 3];
         all.extend(collected(&history, run_length().steps_per_epoch()));
-        assert_is_mean_of(&result.model.into_averaged().unwrap(), &all);
+        assert_is_mean_of(&result.model.averaged_model().unwrap(), &all);
     });
 }
 
@@ -201,7 +201,7 @@ fn a_checkpoint_resumes_the_whole_training_to_the_bit() {
     assert_eq!(resumed.model.steps(), run_length().total_steps());
     assert_eq!(weights(whole.model.live()), weights(resumed.model.live()));
     let averaged =
-        |result: LearningResult<Swa<Net>>| floats(&result.model.into_averaged().unwrap());
+        |result: LearningResult<Swa<Net>>| floats(&result.model.averaged_model().unwrap());
     assert_eq!(averaged(whole), averaged(resumed));
 }
 
@@ -240,7 +240,7 @@ fn resume_with_other_steps(
         &second[steps_per_epoch - 1],
         &second[second.len() - 1],
     ];
-    assert_is_mean_of(&result.model.into_averaged().unwrap(), &ends);
+    assert_is_mean_of(&result.model.averaged_model().unwrap(), &ends);
     // That of the first two epochs is larger. While the first gradients are accumulated, there is none yet.
     let rates = recorder.training("Learning Rate");
     let highest = rates.iter().copied().fold(0.0, f64::max);
@@ -273,12 +273,12 @@ fn a_run_whose_steps_changed_within_an_epoch_stops_at_once() {
         let expected = "within an epoch, after 20 optimizer steps at 6 an epoch, and this training has 5 an epoch";
         assert!(error.contains(expected), "{error}");
         assert_eq!(history.lock().unwrap().len(), 1);
-        assert!(result.model.into_averaged().is_err());
+        assert!(result.model.averaged_model().is_err());
 
         // Its average can be taken from the checkpoint all the same.
         let file = folder.join("checkpoint/model-4.bpk");
         let loaded = wrap(Net::new()).try_load_file(file).unwrap();
-        loaded.into_averaged().unwrap();
+        loaded.averaged_model().unwrap();
         // So can the run go on, in the steps of before: after steps 18, 24 and 30.
         let resumed = checkpointed().checkpoint(4);
         let result = resumed.launch(learner(wrap_for(Net::new(), &six)));
@@ -293,7 +293,7 @@ fn the_averaged_model_can_be_taken_from_a_checkpoint() {
         let result = checkpointed.launch(learner(wrap(Net::new())));
         let file = directory.join(format!("checkpoint/model-{EPOCHS}.bpk"));
         let loaded = wrap(Net::new()).try_load_file(file).unwrap();
-        let averaged = |swa: Swa<Net>| floats(&swa.into_averaged().unwrap());
+        let averaged = |swa: Swa<Net>| floats(&swa.averaged_model().unwrap());
         assert_eq!(averaged(loaded), averaged(result.model));
     });
 }
@@ -319,7 +319,7 @@ fn the_averaged_model_is_validated_and_given_re_estimated() {
     // The last validation has already re-estimated BatchNorm.
     assert_eq!(report.unwrap().samples, ITEMS);
     let latest = statistics_of(result.model.live());
-    let averaged = statistics_of(&result.model.into_averaged().unwrap());
+    let averaged = statistics_of(&result.model.averaged_model().unwrap());
     assert_eq!(averaged, statistics_of(&expected));
     assert_ne!(averaged, latest);
 }
@@ -331,7 +331,7 @@ fn batch_norm_is_re_estimated_once_for_each_validation() {
     let collect = Collect::from_epoch(3, &run_length()).unwrap();
     let swa = SwaConfig::new(collect).init(Net::new(), Arc::new(loader));
     let result = in_temporary_folder(|directory| training(directory).launch(learner(swa.unwrap())));
-    result.model.into_averaged().unwrap();
+    result.model.averaged_model().unwrap();
     // After epochs 3, 4, 5 and 6, each validated in several batches.
     assert_eq!(passes.load(Ordering::SeqCst), 4);
 }
@@ -345,7 +345,7 @@ fn a_failed_re_estimation_is_told_and_averaging_goes_on() {
     let failure = result.model.failure().unwrap().to_string();
     assert!(failure.contains("disk on fire"), "{failure}");
     assert_eq!(result.model.updates(), 4);
-    result.model.into_averaged().unwrap();
+    result.model.averaged_model().unwrap();
 }
 
 #[test]
@@ -359,7 +359,7 @@ fn fewer_batches_or_none_re_estimate_batch_norm_if_asked_to() {
         let result = in_temporary_folder(|directory| training(directory).launch(learner(swa)));
         let report = result.model.batch_norm_report().unwrap();
         let live = statistics_of(result.model.live());
-        let averaged = statistics_of(&result.model.into_averaged().unwrap());
+        let averaged = statistics_of(&result.model.averaged_model().unwrap());
         (report.samples, averaged == live)
     };
     let first_batches = |batches| {
@@ -395,7 +395,7 @@ fn an_average_at_every_step_is_an_ema() {
             }
         }
     }
-    let averaged = weights(&result.model.into_averaged().unwrap());
+    let averaged = weights(&result.model.averaged_model().unwrap());
     for (path, averaged) in averaged {
         for (got, expected) in averaged.iter().zip(&expected[&path]) {
             assert!((got - expected).abs() < 1e-6, "{path}: {got} {expected}");
@@ -406,13 +406,15 @@ fn an_average_at_every_step_is_an_ema() {
 #[test]
 fn a_training_that_never_collects_has_a_live_model_alone() {
     let (result, _) = train_swa(|training| training.num_epochs(2));
-    let live = result.model.clone().into_live();
-    assert_eq!(shapes(&live), shapes(&Net::new()));
-    let error = result.model.into_averaged().unwrap_err();
+    let error = result.model.averaged_model().unwrap_err();
     assert!(
-        matches!(error, SwaError::NothingCollected { first_step, steps } if steps < first_step),
+        matches!(error, SwaError::NothingCollected { first_step, steps, .. } if steps < first_step),
         "{error}"
     );
+    assert!(error.to_string().contains("`into_live()`"), "{error}");
+    // The error has not cost the trained model.
+    let live = result.model.into_live();
+    assert_eq!(shapes(&live), shapes(&Net::new()));
 }
 
 #[test]
@@ -465,7 +467,7 @@ fn a_further_average_is_that_of_a_training_with_it_alone() {
     let both = train(wrap_with_ema(Net::new())).model;
 
     assert_eq!(weights(both.live()), weights(swa.live()));
-    let alone = [swa, ema].map(|swa| floats(&swa.into_averaged().unwrap()));
+    let alone = [swa, ema].map(|swa| floats(&swa.averaged_model().unwrap()));
     assert_eq!(both_averages(&both), alone);
 }
 
@@ -665,7 +667,7 @@ fn a_rule_of_ones_own_is_taken() {
     let swa = wrap(Net::new()).with_rule(Latest);
     let result = in_temporary_folder(|folder| training(folder).launch(learner(swa)));
     let live = weights(result.model.live());
-    assert_eq!(weights(&result.model.into_averaged().unwrap()), live);
+    assert_eq!(weights(&result.model.averaged_model().unwrap()), live);
 }
 
 #[test]
@@ -684,7 +686,7 @@ fn early_stopping_keeps_what_was_averaged() {
     });
     assert!(history.len() < run_length().total_steps());
     assert!(result.model.updates() > 0);
-    result.model.into_averaged().unwrap();
+    result.model.averaged_model().unwrap();
 }
 
 #[test]
@@ -708,7 +710,7 @@ fn weights_that_diverge_stop_the_training_with_the_last_average() {
     let average = result.model.average().model().unwrap();
     let weights = weights(&average);
     assert!(weights.values().flatten().all(|it| it.is_finite()));
-    assert!(result.model.into_averaged().is_err());
+    assert!(result.model.averaged_model().is_err());
 }
 
 #[test]
@@ -718,7 +720,7 @@ fn a_loader_without_data_is_an_error_that_says_so() {
         .init(Net::new(), loader_of([], BATCH))
         .unwrap();
     let result = in_temporary_folder(|directory| training(directory).launch(learner(swa)));
-    let error = result.model.into_averaged().unwrap_err();
+    let error = result.model.averaged_model().unwrap_err();
     assert!(error.to_string().contains("there was no batch"), "{error}");
 }
 
@@ -729,7 +731,7 @@ fn a_loader_whose_progress_falls_is_an_error_that_says_so() {
         .init(Net::new(), Arc::new(CountingDown(loader())))
         .unwrap();
     let result = in_temporary_folder(|directory| training(directory).launch(learner(swa)));
-    let error = result.model.into_averaged().unwrap_err();
+    let error = result.model.averaged_model().unwrap_err();
     assert!(error.to_string().contains("its loader fell"), "{error}");
 }
 
