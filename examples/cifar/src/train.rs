@@ -123,7 +123,6 @@ impl Training<'_> {
             Some((directory, _)) => directory,
             None => RunDirectory::create(&self.args.out, self.config, self.args.overwrite)?,
         };
-        directory.check_images(self.images)?;
 
         let plain = self.args.plain || !std::io::stdout().is_terminal();
         let session = Session {
@@ -172,9 +171,6 @@ impl Training<'_> {
         let from = checkpoints.last()?;
         if self.config.epochs != began.epochs {
             say(self.config.lengthened(began, from.unwrap_or_default())?);
-        }
-        if self.config != began {
-            directory.write_config(self.config)?;
         }
         Ok(from)
     }

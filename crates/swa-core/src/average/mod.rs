@@ -45,7 +45,8 @@ use update::{Flags, updated};
 /// and all weights on an accelerator that is not one of CubeCL's, are checked by their sum: if it
 /// overflows, finite weights count as not finite.)
 ///
-/// An infinity that the average holds in the same place is a constant, such as the `-inf` of a causal mask, and stays as it is.
+/// An infinity that the average holds in the same place is a constant, such as the `-inf` of a causal mask, and stays as it is, until
+/// the model has a number there: the average takes that number, and averages from there on.
 /// An average begins with the values of the model that it was made of, so set constants before. A NaN is equal to nothing, not
 /// even to itself: it is refused wherever it stands.
 ///

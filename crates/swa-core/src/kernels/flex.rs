@@ -71,6 +71,8 @@ macro_rules! float {
                     Self::step(average, current, weight)
                 } else if current == average {
                     average
+                } else if average.is_infinite() {
+                    current
                 } else {
                     average * (1.0 - weight) as $float + current * weight as $float
                 }

@@ -29,7 +29,8 @@ pub(crate) use verdict::{Found, Verdict};
 ///
 /// Each average has its own weight. A weight of 1 gives the current values themselves. An average keeps its dtype.
 ///
-/// Elements that are equal in both are no step, so that infinities stay. If the difference of two finite elements is beyond the
+/// Elements that are equal in both are no step, so that infinities stay. An infinity in an average that is a finite number in the
+/// current values is no constant any more, and takes that number, as a mean could never leave it. If the difference of two finite elements is beyond the
 /// largest number of the dtype, the step is `(1 - weight) * average + weight * current`, which is between the two.
 pub(crate) struct Step {
     pub(crate) current: Floats,

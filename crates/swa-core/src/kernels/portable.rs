@@ -22,11 +22,13 @@ pub(super) fn step(
         };
         let difference = current.clone().sub(average.clone());
         let overflows = difference.clone().abs().greater_elem(largest);
+        let was_infinite = average.clone().is_inf();
         let is_equal = current.clone().equal(average.clone());
         let kept = average.clone().mul_scalar(1.0 - weight);
-        let between = kept.add(current.mul_scalar(weight));
+        let between = kept.add(current.clone().mul_scalar(weight));
         let stepped = average.clone().add(difference.mul_scalar(weight));
         let stepped = stepped.mask_where(overflows, between);
+        let stepped = stepped.mask_where(was_infinite, current);
         stepped.mask_where(is_equal, average.clone())
     };
     Floats::of(accepted(average, stepped, verdict))

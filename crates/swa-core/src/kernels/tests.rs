@@ -249,6 +249,19 @@ fn infinities_that_are_equal_in_both_stay() {
 }
 
 #[test]
+fn an_infinity_that_the_current_values_have_left_is_left_at_once() {
+    let current = || tensor(&[3.0, 0.0, 5.0]);
+    let average = || tensor(&[f32::NEG_INFINITY, f32::INFINITY, 1.0]);
+    for weight in [0.25, 0.5] {
+        let steps = || vec![step(current(), [(average(), weight)])];
+        let expected = vec![vec![3.0, 0.0, 1.0 + 4.0 * weight]];
+        assert_eq!(on_both_ways(steps), Ok(expected));
+    }
+    let steps = || vec![step(wide(3.0), [(wide(-INFINITY), 0.5)])];
+    assert_eq!(on_both_ways(steps), Ok(vec![vec![3.0]]));
+}
+
+#[test]
 fn infinities_that_an_average_lacks_are_refused() {
     let lowest = f32::NEG_INFINITY;
     let mask = || tensor(&[lowest, 0.0]);

@@ -214,7 +214,7 @@ impl Worker<'_> {
             fs::remove_dir_all(&path).map_err(io_error("delete", &path))?;
         }
         let folder = RunDirectory::create(&path, &taker.config, false)?;
-        folder.check_images(self.images)?;
+        folder.record(&taker.config, self.images)?;
         session.hand_over(network, swa, at, &Checkpoints::new(folder.checkpoints())?)?;
         let mut rows = read_rows(&session.directory.metrics())?;
         rows.retain(|row| row.epoch <= at.epoch);

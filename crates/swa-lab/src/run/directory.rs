@@ -165,9 +165,11 @@ impl RunDirectory {
                 path: path.to_owned(),
             });
         }
+        // Another process may change them as long as the folder is its own.
+        let directory = directory.locked()?;
         let config: RunConfig = read_json(&file, "a run's settings")?;
         match config.validate() {
-            Ok(()) => Ok((directory.locked()?, config)),
+            Ok(()) => Ok((directory, config)),
             Err(error) => Err(DirectoryError::Content {
                 path: file,
                 content: "a run's settings",
@@ -194,12 +196,35 @@ impl RunDirectory {
     /// # Errors
     ///
     /// [`DirectoryError::Io`]; those that were there stay.
-    pub fn write_config(&self, config: &RunConfig) -> Result<(), DirectoryError> {
+    fn write_config(&self, config: &RunConfig) -> Result<(), DirectoryError> {
         write_json(&self.config_file(), config)
     }
 
-    /// Checks that the run has the `images` that it began with, or writes down what they are if it
-    /// begins now. (A run of an earlier version has not written it down: it does so now.)
+    /// Writes down the settings and the images of a run that begins, or goes on from a checkpoint
+    /// that fits them. (A run of an earlier version has not written down its images.)
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryError::Io`]; what was there stays.
+    pub(crate) fn record(
+        &self,
+        config: &RunConfig,
+        images: &ImageSet,
+    ) -> Result<(), DirectoryError> {
+        let written: RunConfig = read_json(&self.config_file(), "a run's settings")?;
+        if written != *config {
+            self.write_config(config)?;
+        }
+        let file = self.images();
+        if file.exists() {
+            Ok(())
+        } else {
+            write_json(&file, &ImagesRecord::of(images))
+        }
+    }
+
+    /// Checks that the run has the `images` that it began with, if it has written down what they
+    /// are.
     ///
     /// # Errors
     ///
@@ -208,7 +233,7 @@ impl RunDirectory {
         let now = ImagesRecord::of(images);
         let file = self.images();
         if !file.exists() {
-            return write_json(&file, &now);
+            return Ok(());
         }
         let began: ImagesRecord = read_json(&file, "the record of a run's images")?;
         match now.difference(&began) {
@@ -419,6 +444,24 @@ mod tests {
 
         let directory = RunDirectory::create(&path, &config(), true).unwrap();
         assert!(!directory.averaged_model().exists());
+    }
+
+    #[test]
+    fn the_settings_are_read_when_the_folder_is_this_processs_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = RunDirectory::create(folder.path(), &config(), false).unwrap();
+        let longer = RunConfig {
+            epochs: 300,
+            ..config()
+        };
+        std::thread::scope(|scope| {
+            let opening = scope.spawn(|| RunDirectory::open(folder.path()).unwrap().1);
+            // The other process waits for the folder.
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            directory.write_config(&longer).unwrap();
+            drop(directory);
+            assert_eq!(opening.join().unwrap(), longer);
+        });
     }
 
     #[test]

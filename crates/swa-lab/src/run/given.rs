@@ -81,6 +81,13 @@ impl GivenSettings {
         }
         if let Some(init) = &mut config.init {
             init.file = absolute(&init.file);
+            if init.file.to_str().is_none() {
+                return Err(ConfigError::Invalid {
+                    flag: "--init",
+                    expected: "a path in UTF-8",
+                    got: init.file.display().to_string(),
+                });
+            }
         }
         if given.get_flag(NO_SWA) {
             config.swa = None;
@@ -235,6 +242,25 @@ pub(crate) mod tests {
         ] {
             let error = given(arguments).new_run(10).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn weights_in_a_file_whose_name_is_no_utf_8_are_refused() {
+        use std::ffi::OsString;
+        use std::os::unix::ffi::OsStringExt;
+
+        let command = GivenSettings::augment_args(Command::new("").no_binary_name(true));
+        let file = OsString::from_vec(b"caf\xE9.pt".to_vec());
+        let given = GivenSettings(command.get_matches_from(["--init".into(), file]));
+        let run = RunConfig::paper(&"preresnet-20".parse().unwrap(), 10);
+        for refused in [given.new_run(10), given.resumed(&run)] {
+            let error = refused.unwrap_err().to_string();
+            assert!(
+                error.starts_with("--init must be a path in UTF-8"),
+                "{error}"
+            );
         }
     }
 

@@ -81,6 +81,9 @@ impl Interruption {
     /// Takes note of a signal, or of something that means the same.
     pub(crate) fn signal(&self) {
         let shows_ui = self.shows_ui.load(Ordering::SeqCst);
+        if shows_ui {
+            terminal::outlive_ui();
+        }
         let mut signalled = lock(&self.signalled);
         match *signalled {
             Some(first) if first.elapsed() < SAME_SIGNAL => {}

@@ -38,6 +38,7 @@ use crate::run::evaluate::BATCH_SIZE;
 use crate::run::interruption::Interruption;
 use crate::run::model_file::{self, Description};
 use crate::run::progress::{PlainRenderer, Progress, ShownLoader};
+use crate::run::terminal;
 use crate::run::timed_loader::{PassTime, TimedLoader};
 
 /// A run that begins or goes on in this process.
@@ -245,6 +246,8 @@ impl Session<'_> {
             None => None,
             Some(from) => Some(self.read(&checkpoints, from, &model)?),
         };
+        // Images that do not fit the checkpoint are not the run's.
+        self.directory.record(config, self.images)?;
         let train_images = EpochLoader::training(
             self.images.train.clone(),
             config.sgd.batch_size,
@@ -295,8 +298,11 @@ impl Session<'_> {
             interrupted,
             error,
         } = more_metrics(training).launch(learner);
-        // This gives the terminal back. Lines printed earlier would be lost with the UI's screen.
-        drop(renderer);
+        // Lines printed before the UI's end would be lost with its screen.
+        match self.show {
+            Show::Lines(_) => drop(renderer),
+            Show::TerminalUi => terminal::end_ui(renderer),
+        }
 
         if let Some(error) = error {
             return Err(match &*error {

@@ -1,6 +1,10 @@
 //! Burn's terminal UI, in which Ctrl-C still stops the training.
 
-use std::io::stdout;
+#[cfg(unix)]
+use std::fs::OpenOptions;
+use std::io::{IsTerminal, stdout};
+#[cfg(unix)]
+use std::io::{Write, stderr};
 
 use burn::train::Interrupter;
 use burn::train::renderer::{MetricsRenderer, tui::TuiMetricsRendererWrapper};
@@ -51,4 +55,30 @@ fn keep_signals() {
 pub fn leave_ui() {
     let _ = disable_raw_mode();
     let _ = execute!(stdout(), DisableMouseCapture, LeaveAlternateScreen, Show);
+}
+
+/// Lets the process live on where the terminal is gone.
+///
+/// The thread of Burn's UI (0.22.1) then panics, since it cannot draw, and prints while it does. Where
+/// that cannot be printed either, it would abort the process.
+pub(crate) fn outlive_ui() {
+    if stdout().is_terminal() {
+        return;
+    }
+    #[cfg(unix)]
+    if writeln!(stderr(), "\nThe terminal is closed.").is_err()
+        && let Ok(nowhere) = OpenOptions::new().write(true).open("/dev/null")
+    {
+        let _ = rustix::stdio::dup2_stderr(nowhere);
+    }
+}
+
+/// Ends the UI, which gives the terminal back, or leaves it behind where the terminal is gone: its
+/// thread then reads keys for ever (crossterm 0.29), and would be waited for.
+pub(crate) fn end_ui(ui: Box<dyn MetricsRenderer>) {
+    if stdout().is_terminal() {
+        drop(ui);
+    } else {
+        std::mem::forget(ui);
+    }
 }

@@ -74,10 +74,11 @@ impl<M: LearnerModel> Module for Swa<M> {
         self.read(|collectors| collectors.visit(visitor, CONTAINER));
 
         let device = self.device();
+        let (steps, steps_per_epoch) = self.recorded_steps();
         for (name, number) in [
-            ("steps", &self.steps),
+            ("steps", &steps),
             ("format", &self.format),
-            ("steps_per_epoch", &self.steps_per_epoch),
+            ("steps_per_epoch", &steps_per_epoch),
         ] {
             visitor.enter_module(name, CONTAINER);
             visitor.visit_int(&number.param(&device));
@@ -116,9 +117,15 @@ impl<M: LearnerModel> Module for Swa<M> {
         if self.format.value > 1 {
             mapper.enter_module("steps_per_epoch", CONTAINER);
             let now = self.steps_per_epoch.value;
-            self.steps_per_epoch = self.steps_per_epoch.map(mapper, &device);
+            let (_, recorded) = self.recorded_steps();
+            self.steps_per_epoch = recorded.clone().map(mapper, &device);
             let before = std::mem::replace(&mut self.steps_per_epoch.value, now);
-            self.convert_steps(before);
+            if before != recorded.value {
+                // Another record was loaded.
+                self.failures = Arc::default();
+                self.steps_changed = None;
+                self.convert_steps(before);
+            }
             mapper.exit_module("steps_per_epoch", CONTAINER);
         }
         // Records that are written from here on are of this version's format.
@@ -168,6 +175,16 @@ impl Format {
 }
 
 impl<M: LearnerModel> Swa<M> {
+    /// The number of steps, and of those in an epoch, for a record. If the steps of a record could not be converted, these are still
+    /// the record's, so that a checkpoint of a training that went on nevertheless is refused too.
+    fn recorded_steps(&self) -> (Counter, Counter) {
+        let (mut all, mut of_epoch) = (self.steps.clone(), self.steps_per_epoch.clone());
+        if let Some(SwaError::StepsChanged { steps, before, .. }) = self.steps_changed {
+            (all.value, of_epoch.value) = (steps, before);
+        }
+        (all, of_epoch)
+    }
+
     /// Converts the steps of a record in which an epoch had `before` of them.
     fn convert_steps(&mut self, before: usize) {
         let (steps, now) = (self.steps(), self.steps_per_epoch.value);

@@ -64,8 +64,10 @@ impl<M: LearnerModel> Swa<M> {
         if self.is_replica {
             self.interrupt_with_the_others();
         }
-        if let Some(error) = self.steps_changed.take() {
-            self.fail(error);
+        if self.failures.of_averaging.get().is_none()
+            && let Some(error) = &self.steps_changed
+        {
+            self.fail(error.clone());
         }
         if self.failures.of_averaging.get().is_none() {
             let collected = self.state().collect(self.steps(), &self.model);

@@ -287,6 +287,45 @@ fn a_run_whose_steps_changed_within_an_epoch_stops_at_once() {
 }
 
 #[test]
+fn a_run_that_went_on_with_other_steps_is_refused_again() {
+    let six = RunLength::new(EPOCHS, 6).unwrap();
+    let is_refused = |swa: &Swa<Net>| {
+        matches!(
+            swa.failure(),
+            Some(SwaError::StepsChanged {
+                steps: 20,
+                before: 6,
+                now: 5
+            })
+        )
+    };
+    in_temporary_folder(|folder| {
+        let checkpointed = || training(folder).with_default_checkpointers();
+        let first = checkpointed().num_epochs(4);
+        first.launch(learner(wrap_for(Net::new(), &six)));
+        // Nothing interrupts it, so that it writes a checkpoint after epoch 5.
+        let resumed = checkpointed().checkpoint(4).num_epochs(5);
+        assert!(is_refused(&resumed.launch(learner(wrap(Net::new()))).model));
+        let resumed = checkpointed().checkpoint(5);
+        assert!(is_refused(&resumed.launch(learner(wrap(Net::new()))).model));
+
+        // Another record makes up for it, even one of as many steps.
+        let file = |folder: &std::path::Path| folder.join("checkpoint/model-4.bpk");
+        let swa = wrap(Net::new()).try_load_file(file(folder)).unwrap();
+        in_temporary_folder(|folder| {
+            let checkpointed = || training(folder).with_default_checkpointers();
+            checkpointed()
+                .num_epochs(4)
+                .launch(learner(wrap(Net::new())));
+            let swa = swa.try_load_file(file(folder)).unwrap();
+            let result = training(folder).num_epochs(1).launch(learner(swa));
+            assert!(result.model.failure().is_none());
+            assert_eq!((result.model.steps(), result.model.updates()), (25, 3));
+        });
+    });
+}
+
+#[test]
 fn the_averaged_model_can_be_taken_from_a_checkpoint() {
     in_temporary_folder(|directory| {
         let checkpointed = training(directory).with_default_checkpointers();

@@ -106,6 +106,21 @@ fn a_run_of_before_its_images_were_recorded_is_not_called_damaged() {
     assert!(refusal.contains("it would have been 10"), "{refusal}");
     assert!(!refusal.contains("elete"), "{refusal}");
     assert!(Snapshot::of(&out.join("checkpoint")) == checkpoints);
+    assert!(!out.join("images.json").exists());
+
+    // Other images that are refused are not those that the run goes on with.
+    let others = run.folder.path().join("others");
+    write_image_folder(&others, &["cat", "dog"], 20);
+    let settings = ["--resume", "--epochs", "3", "--data"];
+    let settings = [&settings[..], &[others.to_str().unwrap()]].concat();
+    let refusal = train(&settings, &out).end().refusal();
+    assert!(refusal.contains("written after 8 steps"), "{refusal}");
+    for index in 0..8 {
+        fs::remove_file(run.data().join(format!("train/cat/more{index}.png"))).unwrap();
+    }
+    let output = resume(&out).end().success();
+    assert!(output.contains("\n2 epochs of SGD"), "{output}");
+    assert!(out.join("images.json").exists());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use crate::end_state::EndState;
+use crate::end_state::{EndState, Metrics};
 use crate::process::{CIFAR, Ended, Terminal};
 use crate::small_run::{SmallRun, has_logged, resume};
 use crate::stopping::check_stop;
@@ -49,6 +49,21 @@ fn ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on() {
     resume(&out).end().success();
     let uninterrupted = &SmallRun::PreResNet.uninterrupted().end;
     EndState::of(&out).assert_same_bits(uninterrupted, &[stopped_in]);
+}
+
+#[test]
+fn a_run_whose_terminal_is_closed_leaves_a_checkpoint_and_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let mut terminal = start(SmallRun::PreResNet, &out);
+    assert!(terminal.process.runs_until(|| has_logged(&out, 1)));
+    terminal.process.kill();
+    drop(terminal);
+
+    // It has ended when another process can have its folder.
+    let output = resume(&out).end().success();
+    assert!(output.contains("\nGoing on in epoch "), "{output}");
+    assert_eq!(Metrics::read(&out).rows.len(), 6);
 }
 
 #[test]

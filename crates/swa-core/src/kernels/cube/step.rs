@@ -194,6 +194,7 @@ fn step_towards<C: Float, N: Size>(
                         let between = kept + current * Vector::new(weight);
                         let stepped = before + difference * Vector::new(weight);
                         after = select_many(difference.is_inf(), between, stepped);
+                        after = select_many(before.is_inf(), current, after);
                         after = select_many(current.equal(&before), before, after);
                     }
                 }
