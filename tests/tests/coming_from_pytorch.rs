@@ -109,10 +109,10 @@ where
 #[allow(dead_code, reason = "that it compiles is the test")]
 fn of_a_schedule(
     before: impl LrScheduler + Clone + 'static,
-    start_step: usize,
-    steps_per_epoch: usize,
+    epoch: usize,
+    run: RunLength,
 ) -> Result<impl LrScheduler, Box<dyn Error>> {
-    let config = SwaLrSchedulerConfig::new(start_step, 0.05, 10 * steps_per_epoch);
+    let config = SwaLrSchedulerConfig::from_epoch(epoch, 0.05, 10, &run)?;
     let config = config.with_annealing(Annealing::Linear);
     Ok(config.init(before)?)
 }

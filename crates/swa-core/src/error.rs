@@ -55,7 +55,8 @@ pub enum AverageError {
     #[error(
         "parameter `{path}` holds a NaN or an infinity: it was not averaged, and the average keeps \
          its value after {updates} updates. The training has diverged: lower its learning rate, or \
-         go back to an earlier checkpoint"
+         go back to an earlier checkpoint{}",
+        if *updates == 0 { "; or the model began with it: see where its weights are from" } else { "" }
     )]
     NotFinite {
         /// The first such parameter's path, as in the module's record.

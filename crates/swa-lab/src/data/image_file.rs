@@ -1,9 +1,10 @@
 //! Image files: told by their names, and decoded.
 //!
 //! A file that Pillow, and so torchvision, refuses as truncated is refused, even if `image` would make up the rest of its image;
-//! one that Pillow takes is taken. Refused here, and taken by Pillow, are only: a PNG file whose checksum says that it is
-//! damaged; a TIFF file with a palette, or without the last bytes of its list of tags; a JPEG file with a segment after its last
-//! row, such as DNL.
+//! one that Pillow takes is taken. Refused here by name, and taken by Pillow, are: a PNG file whose checksum says that it is
+//! damaged; a TIFF file with a palette, in colours other than grey and RGB, in floats, compressed with zstd, LZMA or for faxes, or
+//! without the last bytes of its list of tags; a JPEG file with a segment after its last row, such as DNL; other formats under
+//! these names.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -20,15 +21,15 @@ use super::truncated_jpeg::is_truncated;
 
 /// File name extensions of images that are read, in lower case: those of torchvision's `ImageFolder`, and other names of the
 /// same formats.
-const READ: [&str; 15] = [
-    "apng", "bmp", "dib", "jfif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tif",
-    "tiff", "webp",
+const READ: [&str; 14] = [
+    "apng", "bmp", "jfif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff",
+    "webp",
 ];
 
 /// File name extensions of images that are not read.
-const NOT_READ: [&str; 21] = [
-    "arw", "avif", "cr2", "dds", "dng", "exr", "gif", "hdr", "heic", "heif", "ico", "j2k", "jp2",
-    "jxl", "nef", "pcx", "psd", "qoi", "svg", "tga", "xcf",
+const NOT_READ: [&str; 22] = [
+    "arw", "avif", "cr2", "dds", "dib", "dng", "exr", "gif", "hdr", "heic", "heif", "ico", "j2k",
+    "jp2", "jxl", "nef", "pcx", "psd", "qoi", "svg", "tga", "xcf",
 ];
 
 /// A file, as its name has it.

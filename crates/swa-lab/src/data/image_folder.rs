@@ -1,8 +1,8 @@
 //! A folder of images: `train/CLASS/` and `test/CLASS/`, as torchvision's `ImageFolder` has them, or with the classes in groups,
 //! `train/GROUP/CLASS/` and `test/GROUP/CLASS/`, as in fast.ai's copy of CIFAR-100.
 //!
-//! A class's images are in its folder and in those below it. If no folder in `train` and `test` has an image of its own, they are
-//! groups, and the folders in them are the classes.
+//! A class's images are in its folder and in those below it. If no folder in `train` and `test` has an image of its own, and one
+//! has several folders, they are groups, and the folders in them are the classes.
 //!
 //! Classes are numbered by their names in `train`, and images ordered by theirs, so that the data set is the same on every
 //! machine. In `test`, a class is found by its name in whichever of Unicode's forms. Every file whose name is that of an image is
@@ -201,7 +201,8 @@ struct Class {
     folder: PathBuf,
 }
 
-/// Tells whether the folders in `train` and `test` are groups of classes: none has an image of its own.
+/// Tells whether the folders in `train` and `test` are groups of classes: none has an image of its own, and one has several folders.
+/// (A class whose images are all in one folder below it is no group.)
 fn are_groups(splits: &[Split; 2]) -> Result<bool, DataError> {
     let mut any = false;
     for folder in splits.iter().flat_map(|split| &split.content.folders) {
@@ -209,7 +210,7 @@ fn are_groups(splits: &[Split; 2]) -> Result<bool, DataError> {
         if !content.images.is_empty() {
             return Ok(false);
         }
-        any |= !content.folders.is_empty();
+        any |= content.folders.len() > 1;
     }
     Ok(any)
 }
@@ -460,10 +461,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for split in ["train", "test"] {
             save(folder.path(), &format!("{split}/fish/ray/1.png"), 1);
+            save(folder.path(), &format!("{split}/fish/trout/1.png"), 3);
             save(folder.path(), &format!("{split}/insects/bee/1.png"), 2);
         }
         let images = load_quietly(&folder).unwrap();
-        assert_eq!(images.class_names, ["bee", "ray"]);
+        assert_eq!(images.class_names, ["bee", "ray", "trout"]);
         let grouped = "DIR: no folder in train/ and test/ has an image of its own: the folders in them are the classes";
         assert_eq!(notes(&folder, &images), [grouped]);
         // The last byte is blue.
@@ -472,7 +474,7 @@ mod tests {
             let index = indices.find(|&index| images.train.label(index) == label);
             *images.train.image(index.unwrap()).last().unwrap()
         };
-        assert_eq!([blue(0), blue(1)], [2, 1]);
+        assert_eq!([blue(0), blue(1), blue(2)], [2, 1, 3]);
     }
 
     #[test]
@@ -567,12 +569,12 @@ mod tests {
             save(folder.path(), &format!("train/cat/{name}"), n as u8);
         }
         // Named by torchvision, and told by their content.
-        for name in ["9.pgm", "a.jfif", "b.jpe", "c.dib", "d.pnm"] {
+        for name in ["9.pgm", "a.jfif", "b.jpe", "d.pnm"] {
             let png = folder.path().join("train/cat/1.png");
             std::fs::copy(png, folder.path().join("train/cat").join(name)).unwrap();
         }
         let images = load_quietly(&folder).unwrap();
-        assert_eq!(images.train.len(), 2 + 7 + 5);
+        assert_eq!(images.train.len(), 2 + 7 + 4);
         assert_eq!(images.notes, [""; 0]);
     }
 
@@ -606,6 +608,19 @@ mod tests {
         assert_eq!(blues(&images.train), [10, 30, 40, 20, 50]);
         assert_eq!(labels(&images.train), [0, 0, 0, 1, 2]);
         assert_eq!(blues(&images.test), [11, 21, 60]);
+        assert_eq!(images.notes, [""; 0]);
+    }
+
+    #[test]
+    fn classes_of_which_each_has_one_folder_are_no_groups() {
+        let folder = tempfile::tempdir().unwrap();
+        for split in ["train", "test"] {
+            save(folder.path(), &format!("{split}/cat/originals/1.png"), 10);
+            save(folder.path(), &format!("{split}/dog/originals/1.png"), 20);
+        }
+        let images = load_quietly(&folder).unwrap();
+        assert_eq!(images.class_names, ["cat", "dog"]);
+        assert_eq!(blues(&images.train), [10, 20]);
         assert_eq!(images.notes, [""; 0]);
     }
 
@@ -703,7 +718,7 @@ mod tests {
         );
 
         let folder = tempfile::tempdir().unwrap();
-        for class in ["fish/ray", "suns/ray"] {
+        for class in ["fish/cod", "fish/ray", "suns/ray"] {
             for split in ["train", "test"] {
                 save(folder.path(), &format!("{split}/{class}/1.png"), 0);
             }

@@ -44,8 +44,15 @@ impl Supervisor<'_> {
         let _lock = self.directory.lock()?;
         self.clear_up()?;
         let stop = Arc::new(StopSignal::default());
-        let handle = stop.clone();
-        on_signals(move || handle.send())?;
+        let (ctrl_c, others) = (stop.clone(), stop.clone());
+        on_signals(
+            move || ctrl_c.send(),
+            move || {
+                if !others.is_sent() {
+                    others.send();
+                }
+            },
+        )?;
 
         let results = self.directory.results().path().display().to_string();
         let total = self.runs.len();

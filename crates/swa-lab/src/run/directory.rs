@@ -53,7 +53,7 @@ pub enum DirectoryError {
     /// A file cannot be read, or is not what it should be.
     #[error(
         "{path} does not hold {content} ({reason}): mend it, or resume with the version of this program \
-         that wrote it, or start a run in another folder with --out. Nothing else of the run is concerned"
+         that wrote it, or start a run in another folder with --out. The rest of the run is unaffected"
     )]
     Content {
         /// The file.

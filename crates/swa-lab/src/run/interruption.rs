@@ -68,17 +68,25 @@ impl Interruption {
     }
 
     /// Makes Ctrl-C, and on Unix a termination signal and the loss of the terminal, ask for a stop. A
-    /// second one ends the process at once.
+    /// second Ctrl-C ends the process at once. The others may come one after the other, as at a
+    /// logout, and ask for the same stop.
     ///
     /// # Errors
     ///
     /// If the process handles the signals already.
     pub fn on_signals(self: &Arc<Self>) -> io::Result<()> {
-        let interruption = self.clone();
-        on_signals(move || interruption.signal())
+        let (ctrl_c, others) = (self.clone(), self.clone());
+        on_signals(move || ctrl_c.signal(), move || others.ask())
     }
 
-    /// Takes note of a signal, or of something that means the same.
+    /// Asks for a stop, unless that was done before.
+    fn ask(&self) {
+        if lock(&self.signalled).is_none() {
+            self.signal();
+        }
+    }
+
+    /// Takes note of Ctrl-C, or of something that means the same.
     pub(crate) fn signal(&self) {
         let shows_ui = self.shows_ui.load(Ordering::SeqCst);
         if shows_ui {
@@ -106,15 +114,18 @@ impl Interruption {
     }
 }
 
-/// Calls `signalled` for Ctrl-C, and on Unix for a termination signal and for SIGHUP, which the loss
+/// Calls `ctrl_c` for Ctrl-C, and on Unix `others` for a termination signal and for SIGHUP, which the loss
 /// of the terminal sends. SIGHUP is left alone where it is ignored, as under `nohup`. Only Linux tells
 /// if it is: on other systems it is always left alone, and ends the process.
 ///
 /// # Errors
 ///
 /// If the process handles the signals already.
-pub(crate) fn on_signals(signalled: impl Fn() + Clone + Send + 'static) -> io::Result<()> {
-    ctrlc::set_handler(signalled.clone()).map_err(io::Error::other)?;
+pub(crate) fn on_signals(
+    ctrl_c: impl Fn() + Send + 'static,
+    others: impl Fn() + Send + 'static,
+) -> io::Result<()> {
+    ctrlc::set_handler(ctrl_c).map_err(io::Error::other)?;
     #[cfg(unix)]
     {
         use signal_hook::consts::{SIGHUP, SIGTERM};
@@ -124,7 +135,7 @@ pub(crate) fn on_signals(signalled: impl Fn() + Clone + Send + 'static) -> io::R
         if provenance::ignored_signals().is_some_and(|ignored| !ignored.contains(&SIGHUP)) {
             signals.add_signal(SIGHUP)?;
         }
-        std::thread::spawn(move || signals.forever().for_each(|_| signalled()));
+        std::thread::spawn(move || signals.forever().for_each(|_| others()));
     }
     Ok(())
 }

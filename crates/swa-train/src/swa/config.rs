@@ -89,7 +89,7 @@ impl SwaConfig {
     ///
     /// # Errors
     ///
-    /// - [`SwaError::Invalid`] for invalid names of averages.
+    /// - [`SwaError::Invalid`] for invalid names of averages, and for averages whose runs have epochs of different lengths.
     /// - [`SwaError::Average`] for a model that cannot be averaged, such as one with LoRA adapters or with a NaN in its weights,
     ///   and for a decay outside of `[0, 1]`; [`SwaError::FurtherAverage`] for the same in a further average.
     /// - [`SwaError::BatchNorm`] if BatchNorm is to be re-estimated and cannot be, such as for a model in 16 bits, or from 0
@@ -120,6 +120,17 @@ impl SwaConfig {
         } in &self.further_averages
         {
             check_name(name, &collectors)?;
+            let (steps, expected) = (
+                collect.run().steps_per_epoch(),
+                self.collect.run().steps_per_epoch(),
+            );
+            if steps != expected {
+                return Err(SwaError::Invalid {
+                    name: "the number of steps per epoch of a further average",
+                    expected: "that of the first average, as they are of one training",
+                    got: format!("{steps} (`{name}`) beside {expected}"),
+                });
+            }
             collectors.push(self.collector(&model, name, collect, rule)?);
         }
         let evaluation = Evaluation::new(train_loader, reestimation.cloned());

@@ -132,7 +132,7 @@ impl<M: LearnerModel> Swa<M> {
     /// through the model and returns the batch's [size](BatchSize), as for
     /// [`reestimate_batch_norm`](swa_core::reestimate_batch_norm).
     ///
-    /// Statistics that no pass reaches stay the training's latest. The first validation names them on the terminal, and
+    /// Statistics that no pass reaches stay the training's latest. The first validation of an average names them on the terminal, and
     /// [`batch_norm_report`](Self::batch_norm_report) lists them.
     ///
     /// ```
@@ -375,11 +375,17 @@ impl<M: LearnerModel> Swa<M> {
         let kept = kept.filter(|it| it.reason != KeptReason::Frozen);
         let kept: Vec<String> = kept.map(ToString::to_string).collect();
         if !kept.is_empty() && self.failures.kept_statistics_told.set(()).is_ok() {
-            let message = format!(
-                "SWA: the averaged model has running statistics that were not re-estimated, but are the training's latest: \
-                 {}. Another forward pass may reach more layers: see `Swa::with_reestimation_forward`",
+            let mut message = format!(
+                "SWA: the averaged model has running statistics that were not re-estimated, but are the training's latest: {}",
                 kept.join(", ")
             );
+            if report
+                .kept
+                .iter()
+                .any(|it| it.reason == KeptReason::NotUpdated)
+            {
+                message += ". Another forward pass may reach more layers: see `Swa::with_reestimation_forward`";
+            }
             log::warn!("{message}");
             show(&message);
         }

@@ -645,6 +645,11 @@ fn names_of_averages_are_checked() {
         let error = named(names).unwrap_err().to_string();
         assert!(error.contains("the name of an average"), "{error}");
     }
+    let longer = RunLength::new(EPOCHS, run_length().steps_per_epoch() + 1).unwrap();
+    let ema = AverageConfig::new("ema".to_owned(), Collect::from_step(1, &longer).unwrap());
+    let config = SwaConfig::new(collect).with_further_averages(vec![ema]);
+    let error = config.init(Net::new(), loader()).unwrap_err().to_string();
+    assert!(error.contains("that of the first average"), "{error}");
 }
 
 #[test]

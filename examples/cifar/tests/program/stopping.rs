@@ -159,6 +159,30 @@ fn an_epoch_stopped_after_its_last_step_is_validated_later() {
 }
 
 #[test]
+fn the_signals_of_a_logout_are_one_after_the_other_and_lose_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path();
+    // A step of seconds.
+    let settings = "--model vgg16 --train-items 256 --batch-size 256 --epochs 2 --swa-start 2";
+    let settings: Vec<&str> = settings.split_whitespace().collect();
+    let mut process = train(&settings, out);
+    assert!(process.runs_until_it_prints("\nepoch "));
+    process.signal("HUP");
+    assert!(process.runs_until_it_prints("Stopping after this step"));
+    // Sooner, it would count as the same even if it were Ctrl-C.
+    sleep(Duration::from_millis(1_100));
+    process.signal("TERM");
+    let ended = process.end();
+    assert_eq!(ended.status, INTERRUPTED);
+    assert!(
+        ended.output.contains("Stopped in epoch 1 after 1"),
+        "{}",
+        ended.output
+    );
+    assert_eq!(checkpoint_files(out).len(), 3);
+}
+
+#[test]
 fn a_second_ctrl_c_ends_the_process_within_its_step() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path();
