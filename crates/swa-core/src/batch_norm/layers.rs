@@ -169,7 +169,7 @@ struct Finder {
     states: HashSet<String>,
     found: Vec<Found>,
     places: HashMap<String, usize>,
-    /// The paths of running states that are no running mean or variance of a BatchNorm layer.
+    /// The paths of running statistics that are no running state of a BatchNorm layer.
     kept: Vec<String>,
     shared: Option<String>,
 }
@@ -214,6 +214,10 @@ impl ModuleVisitor for Finder {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if !self.states.contains(self.path.dotted()) {
+            // By their names, plain parameters of the user's own layer can be statistics, which no average takes for weights.
+            if self.path.is_running_statistic() {
+                self.kept.push(self.path.dotted().to_owned());
+            }
             return;
         }
         let Some(field) = self.path.batch_norm_field().and_then(Field::named) else {

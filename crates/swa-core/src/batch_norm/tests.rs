@@ -1,7 +1,7 @@
 use std::convert::Infallible;
 use std::io;
 
-use burn::module::RunningState;
+use burn::module::{Param, RunningState};
 use burn::nn::{BatchNorm, BatchNormConfig, Dropout, DropoutConfig, Linear, LinearConfig};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use burn_swa_test_support::parameters::values;
@@ -419,6 +419,17 @@ mod another_make {
         pub(super) running_mean: RunningState<Tensor<1>>,
     }
 
+    /// Plain parameters for statistics, in a layer of the same name.
+    pub(super) mod plain {
+        use super::*;
+
+        #[derive(Module, Debug)]
+        pub(in super::super) struct BatchNorm {
+            pub(in super::super) running_mean: Param<Tensor<1>>,
+            pub(in super::super) running_var: Param<Tensor<1>>,
+        }
+    }
+
     /// Burn's statistics under another name.
     #[derive(Module, Debug)]
     pub(super) struct Centering {
@@ -438,6 +449,7 @@ struct Mixed {
     burn: BatchNorm,
     own: another_make::BatchNorm,
     other: another_make::Centering,
+    plain: another_make::plain::BatchNorm,
 }
 
 impl Mixed {
@@ -452,6 +464,10 @@ impl Mixed {
             other: another_make::Centering {
                 running_mean: state(),
                 table: RunningState::new(Tensor::ones([2, 2], &device)),
+            },
+            plain: another_make::plain::BatchNorm {
+                running_mean: Param::from_tensor(Tensor::ones([2], &device)),
+                running_var: Param::from_tensor(Tensor::ones([2], &device)),
             },
         }
     }
@@ -468,7 +484,13 @@ fn running_states_of_another_make_are_kept_and_named() {
     let (model, report) = reestimate(&Mixed::new(), [rows], forward).unwrap();
     assert_close(&statistics_of(&model.burn), &[2.0, 3.0, 1.0, 1.0]);
     assert_eq!(values(model.own.running_mean.value()), [7.0, 7.0]);
-    let expected = ["own", "other.running_mean", "other.table"];
+    let expected = [
+        "own",
+        "other.running_mean",
+        "other.table",
+        "plain.running_mean",
+        "plain.running_var",
+    ];
     assert_eq!(
         kept(&report),
         expected.map(|path| (path, KeptReason::AnotherMake))
