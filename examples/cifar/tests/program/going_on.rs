@@ -38,6 +38,14 @@ impl OnFolder {
         self.folder.path().join("run")
     }
 
+    /// Adds eight images to train on.
+    fn add_images(&self) {
+        let cats = self.data().join("train/cat");
+        for index in 0..8 {
+            fs::copy(cats.join("0.png"), cats.join(format!("more{index}.png"))).unwrap();
+        }
+    }
+
     /// The message when the run is to go on, after which its folder is as it was.
     fn refusal(&self, settings: &[&str]) -> String {
         let before = Snapshot::of(&self.out());
@@ -59,13 +67,7 @@ fn a_run_whose_images_changed_is_refused_and_stays_whole() {
     };
     let image = run.data().join("train/cat/0.png");
 
-    for index in 0..8 {
-        fs::copy(
-            &image,
-            run.data().join(format!("train/cat/more{index}.png")),
-        )
-        .unwrap();
-    }
+    run.add_images();
     let refusal = run.refusal(&[]);
     let more = "there are 40 images to train on, and there were 32";
     assert!(
@@ -93,14 +95,7 @@ fn a_run_of_before_its_images_were_recorded_is_not_called_damaged() {
     fs::remove_file(run.out().join("images.json")).unwrap();
     let out = run.out();
     let checkpoints = Snapshot::of(&out.join("checkpoint"));
-    let image = run.data().join("train/cat/0.png");
-    for index in 0..8 {
-        fs::copy(
-            &image,
-            run.data().join(format!("train/cat/more{index}.png")),
-        )
-        .unwrap();
-    }
+    run.add_images();
     let refusal = resume(&out).end().refusal();
     assert!(refusal.contains("written after 8 steps"), "{refusal}");
     assert!(refusal.contains("it would have been 10"), "{refusal}");

@@ -12,6 +12,22 @@ use tempfile::TempDir;
 /// The program under test.
 pub(crate) const CIFAR: &str = env!("CARGO_BIN_EXE_cifar");
 
+/// The option of GNU's `env` by which a program gets SIGHUP though the tests ignore it, as under `nohup`.
+#[cfg(target_os = "linux")]
+const WITH_HANGUP: &str = "--default-signal=HUP";
+
+/// The program, which gets every signal.
+pub(crate) fn program() -> Command {
+    #[cfg(target_os = "linux")]
+    {
+        let mut command = Command::new("env");
+        command.args([WITH_HANGUP, CIFAR]);
+        command
+    }
+    #[cfg(not(target_os = "linux"))]
+    Command::new(CIFAR)
+}
+
 /// Runs the program to its end.
 pub(crate) fn cifar<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Ended {
     Process::start(Command::new(CIFAR).args(arguments)).end()
@@ -36,7 +52,7 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// Runs a command of the shell on a terminal of an ordinary size.
     pub(crate) fn start(command: &str) -> Self {
-        let command = format!("stty rows 40 cols 120 && exec {command}");
+        let command = format!("stty rows 40 cols 120 && exec env {WITH_HANGUP} {command}");
         // From bsdutils, which every Debian has.
         let mut script = Command::new("script");
         script.args(["--quiet", "--return", "--flush", "--command", &command]);

@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::sync::OnceLock;
 
 use crate::end_state::EndState;
-use crate::process::{CIFAR, Process};
+use crate::process::{Process, program};
 use crate::snapshot::Snapshot;
 
 /// A training of seconds: six epochs of seven batches, averaged from the third on.
@@ -57,7 +56,7 @@ impl SmallRun {
 
 /// Starts a training of `settings` in `out`.
 pub(crate) fn train(settings: &[&str], out: &Path) -> Process {
-    let mut command = Command::new(CIFAR);
+    let mut command = program();
     Process::start(command.arg("train").args(settings).arg("--out").arg(out))
 }
 

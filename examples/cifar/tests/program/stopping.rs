@@ -101,6 +101,7 @@ fn a_run_stopped_by_sigterm_and_resumed_ends_with_the_same_bits() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
 fn a_run_that_loses_its_terminal_and_resumed_ends_with_the_same_bits() {
     stop_by("HUP", SmallRun::PreResNet);
 }
@@ -158,15 +159,21 @@ fn an_epoch_stopped_after_its_last_step_is_validated_later() {
     );
 }
 
-#[test]
-fn the_signals_of_a_logout_are_one_after_the_other_and_lose_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path();
-    // A step of seconds.
+/// Starts a run, and waits until it is in its first step, which takes seconds.
+fn in_a_step_of_seconds(out: &Path) -> Process {
     let settings = "--model vgg16 --train-items 256 --batch-size 256 --epochs 2 --swa-start 2";
     let settings: Vec<&str> = settings.split_whitespace().collect();
     let mut process = train(&settings, out);
     assert!(process.runs_until_it_prints("\nepoch "));
+    process
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_signals_of_a_logout_are_one_after_the_other_and_lose_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path();
+    let mut process = in_a_step_of_seconds(out);
     process.signal("HUP");
     assert!(process.runs_until_it_prints("Stopping after this step"));
     // Sooner, it would count as the same even if it were Ctrl-C.
@@ -186,11 +193,7 @@ fn the_signals_of_a_logout_are_one_after_the_other_and_lose_nothing() {
 fn a_second_ctrl_c_ends_the_process_within_its_step() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path();
-    // A step of seconds.
-    let settings = "--model vgg16 --train-items 256 --batch-size 256 --epochs 2 --swa-start 2";
-    let settings: Vec<&str> = settings.split_whitespace().collect();
-    let mut process = train(&settings, out);
-    assert!(process.runs_until_it_prints("\nepoch "));
+    let mut process = in_a_step_of_seconds(out);
     process.signal("INT");
     assert!(process.runs_until_it_prints("Ctrl-C again stops at once"));
     // An earlier signal would count as the same.
