@@ -230,13 +230,12 @@ impl RunDirectory {
     ///
     /// [`DirectoryError::OtherImages`] if they are others.
     pub fn check_images(&self, images: &ImageSet) -> Result<(), DirectoryError> {
-        let now = ImagesRecord::of(images);
         let file = self.images();
         if !file.exists() {
             return Ok(());
         }
         let began: ImagesRecord = read_json(&file, "the record of a run's images")?;
-        match now.difference(&began) {
+        match ImagesRecord::of(images).difference(&began) {
             None => Ok(()),
             Some(difference) => Err(DirectoryError::OtherImages {
                 path: self.path.clone(),

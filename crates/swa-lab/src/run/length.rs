@@ -20,6 +20,22 @@ impl RunConfig {
         Ok(schedule.init()?)
     }
 
+    /// The number of epochs, of the first `epochs`, until the learning rate is another than in the run `other`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`schedule`](Self::schedule).
+    pub(crate) fn epochs_alike(&self, other: &Self, epochs: usize) -> Result<usize, Failure> {
+        let (here, there) = (self.by_epoch()?, other.by_epoch()?);
+        let alike = (0..epochs).take_while(|&epoch| here.lr(epoch) == there.lr(epoch));
+        Ok(alike.count())
+    }
+
+    /// The schedule as if an epoch had one step.
+    fn by_epoch(&self) -> Result<PaperLrScheduler, Failure> {
+        self.schedule(RunLength::new(self.epochs, 1)?)
+    }
+
     /// The learning rates from `done` on, in words, if the run that `began` goes on from there to
     /// another number of epochs.
     ///
@@ -36,9 +52,7 @@ impl RunConfig {
             )
             .into());
         }
-        let schedule = self.schedule(RunLength::new(now, 1)?)?;
-        let schedule_before = began.schedule(RunLength::new(before, 1)?)?;
-        if (0..begun).any(|epoch| schedule.lr(epoch) != schedule_before.lr(epoch)) {
+        if self.epochs_alike(began, begun)? < begun {
             return Err(format!(
                 "--epochs cannot be {now} for a run that was begun with {before}: the learning rate of \
                  plain SGD falls with the length of the run, and in the {begun} epochs so far it was \
@@ -47,6 +61,7 @@ impl RunConfig {
             )
             .into());
         }
+        let schedule = self.by_epoch()?;
         let (next, last) = (schedule.lr(done.epoch), schedule.lr(now.saturating_sub(1)));
         let rate = if next == last {
             format!("stays at {next}")

@@ -1,6 +1,6 @@
 //! Checkpoints that a run goes on from, at the end of an epoch or within one.
 
-mod check;
+mod read;
 
 use std::collections::HashSet;
 use std::fs;
