@@ -91,12 +91,9 @@ where
     let _ = SwaConfig::new(Collect::from_fraction(0.8, &run)?);
     let _ = SwaConfig::new(Collect::from_epoch(epoch, &run)?);
     let _ = SwaConfig::new(Collect::from_epoch(5, &run)?);
-    let _ = SwaConfig::new(Collect::from_step(1, &run)?)
-        .with_rule(RuleConfig::Exponential { decay: 0.999 })
-        .with_running_statistics(RunningStatistics::Averaged);
-    let _ = SwaConfig::new(collect)
-        .with_rule(RuleConfig::ExponentialWithWarmUp { decay: 0.9999 })
-        .with_running_statistics(RunningStatistics::Latest);
+    let _ = SwaConfig::ema(0.999).with_rule(RuleConfig::Exponential { decay: 0.999 });
+    let _ = SwaConfig::ema(0.9999).with_running_statistics(RunningStatistics::Latest);
+    let _ = SwaConfig::new(Collect::every_step());
     let reestimation = ReestimationConfig::new().with_pooling(Pooling::Equal);
     let _ = SwaConfig::new(collect)
         .with_running_statistics(RunningStatistics::Reestimated(reestimation));
@@ -109,21 +106,20 @@ where
 #[allow(dead_code, reason = "that it compiles is the test")]
 fn of_a_schedule(
     before: impl LrScheduler + Clone + 'static,
-    epoch: usize,
-    run: RunLength,
+    collect: Collect,
 ) -> Result<impl LrScheduler, Box<dyn Error>> {
-    let config = SwaLrSchedulerConfig::from_epoch(epoch, 0.05, 10, &run)?;
+    let config = SwaLrSchedulerConfig::from_collect(&collect, 0.05, 10)?;
     let config = config.with_annealing(Annealing::Linear);
     Ok(config.init(before)?)
 }
 
 #[allow(dead_code, reason = "that it compiles is the test")]
 fn of_a_cosine(
-    epoch: usize,
+    collect: Collect,
     run: RunLength,
     group: ParamGroup,
 ) -> Result<ModuleLrScheduler, Box<dyn Error>> {
-    let config = SwaLrSchedulerConfig::from_epoch(epoch, 0.05, 10, &run)?;
+    let config = SwaLrSchedulerConfig::from_collect(&collect, 0.05, 10)?;
     let steps = run.total_steps();
     let cosine = CosineAnnealingLrSchedulerConfig::new(0.1, steps);
     let swalr = config.init(cosine.init()?)?;

@@ -79,10 +79,10 @@ pub enum AverageError {
         updates: usize,
     },
 
-    /// A parameter carries a reparameterization such as LoRA.
+    /// A parameter carries a reparameterization such as LoRA, although the module was materialized.
     #[error(
-        "parameter `{path}` is reparameterized (LoRA or the like), and the mean of factors is not \
-         the factors of the mean: average `model.valid().materialize()` instead"
+        "parameter `{path}` is still reparameterized (LoRA or the like) after the module's `materialize`: where that is \
+         written by hand, it must materialize all parameters"
     )]
     Reparameterized {
         /// The parameter's path, as in the module's record.

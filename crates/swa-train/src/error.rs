@@ -1,9 +1,12 @@
 //! Errors of SWA in a training.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use swa_core::{AverageError, BatchNormError};
 use thiserror::Error;
+
+use crate::RunLength;
 
 /// The reason why SWA could not be set up, or could not go on.
 #[derive(Debug, Clone, Error)]
@@ -33,19 +36,62 @@ pub enum SwaError {
     },
 
     /// The training ended before it collected anything.
-    #[error(
-        "nothing was averaged: the training ended after {steps} optimizer steps, and SWA collects for the first time \
-         after step {first_step} of the {total_steps} that `RunLength` says. If it was stopped before its end, train on \
-         or start earlier; `into_live()` is the trained model. If it was not, an epoch takes fewer steps than \
-         `RunLength` says: tell it of accumulated gradients and several devices (`with_gradient_accumulation`, `of_items`)"
-    )]
+    #[error("nothing was averaged: {}", nothing_averaged(*.first_step, *.steps, *.run))]
     NothingCollected {
         /// The optimizer step after which the first weights were to be collected.
         first_step: usize,
         /// The number of optimizer steps that were taken.
         steps: usize,
-        /// The number of optimizer steps of the run, as its length was given.
-        total_steps: usize,
+        /// The length of the run, as it was given.
+        run: Option<RunLength>,
+    },
+
+    /// The first epoch of the training had another number of optimizer steps than [`RunLength`] says.
+    #[error(
+        "an epoch of this training has {taken} optimizer steps, and `RunLength` says {said}: write \
+         `RunLength::new({epochs}, {taken})`, or tell it of what divides the batches into steps (`with_gradient_accumulation`, \
+         the batch size, several devices or workers of the loader). If the training is validated within epochs too, say \
+         `with_validation_within_epochs()`"
+    )]
+    OtherRunLength {
+        /// The number of epochs of the run.
+        epochs: usize,
+        /// The number of optimizer steps in an epoch, as it was given.
+        said: usize,
+        /// The number of optimizer steps up to the first validation.
+        taken: usize,
+    },
+
+    /// The record of a training without SWA was loaded, which does not say how many steps it is of.
+    #[error(
+        "the checkpoint is of a training without SWA, and does not say after how many epochs it was written: give `RunLength` \
+         the number that `checkpoint(n)` has, by `with_plain_epochs(n)`"
+    )]
+    PlainRecord,
+
+    /// BatchNorm is to be re-estimated, and there are no data to do it from.
+    #[error(
+        "the model has BatchNorm layers that train, and averaged weights need other statistics than those of the training: give \
+         the loader of the training to `SwaConfig::init`, or set `running_statistics` to `RunningStatistics::Averaged`"
+    )]
+    NoData,
+
+    /// A failure within a training.
+    #[error("after optimizer step {step}: {error}")]
+    AfterStep {
+        /// The number of optimizer steps that were taken before.
+        step: usize,
+        /// The failure.
+        error: Arc<SwaError>,
+    },
+
+    /// A checkpoint could not be read or written.
+    #[error("{}: {reason}", .file.display())]
+    Checkpoint {
+        /// The file.
+        file: PathBuf,
+        /// The reason, and what to do.
+        reason: String,
     },
 
     /// A name that no average has.
@@ -103,6 +149,31 @@ pub enum SwaError {
     /// BatchNorm could not be re-estimated.
     #[error(transparent)]
     BatchNorm(Arc<BatchNormError>),
+}
+
+/// The cause that applies, and what to do, where a training of `steps` steps collected nothing.
+fn nothing_averaged(first_step: usize, steps: usize, run: Option<RunLength>) -> String {
+    let Some(run) = run.filter(|_| steps > 0) else {
+        return "no optimizer step was taken. `into_live()` is the model".to_owned();
+    };
+    let (epochs, rest) = (steps / run.steps_per_epoch(), steps % run.steps_per_epoch());
+    let ended = if rest == 0 {
+        format!(
+            "the training ended at the end of epoch {epochs} of {} (by early stopping, an interrupt, or `num_epochs`)",
+            run.epochs()
+        )
+    } else {
+        format!(
+            "the training was stopped within epoch {} of {}, after optimizer step {steps}",
+            epochs + 1,
+            run.epochs()
+        )
+    };
+    let start = first_step.div_ceil(run.steps_per_epoch());
+    format!(
+        "{ended}, and SWA collects for the first time in epoch {start}, after step {first_step}. `into_live()` is the trained \
+         model. Start earlier, or train on from a checkpoint"
+    )
 }
 
 impl From<BatchNormError> for SwaError {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
@@ -18,30 +18,120 @@ type Loader<O> = Arc<dyn DataLoader<O>>;
 
 type Input<M> = <M as InferenceStep>::Input;
 
-/// A forward pass of a model on a batch, which returns the batch's size.
-pub(crate) type Forward<M> = Arc<dyn Fn(&M, Input<M>) -> Box<dyn BatchSize> + Send + Sync>;
+/// The data that BatchNorm is re-estimated from, with the forward pass on them.
+pub(crate) struct Data<M>(Arc<Pass<M>>);
+
+/// A re-estimation of a model on an autodiff device.
+type Pass<M> = dyn Fn(&M, &ReestimationConfig, &Device) -> Result<(M, BatchNormReport), BatchNormError>
+    + Send
+    + Sync;
+
+impl<M: LearnerModel> Data<M> {
+    /// No data: enough for a model in which no BatchNorm layer trains.
+    pub(crate) fn none() -> Self {
+        Self(Arc::new(|model, config, _| {
+            reestimate_batch_norm(model, config, std::iter::empty::<()>(), |_, ()| 0)
+        }))
+    }
+
+    /// Batches that the model's own [`InferenceStep::step`] takes, with the sizes that the loader's progress tells.
+    pub(crate) fn inferred(loader: Loader<Input<M>>) -> Self
+    where
+        Input<M>: Clone,
+    {
+        let loader = OnDevice::new(loader);
+        Self(Arc::new(move |model, config, device| {
+            let loader = loader.on(device);
+            // A pass begins when the first batch is asked for. A model without BatchNorm asks for none.
+            let mut iterator = None;
+            let mut items = 0;
+            let batches =
+                std::iter::from_fn(|| -> Option<Result<_, Box<dyn Error + Send + Sync>>> {
+                    let iterator = iterator.get_or_insert_with(|| loader.iter());
+                    let batch = iterator.next()?;
+                    let before = std::mem::replace(&mut items, iterator.progress().items_processed);
+                    Some(match items.checked_sub(before) {
+                        Some(items) => batch.map(|batch| (batch, items)).map_err(Into::into),
+                        None => Err(format!(
+                            "the progress of its loader fell from {before} items to {items}, and must count them up"
+                        )
+                        .into()),
+                    })
+                });
+            let forward = |model: &M, (batch, items): (Input<M>, usize)| {
+                // Not every backend passes a batch without items.
+                if items > 0 {
+                    InferenceStep::step(model, batch);
+                }
+                items
+            };
+            reestimate_batch_norm(model, config, batches, forward)
+        }))
+    }
+
+    /// Batches of any type, with a forward pass that tells their sizes.
+    pub(crate) fn passed<B, S>(
+        loader: Loader<B>,
+        forward: impl Fn(&M, B) -> S + Send + Sync + 'static,
+    ) -> Self
+    where
+        B: Clone + 'static,
+        S: BatchSize,
+    {
+        let loader = OnDevice::new(loader);
+        Self(Arc::new(move |model, config, device| {
+            let loader = loader.on(device);
+            let mut iterator = None;
+            let batches =
+                std::iter::from_fn(|| iterator.get_or_insert_with(|| loader.iter()).next());
+            reestimate_batch_norm(model, config, batches, |model, batch: B| {
+                forward(model, batch)
+            })
+        }))
+    }
+}
+
+impl<M> Clone for Data<M> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+/// A loader, and the same on the device that it was last wanted on. That is made once, since each time, a shuffled Burn loader
+/// forks its generator, and a threaded one starts its threads.
+struct OnDevice<B> {
+    loader: Loader<B>,
+    last: Mutex<Option<(Device, Loader<B>)>>,
+}
+
+impl<B> OnDevice<B> {
+    fn new(loader: Loader<B>) -> Self {
+        Self {
+            loader,
+            last: Mutex::new(None),
+        }
+    }
+
+    fn on(&self, device: &Device) -> Loader<B> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((on, loader)) if on == device => loader.clone(),
+            _ => {
+                let loader = self.loader.to_device(device);
+                *last = Some((device.clone(), loader.clone()));
+                loader
+            }
+        }
+    }
+}
 
 /// The averaged models of a training that are ready for inference, and the data and settings to make them ready.
 pub(crate) struct Evaluation<M: LearnerModel> {
-    loader: Loader<Input<M>>,
-    /// The loader on the autodiff device, where BatchNorm trains. It is made once per device, since each time, a shuffled Burn
-    /// loader forks its generator, and a threaded one starts its threads.
-    on_device: Option<(Device, Loader<Input<M>>)>,
+    data: Data<M>,
     reestimation: Option<ReestimationConfig>,
-    /// The forward pass that re-estimates BatchNorm, if it is another than the model's [`InferenceStep::step`].
-    pub(crate) forward: Option<Forward<M>>,
-    /// [`reestimate`], for a type of batches that can be cloned.
-    reestimate: Reestimate<M>,
     /// The last model of each average, by the average's name.
     evaluated: HashMap<Arc<str>, Evaluated<M>>,
 }
-
-type Reestimate<M> = fn(
-    &M,
-    &ReestimationConfig,
-    &dyn DataLoader<Input<M>>,
-    Option<&Forward<M>>,
-) -> Result<(M, BatchNormReport), BatchNormError>;
 
 /// An averaged model that is ready for inference.
 pub(crate) struct Evaluated<M> {
@@ -56,51 +146,42 @@ pub(crate) struct Pending<M: LearnerModel> {
     updates: usize,
     device: Device,
     model: M,
-    reestimation: Option<Reestimation<M>>,
-}
-
-/// All that it takes to re-estimate BatchNorm.
-struct Reestimation<M: LearnerModel> {
-    config: ReestimationConfig,
-    loader: Loader<Input<M>>,
-    forward: Option<Forward<M>>,
-    reestimate: Reestimate<M>,
+    reestimation: Option<(ReestimationConfig, Data<M>)>,
 }
 
 impl<M: LearnerModel> Evaluation<M> {
-    /// Makes models ready with data from `loader`. Without `reestimation`, running statistics stay as they are.
-    pub(crate) fn new(loader: Loader<Input<M>>, reestimation: Option<ReestimationConfig>) -> Self
-    where
-        Input<M>: Clone,
-    {
+    /// Makes models ready with `data`. Without `reestimation`, running statistics stay as they are.
+    pub(crate) fn new(data: Data<M>, reestimation: Option<ReestimationConfig>) -> Self {
         Self {
-            loader,
-            on_device: None,
+            data,
             reestimation,
-            forward: None,
-            reestimate: reestimate::<M>,
             evaluated: HashMap::new(),
         }
     }
 
     /// The same for other averages, without evaluated models.
     pub(crate) fn fresh(&self) -> Self {
-        Self {
-            loader: self.loader.clone(),
-            on_device: self.on_device.clone(),
-            reestimation: self.reestimation.clone(),
-            forward: self.forward.clone(),
-            reestimate: self.reestimate,
-            evaluated: HashMap::new(),
-        }
+        Self::new(self.data.clone(), self.reestimation.clone())
     }
 
     /// The model of the average called `name` after this number of updates, if it was evaluated on `device`.
     pub(crate) fn ready(&self, name: &str, updates: usize, device: &Device) -> Option<M> {
-        let last = self.evaluated.get(name);
-        let last = last.filter(|last| last.updates == updates && last.device == *device);
+        let last = self.last(name, updates);
+        let last = last.filter(|last| last.device == *device);
         // Not a clone, which would share its running statistics.
         last.map(|last| last.model.valid())
+    }
+
+    /// The model of the average called `name` after this number of updates, if its running statistics were re-estimated.
+    pub(crate) fn reestimated(&self, name: &str, updates: usize) -> Option<&M> {
+        let last = self.last(name, updates);
+        let last = last.filter(|last| last.report.layers > 0);
+        last.map(|last| &last.model)
+    }
+
+    fn last(&self, name: &str, updates: usize) -> Option<&Evaluated<M>> {
+        let last = self.evaluated.get(name);
+        last.filter(|last| last.updates == updates)
     }
 
     /// The model of `average`, to be made ready on `device`.
@@ -109,36 +190,20 @@ impl<M: LearnerModel> Evaluation<M> {
     ///
     /// [`SwaError::Average`].
     pub(crate) fn pending(
-        &mut self,
+        &self,
         average: &Average<M>,
         device: &Device,
     ) -> Result<Pending<M>, SwaError> {
         let model = average
             .model()?
             .to_device(&device.clone().without_autodiff());
-        let reestimation = self.reestimation.clone().map(|config| Reestimation {
-            config,
-            loader: self.loader_on(device),
-            forward: self.forward.clone(),
-            reestimate: self.reestimate,
-        });
+        let reestimation = self.reestimation.clone();
         Ok(Pending {
             updates: average.updates(),
             device: device.clone(),
             model,
-            reestimation,
+            reestimation: reestimation.map(|config| (config, self.data.clone())),
         })
-    }
-
-    fn loader_on(&mut self, device: &Device) -> Loader<Input<M>> {
-        match &self.on_device {
-            Some((on, loader)) if on == device => loader.clone(),
-            _ => {
-                let loader = self.loader.to_device(&device.clone().autodiff());
-                self.on_device = Some((device.clone(), loader.clone()));
-                loader
-            }
-        }
     }
 
     /// Keeps a model of the average called `name`, and returns a copy.
@@ -149,9 +214,7 @@ impl<M: LearnerModel> Evaluation<M> {
     }
 
     pub(crate) fn report(&self, name: &str, updates: usize) -> Option<BatchNormReport> {
-        let last = self.evaluated.get(name);
-        last.filter(|last| last.updates == updates)
-            .map(|last| last.report.clone())
+        self.last(name, updates).map(|last| last.report.clone())
     }
 
     /// Frees the evaluated model of the average called `name`.
@@ -176,19 +239,14 @@ impl<M: LearnerModel> Pending<M> {
     pub(crate) fn evaluate(self) -> Result<Evaluated<M>, SwaError> {
         let (model, report) = match self.reestimation {
             None => (self.model, BatchNormReport::default()),
-            Some(Reestimation {
-                config,
-                loader,
-                forward,
-                reestimate,
-            }) => {
-                let loader = loader.as_ref();
-                let (model, report) = reestimate(&self.model, &config, loader, forward.as_ref())?;
-                let updates = self.updates;
-                log::info!("SWA: re-estimated BatchNorm for {updates} updates: {report:?}");
-                (model, report)
+            Some((config, Data(pass))) => {
+                pass(&self.model, &config, &self.device.clone().autodiff())?
             }
         };
+        if report.layers > 0 {
+            let updates = self.updates;
+            log::info!("SWA: re-estimated BatchNorm for {updates} updates: {report:?}");
+        }
         Ok(Evaluated {
             updates: self.updates,
             device: self.device,
@@ -196,52 +254,4 @@ impl<M: LearnerModel> Pending<M> {
             report,
         })
     }
-}
-
-fn reestimate<M>(
-    model: &M,
-    config: &ReestimationConfig,
-    loader: &dyn DataLoader<Input<M>>,
-    forward: Option<&Forward<M>>,
-) -> Result<(M, BatchNormReport), BatchNormError>
-where
-    M: LearnerModel,
-    Input<M>: Clone,
-{
-    // A pass begins when the first batch is asked for. A model without BatchNorm asks for none.
-    if let Some(forward) = forward {
-        let mut iterator = None;
-        let batches = std::iter::from_fn(|| iterator.get_or_insert_with(|| loader.iter()).next());
-        return reestimate_batch_norm(model, config, batches, |model, batch: Input<M>| {
-            forward(model, batch)
-        });
-    }
-
-    let mut iterator = None;
-    let mut items = 0;
-    let batches = std::iter::from_fn(|| -> Option<Result<_, Box<dyn Error + Send + Sync>>> {
-        let iterator = iterator.get_or_insert_with(|| loader.iter());
-        let batch = iterator.next()?;
-        let before = std::mem::replace(&mut items, iterator.progress().items_processed);
-        Some(match items.checked_sub(before) {
-            Some(items) => batch.map(|batch| (batch, items)).map_err(Into::into),
-            None => Err(format!(
-                "the progress of its loader fell from {before} items to {items}, and must count them up"
-            )
-            .into()),
-        })
-    });
-
-    reestimate_batch_norm(
-        model,
-        config,
-        batches,
-        |model, (batch, items): (Input<M>, usize)| {
-            // Not every backend passes a batch without items.
-            if items > 0 {
-                InferenceStep::step(model, batch);
-            }
-            items
-        },
-    )
 }

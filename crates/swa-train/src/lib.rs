@@ -76,8 +76,9 @@
 //!
 //! // SWA: when to collect, what re-estimates BatchNorm, and a learning rate that stays high.
 //! let run = RunLength::of_items(12, 64, 16)?;
-//! let swa = SwaConfig::new(Collect::from_epoch(9, &run)?).init(model, train_loader.clone())?;
-//! let learning_rate = PaperLrSchedulerConfig::swa(0.05, 0.02, 9, run).init()?;
+//! let collect = Collect::from_epoch(9, &run)?;
+//! let swa = SwaConfig::new(collect).init(model, train_loader.clone())?;
+//! let learning_rate = PaperLrSchedulerConfig::swa(0.05, 0.02, &collect).init()?;
 //! // Wanted or not: the live model's loss beside the averaged one's.
 //! let swa = swa.with_metrics_of(&["live"])?;
 //!
@@ -125,13 +126,16 @@
 //! optimizer steps in an epoch, goes on by epochs: give the new number to [`RunLength`], and resume from the end of an epoch.
 
 mod burn_0_22;
+mod checkpoint;
 mod collect;
 mod error;
 mod evaluation;
 mod lr_scheduler;
 mod metric;
 mod swa;
+mod terminal;
 
+pub use checkpoint::{load_averaged, load_live, write_plain_checkpoint};
 pub use collect::{Collect, RunLength};
 pub use error::SwaError;
 pub use lr_scheduler::{

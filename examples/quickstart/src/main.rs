@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build(digits(2000, 2));
 
     let model = Model::new(&device);
-    let run = RunLength::of_items(EPOCHS, TRAIN_ITEMS, BATCH_SIZE)?; // SWA
+    let run = RunLength::of_loader(EPOCHS, &train_loader, BATCH_SIZE)?; // SWA
     let collect = Collect::from_epoch(SWA_START, &run)?; // SWA: when to average
     let model = SwaConfig::new(collect).init(model, train_loader.clone())?; // SWA: the one wrapper
     let model = model.with_metrics_of(&["live"])?; // SWA: show SGD's own metrics too
@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .with_momentum(Some(momentum))
         .with_weight_decay(Some(WeightDecayConfig::new(5e-4)))
         .init();
-    let learning_rate = PaperLrSchedulerConfig::swa(0.05, 0.02, SWA_START, run).init()?; // SWA: it stays high
+    let learning_rate = PaperLrSchedulerConfig::swa(0.05, 0.02, &collect).init()?; // SWA: it stays high
 
     let directory = std::env::temp_dir().join("swa-quickstart");
     let mut training = SupervisedTraining::new(&directory, train_loader, valid_loader)

@@ -30,6 +30,9 @@ use update::{Flags, updated};
 /// weights never produced: re-estimate them with [`reestimate_batch_norm`](crate::reestimate_batch_norm), or average them too
 /// with [`with_running_statistics_averaged`](Self::with_running_statistics_averaged).
 ///
+/// Parameters with adapters such as LoRA's are averaged by their effective values, and the averaged model has these as plain
+/// parameters ([`Module::materialize`]), since the mean of factors is not the factors of the mean.
+///
 /// The average is another value than the model: it shares no state with it, is no part of its
 /// autodiff graph, and its parameters require no gradient.
 ///
@@ -103,10 +106,10 @@ impl<M: Module> Average<M> {
     ///
     /// # Errors
     ///
-    /// [`AverageError::Reparameterized`] and [`AverageError::Quantized`], which name the parameter, and
-    /// [`AverageError::Weights`] for a module with a hand-written traversal that does not tell its parameters apart.
+    /// [`AverageError::Quantized`], which names the parameter, and [`AverageError::Weights`] for a module with a hand-written
+    /// traversal that does not tell its parameters apart.
     pub fn new(model: &M, rule: impl AveragingRule + 'static) -> Result<Self, AverageError> {
-        let model = model.valid();
+        let model = effective(model);
         let weights = Weights::read(&model)?;
         let mut average = Self {
             skeleton: Skeleton::of(model, weights.layout())?,
@@ -182,8 +185,7 @@ impl<M: Module> Average<M> {
     ///   earlier [`update_non_blocking`](Self::update_non_blocking); [`FrozenNotFinite`](AverageError::FrozenNotFinite): the same
     ///   in a parameter that requires no gradient.
     /// - [`InvalidWeight`](AverageError::InvalidWeight) of a rule of your own.
-    /// - [`Reparameterized`](AverageError::Reparameterized),
-    ///   [`Quantized`](AverageError::Quantized).
+    /// - [`Quantized`](AverageError::Quantized).
     pub fn update(&mut self, model: &M) -> Result<(), AverageError> {
         self.check()?;
         self.apply(self.read(model)?, Flags::ReadNow)?;
@@ -214,7 +216,7 @@ impl<M: Module> Average<M> {
     /// Those of [`update`](Self::update) that are about the model's parameters.
     pub fn read(&self, model: &M) -> Result<Weights, AverageError> {
         Ok(Weights::read_as(
-            &model.valid(),
+            &effective(model),
             self.weights.layout_shared(),
         )?)
     }
@@ -234,6 +236,19 @@ impl<M: Module> Average<M> {
     /// model does this by itself, but one from [weights](Self::update_from) cannot.
     pub fn freeze_as(&mut self, model: &M) {
         self.skeleton.freeze_as(model);
+    }
+
+    /// The same average with the running statistics of `model`, such as those that a [re-estimation](crate::reestimate_batch_norm)
+    /// gave the averaged model. The next update replaces them.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`update`](Self::update) that are about the model's parameters.
+    pub fn with_running_statistics_of(mut self, model: &M) -> Result<Self, AverageError> {
+        let of_model = self.read(model)?.arranged_as(self.weights.layout_shared())?;
+        self.weights = self.weights.with_running_statistics_of(of_model);
+        *self.is_shown.get_mut() = true;
+        Ok(self)
     }
 
     fn apply(&mut self, mut current: Weights, flags: Flags) -> Result<(), AverageError> {
@@ -398,6 +413,12 @@ impl<M: Module> Average<M> {
             .next()
             .unwrap_or_default()
     }
+}
+
+/// A copy of the model that shares nothing with it, with plain parameters: those that adapters reparameterize have their effective
+/// values.
+fn effective<M: Module>(model: &M) -> M {
+    model.valid().materialize()
 }
 
 fn is_averaged(role: Role, averages_running_statistics: bool) -> bool {

@@ -164,6 +164,20 @@ impl Weights {
         Self { layout, values }
     }
 
+    /// The same with the running statistics of `other`, which has the same layout, in the dtypes and on the devices of before.
+    pub(crate) fn with_running_statistics_of(self, other: Self) -> Self {
+        let (layout, values) = self.into_parts();
+        let parameters = layout.parameters().iter().zip(values).zip(other.values);
+        let values = parameters.map(|((parameter, own), other)| match (own, other) {
+            (Value::Float(own), Value::Float(other)) if parameter.role == Role::RunningStatistic => {
+                Value::Float(other.moved_to(&own.device()).cast(own.dtype().into()))
+            }
+            (own, _) => own,
+        });
+        let values = values.collect();
+        Self { layout, values }
+    }
+
     pub(crate) fn layout_shared(&self) -> &Arc<Layout> {
         &self.layout
     }

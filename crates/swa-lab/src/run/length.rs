@@ -1,6 +1,6 @@
 //! The learning rates of a run, and a run that is made longer.
 
-use swa_train::{PaperLrScheduler, PaperLrSchedulerConfig, RunLength};
+use swa_train::{Collect, PaperLrScheduler, PaperLrSchedulerConfig, RunLength};
 
 use super::config::RunConfig;
 use crate::Failure;
@@ -14,7 +14,10 @@ impl RunConfig {
     /// If a rate is not positive, or SWA would start after the end.
     pub fn schedule(&self, length: RunLength) -> Result<PaperLrScheduler, Failure> {
         let schedule = match self.swa {
-            Some(swa) => PaperLrSchedulerConfig::swa(self.sgd.lr, swa.lr, swa.start, length),
+            Some(swa) => {
+                let collect = Collect::from_epoch(swa.start, &length)?;
+                PaperLrSchedulerConfig::swa(self.sgd.lr, swa.lr, &collect)
+            }
             None => PaperLrSchedulerConfig::sgd(self.sgd.lr, length),
         };
         Ok(schedule.init()?)

@@ -5,3 +5,4 @@ mod swalr;
 
 pub use paper::{PaperLrScheduler, PaperLrSchedulerConfig};
 pub use swalr::{Annealing, SwaLrScheduler, SwaLrSchedulerConfig};
+pub(crate) use swalr::without_swalr;

@@ -5,7 +5,7 @@ use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
 use burn::optim::LearningRate;
 
 use crate::collect::converted_steps;
-use crate::{RunLength, SwaError};
+use crate::{Collect, RunLength, SwaError};
 
 /// The settings of a [`PaperLrScheduler`].
 #[derive(Config, Debug, Copy, PartialEq)]
@@ -14,12 +14,10 @@ pub enum PaperLrSchedulerConfig {
     Swa {
         /// The learning rate to begin with.
         lr: LearningRate,
-        /// The learning rate from just before `start_epoch` on.
+        /// The learning rate from just before the first collection on.
         swa_lr: LearningRate,
-        /// The epoch, counted from 1, at whose end weights are first collected.
-        start_epoch: usize,
-        /// The length of the run.
-        run: RunLength,
+        /// The steps after which weights are collected.
+        collect: Collect,
     },
     /// For plain SGD: see [`sgd`](Self::sgd).
     Sgd {
@@ -31,14 +29,12 @@ pub enum PaperLrSchedulerConfig {
 }
 
 impl PaperLrSchedulerConfig {
-    /// The schedule for SWA: from `lr` down to `swa_lr` just before collecting starts at
-    /// `start_epoch`, and constant from there on.
-    pub fn swa(lr: LearningRate, swa_lr: LearningRate, start_epoch: usize, run: RunLength) -> Self {
+    /// The schedule for SWA: from `lr` down to `swa_lr` just before `collect` starts, and constant from there on.
+    pub fn swa(lr: LearningRate, swa_lr: LearningRate, collect: &Collect) -> Self {
         Self::Swa {
             lr,
             swa_lr,
-            start_epoch,
-            run,
+            collect: *collect,
         }
     }
 
@@ -51,25 +47,18 @@ impl PaperLrSchedulerConfig {
     ///
     /// # Errors
     ///
-    /// [`SwaError::Invalid`] unless all rates are positive, and the epoch to start at is one of the run's.
+    /// [`SwaError::Invalid`] unless all rates are positive, and for [`Collect::every_step`], which knows of no epochs.
     pub fn init(&self) -> Result<PaperLrScheduler, SwaError> {
         let (lr, ratio, span_epochs, run) = match *self {
             Self::Sgd { lr, run } => (lr, SGD_RATIO, run.epochs(), run),
             Self::Swa {
                 lr,
                 swa_lr,
-                start_epoch,
-                run,
+                collect,
             } => {
                 rate("the SWA learning rate", swa_lr)?;
-                if !(1..=run.epochs()).contains(&start_epoch) {
-                    return Err(SwaError::Invalid {
-                        name: "the epoch to start collecting at",
-                        expected: "one of the run's, counted from 1",
-                        got: format!("{start_epoch} of {}", run.epochs()),
-                    });
-                }
-                (lr, swa_lr / lr, start_epoch, run)
+                let run = *collect.run_in_epochs()?;
+                (lr, swa_lr / lr, collect.start_epoch()?, run)
             }
         };
         rate("the learning rate", lr)?;
@@ -77,7 +66,7 @@ impl PaperLrSchedulerConfig {
             lr,
             ratio,
             span_epochs,
-            steps_per_epoch: run.steps_per_epoch(),
+            run,
             steps: 0,
         })
     }
@@ -96,7 +85,7 @@ const SGD_RATIO: f64 = 0.01;
 /// lr * ratio                                    t > 0.9
 /// ```
 ///
-/// For SWA the span is the epoch at which collecting starts, and `ratio = swa_lr / lr`. For plain SGD
+/// For SWA the span is the epoch in which collecting starts, counted from 1, and `ratio = swa_lr / lr`. For plain SGD
 /// the span is the whole run, and the ratio 0.01.
 ///
 /// Source: Izmailov et al. 2018, section 4.1; `schedule` in the paper's `train.py`.
@@ -106,6 +95,7 @@ const SGD_RATIO: f64 = 0.01;
 /// A record holds the number of steps and the number of steps in an epoch. If that has changed since (by another batch size,
 /// gradient accumulation or number of devices), the steps are converted: the schedule goes on in the epoch in which it was, at
 /// the same part of it. A record of an earlier version, without the number of steps in an epoch, is taken to have had as many.
+/// The record of another schedule is taken to be of the end of the run's [plain epochs](RunLength::with_plain_epochs).
 ///
 /// Made by [`PaperLrSchedulerConfig::init`].
 #[derive(Debug, Clone)]
@@ -113,7 +103,7 @@ pub struct PaperLrScheduler {
     lr: LearningRate,
     ratio: f64,
     span_epochs: usize,
-    steps_per_epoch: usize,
+    run: RunLength,
     /// Optimizer steps taken.
     steps: usize,
 }
@@ -135,7 +125,7 @@ impl PaperLrScheduler {
 
 impl LrScheduler for PaperLrScheduler {
     fn step(&mut self) -> LearningRate {
-        let epoch = self.steps / self.steps_per_epoch;
+        let epoch = self.steps / self.run.steps_per_epoch();
         self.steps = self.steps.saturating_add(1);
         self.lr(epoch)
     }
@@ -143,15 +133,19 @@ impl LrScheduler for PaperLrScheduler {
     fn to_record(&self) -> LrSchedulerRecord {
         LrSchedulerRecord::new()
             .with_scalar("steps", self.steps)
-            .with_scalar("steps_per_epoch", self.steps_per_epoch)
+            .with_scalar("steps_per_epoch", self.run.steps_per_epoch())
     }
 
     fn load_record(&mut self, record: LrSchedulerRecord) {
-        if let Some(steps) = record.scalar("steps") {
-            let now = self.steps_per_epoch;
-            let before = record.scalar("steps_per_epoch").unwrap_or(now);
-            self.steps = converted_steps(steps, before, now);
-        }
+        let now = self.run.steps_per_epoch();
+        self.steps = match record.scalar("steps") {
+            Some(steps) => {
+                let before = record.scalar("steps_per_epoch").unwrap_or(now);
+                converted_steps(steps, before, now)
+            }
+            // The record of another schedule, of a training without SWA.
+            None => self.run.plain_steps(),
+        };
     }
 }
 
@@ -171,6 +165,26 @@ pub(super) fn rate(name: &'static str, value: LearningRate) -> Result<(), SwaErr
 mod tests {
     use super::*;
 
+    /// For averages from epoch 10 on.
+    fn swa(lr: f64, swa_lr: f64, run: RunLength) -> PaperLrSchedulerConfig {
+        let collect = Collect::from_epoch(10, &run).unwrap();
+        PaperLrSchedulerConfig::swa(lr, swa_lr, &collect)
+    }
+
+    #[test]
+    fn the_record_of_another_schedule_is_of_the_plain_epochs() {
+        let run = RunLength::new(20, 3).unwrap().with_plain_epochs(7);
+        let mut whole = swa(0.1, 0.02, run).init().unwrap();
+        let mut resumed = whole.clone();
+        for _ in 0..21 {
+            whole.step();
+        }
+        resumed.load_record(LrSchedulerRecord::new().with_scalar("current_iter", 21_usize));
+        for _ in 0..39 {
+            assert_eq!(resumed.step(), whole.step());
+        }
+    }
+
     fn assert_rates(mut scheduler: impl LrScheduler, expected: &[(usize, f64)]) {
         for (steps, expected) in expected {
             for _ in 0..*steps {
@@ -188,9 +202,7 @@ mod tests {
         // Collecting from epoch 10 on: t = 0, 0.1, …; lr 0.1 down to 0.02, so a ratio of 0.2.
         // t = 0.6: 1 - 0.8 * 0.1 / 0.4 = 0.8; 0.7: 0.6; 0.8: 0.4; 0.9: 0.2; then 0.2.
         let run = RunLength::new(15, 2).unwrap();
-        let scheduler = PaperLrSchedulerConfig::swa(0.1, 0.02, 10, run)
-            .init()
-            .unwrap();
+        let scheduler = swa(0.1, 0.02, run).init().unwrap();
         assert_rates(
             scheduler,
             &[
@@ -217,9 +229,7 @@ mod tests {
     #[test]
     fn a_record_goes_on_where_it_was_taken() {
         let run = RunLength::new(20, 3).unwrap();
-        let mut scheduler = PaperLrSchedulerConfig::swa(0.1, 0.02, 10, run)
-            .init()
-            .unwrap();
+        let mut scheduler = swa(0.1, 0.02, run).init().unwrap();
         let mut resumed = scheduler.clone();
         for _ in 0..22 {
             scheduler.step();
@@ -234,8 +244,7 @@ mod tests {
     fn a_record_of_other_steps_goes_on_in_the_same_epoch() {
         let schedule = |steps_per_epoch| {
             let run = RunLength::new(20, steps_per_epoch).unwrap();
-            let config = PaperLrSchedulerConfig::swa(0.1, 0.02, 10, run);
-            config.init().unwrap()
+            swa(0.1, 0.02, run).init().unwrap()
         };
         for (before, now) in [(3, 6), (6, 3), (5, 9), (9, 5), (7, 1), (1, 7)] {
             for epochs in [0, 1, 6, 9, 15] {
@@ -292,12 +301,11 @@ mod tests {
         let run = RunLength::new(20, 3).unwrap();
         for bad in [0.0, -0.1, f64::NAN, f64::INFINITY] {
             assert!(PaperLrSchedulerConfig::sgd(bad, run).init().is_err());
-            assert!(
-                PaperLrSchedulerConfig::swa(0.1, bad, 10, run)
-                    .init()
-                    .is_err()
-            );
+            assert!(swa(0.1, bad, run).init().is_err());
         }
+        let of_no_epochs = PaperLrSchedulerConfig::swa(0.1, 0.02, &Collect::every_step());
+        let error = of_no_epochs.init().unwrap_err().to_string();
+        assert!(error.contains("`Collect::from_epoch(epoch, &run)`"), "{error}");
     }
 
     #[test]
@@ -305,7 +313,7 @@ mod tests {
         let run = RunLength::new(20, 3).unwrap();
         for config in [
             PaperLrSchedulerConfig::sgd(0.1, run),
-            PaperLrSchedulerConfig::swa(0.1, 0.02, 10, run),
+            swa(0.1, 0.02, run),
         ] {
             let saved = config.to_string();
             let loaded = PaperLrSchedulerConfig::load_binary(saved.as_bytes()).unwrap();
@@ -315,7 +323,5 @@ mod tests {
         let error = PaperLrSchedulerConfig::load_binary(no_step.as_bytes()).unwrap_err();
         let expected = "the number of steps per epoch must be at least 1, not 0";
         assert!(error.to_string().contains(expected), "{error}");
-        let late = PaperLrSchedulerConfig::swa(0.1, 0.02, 21, run);
-        assert!(late.init().is_err());
     }
 }

@@ -10,7 +10,7 @@ use burn::optim::LearningRate;
 use super::paper::rate;
 use crate::burn_0_22::groups_of;
 use crate::collect::{converted_steps, positive};
-use crate::{RunLength, SwaError};
+use crate::{Collect, SwaError};
 
 /// The way of [`SwaLrScheduler`] from one rate to the other, with `t` from 0 to 1.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
@@ -45,28 +45,30 @@ pub struct SwaLrSchedulerConfig {
     /// The number of optimizer steps in an epoch, if it is known: a run can then be resumed with another batch size, gradient
     /// accumulation or number of devices.
     steps_per_epoch: Option<usize>,
+    /// The number of optimizer steps that were trained without SWA before, where a run goes on from such a checkpoint.
+    plain_steps: Option<usize>,
 }
 
 impl SwaLrSchedulerConfig {
-    /// The settings in epochs of `run`: the earlier schedule up to epoch `epoch`, counted from 1, and from its first step on
-    /// `annealing_epochs` epochs to `swa_lr`. With the same `epoch`, [`Collect::from_epoch`](crate::Collect::from_epoch)
-    /// collects at the end of that epoch.
+    /// The earlier schedule up to the epoch in which `collect` starts, and from its first step on `annealing_epochs` epochs to
+    /// `swa_lr`.
     ///
     /// # Errors
     ///
-    /// [`SwaError::Invalid`] if `epoch` is 0.
-    pub fn from_epoch(
-        epoch: usize,
+    /// [`SwaError::Invalid`] for [`Collect::every_step`], which knows of no epochs.
+    pub fn from_collect(
+        collect: &Collect,
         swa_lr: LearningRate,
         annealing_epochs: usize,
-        run: &RunLength,
     ) -> Result<Self, SwaError> {
-        positive("the epoch to start annealing at", epoch)?;
+        let run = collect.run_in_epochs()?;
         let steps = run.steps_per_epoch();
-        let start_step = (epoch - 1).saturating_mul(steps);
+        let start_step = (collect.start_epoch()? - 1).saturating_mul(steps);
         let annealing_steps = annealing_epochs.saturating_mul(steps);
         let config = Self::new(start_step, swa_lr, annealing_steps);
-        Ok(config.with_steps_per_epoch(Some(steps)))
+        Ok(config
+            .with_steps_per_epoch(Some(steps))
+            .with_plain_steps(Some(run.plain_steps())))
     }
 
     /// The scheduler, which follows `before` for `start_step` steps: any of Burn's schedules, as its configuration's `init` gives
@@ -116,12 +118,13 @@ impl SwaLrSchedulerConfig {
 ///
 /// ```
 /// use burn::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
-/// use swa_train::{RunLength, SwaLrSchedulerConfig};
+/// use swa_train::{Collect, RunLength, SwaLrSchedulerConfig};
 ///
 /// let run = RunLength::of_items(300, 50_000, 128)?;
 /// let cosine = CosineAnnealingLrSchedulerConfig::new(0.1, run.total_steps()).init()?;
 /// // For 160 epochs, then within ten epochs to 0.05.
-/// let learning_rate = SwaLrSchedulerConfig::from_epoch(161, 0.05, 10, &run)?.init(cosine)?;
+/// let collect = Collect::from_epoch(161, &run)?;
+/// let learning_rate = SwaLrSchedulerConfig::from_collect(&collect, 0.05, 10)?.init(cosine)?;
 /// # let _ = learning_rate;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -131,6 +134,9 @@ impl SwaLrSchedulerConfig {
 /// If the settings have `steps_per_epoch`, a record holds it too. If it has changed since (by another batch size, gradient
 /// accumulation or number of devices), the number of steps is converted, and the other schedule is brought to that step from its
 /// beginning. Otherwise steps are taken as they are.
+///
+/// The record of the other schedule alone, of a training without SWA, is taken to be of the end of the run's
+/// [plain epochs](crate::RunLength::with_plain_epochs).
 ///
 /// Made by [`SwaLrSchedulerConfig::init`].
 #[derive(Clone)]
@@ -182,7 +188,7 @@ impl LrScheduler for SwaLrScheduler {
 
     fn load_record(&mut self, record: LrSchedulerRecord) {
         let (Some(steps), Some(from)) = (record.scalar("steps"), record.scalar("from")) else {
-            return;
+            return self.load_plain_record(record);
         };
         self.from = from;
         let now = self.config.steps_per_epoch;
@@ -192,19 +198,53 @@ impl LrScheduler for SwaLrScheduler {
                 self.steps = converted_steps(steps, before, now);
                 self.before = self.initial.clone();
                 if self.steps < self.config.start_step {
-                    for _ in 0..self.steps {
-                        self.from = self.before.step().base();
-                    }
+                    self.follow(self.steps);
                 }
             }
             _ => {
                 self.steps = steps;
-                let before = record.record("before");
-                let before = LrSchedulerRecord::new().with_record(ONLY_GROUP, before);
-                self.before = self.initial.clone().load_record(before);
+                self.load_before(record.record("before"));
             }
         }
     }
+}
+
+impl SwaLrScheduler {
+    /// Goes on from a record of the other schedule alone.
+    fn load_plain_record(&mut self, record: LrSchedulerRecord) {
+        self.steps = self.config.plain_steps.unwrap_or(0);
+        self.before = self.initial.clone();
+        self.follow(self.steps.min(self.config.start_step));
+        self.load_before(record);
+    }
+
+    fn load_before(&mut self, record: LrSchedulerRecord) {
+        let record = LrSchedulerRecord::new().with_record(ONLY_GROUP, record);
+        self.before = self.initial.clone().load_record(record);
+    }
+
+    /// Takes so many steps of the other schedule.
+    fn follow(&mut self, steps: usize) {
+        for _ in 0..steps {
+            self.from = self.before.step().base();
+        }
+    }
+}
+
+/// The record of a `ModuleLrScheduler`, with the record of the other schedule in place of each [`SwaLrScheduler`]'s: that of the same
+/// training without SWA.
+pub(crate) fn without_swalr(record: &LrSchedulerRecord) -> LrSchedulerRecord {
+    // A record does not tell the number of its groups. Those of constant rates are empty.
+    const MOST_GROUPS: usize = 1000;
+
+    let groups = (0..MOST_GROUPS).map(|group| group.to_string());
+    groups.fold(LrSchedulerRecord::new(), |plain, group| {
+        let mut schedule = record.record(&group);
+        while schedule.scalar::<f64>("from").is_some() {
+            schedule = schedule.record("before");
+        }
+        plain.with_record(&group, schedule)
+    })
 }
 
 /// The name of the first group in a record of a [`ModuleLrScheduler`].
@@ -223,7 +263,7 @@ mod tests {
     use burn::module::{ParamGroup, ParamId};
 
     use super::*;
-    use crate::PaperLrSchedulerConfig;
+    use crate::{PaperLrSchedulerConfig, RunLength};
 
     fn assert_rates(scheduler: &mut impl LrScheduler, expected: &[f64]) {
         for expected in expected {
@@ -340,7 +380,8 @@ mod tests {
             .init()
             .unwrap();
         let run = RunLength::new(4, 2).unwrap();
-        let config = SwaLrSchedulerConfig::from_epoch(3, 0.05, 1, &run).unwrap();
+        let collect = Collect::from_epoch(3, &run).unwrap();
+        let config = SwaLrSchedulerConfig::from_collect(&collect, 0.05, 1).unwrap();
         let mut scheduler = config
             .with_annealing(Annealing::Linear)
             .init(cosine)
@@ -357,7 +398,8 @@ mod tests {
             0.05,
         ];
         assert_rates(&mut scheduler, &expected);
-        assert!(SwaLrSchedulerConfig::from_epoch(0, 0.05, 1, &run).is_err());
+        let of_no_epochs = SwaLrSchedulerConfig::from_collect(&Collect::every_step(), 0.05, 1);
+        assert!(of_no_epochs.is_err());
     }
 
     #[test]
@@ -405,7 +447,8 @@ mod tests {
         let schedule = |steps_per_epoch: usize| {
             let run = RunLength::new(10, steps_per_epoch).unwrap();
             let cosine = CosineAnnealingLrSchedulerConfig::new(0.1, run.total_steps());
-            let config = SwaLrSchedulerConfig::from_epoch(5, 0.05, 1, &run).unwrap();
+            let collect = Collect::from_epoch(5, &run).unwrap();
+            let config = SwaLrSchedulerConfig::from_collect(&collect, 0.05, 1).unwrap();
             config.init(cosine.init().unwrap()).unwrap()
         };
         let rates = |mut schedule: SwaLrScheduler| -> Vec<f64> {
@@ -449,6 +492,46 @@ mod tests {
             assert_rates(&mut resumed, &[0.1, 0.05]);
         }
         assert!(config.with_steps_per_epoch(Some(0)).init(0.1).is_err());
+    }
+
+    #[test]
+    fn a_training_without_swa_goes_on_with_it_and_back() {
+        // Four steps an epoch, SWA from epoch 4 on.
+        let collect = |plain_epochs| {
+            let run = RunLength::new(6, 4).unwrap();
+            Collect::from_epoch(4, &run.with_plain_epochs(plain_epochs)).unwrap()
+        };
+        for (name, schedule) in burns_schedules() {
+            for plain_epochs in 1..=5 {
+                let config = config_of(&collect(plain_epochs));
+                let mut whole = config.init(schedule.clone()).unwrap();
+                let mut with_swa: ModuleLrScheduler = whole.clone().into();
+                let mut plain = schedule.clone();
+                for _ in 0..4 * plain_epochs {
+                    plain.step();
+                    whole.step();
+                }
+                let record = plain.to_record();
+                with_swa = with_swa.load_record(record.clone());
+                let expected: Vec<f64> = (0..10).map(|_| whole.step()).collect();
+                let got: Vec<f64> = (0..10).map(|_| with_swa.step().base()).collect();
+                assert_eq!(got, expected, "{name} after {plain_epochs}");
+
+                if plain_epochs < 4 {
+                    let mut with_swa: ModuleLrScheduler =
+                        config_of(&collect(0)).init(schedule.clone()).unwrap().into();
+                    for _ in 0..4 * plain_epochs {
+                        with_swa.step();
+                    }
+                    let back = without_swalr(&with_swa.to_record());
+                    assert_eq!(format!("{back:?}"), format!("{record:?}"), "{name}");
+                }
+            }
+        }
+    }
+
+    fn config_of(collect: &Collect) -> SwaLrSchedulerConfig {
+        SwaLrSchedulerConfig::from_collect(collect, 0.05, 1).unwrap()
     }
 
     #[test]
@@ -498,7 +581,8 @@ mod tests {
             }
         }
         let run = RunLength::new(most, most).unwrap();
-        let config = SwaLrSchedulerConfig::from_epoch(most, 0.05, most, &run).unwrap();
+        let collect = Collect::from_epoch(most, &run).unwrap();
+        let config = SwaLrSchedulerConfig::from_collect(&collect, 0.05, most).unwrap();
         assert_eq!(config.init(0.1).unwrap().step(), 0.1);
     }
 

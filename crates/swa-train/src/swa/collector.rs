@@ -6,7 +6,8 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor};
 use burn::train::LearnerModel;
 use swa_core::{Average, AverageError};
 
-use crate::{Collect, SwaError};
+use crate::evaluation::Evaluation;
+use crate::{Collect, RunLength, SwaError};
 
 /// The name of the average that is validated.
 pub(crate) const MAIN: &str = "averaged";
@@ -59,6 +60,15 @@ impl<M: LearnerModel> Collectors<M> {
             name: name.to_owned(),
             known: self.iter().map(|it| it.name.to_string()).collect(),
         })
+    }
+
+    /// The length of the run, if an average knows it.
+    pub(super) fn run(&self) -> Option<RunLength> {
+        self.iter().find_map(|it| it.collect.run().copied())
+    }
+
+    pub(super) fn names(&self) -> Vec<Arc<str>> {
+        self.iter().map(|it| it.name.clone()).collect()
     }
 
     fn iter(&self) -> impl Iterator<Item = &Collector<M>> {
@@ -123,46 +133,71 @@ impl<M: LearnerModel> Collectors<M> {
         self
     }
 
-    /// Visits the first average as `average`, the others by their names in `averages`.
-    pub(super) fn visit<V: ModuleVisitor>(&self, visitor: &mut V, container: &str) {
-        visitor.enter_module("average", container);
-        self.main.average.visit(visitor);
-        visitor.exit_module("average", container);
+    /// Visits the averages that have averaged something, for a record: the first as `average`, the others by their names in
+    /// `averages`. Running statistics are those that validation showed, if the last one re-estimated them.
+    pub(super) fn visit<V: ModuleVisitor>(&self, visitor: &mut V, evaluation: &Evaluation<M>) {
+        let visit = |collector: &Collector<M>, visitor: &mut V| {
+            let (average, name) = (&collector.average, &collector.name);
+            if average.updates() == 0 {
+                return;
+            }
+            let evaluated = evaluation.reestimated(name, average.updates());
+            let shown = evaluated.map(|it| average.clone().with_running_statistics_of(it));
+            match shown {
+                Some(Ok(shown)) => shown.visit(visitor),
+                _ => average.visit(visitor),
+            }
+        };
+        visitor.enter_module("average", CONTAINER);
+        visit(&self.main, visitor);
+        visitor.exit_module("average", CONTAINER);
 
-        visitor.enter_module("averages", container);
-        for Collector { name, average, .. } in &self.further {
-            visitor.enter_module(name, AVERAGES);
-            average.visit(visitor);
-            visitor.exit_module(name, AVERAGES);
+        visitor.enter_module("averages", CONTAINER);
+        for collector in &self.further {
+            visitor.enter_module(&collector.name, AVERAGES);
+            visit(collector, visitor);
+            visitor.exit_module(&collector.name, AVERAGES);
         }
-        visitor.exit_module("averages", container);
+        visitor.exit_module("averages", CONTAINER);
     }
 
-    /// Maps all, with the paths of [`visit`](Self::visit).
+    /// Maps those with `is_mapped`, with the paths of [`visit`](Self::visit).
     pub(super) fn map<Mapper: ModuleMapper>(
         mut self,
         mapper: &mut Mapper,
-        container: &str,
+        is_mapped: impl Fn(&str) -> bool,
     ) -> Self {
-        mapper.enter_module("average", container);
-        self.main.average = self.main.average.map(mapper);
-        mapper.exit_module("average", container);
-
-        mapper.enter_module("averages", container);
-        let further = self.further.into_iter().map(|collector| {
-            mapper.enter_module(&collector.name, AVERAGES);
-            let average = collector.average.map(mapper);
-            mapper.exit_module(&collector.name, AVERAGES);
+        let map = |collector: Collector<M>, mapper: &mut Mapper| {
+            let average = if is_mapped(&collector.name) {
+                collector.average.map(mapper)
+            } else {
+                collector.average
+            };
             Collector {
                 average,
                 ..collector
             }
+        };
+        mapper.enter_module("average", CONTAINER);
+        self.main = map(self.main, mapper);
+        mapper.exit_module("average", CONTAINER);
+
+        mapper.enter_module("averages", CONTAINER);
+        let further = self.further.into_iter().map(|collector| {
+            let name = collector.name.clone();
+            mapper.enter_module(&name, AVERAGES);
+            let collector = map(collector, mapper);
+            mapper.exit_module(&name, AVERAGES);
+            collector
         });
         self.further = further.collect();
-        mapper.exit_module("averages", container);
+        mapper.exit_module("averages", CONTAINER);
         self
     }
 }
+
+/// The container of the averages.
+const CONTAINER: &str = "Struct:Swa";
 
 /// The container of the further averages.
 const AVERAGES: &str = "Map";

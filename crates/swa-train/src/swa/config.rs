@@ -6,13 +6,16 @@ use std::sync::{Arc, Mutex};
 use burn::config::Config;
 use burn::data::dataloader::DataLoader;
 use burn::train::{InferenceStep, LearnerModel};
-use swa_core::{Average, Counter, ReestimationConfig, RuleConfig, read_tensors_when_asked};
+use swa_core::{
+    Average, BatchNormError, BatchSize, Counter, ReestimationConfig, RuleConfig,
+    read_tensors_when_asked, reestimate_batch_norm,
+};
 
 use super::collector::{Collector, Collectors, MAIN, error_of};
 use super::state::State;
 use super::{LIVE, RECORD_FORMAT, Swa};
-use crate::evaluation::Evaluation;
-use crate::{Collect, SwaError};
+use crate::evaluation::{Data, Evaluation};
+use crate::{Collect, SwaError, terminal};
 
 /// The settings of SWA in a training: when to collect weights, how to average them, and what to do about BatchNorm.
 ///
@@ -74,13 +77,31 @@ pub struct AverageConfig {
 }
 
 impl SwaConfig {
+    /// An exponential moving average (EMA) of the weights after every optimizer step, in a run of any length: that of timm's
+    /// `ModelEmaV3` with `use_warmup`. Its [decay warms up](swa_core::ExponentialWithWarmUp), so that it leaves the first weights
+    /// behind at once, and it averages running statistics as Lightning's `EMAWeightAveraging` does, so that it needs no data.
+    ///
+    /// ```
+    /// use burn::train::LearnerModel;
+    /// use swa_train::{Swa, SwaConfig, SwaError};
+    ///
+    /// fn wrap<M: LearnerModel>(model: M) -> Result<Swa<M>, SwaError> {
+    ///     SwaConfig::ema(0.999).init_without_data(model)
+    /// }
+    /// ```
+    pub fn ema(decay: f64) -> Self {
+        Self::new(Collect::every_step())
+            .with_rule(RuleConfig::ExponentialWithWarmUp { decay })
+            .with_running_statistics(RunningStatistics::Averaged)
+    }
+
     /// Wraps `model`. Give the wrapper to `Learner::new` in place of the model.
     ///
     /// BatchNorm is re-estimated from `train_loader`: the loader that the training uses, or another one over the same
     /// data. It is used only if the model has BatchNorm layers that train. Its batches go through the model's own
     /// [`InferenceStep::step`]. The size of a batch is taken from the loader's progress, which counts items in all of
-    /// Burn's loaders. For another pass, and for batches of other lengths along time or space, see
-    /// [`Swa::with_reestimation_forward`]. Under `multi` or `ddp` with one device, a shuffled loader that trains and
+    /// Burn's loaders. For batches of another type, another pass, and batches of other lengths along time or space, see
+    /// [`init_with_forward`](Self::init_with_forward). Under `multi` or `ddp` with one device, a shuffled loader that trains and
     /// re-estimates serves its batches in another order than if it only trained (Burn 0.22.1 draws from its generator to
     /// move it to a device). If that matters, use a separate loader here.
     ///
@@ -90,7 +111,7 @@ impl SwaConfig {
     /// # Errors
     ///
     /// - [`SwaError::Invalid`] for invalid names of averages, and for averages whose runs have epochs of different lengths.
-    /// - [`SwaError::Average`] for a model that cannot be averaged, such as one with LoRA adapters or with a NaN in its weights,
+    /// - [`SwaError::Average`] for a model that cannot be averaged, such as one with a NaN in its weights,
     ///   and for a decay outside of `[0, 1]`; [`SwaError::FurtherAverage`] for the same in a further average.
     /// - [`SwaError::BatchNorm`] if BatchNorm is to be re-estimated and cannot be, such as for a model in 16 bits, or from 0
     ///   batches.
@@ -103,12 +124,76 @@ impl SwaConfig {
         M: LearnerModel,
         <M as InferenceStep>::Input: Clone,
     {
+        self.init_with(model, Data::inferred(train_loader))
+    }
+
+    /// The same without data, for a model without BatchNorm, or whose running statistics are not re-estimated.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`init`](Self::init), and [`SwaError::NoData`] if BatchNorm is to be re-estimated.
+    pub fn init_without_data<M: LearnerModel>(&self, model: M) -> Result<Swa<M>, SwaError> {
+        if let Some(config) = self.reestimation() {
+            let no_batches = std::iter::empty::<()>();
+            match reestimate_batch_norm(&model, config, no_batches, |_, ()| 0) {
+                Err(BatchNormError::NoBatches) => return Err(SwaError::NoData),
+                other => other?,
+            };
+        }
+        self.init_with(model, Data::none())
+    }
+
+    /// The same with a forward pass of your own for the re-estimation of BatchNorm: where the training's batches are of another
+    /// type than those of validation, with an auxiliary head that only the training uses, or for batches of other lengths along
+    /// time or space. `forward` passes a batch through the model and returns the batch's [size](BatchSize), as for
+    /// [`reestimate_batch_norm`].
+    ///
+    /// Statistics that no pass reaches stay the training's latest. The first validation of an average names them on the terminal, and
+    /// [`Swa::batch_norm_report`] lists them.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use burn::data::dataloader::DataLoader;
+    /// use burn::tensor::Tensor;
+    /// use burn::train::LearnerModel;
+    /// use swa_train::{Swa, SwaConfig, SwaError};
+    ///
+    /// # trait WithHead { fn forward_with_auxiliary_head(&self, images: Tensor<4>) -> (Tensor<2>, Tensor<2>); }
+    /// fn wrap<M: LearnerModel + WithHead>(
+    ///     config: &SwaConfig,
+    ///     model: M,
+    ///     train_loader: Arc<dyn DataLoader<Tensor<4>>>,
+    /// ) -> Result<Swa<M>, SwaError> {
+    ///     config.init_with_forward(model, train_loader, |model, images| {
+    ///         let samples = images.dims()[0];
+    ///         model.forward_with_auxiliary_head(images);
+    ///         samples
+    ///     })
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`init`](Self::init).
+    pub fn init_with_forward<M, B, S>(
+        &self,
+        model: M,
+        train_loader: Arc<dyn DataLoader<B>>,
+        forward: impl Fn(&M, B) -> S + Send + Sync + 'static,
+    ) -> Result<Swa<M>, SwaError>
+    where
+        M: LearnerModel,
+        B: Clone + 'static,
+        S: BatchSize,
+    {
+        self.init_with(model, Data::passed(train_loader, forward))
+    }
+
+    fn init_with<M: LearnerModel>(&self, model: M, data: Data<M>) -> Result<Swa<M>, SwaError> {
         read_tensors_when_asked();
-        let reestimation = match &self.running_statistics {
-            RunningStatistics::Reestimated(config) => Some(config),
-            RunningStatistics::Averaged | RunningStatistics::Latest => None,
-        };
-        if let Some(reestimation) = reestimation {
+        terminal::print_at_the_end_of_this_thread();
+        if let Some(reestimation) = self.reestimation() {
             reestimation.check(&model)?;
         }
         let first = self.collector(&model, MAIN, &self.collect, &self.rule)?;
@@ -120,33 +205,33 @@ impl SwaConfig {
         } in &self.further_averages
         {
             check_name(name, &collectors)?;
-            let (steps, expected) = (
-                collect.run().steps_per_epoch(),
-                self.collect.run().steps_per_epoch(),
-            );
-            if steps != expected {
-                return Err(SwaError::Invalid {
-                    name: "the number of steps per epoch of a further average",
-                    expected: "that of the first average, as they are of one training",
-                    got: format!("{steps} (`{name}`) beside {expected}"),
-                });
-            }
+            check_length(name, collect, &collectors)?;
             collectors.push(self.collector(&model, name, collect, rule)?);
         }
-        let evaluation = Evaluation::new(train_loader, reestimation.cloned());
+        let steps_per_epoch = collectors.run().map_or(0, |run| run.steps_per_epoch());
+        let evaluation = Evaluation::new(data, self.reestimation().cloned());
         Ok(Swa {
             model,
             steps: Counter::new(0),
+            first_step: 0,
             format: Counter::new(RECORD_FORMAT),
-            steps_per_epoch: Counter::new(self.collect.run().steps_per_epoch()),
+            steps_per_epoch: Counter::new(steps_per_epoch),
             steps_changed: None,
             state: Arc::new(Mutex::new(State::new(collectors, evaluation))),
             snapshot: None,
+            loaded: None,
             evaluated: OnceCell::new(),
             failures: Arc::default(),
             interrupter: None,
             is_replica: false,
         })
+    }
+
+    fn reestimation(&self) -> Option<&ReestimationConfig> {
+        match &self.running_statistics {
+            RunningStatistics::Reestimated(config) => Some(config),
+            RunningStatistics::Averaged | RunningStatistics::Latest => None,
+        }
     }
 
     fn collector<M: LearnerModel>(
@@ -185,4 +270,25 @@ fn check_name<M: LearnerModel>(name: &str, others: &Collectors<M>) -> Result<(),
         expected,
         got: format!("`{name}`"),
     })
+}
+
+fn check_length<M: LearnerModel>(
+    name: &str,
+    collect: &Collect,
+    others: &Collectors<M>,
+) -> Result<(), SwaError> {
+    match (collect.run(), others.run()) {
+        (Some(run), Some(other)) if run.steps_per_epoch() != other.steps_per_epoch() => {
+            Err(SwaError::Invalid {
+                name: "the number of steps per epoch of a further average",
+                expected: "that of the other averages, as they are of one training",
+                got: format!(
+                    "{} (`{name}`) beside {}",
+                    run.steps_per_epoch(),
+                    other.steps_per_epoch()
+                ),
+            })
+        }
+        _ => Ok(()),
+    }
 }

@@ -1,6 +1,6 @@
 //! Failures of averaging and of evaluation.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use crate::SwaError;
 
@@ -14,12 +14,29 @@ pub(super) struct Failures {
     pub(super) of_evaluation: OnceLock<Failed>,
     /// Set once the user was told which running statistics were not re-estimated.
     pub(super) kept_statistics_told: OnceLock<()>,
+    /// Set once the length of the run was compared with the training.
+    pub(super) run_checked: OnceLock<()>,
 }
 
 pub(super) struct Failed {
-    pub(super) error: SwaError,
+    error: Arc<SwaError>,
     /// The number of steps before the failure.
     pub(super) step: usize,
+}
+
+impl Failed {
+    pub(super) fn new(error: SwaError, step: usize) -> Self {
+        let error = Arc::new(error);
+        Self { error, step }
+    }
+
+    /// The failure, with its step.
+    pub(super) fn error(&self) -> SwaError {
+        SwaError::AfterStep {
+            step: self.step,
+            error: self.error.clone(),
+        }
+    }
 }
 
 impl Failures {
@@ -31,11 +48,12 @@ impl Failures {
 
     /// Keeps a failure, unless there was an earlier one of its kind. Tells whether it was kept.
     pub(super) fn add(&self, failed: Failed) -> bool {
-        let kept = match failed.error {
+        let kept = match *failed.error {
             SwaError::Average(_)
             | SwaError::FurtherAverage { .. }
             | SwaError::Shared { .. }
-            | SwaError::StepsChanged { .. } => &self.of_averaging,
+            | SwaError::StepsChanged { .. }
+            | SwaError::OtherRunLength { .. } => &self.of_averaging,
             _ => &self.of_evaluation,
         };
         kept.set(failed).is_ok()

@@ -5,26 +5,26 @@ mod config;
 mod failure;
 mod metrics;
 mod module;
+mod record;
 mod state;
 mod step;
 
 use core::fmt;
 use std::cell::OnceCell;
-use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::Device;
 use burn::train::{InferenceStep, Interrupter, LearnerModel};
-use swa_core::{Average, AveragingRule, BatchNormReport, BatchSize, Counter, KeptReason};
+use swa_core::{Average, AveragingRule, BatchNormReport, Counter, KeptReason};
 
-use crate::SwaError;
 use crate::burn_0_22::training_error;
-use crate::evaluation::Forward;
+use crate::{SwaError, terminal};
 use collector::Collectors;
 pub(crate) use collector::MAIN;
 pub use config::{AverageConfig, RunningStatistics, SwaConfig};
 use failure::{Failed, Failures};
 pub use metrics::SwaMetrics;
+pub(crate) use record::{Below, Contents, PREFIX};
 use state::{Averaged, State};
 
 /// A model with its average, in place of the model in a `Learner`.
@@ -35,13 +35,24 @@ use state::{Averaged, State};
 /// stopping, gradient accumulation, several devices and the terminal UI are Burn's own, untouched:
 ///
 /// - the optimizer sees the live model alone, with the parameter paths it always had;
-/// - a record holds the live weights under `model`, the average with its number of updates under `average`, and the number of
-///   steps under `steps`, so that a checkpoint resumes all of them. Further averages are under their names in `averages`,
-///   `steps_per_epoch` is the number of steps in an epoch, and `format` is the number of the record's format. The wrapper's own
-///   `load_record` loads a record of an earlier version, which has no `format` or no `steps_per_epoch`; as a part of another
-///   module, it takes `allow_partial(true)`;
+/// - a record is that of the live model, with the average and the number of steps beside it, so that a checkpoint resumes all of
+///   them: see [Records](#records);
 /// - clones and forks share one average, which is updated once a step. So each training needs a `Swa` of
 ///   its own. `valid` makes a copy that later steps leave alone.
+///
+/// # Records
+///
+/// A record has the live model's entries, and beside them those of SWA, below `swa_train`: each average that has averaged something,
+/// with its number of updates (`average`, and the further ones by their names in `averages`), the number of steps (`steps`) and of
+/// those in an epoch (`steps_per_epoch`), and the number of this format (`format`). If the last validation re-estimated the running
+/// statistics of an average, the record has these, so that it holds the model that validation showed: [`load_averaged`] gives it,
+/// and a plain model refuses the record over entries that are all called `swa_train`.
+///
+/// `load_record` also takes records of earlier versions, and those of trainings without SWA (see
+/// [`RunLength::with_plain_epochs`](crate::RunLength::with_plain_epochs)). As a part of another module, a `Swa` takes them with
+/// `allow_partial(true)`.
+///
+/// [`load_averaged`]: crate::load_averaged
 ///
 /// # Resuming with other steps
 ///
@@ -73,6 +84,8 @@ pub struct Swa<M: LearnerModel> {
     model: M,
     /// Optimizer steps taken, over all resumed parts of the run.
     steps: Counter,
+    /// The number of them when this training began, or was resumed.
+    first_step: usize,
     /// The number of the format of its records.
     format: Counter,
     /// The number of optimizer steps in an epoch.
@@ -84,6 +97,8 @@ pub struct Swa<M: LearnerModel> {
     state: Arc<Mutex<State<M>>>,
     /// In a copy for validation, the averages at the time when it was made.
     snapshot: Option<Collectors<M>>,
+    /// What the record holds that is being loaded.
+    loaded: Option<Contents>,
     /// The averaged model of this value's validation, if there is one. Set by the first validation step.
     evaluated: OnceCell<Option<M>>,
     failures: Arc<Failures>,
@@ -92,9 +107,9 @@ pub struct Swa<M: LearnerModel> {
     is_replica: bool,
 }
 
-/// The number of the format of a [`Swa`]'s records, which is in their entry `format`. Format 0 has no such entry, and formats 0
-/// and 1 have no entry `steps_per_epoch`.
-pub const RECORD_FORMAT: usize = 2;
+/// The number of the format of a [`Swa`]'s records. Up to format 2, the live model's entries were below `model`, and SWA's on the
+/// first level. Format 0 had no entry `format`, and formats 0 and 1 had no entry `steps_per_epoch`.
+pub const RECORD_FORMAT: usize = 3;
 
 /// The name of the live model, for metrics.
 const LIVE: &str = "live";
@@ -127,48 +142,24 @@ impl<M: LearnerModel> Swa<M> {
         Ok(self.with_collectors(collectors))
     }
 
-    /// Re-estimates BatchNorm by another forward pass than the model's own [`InferenceStep::step`]: one that takes along an
-    /// auxiliary head that only the training uses, or that tells the sizes of batches of other lengths. `forward` passes a batch
-    /// through the model and returns the batch's [size](BatchSize), as for
-    /// [`reestimate_batch_norm`](swa_core::reestimate_batch_norm).
-    ///
-    /// Statistics that no pass reaches stay the training's latest. The first validation of an average names them on the terminal, and
-    /// [`batch_norm_report`](Self::batch_norm_report) lists them.
-    ///
-    /// ```
-    /// use burn::train::{InferenceStep, LearnerModel};
-    /// use swa_train::Swa;
-    ///
-    /// # trait WithHead { fn forward_with_auxiliary_head(&self, images: burn::tensor::Tensor<4>); }
-    /// # type Images = burn::tensor::Tensor<4>;
-    /// fn whole<M>(swa: Swa<M>) -> Swa<M>
-    /// where
-    ///     M: LearnerModel + InferenceStep<Input = Images> + WithHead,
-    /// {
-    ///     swa.with_reestimation_forward(|model, images| {
-    ///         let samples = images.dims()[0];
-    ///         model.forward_with_auxiliary_head(images);
-    ///         samples
-    ///     })
-    /// }
-    /// ```
-    pub fn with_reestimation_forward<S: BatchSize + 'static>(
-        self,
-        forward: impl Fn(&M, <M as InferenceStep>::Input) -> S + Send + Sync + 'static,
-    ) -> Self {
-        let collectors = self.collectors();
-        let swa = self.with_collectors(collectors);
-        let forward: Forward<M> = Arc::new(move |model, batch| Box::new(forward(model, batch)));
-        swa.state().evaluation.forward = Some(forward);
-        swa
-    }
-
     /// Stops the training through `interrupter` when averaging or re-estimating BatchNorm fails, with
     /// the reason in `LearningResult::error`. Without an interrupter, the failure is logged and shown on the terminal, and the
     /// training goes on, validated with the live model. An average that could not be updated keeps its
     /// last good value, and [`averaged_model`](Self::averaged_model) returns the error.
     ///
-    /// Pass the same interrupter to `SupervisedTraining::with_interrupter`.
+    /// Give it that of the training:
+    ///
+    /// ```
+    /// use burn::train::{LearnerModel, SupervisedTraining};
+    /// use swa_train::Swa;
+    ///
+    /// fn stops<M: LearnerModel>(swa: Swa<M>, training: &SupervisedTraining<Swa<M>>) -> Swa<M> {
+    ///     swa.with_interrupter(training.interrupter())
+    /// }
+    /// ```
+    ///
+    /// Burn's terminal UI (0.22.1) forgets the reason when it closes: `LearningResult::error` is empty under it. The reason is printed
+    /// nevertheless, and [`averaged_model`](Self::averaged_model) returns it.
     pub fn with_interrupter(mut self, interrupter: Interrupter) -> Self {
         self.interrupter = Some(interrupter);
         self
@@ -243,7 +234,7 @@ impl<M: LearnerModel> Swa<M> {
     pub fn averaged(&self, name: &str) -> Result<M, SwaError> {
         self.check();
         if let Some(failed) = self.failures.of_averaging.get() {
-            return Err(failed.error.clone());
+            return Err(failed.error());
         }
         if let Some(averaged) = self.evaluate(name)? {
             return Ok(averaged);
@@ -252,7 +243,7 @@ impl<M: LearnerModel> Swa<M> {
         Err(SwaError::NothingCollected {
             first_step: collect.first_step(),
             steps: self.steps(),
-            total_steps: collect.run().total_steps(),
+            run: collect.run().copied(),
         })
     }
 
@@ -287,9 +278,9 @@ impl<M: LearnerModel> Swa<M> {
         self.state().evaluation.report(MAIN, updates)
     }
 
-    /// The first failure, if there was one: of an update, or else of an evaluation.
+    /// The first failure with its step ([`SwaError::AfterStep`]), if there was one: of an update, or else of an evaluation.
     pub fn failure(&self) -> Option<SwaError> {
-        self.failures.first().map(|failed| failed.error.clone())
+        self.failures.first().map(Failed::error)
     }
 }
 
@@ -356,16 +347,15 @@ impl<M: LearnerModel> Swa<M> {
     }
 
     fn fail(&self, error: SwaError) {
-        let message = format!("SWA: {error}");
+        let failed = Failed::new(error, self.steps());
+        let message = format!("SWA: {}", failed.error());
         log::error!("{message}");
-        let step = self.steps();
-        let failed = Failed { error, step };
         if !self.is_replica {
             self.interrupt(&failed);
         }
         let is_first = self.failures.add(failed);
-        if is_first && self.interrupter.is_none() {
-            show(&message);
+        if is_first {
+            terminal::show(message);
         }
     }
 
@@ -384,25 +374,18 @@ impl<M: LearnerModel> Swa<M> {
                 .iter()
                 .any(|it| it.reason == KeptReason::NotUpdated)
             {
-                message += ". Another forward pass may reach more layers: see `Swa::with_reestimation_forward`";
+                message += ". Another forward pass may reach more layers: see `SwaConfig::init_with_forward`";
             }
             log::warn!("{message}");
-            show(&message);
+            terminal::show(message);
         }
     }
 
     fn interrupt(&self, failed: &Failed) {
         if let Some(interrupter) = &self.interrupter {
-            interrupter.fail(training_error(&failed.error));
+            interrupter.fail(training_error(&failed.error()));
         }
     }
-}
-
-/// Shows a message on the terminal. A `Learner` of Burn 0.22.1 writes the log to a file, and has no other channel for what does
-/// not stop the training.
-fn show(message: &str) {
-    // Unlike `eprintln`, this does not panic if nobody reads the terminal.
-    let _ = writeln!(io::stderr(), "{message}");
 }
 
 impl<M: LearnerModel> Clone for Swa<M> {
@@ -410,11 +393,13 @@ impl<M: LearnerModel> Clone for Swa<M> {
         Self {
             model: self.model.clone(),
             steps: self.steps.clone(),
+            first_step: self.first_step,
             format: self.format.clone(),
             steps_per_epoch: self.steps_per_epoch.clone(),
             steps_changed: self.steps_changed.clone(),
             state: self.state.clone(),
             snapshot: self.snapshot.clone(),
+            loaded: None,
             evaluated: OnceCell::new(),
             failures: self.failures.clone(),
             interrupter: self.interrupter.clone(),

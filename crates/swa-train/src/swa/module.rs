@@ -3,12 +3,14 @@
 use std::cell::OnceCell;
 use std::sync::Arc;
 
-use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor};
 use burn::store::{ModuleRecord, RecordError};
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::Device;
 use burn::train::LearnerModel;
 use swa_core::Counter;
 
+use super::collector::Collectors;
+use super::record::{Contents, PREFIX};
 use super::{RECORD_FORMAT, Swa};
 use crate::SwaError;
 use crate::burn_0_22::is_sharder;
@@ -67,12 +69,14 @@ impl<M: LearnerModel> Module for Swa<M> {
     fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
         // The live model is visited first. Its parameters have the same ids as the average's, and a
         // visitor that looks up gradients by id must find those of the live model.
-        visitor.enter_module("model", CONTAINER);
         self.model.visit(visitor);
-        visitor.exit_module("model", CONTAINER);
 
-        self.read(|collectors| collectors.visit(visitor, CONTAINER));
-
+        visitor.enter_module(PREFIX, CONTAINER);
+        {
+            let state = self.state();
+            let collectors = self.snapshot.as_ref().unwrap_or(&state.collectors);
+            collectors.visit(visitor, &state.evaluation);
+        }
         let device = self.device();
         let (steps, steps_per_epoch) = self.recorded_steps();
         for (name, number) in [
@@ -84,69 +88,73 @@ impl<M: LearnerModel> Module for Swa<M> {
             visitor.visit_int(&number.param(&device));
             visitor.exit_module(name, CONTAINER);
         }
+        visitor.exit_module(PREFIX, CONTAINER);
     }
 
     fn map<Mapper: ModuleMapper>(mut self, mapper: &mut Mapper) -> Self {
-        mapper.enter_module("model", CONTAINER);
+        let contents = self.loaded.take();
+        let format = contents.as_ref().and_then(|it| it.format);
+        let format = format.unwrap_or(RECORD_FORMAT);
+        // Where the format has no such level, the entries are on the first one.
+        let (of_model, of_swa) = if contents.as_ref().is_none_or(Contents::is_below_prefix) {
+            (None, Some(PREFIX))
+        } else {
+            (Some("model"), None)
+        };
+
+        enter(mapper, of_model);
         self.model = self.model.map(mapper);
-        mapper.exit_module("model", CONTAINER);
+        exit(mapper, of_model);
 
         if is_sharder::<Mapper>() {
             return self.into_replica();
         }
 
-        let collectors = self.collectors().map(mapper, CONTAINER);
+        enter(mapper, of_swa);
+        let is_held = |name: &str| contents.as_ref().is_none_or(|it| it.holds(name));
+        let collectors = self.collectors().map(mapper, is_held);
         self = self.with_collectors(collectors);
 
         let device = self.device();
-        mapper.enter_module("steps", CONTAINER);
-        let before = self.steps();
-        self.steps = self.steps.map(mapper, &device);
-        if self.steps() != before {
+        let (_, mut steps_per_epoch) = self.recorded_steps();
+        let (steps, now) = (self.steps(), self.steps_per_epoch.value);
+        self.steps = map_number(self.steps, "steps", mapper, &device);
+        if format > 0 {
+            self.format = map_number(self.format, "format", mapper, &device);
+        }
+        let before = steps_per_epoch.value;
+        if format > 1 {
+            steps_per_epoch = map_number(steps_per_epoch, "steps_per_epoch", mapper, &device);
+        }
+        exit(mapper, of_swa);
+
+        if self.steps() != steps || steps_per_epoch.value != before {
             // A record was loaded, and the earlier failures are not of its steps.
             self.failures = Arc::default();
             self.steps_changed = None;
+            self.convert_steps(steps_per_epoch.value);
+            self.first_step = self.steps();
         }
-        mapper.exit_module("steps", CONTAINER);
-
-        if self.format.value > 0 {
-            mapper.enter_module("format", CONTAINER);
-            self.format = self.format.map(mapper, &device);
-            mapper.exit_module("format", CONTAINER);
-        }
-        if self.format.value > 1 {
-            mapper.enter_module("steps_per_epoch", CONTAINER);
-            let now = self.steps_per_epoch.value;
-            let (_, recorded) = self.recorded_steps();
-            self.steps_per_epoch = recorded.clone().map(mapper, &device);
-            let before = std::mem::replace(&mut self.steps_per_epoch.value, now);
-            if before != recorded.value {
-                // Another record was loaded.
-                self.failures = Arc::default();
-                self.steps_changed = None;
-                self.convert_steps(before);
-            }
-            mapper.exit_module("steps_per_epoch", CONTAINER);
-        }
+        self.steps_per_epoch = steps_per_epoch;
+        self.steps_per_epoch.value = now;
         // Records that are written from here on are of this version's format.
         self.format.value = RECORD_FORMAT;
         self
     }
 
-    /// Takes records of earlier versions too.
+    /// Takes records of earlier versions, and of trainings without SWA, too.
     ///
     /// # Errors
     ///
-    /// [`RecordError::Validation`] for the record of another model, and for that of a later version.
+    /// [`RecordError::Validation`] for the record of another model, for that of a later version, and for that of a training without
+    /// SWA whose length is not known.
     fn try_load_record(mut self, record: ModuleRecord) -> Result<Self, RecordError> {
-        let format = Format::of(&record, &self.device())?;
-        if format > RECORD_FORMAT {
-            return Err(RecordError::Validation(format!(
-                "the record has format {format}, and this version of swa-train reads those up to {RECORD_FORMAT}: load it with the \
-                 version that wrote it, or a later one"
-            )));
+        let names = self.read(Collectors::names);
+        let contents = Contents::of(&record, &names, &self.device())?;
+        if contents.format.is_none() {
+            return self.load_plain_record(record);
         }
-        self.format.value = format;
+        self.loaded = Some(contents);
         // A module cannot call the method that it overrides. An option, which has the same paths, can.
         match Some(self).try_load_record(record)? {
             Some(swa) => Ok(swa),
@@ -155,26 +163,48 @@ impl<M: LearnerModel> Module for Swa<M> {
     }
 }
 
-/// The entry of a record that says its format.
-#[derive(Module, Debug)]
-struct Format {
-    format: Param<Tensor<1, Int>>,
-}
-
-impl Format {
-    /// The number of the format of a record: 0 if it has no such entry.
-    fn of(record: &ModuleRecord, device: &Device) -> Result<usize, RecordError> {
-        let none = Counter::new(0).param(device);
-        let format = Self { format: none };
-        // A clone of a record from a file takes no memory, since its tensors are read when they are used. A clone of a record in
-        // memory is a copy for a moment.
-        let record = record.clone().allow_partial(true).allow_unused(true);
-        let format = format.try_load_record(record)?.format;
-        Ok(Counter::of(&format).value)
+fn enter<Mapper: ModuleMapper>(mapper: &mut Mapper, name: Option<&str>) {
+    if let Some(name) = name {
+        mapper.enter_module(name, CONTAINER);
     }
 }
 
+fn exit<Mapper: ModuleMapper>(mapper: &mut Mapper, name: Option<&str>) {
+    if let Some(name) = name {
+        mapper.exit_module(name, CONTAINER);
+    }
+}
+
+fn map_number<Mapper: ModuleMapper>(
+    number: Counter,
+    name: &str,
+    mapper: &mut Mapper,
+    device: &Device,
+) -> Counter {
+    mapper.enter_module(name, CONTAINER);
+    let number = number.map(mapper, device);
+    mapper.exit_module(name, CONTAINER);
+    number
+}
+
 impl<M: LearnerModel> Swa<M> {
+    /// Goes on from the record of a training without SWA.
+    fn load_plain_record(mut self, record: ModuleRecord) -> Result<Self, RecordError> {
+        self.model = self.model.try_load_record(record)?;
+        let steps = match self.read(Collectors::run).map(|run| run.plain_steps()) {
+            Some(0) => return Err(RecordError::Validation(SwaError::PlainRecord.to_string())),
+            Some(steps) => steps,
+            // Without epochs, nothing depends on it.
+            None => 0,
+        };
+        self.steps.value = steps;
+        self.first_step = steps;
+        self.failures = Arc::default();
+        self.steps_changed = None;
+        let collectors = self.collectors();
+        Ok(self.with_collectors(collectors))
+    }
+
     /// The number of steps, and of those in an epoch, for a record. If the steps of a record could not be converted, these are still
     /// the record's, so that a checkpoint of a training that went on nevertheless is refused too.
     fn recorded_steps(&self) -> (Counter, Counter) {

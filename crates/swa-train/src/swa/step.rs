@@ -9,7 +9,7 @@ use burn::optim::{
 use burn::train::{InferenceStep, LearnerModel, TrainOutput, TrainStep};
 
 use super::Swa;
-use super::collector::MAIN;
+use super::collector::{Collectors, MAIN};
 
 impl<M: LearnerModel> TrainStep for Swa<M> {
     type Input = <M as TrainStep>::Input;
@@ -93,8 +93,24 @@ impl<M: LearnerModel> Swa<M> {
     /// The model that is validated: the averaged one, or the live one while nothing has been averaged, and after an update has
     /// failed.
     pub(super) fn evaluated(&self) -> &M {
-        let evaluated = self.evaluated.get_or_init(|| self.try_evaluate(MAIN));
+        let evaluated = self.evaluated.get_or_init(|| {
+            self.check_run_length();
+            self.try_evaluate(MAIN)
+        });
         evaluated.as_ref().unwrap_or(&self.model)
+    }
+
+    /// Compares the length of the run with the first epoch, once, at the first item of its validation: Burn (0.22.1) makes a copy for
+    /// validation after a training that was stopped within an epoch, too.
+    fn check_run_length(&self) {
+        let run = self.read(Collectors::run);
+        if let Some(run) = run
+            && self.steps() > self.first_step
+            && self.failures.run_checked.set(()).is_ok()
+            && let Err(error) = run.check(self.first_step, self.steps())
+        {
+            self.fail(error);
+        }
     }
 
     /// The model of the average called `name`, if there is one and no update has failed.

@@ -154,12 +154,14 @@ fn a_head_that_only_the_training_uses_keeps_its_statistics() {
 
 #[test]
 fn another_forward_pass_re_estimates_the_head_too() {
-    let swa = wrap(Headed::new()).with_reestimation_forward(|model, batch: Batch| {
+    let collect = Collect::from_epoch(3, &run_length()).unwrap();
+    let forward = |model: &Headed, batch: Batch| {
         let samples = batch.targets.dims()[0];
         model.forward_with_head(batch);
         samples
-    });
-    let trained = train(swa);
+    };
+    let swa = SwaConfig::new(collect).init_with_forward(Headed::new(), loader(), forward);
+    let trained = train(swa.unwrap());
     let report = trained.batch_norm_report().unwrap();
     assert_eq!((report.layers, report.samples), (2, 70));
     assert_eq!(kept(&report), [SEEN]);
@@ -222,7 +224,7 @@ fn what_is_not_re_estimated_is_named_on_the_terminal_once() {
     for part in [
         "`head.norm` (no batch passed",
         "`seen` (not the",
-        "with_reestimation_forward",
+        "init_with_forward",
     ] {
         assert!(terminal.contains(part), "{terminal}");
     }

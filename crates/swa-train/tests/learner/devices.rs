@@ -81,7 +81,8 @@ fn learner(swa: Swa<Replica>, learning_rate: f64) -> Learner<Swa<Replica>> {
     let run = RunLength::new(EPOCHS, STEPS_PER_EPOCH).unwrap();
     let momentum = MomentumConfig::new().with_dampening(0.0);
     let optimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
-    let schedule = PaperLrSchedulerConfig::swa(learning_rate, learning_rate / 2.0, 3, run);
+    let collect = Collect::from_epoch(3, &run).unwrap();
+    let schedule = PaperLrSchedulerConfig::swa(learning_rate, learning_rate / 2.0, &collect);
     Learner::new(swa, optimizer, schedule.init().unwrap())
 }
 

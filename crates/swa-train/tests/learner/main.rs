@@ -4,6 +4,7 @@ mod batch_norm;
 mod devices;
 mod loaders;
 mod replica;
+mod way_out;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -59,7 +60,8 @@ fn learner<M: LearnerModel>(model: M) -> Learner<M> {
 fn learner_for<M: LearnerModel>(model: M, run: &RunLength) -> Learner<M> {
     let momentum = MomentumConfig::new().with_dampening(0.0);
     let optimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
-    let schedule = PaperLrSchedulerConfig::swa(0.1, 0.05, 3, *run);
+    let collect = Collect::from_epoch(3, run).unwrap();
+    let schedule = PaperLrSchedulerConfig::swa(0.1, 0.05, &collect);
     Learner::new(model, optimizer, schedule.init().unwrap())
 }
 
@@ -259,6 +261,7 @@ fn a_run_whose_steps_changed_goes_on_by_epochs() {
 fn a_run_whose_steps_changed_within_an_epoch_stops_at_once() {
     // So that its 20 steps end within an epoch.
     let six = RunLength::new(EPOCHS, 6).unwrap();
+    let six = six.with_validation_within_epochs();
     in_temporary_folder(|folder| {
         let checkpointed = || training(folder).with_default_checkpointers();
         let first = checkpointed().num_epochs(4);
@@ -289,14 +292,18 @@ fn a_run_whose_steps_changed_within_an_epoch_stops_at_once() {
 #[test]
 fn a_run_that_went_on_with_other_steps_is_refused_again() {
     let six = RunLength::new(EPOCHS, 6).unwrap();
+    let six = six.with_validation_within_epochs();
     let is_refused = |swa: &Swa<Net>| {
+        let Some(SwaError::AfterStep { error, .. }) = swa.failure() else {
+            return false;
+        };
         matches!(
-            swa.failure(),
-            Some(SwaError::StepsChanged {
+            *error,
+            SwaError::StepsChanged {
                 steps: 20,
                 before: 6,
                 now: 5
-            })
+            }
         )
     };
     in_temporary_folder(|folder| {
@@ -541,7 +548,7 @@ fn a_loader_may_ask_the_wrapper_while_it_re_estimates() {
 
 #[test]
 fn live_weights_are_read_once_a_step_and_models_passed_once_a_batch() {
-    let run = run_length();
+    let run = run_length().with_validation_within_epochs();
     let every_step = Collect::from_step(2, &run).unwrap();
     let further = ["a", "b"].map(|name| AverageConfig::new(name.to_owned(), every_step));
     let model = Replica::alone(Net::new());
@@ -649,7 +656,7 @@ fn names_of_averages_are_checked() {
     let ema = AverageConfig::new("ema".to_owned(), Collect::from_step(1, &longer).unwrap());
     let config = SwaConfig::new(collect).with_further_averages(vec![ema]);
     let error = config.init(Net::new(), loader()).unwrap_err().to_string();
-    assert!(error.contains("that of the first average"), "{error}");
+    assert!(error.contains("that of the other averages"), "{error}");
 }
 
 #[test]
@@ -792,22 +799,26 @@ fn batch_norm_in_16_bits_is_refused_unless_it_is_averaged_too() {
 #[test]
 fn the_record_holds_live_weights_the_average_and_counters() {
     let swa = wrap(Net::new());
+    // Before the first update, there is no second copy: steps, format, and the steps in an epoch.
+    let live = shapes(swa.live());
+    assert_eq!(elements(&shapes(&swa)), elements(&live) + 3);
+    let (result, _) = train_swa(|training| training);
+    let swa = result.model;
     let recorded = shapes(&swa);
     for path in [
-        "model.input.weight",
-        "average.model.input.weight",
-        "average.model.norm.running_mean",
-        "average.updates",
-        "steps",
-        "format",
-        "steps_per_epoch",
+        "input.weight",
+        "swa_train.average.model.input.weight",
+        "swa_train.average.model.norm.running_mean",
+        "swa_train.average.updates",
+        "swa_train.steps",
+        "swa_train.format",
+        "swa_train.steps_per_epoch",
     ] {
         let found = recorded.iter().any(|(it, _)| it == path);
         assert!(found, "{path} in {recorded:?}");
     }
     assert_eq!(swa.num_params(), Net::new().num_params());
-    // One more number for every number of the model, two counters, the format, and the steps in an epoch.
-    let live = shapes(swa.live());
+    // One more number for every number of the model, and the number of updates.
     assert_eq!(elements(&recorded), 2 * elements(&live) + 4);
 
     let bytes = swa.clone().into_record().into_bytes().unwrap();

@@ -337,7 +337,7 @@ pub fn epoch_after(budgets: f64, budget: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use swa_train::{PaperLrSchedulerConfig, RunLength};
+    use swa_train::{Collect, PaperLrSchedulerConfig, RunLength};
 
     use super::*;
     use crate::run::config::EvaluateOn;
@@ -412,7 +412,8 @@ mod tests {
             let sgd = PaperLrSchedulerConfig::sgd(model.sgd.lr, run)
                 .init()
                 .unwrap();
-            let swa = PaperLrSchedulerConfig::swa(model.sgd.lr, model.swa_lr, model.swa_start, run);
+            let collect = Collect::from_epoch(model.swa_start, &run).unwrap();
+            let swa = PaperLrSchedulerConfig::swa(model.sgd.lr, model.swa_lr, &collect);
             (sgd, swa.init().unwrap())
         };
         let near = |rate: f64, expected: f64| {

@@ -29,8 +29,9 @@ const SCHEDULER: &str = "scheduler";
 /// The number of checkpoints that are kept.
 const KEPT: usize = 2;
 
-/// The prefix of the average's parameters in a model's file.
-const AVERAGE: &str = "average.";
+/// The prefix of the average's parameters in a model's file, and the entry that says the file's format.
+const AVERAGE: &str = "swa_train.average.";
+const FORMAT: &str = "swa_train.format";
 
 /// The checkpoints of a run in a folder: `model-12.bpk`, `optim-12.bpk` and `scheduler-12.bpk` after 12
 /// epochs, and `model-12+34.bpk` and so on after 34 batches of the next.

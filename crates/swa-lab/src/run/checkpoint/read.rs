@@ -1,5 +1,6 @@
 //! The reading of a checkpoint, and the check that a run can go on from it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::{fs, io};
@@ -12,7 +13,7 @@ use burn::store::{ModuleRecord, ModuleSnapshot, RecordError, bridge};
 use burn::tensor::{Bytes, DType};
 use burn::train::checkpoint::Checkpoint;
 
-use super::{AVERAGE, Checkpoints, PARTS, Saved};
+use super::{AVERAGE, Checkpoints, FORMAT, PARTS, Saved};
 use crate::Failure;
 use crate::data::Position;
 
@@ -111,15 +112,17 @@ fn read_model<M: Module>(file: &Path, model: &M) -> Result<(Parameters, ModuleRe
         .into_iter()
         .map(|entry| (entry.name, entry.dtype))
         .collect();
+    let is_earlier = entries.iter().any(|entry| entry.name == "average.updates");
     let mut parameters = Parameters::new();
     for entry in entries {
-        if entry.name == "format" && first_integer(&entry)? > swa_train::RECORD_FORMAT as i64 {
+        let (name, dtype) = (&entry.name, entry.dtype);
+        let name_now = name_now(name, is_earlier);
+        if name_now == FORMAT && first_integer(&entry)? > swa_train::RECORD_FORMAT as i64 {
             return Err(Problem::OfALaterVersion);
         }
-        let (name, dtype) = (&entry.name, entry.dtype);
         // Burn takes over a file's dtype, and panics if it does not match the others. The width of
         // an integer is that on the run's earlier device.
-        if let Some(expected) = expected.get(name)
+        if let Some(expected) = expected.get(&*name_now)
             && dtype != *expected
             && !(dtype.is_int() && expected.is_int())
         {
@@ -127,7 +130,7 @@ fn read_model<M: Module>(file: &Path, model: &M) -> Result<(Parameters, ModuleRe
             return Err(Problem::OfAnotherModel(reason));
         }
         // The average's parameters have the ids of the live ones.
-        if name.starts_with(AVERAGE) {
+        if name_now.starts_with(AVERAGE) {
             continue;
         }
         let Some(id) = entry.param_id else {
@@ -141,6 +144,17 @@ fn read_model<M: Module>(file: &Path, model: &M) -> Result<(Parameters, ModuleRe
     match model.valid().try_load_record(record.clone()) {
         Ok(_) => Ok((parameters, record)),
         Err(error) => Err(Problem::OfAnotherModel(error.to_string())),
+    }
+}
+
+/// The name of an entry of a model's file as this version writes it.
+fn name_now(name: &str, is_earlier: bool) -> Cow<'_, str> {
+    if !is_earlier {
+        return name.into();
+    }
+    match name.strip_prefix("model.") {
+        Some(live) => live.into(),
+        None => format!("swa_train.{name}").into(),
     }
 }
 
@@ -434,7 +448,7 @@ mod tests {
     #[test]
     fn a_checkpoint_of_a_later_version_is_not_to_be_deleted() {
         let message = message(MODEL, |entries, _| {
-            let format = entries.iter_mut().find(|entry| entry.name == "format");
+            let format = entries.iter_mut().find(|entry| entry.name == "swa_train.format");
             let format = format.expect("a record says its format");
             let later = swa_train::RECORD_FORMAT as i32 + 1;
             let bytes = burn::tensor::Bytes::from_bytes_vec(later.to_le_bytes().to_vec());
@@ -448,19 +462,19 @@ mod tests {
     #[test]
     fn a_weight_that_is_no_float_is_another_models() {
         let reason = refusal(MODEL, |entries, _| weight(entries).dtype = DType::U32);
-        let expected = "(model.network.fc.weight is of U32, expected F32)";
+        let expected = "(network.fc.weight is of U32, expected F32)";
         assert!(reason.ends_with(expected), "{reason}");
     }
 
     #[test]
     fn parameters_without_an_id_or_with_anothers_are_damage() {
         let reason = refusal(MODEL, |entries, _| weight(entries).param_id = None);
-        assert_eq!(reason, "damaged (model.network.fc.weight has no id)");
+        assert_eq!(reason, "damaged (network.fc.weight has no id)");
 
         let reason = refusal(MODEL, |entries, _| {
             let live = entries
                 .iter_mut()
-                .filter(|it| it.name.starts_with("model."));
+                .filter(|it| !it.name.starts_with("swa_train."));
             live.for_each(|entry| entry.param_id = Some(1));
         });
         let expected = "has the id of another parameter)";

@@ -1,0 +1,162 @@
+//! Models out of checkpoints, and checkpoints for trainings without SWA.
+
+use core::fmt::Display;
+use std::fs;
+use std::path::Path;
+
+use burn::lr_scheduler::LrSchedulerRecord;
+use burn::module::Module;
+use burn::store::ModuleRecord;
+use swa_core::{Average, AverageError, EqualWeights};
+
+use crate::SwaError;
+use crate::lr_scheduler::without_swalr;
+use crate::swa::{Below, Contents, MAIN, PREFIX};
+
+/// The averaged model in a checkpoint, ready for inference: `model` with the averaged weights, and with the running statistics
+/// that the last validation before the checkpoint showed. It takes no data.
+///
+/// `file` is a checkpoint's `model-EPOCH.bpk`, or whatever else a [`Swa`](crate::Swa) was saved to. `model` is a plain model of the
+/// same network, on the device where it is wanted. For a training with adapters such as LoRA's, that is the network without them.
+///
+/// ```no_run
+/// use burn::module::Module;
+/// use swa_train::{SwaError, load_averaged};
+///
+/// fn best<M: Module>(model: M) -> Result<M, SwaError> {
+///     load_averaged("artifacts/checkpoint/model-12.bpk", model)
+/// }
+/// ```
+///
+/// # Errors
+///
+/// [`SwaError::Checkpoint`] for a file that cannot be read, that of a training without SWA, that of another network, and that of a
+/// training that had averaged nothing yet; [`SwaError::Average`] for a model that cannot be averaged.
+pub fn load_averaged<M: Module>(file: impl AsRef<Path>, model: M) -> Result<M, SwaError> {
+    let file = file.as_ref();
+    let (record, contents) = read(file, &model)?;
+    if !contents.holds(MAIN) {
+        return Err(refused(file, NOTHING_AVERAGED));
+    }
+    let average = Average::new(&model, EqualWeights)?;
+    let path: &[&str] = if contents.is_below_prefix() {
+        &[PREFIX, "average"]
+    } else {
+        &["average"]
+    };
+    let average = load(file, path, average, record)?;
+    match average.model() {
+        Err(AverageError::NothingAveraged) => Err(refused(file, NOTHING_AVERAGED)),
+        averaged => Ok(averaged?),
+    }
+}
+
+/// The live model in a checkpoint of a training with SWA, as the optimizer left it: `model` with its weights and running statistics.
+///
+/// # Errors
+///
+/// [`SwaError::Checkpoint`] for a file that cannot be read, that of a training without SWA (which the model itself loads), and that
+/// of another network.
+pub fn load_live<M: Module>(file: impl AsRef<Path>, model: M) -> Result<M, SwaError> {
+    let file = file.as_ref();
+    let (record, contents) = read(file, &model)?;
+    let path: &[&str] = if contents.is_below_prefix() {
+        &[]
+    } else {
+        &["model"]
+    };
+    load(file, path, model, record)
+}
+
+/// Turns a checkpoint of a training with SWA into one that the same training without SWA goes on from: the live model, the
+/// optimizer, and the schedule that [`SwaLrScheduler`](crate::SwaLrScheduler) followed. `from` and `to` are the directories of the two
+/// trainings, as `SupervisedTraining::new` takes them, and `model` is a model of the same network as theirs.
+///
+/// ```no_run
+/// use burn::module::Module;
+/// use swa_train::{SwaError, write_plain_checkpoint};
+///
+/// fn back<M: Module>(model: M) -> Result<(), SwaError> {
+///     // Now a training without SWA in "artifacts-plain" goes on by `.checkpoint(12)`.
+///     write_plain_checkpoint(model, 12, "artifacts", "artifacts-plain")
+/// }
+/// ```
+///
+/// # Errors
+///
+/// [`SwaError::Checkpoint`] for a file that cannot be read, that is not of a training with SWA, or of another network, and for one
+/// that would be overwritten.
+pub fn write_plain_checkpoint<M: Module>(
+    model: M,
+    epoch: usize,
+    from: impl AsRef<Path>,
+    to: impl AsRef<Path>,
+) -> Result<(), SwaError> {
+    // The names that Burn's `with_default_checkpointers` gives.
+    let file = |directory: &Path, part: &str| {
+        let name = format!("{part}-{epoch}.bpk");
+        directory.join("checkpoint").join(name)
+    };
+    let files = |part: &str| (file(from.as_ref(), part), file(to.as_ref(), part));
+    let (from_model, to_model) = files("model");
+    let (from_optimizer, to_optimizer) = files("optim");
+    let (from_schedule, to_schedule) = files("scheduler");
+
+    let model = load_live(&from_model, model)?;
+    let schedule = LrSchedulerRecord::load(&from_schedule).map_err(of(&from_schedule))?;
+    let optimizer = fs::read(&from_optimizer).map_err(of(&from_optimizer))?;
+    for file in [&to_model, &to_optimizer, &to_schedule] {
+        if file.exists() {
+            return Err(refused(file, "it is there already, and would be overwritten: choose another directory"));
+        }
+    }
+    if let Some(directory) = to_model.parent() {
+        fs::create_dir_all(directory).map_err(of(directory))?;
+    }
+    let written = model.into_record().save(&to_model);
+    written.map_err(of(&to_model))?;
+    fs::write(&to_optimizer, optimizer).map_err(of(&to_optimizer))?;
+    let written = without_swalr(&schedule).save(&to_schedule);
+    written.map_err(of(&to_schedule))
+}
+
+const NOTHING_AVERAGED: &str = "nothing had been averaged when it was written: take a later checkpoint, or the live model, by \
+                                `load_live`";
+
+/// Reads a record, and what it holds.
+fn read<M: Module>(file: &Path, model: &M) -> Result<(ModuleRecord, Contents), SwaError> {
+    let record = ModuleRecord::load(file).map_err(of(file))?;
+    let device = model.devices().into_iter().next().unwrap_or_default();
+    let contents = Contents::of(&record, &[MAIN.into()], &device).map_err(of(file))?;
+    match contents.format {
+        Some(_) => Ok((record, contents)),
+        None => Err(refused(
+            file,
+            "it is not of a training with SWA: the model itself loads it (`Module::load_file`), if it is of the same network",
+        )),
+    }
+}
+
+/// Loads into `module` the entries below a path of a record.
+fn load<M: Module>(
+    file: &Path,
+    path: &[&str],
+    module: M,
+    record: ModuleRecord,
+) -> Result<M, SwaError> {
+    let loaded = Below { path, module }.try_load_record(record.allow_unused(true));
+    let loaded = loaded.map_err(|error| refused(file, &format!("it is of another network ({error})")));
+    Ok(loaded?.module)
+}
+
+fn refused(file: &Path, reason: &str) -> SwaError {
+    SwaError::Checkpoint {
+        file: file.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+/// The error for what went wrong with `file`.
+fn of<E: Display>(file: &Path) -> impl Fn(E) -> SwaError {
+    move |error| refused(file, &error.to_string())
+}
