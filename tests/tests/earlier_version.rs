@@ -8,12 +8,15 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::store::burn_pack::Reader;
 use burn::tensor::Device;
+use burn_swa_test_support::parameters::floats;
 use safetensors::SafeTensors;
 use swa_lab::data::{Augmentation, EpochLoader, IMAGE_BYTES, Images};
 use swa_lab::run::classifier::Classifier;
 use swa_models::{PreResNet, PreResNetConfig};
 use swa_store::StateDict;
-use swa_train::{Collect, RunLength, Swa, SwaConfig};
+use swa_train::{
+    Collect, RECORD_FORMAT, RunLength, RunningStatistics, Swa, SwaConfig, load_averaged, load_live,
+};
 
 fn file(name: &str) -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -25,9 +28,9 @@ fn network() -> PreResNet {
     config.init(&Device::flex().autodiff()).unwrap()
 }
 
-/// The wrapper of the run: six epochs of seven steps, averaged from the third on.
-fn swa() -> Swa<Classifier<PreResNet>> {
-    let run = RunLength::new(6, 7).unwrap();
+/// The wrapper of a run of `epochs` epochs of seven steps, averaged from the third on.
+fn swa(epochs: usize) -> Swa<Classifier<PreResNet>> {
+    let run = RunLength::new(epochs, 7).unwrap();
     let images = Arc::new(Images::new(vec![0; IMAGE_BYTES], vec![0]));
     let device = Device::flex().autodiff();
     let loader = EpochLoader::reestimation(images, 1, Augmentation::None, 1, &device).unwrap();
@@ -54,28 +57,72 @@ fn record(file: &Path) -> BTreeMap<String, Content> {
     content.collect()
 }
 
-#[test]
-fn a_checkpoint_loads_with_the_same_bits() {
-    let earlier = file("run/checkpoint/model-5+1.bpk");
-    let swa = swa().try_load_file(&earlier).unwrap();
-    assert_eq!((swa.updates(), swa.steps()), (3, 36));
-
+/// Loads an earlier record, and compares all tensors with those that are recorded now.
+fn assert_same(earlier: &Path, swa: Swa<Classifier<PreResNet>>, added: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let now = folder.path().join("now.bpk");
     swa.save_file(&now).unwrap();
     let mut now = record(&now);
-    // Later versions added these.
-    for (entry, expected) in [("format", 2), ("steps_per_epoch", 7)] {
-        let (.., bytes) = now.remove(entry).expect("a record says it");
-        assert_eq!(bytes[0], expected);
+    let format = now.remove("swa_train.format").expect("a record says it");
+    assert_eq!(usize::from(format.3[0]), RECORD_FORMAT);
+    for entry in added {
+        now.remove(*entry).expect("later versions added it");
     }
-    let earlier = record(&earlier);
+    let mut earlier = record(earlier);
+    earlier.remove("format");
+    let earlier: BTreeMap<String, Content> = earlier
+        .into_iter()
+        .map(|(path, content)| match path.strip_prefix("model.") {
+            Some(live) => (live.to_owned(), content),
+            None => (format!("swa_train.{path}"), content),
+        })
+        .collect();
+    let paths = |record: &BTreeMap<String, Content>| record.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(paths(&now), paths(&earlier));
     let different = earlier
         .iter()
         .filter(|(path, content)| now.get(*path) != Some(content));
     let different: Vec<_> = different.map(|(path, _)| path).collect();
     assert!(different.is_empty(), "{different:?}");
-    assert_eq!(now.len(), earlier.len());
+}
+
+#[test]
+fn a_checkpoint_of_format_0_loads_with_the_same_bits() {
+    let earlier = file("run/checkpoint/model-5+1.bpk");
+    let swa = swa(6).try_load_file(&earlier).unwrap();
+    assert_eq!((swa.updates(), swa.steps()), (3, 36));
+    assert_same(&earlier, swa, &["swa_train.steps_per_epoch"]);
+}
+
+#[test]
+fn a_checkpoint_of_format_2_loads_with_the_same_bits() {
+    let earlier = file("format-2.bpk");
+    let swa = swa(4).try_load_file(&earlier).unwrap();
+    assert_eq!((swa.updates(), swa.steps()), (2, 28));
+    assert_same(&earlier, swa, &[]);
+}
+
+#[test]
+fn steps_of_an_epoch_that_a_record_lacks_are_not_converted() {
+    let earlier = file("run/checkpoint/model-5+1.bpk");
+    let run = RunLength::new(6, 9).unwrap();
+    let config = SwaConfig::new(Collect::from_epoch(3, &run).unwrap());
+    let config = config.with_running_statistics(RunningStatistics::Latest);
+    let swa = config.init_without_data(Classifier::new(network(), Arc::default()));
+    let swa = swa.unwrap().try_load_file(&earlier).unwrap();
+    assert_eq!((swa.updates(), swa.steps()), (3, 36));
+}
+
+#[test]
+fn models_are_taken_from_earlier_checkpoints() {
+    for (name, epochs) in [("run/checkpoint/model-5+1.bpk", 6), ("format-2.bpk", 4)] {
+        let swa = swa(epochs).try_load_file(file(name)).unwrap();
+        let plain = || Classifier::new(network(), Arc::default());
+        let live = load_live(file(name), plain()).unwrap();
+        assert_eq!(floats(&live), floats(swa.live()));
+        let averaged = load_averaged(file(name), plain()).unwrap();
+        assert_eq!(floats(&averaged), floats(&swa.average().model().unwrap()));
+    }
 }
 
 #[test]

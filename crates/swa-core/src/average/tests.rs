@@ -1,4 +1,4 @@
-use burn::module::{Param, ParamId, Quantizer};
+use burn::module::{Lora, Param, ParamId, Quantizer};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
 use burn::tensor::quantization::{Calibration, QuantScheme};
 use burn::tensor::{Bool, DType, FloatDType, Int, Tensor};
@@ -482,6 +482,64 @@ fn another_model_is_refused_with_the_path_of_the_difference() {
         got: vec![3, 7],
     };
     assert_eq!(error(&[2, 3, 7]), expected);
+}
+
+#[test]
+fn adapters_are_averaged_by_their_effective_weights() {
+    let adapted = || layers(&[8, 8]).apply_lora(Lora::new(2, 4.0));
+    let mut average = Average::new(&adapted(), EqualWeights).unwrap();
+    let models = [adapted(), adapted(), adapted()];
+    for model in &models {
+        average.update(model).unwrap();
+    }
+    let averaged = average.model().unwrap();
+    assert_eq!(averaged.num_params(), 64 + 8);
+    let weights = models.each_ref().map(|model| values(model.layers[0].weight.val()));
+    for (at, got) in values(averaged.layers[0].weight.val()).iter().enumerate() {
+        let expected = weights.iter().map(|values| values[at]).sum::<f64>() / 3.0;
+        assert!((got - expected).abs() < 1e-6, "{got} {expected}");
+    }
+    // They stay where they are in the model itself.
+    assert_eq!(models[0].num_params(), 64 + 8 + 2 * 8 * 2);
+}
+
+#[test]
+fn weights_that_are_tied_stay_equal() {
+    let tied = || {
+        let mut model = layers(&[97, 97, 97]);
+        model.layers[1] = model.layers[0].clone();
+        model
+    };
+    let mut average = Average::new(&tied(), Exponential::new(0.9).unwrap()).unwrap();
+    for _ in 0..7 {
+        average.update(&tied()).unwrap();
+    }
+    let record = average.clone().into_record();
+    let loaded = Average::new(&tied(), EqualWeights).unwrap().load_record(record);
+    for average in [average, loaded] {
+        let [first, second] = [0, 1].map(|layer| average.model().unwrap().layers[layer].clone());
+        assert_eq!(values(first.weight.val()), values(second.weight.val()));
+        assert_eq!(first.weight.id, second.weight.id);
+    }
+}
+
+#[test]
+fn running_statistics_of_another_model_can_be_put_in() {
+    let device = autodiff();
+    let mut average = Average::new(&net([0.0, 0.0], 0, true, 1.0, &device), EqualWeights).unwrap();
+    average.update(&net([1.0, 2.0], 0, true, 3.0, &device)).unwrap();
+    let mut shown = average
+        .clone()
+        .with_running_statistics_of(&net([9.0, 9.0], 9, true, 5.0, &device))
+        .unwrap();
+    let mean = |average: &Average<Net>| {
+        let norm = average.model().unwrap().norm;
+        norm.running_mean.value().into_scalar::<f32>()
+    };
+    assert_eq!((mean(&average), mean(&shown)), (3.0, 5.0));
+    assert_eq!(values(shown.model().unwrap().weight.val()), [1.0, 2.0]);
+    shown.update(&net([3.0, 2.0], 0, true, 7.0, &device)).unwrap();
+    assert_eq!(mean(&shown), 7.0);
 }
 
 #[test]

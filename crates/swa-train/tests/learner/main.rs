@@ -1,5 +1,6 @@
 //! `Swa` in Burn's `Learner`, on one device and on several.
 
+mod adapters;
 mod batch_norm;
 mod devices;
 mod loaders;

@@ -31,9 +31,9 @@ fn a_run_of_an_earlier_version_is_trained_on() {
     assert_eq!(epochs[..5], epochs_before);
     assert_eq!(epochs.len(), 6);
     let checkpoint = Checkpoint::read(&out, "6");
-    assert_eq!(checkpoint.integer("average.updates"), 4);
-    assert_eq!(checkpoint.integer("steps"), 42);
-    assert_eq!(checkpoint.integer("format"), 2);
+    assert_eq!(checkpoint.integer("swa_train.average.updates"), 4);
+    assert_eq!(checkpoint.integer("swa_train.steps"), 42);
+    assert_eq!(checkpoint.integer("swa_train.format"), 3);
 
     // The results of the earlier version, up to the rounding of another processor.
     let now = Snapshot::of(&out);

@@ -80,7 +80,7 @@ impl Checkpoint {
             .collect();
         let live: BTreeMap<u64, &str> = model
             .iter()
-            .filter(|tensor| tensor.name.starts_with("model."))
+            .filter(|tensor| !tensor.name.starts_with("swa_train."))
             .map(|tensor| (tensor.param_id.unwrap(), tensor.name.as_str()))
             .collect();
         for tensor in reader("optim").into_tensors().unwrap() {

@@ -86,7 +86,7 @@ fn the_averaged_model_is_the_mean_of_its_epochs_live_weights() {
         ("bn.beta", "bn.bias"),
         ("fc.bias", "fc.bias"),
     ] {
-        let weights = [&second, &third].map(|epoch| epoch.floats(&format!("model.network.{ours}")));
+        let weights = [&second, &third].map(|epoch| epoch.floats(&format!("network.{ours}")));
         let (bytes, []) = averaged.tensor(theirs).unwrap().data().as_chunks() else {
             panic!("{theirs} does not hold floats");
         };
