@@ -107,7 +107,10 @@ pub fn write_plain_checkpoint<M: Module>(
     let optimizer = fs::read(&from_optimizer).map_err(of(&from_optimizer))?;
     for file in [&to_model, &to_optimizer, &to_schedule] {
         if file.exists() {
-            return Err(refused(file, "it is there already, and would be overwritten: choose another directory"));
+            return Err(refused(
+                file,
+                "it is there already, and would be overwritten: choose another directory",
+            ));
         }
     }
     if let Some(directory) = to_model.parent() {
@@ -145,7 +148,8 @@ fn load<M: Module>(
     record: ModuleRecord,
 ) -> Result<M, SwaError> {
     let loaded = Below { path, module }.try_load_record(record.allow_unused(true));
-    let loaded = loaded.map_err(|error| refused(file, &format!("it is of another network ({error})")));
+    let loaded =
+        loaded.map_err(|error| refused(file, &format!("it is of another network ({error})")));
     Ok(loaded?.module)
 }
 

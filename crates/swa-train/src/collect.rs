@@ -474,7 +474,12 @@ mod tests {
     #[test]
     fn the_epoch_to_start_in_is_counted_from_1() {
         let run = RunLength::new(6, 10).unwrap();
-        let start = |step| Collect::from_step(step, &run).unwrap().start_epoch().unwrap();
+        let start = |step| {
+            Collect::from_step(step, &run)
+                .unwrap()
+                .start_epoch()
+                .unwrap()
+        };
         assert_eq!([1, 10, 11, 20, 60].map(start), [1, 1, 2, 2, 6]);
         let collect = Collect::from_epoch(4, &run).unwrap();
         assert_eq!(collect.start_epoch().unwrap(), 4);
@@ -489,7 +494,9 @@ mod tests {
         }
         for (before, steps, expected) in [(0, 4, 4), (0, 20, 20), (20, 25, 5), (24, 31, 11)] {
             match run.check(before, steps) {
-                Err(SwaError::OtherRunLength { said: 10, taken, .. }) => assert_eq!(taken, expected),
+                Err(SwaError::OtherRunLength {
+                    said: 10, taken, ..
+                }) => assert_eq!(taken, expected),
                 other => panic!("{other:?}"),
             }
             let unchecked = run.with_validation_within_epochs();
@@ -501,7 +508,8 @@ mod tests {
 
     #[test]
     fn a_length_of_an_earlier_version_is_loaded() {
-        let saved = r#"{"first_step": 20, "every_steps": 10, "run": {"epochs": 6, "steps_per_epoch": 10}}"#;
+        let saved =
+            r#"{"first_step": 20, "every_steps": 10, "run": {"epochs": 6, "steps_per_epoch": 10}}"#;
         let loaded: Collect = serde_json::from_str(saved).unwrap();
         let run = RunLength::new(6, 10).unwrap();
         assert_eq!(loaded, Collect::from_epoch(2, &run).unwrap());

@@ -45,8 +45,8 @@ impl<M: LearnerModel> Data<M> {
             // A pass begins when the first batch is asked for. A model without BatchNorm asks for none.
             let mut iterator = None;
             let mut items = 0;
-            let batches =
-                std::iter::from_fn(|| -> Option<Result<_, Box<dyn Error + Send + Sync>>> {
+            let batches = std::iter::from_fn(
+                || -> Option<Result<_, Box<dyn Error + Send + Sync>>> {
                     let iterator = iterator.get_or_insert_with(|| loader.iter());
                     let batch = iterator.next()?;
                     let before = std::mem::replace(&mut items, iterator.progress().items_processed);
@@ -57,7 +57,8 @@ impl<M: LearnerModel> Data<M> {
                         )
                         .into()),
                     })
-                });
+                },
+            );
             let forward = |model: &M, (batch, items): (Input<M>, usize)| {
                 // Not every backend passes a batch without items.
                 if items > 0 {

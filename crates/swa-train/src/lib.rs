@@ -74,30 +74,68 @@
 //! };
 //! let (train_loader, valid_loader) = (loader(), loader());
 //!
-//! // SWA: when to collect, what re-estimates BatchNorm, and a learning rate that stays high.
-//! let run = RunLength::of_items(12, 64, 16)?;
+//! // SWA: when to collect, and a learning rate that stays high.
+//! let run = RunLength::of_loader(12, &train_loader, 16)?;
 //! let collect = Collect::from_epoch(9, &run)?;
-//! let swa = SwaConfig::new(collect).init(model, train_loader.clone())?;
 //! let learning_rate = PaperLrSchedulerConfig::swa(0.05, 0.02, &collect).init()?;
-//! // Wanted or not: the live model's loss beside the averaged one's.
-//! let swa = swa.with_metrics_of(&["live"])?;
 //!
 //! # let directory = tempfile::tempdir()?;
 //! # let directory = directory.path();
-//! let result = SupervisedTraining::new(directory, train_loader, valid_loader)
+//! let training = SupervisedTraining::new(directory, train_loader.clone(), valid_loader)
 //!     .metrics((LossMetric::new(),))
 //!     .metric_valid_numeric(ModelMetric::new("live", LossMetric::new()))
 //! #   .with_application_logger(None)
 //!     .with_default_checkpointers()
-//!     .num_epochs(12)
-//!     .launch(Learner::new(swa, SgdConfig::new().init(), learning_rate));
+//!     .num_epochs(12);
+//! // SWA: what re-estimates BatchNorm, and what a failure stops.
+//! let swa = SwaConfig::new(collect)
+//!     .init(model, train_loader)?
+//!     .with_interrupter(training.interrupter());
+//! // Wanted or not: the live model's loss beside the averaged one's.
+//! let swa = swa.with_metrics_of(&["live"])?;
+//! let result = training.launch(Learner::new(swa, SgdConfig::new().init(), learning_rate));
 //!
 //! // The average of the weights at the end of epochs 9, 10, 11 and 12, a plain `Net`.
 //! assert_eq!(result.model.swa().updates(), 4);
 //! let averaged: Net = result.model.averaged_model()?;
-//! # let _ = averaged;
+//! averaged.save_file(directory.join("model.bpk"))?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! # An exponential average, in three lines
+//!
+//! Of the weights after every step, under any schedule, for a run of any length:
+//!
+//! ```
+//! use burn::optim::ModuleOptimizer;
+//! use burn::train::{Learner, LearnerModel, SupervisedTraining};
+//! use swa_train::{Swa, SwaConfig, SwaError};
+//!
+//! fn train<M: LearnerModel>(
+//!     model: M,
+//!     training: SupervisedTraining<Swa<M>>,
+//!     optimizer: ModuleOptimizer,
+//! ) -> Result<M, SwaError> {
+//!     let ema = SwaConfig::ema(0.999).init_without_data(model)?;
+//!     let result = training.launch(Learner::new(ema, optimizer, 1e-3));
+//!     result.model.averaged_model()
+//! }
+//! ```
+//!
+//! # What changes after `launch`
+//!
+//! `result.model` is the wrapper, and not the model:
+//!
+//! | without SWA | with it |
+//! |---|---|
+//! | `result.model` | [`result.model.averaged_model()?`](Swa::averaged_model), and [`into_live()`](Swa::into_live) for the model as the optimizer left it |
+//! | `result.model.save_file(file)` | `result.model.averaged_model()?.save_file(file)`, which the plain model loads |
+//! | a checkpoint's model, by `model.load_file(file)` | [`load_averaged(file, model)?`](load_averaged), or [`load_live`] |
+//! | `.checkpoint(7)` of a training without SWA | the same, with [`run.with_plain_epochs(7)`](RunLength::with_plain_epochs); back, by [`write_plain_checkpoint`] |
+//!
+//! A plain model that is given the wrapper's file refuses it: "Unused tensors" with names that begin with `swa_train`.
+//!
+//! # What is here
 //!
 //! - [`SwaConfig`] says how to average, and makes [`Swa`], the wrapper.
 //! - [`Collect`] says when to collect: from a step, an epoch or a fraction of the run on. [`RunLength`]

@@ -32,11 +32,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .batch_size(BATCH_SIZE)
         .build(digits(2000, 2));
 
-    let model = Model::new(&device);
     let run = RunLength::of_loader(EPOCHS, &train_loader, BATCH_SIZE)?; // SWA
     let collect = Collect::from_epoch(SWA_START, &run)?; // SWA: when to average
-    let model = SwaConfig::new(collect).init(model, train_loader.clone())?; // SWA: the one wrapper
-    let model = model.with_metrics_of(&["live"])?; // SWA: show SGD's own metrics too
 
     let momentum = MomentumConfig::new().with_dampening(0.0);
     let optimizer = SgdConfig::new()
@@ -46,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let learning_rate = PaperLrSchedulerConfig::swa(0.05, 0.02, &collect).init()?; // SWA: it stays high
 
     let directory = std::env::temp_dir().join("swa-quickstart");
-    let mut training = SupervisedTraining::new(&directory, train_loader, valid_loader)
+    let mut training = SupervisedTraining::new(&directory, train_loader.clone(), valid_loader)
         .metrics((AccuracyMetric::new(), LossMetric::new()))
         .metric_valid_numeric(ModelMetric::new("live", AccuracyMetric::new())) // SWA
         .metric_valid_numeric(ModelMetric::new("live", LossMetric::new())) // SWA
@@ -55,6 +52,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(renderer) = lines::unless_on_a_terminal() {
         training = training.renderer(renderer);
     }
+    let model = SwaConfig::new(collect).init(Model::new(&device), train_loader)?; // SWA: the one wrapper
+    let model = model.with_interrupter(training.interrupter()); // SWA: a failure stops the training
+    let model = model.with_metrics_of(&["live"])?; // SWA: show SGD's own metrics too
     let result = training.launch(Learner::new(model, optimizer, learning_rate));
 
     drop(result.renderer); // gives the terminal back

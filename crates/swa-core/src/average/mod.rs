@@ -245,7 +245,9 @@ impl<M: Module> Average<M> {
     ///
     /// Those of [`update`](Self::update) that are about the model's parameters.
     pub fn with_running_statistics_of(mut self, model: &M) -> Result<Self, AverageError> {
-        let of_model = self.read(model)?.arranged_as(self.weights.layout_shared())?;
+        let of_model = self
+            .read(model)?
+            .arranged_as(self.weights.layout_shared())?;
         self.weights = self.weights.with_running_statistics_of(of_model);
         *self.is_shown.get_mut() = true;
         Ok(self)

@@ -494,7 +494,9 @@ fn adapters_are_averaged_by_their_effective_weights() {
     }
     let averaged = average.model().unwrap();
     assert_eq!(averaged.num_params(), 64 + 8);
-    let weights = models.each_ref().map(|model| values(model.layers[0].weight.val()));
+    let weights = models
+        .each_ref()
+        .map(|model| values(model.layers[0].weight.val()));
     for (at, got) in values(averaged.layers[0].weight.val()).iter().enumerate() {
         let expected = weights.iter().map(|values| values[at]).sum::<f64>() / 3.0;
         assert!((got - expected).abs() < 1e-6, "{got} {expected}");
@@ -515,7 +517,9 @@ fn weights_that_are_tied_stay_equal() {
         average.update(&tied()).unwrap();
     }
     let record = average.clone().into_record();
-    let loaded = Average::new(&tied(), EqualWeights).unwrap().load_record(record);
+    let loaded = Average::new(&tied(), EqualWeights)
+        .unwrap()
+        .load_record(record);
     for average in [average, loaded] {
         let [first, second] = [0, 1].map(|layer| average.model().unwrap().layers[layer].clone());
         assert_eq!(values(first.weight.val()), values(second.weight.val()));
@@ -527,7 +531,9 @@ fn weights_that_are_tied_stay_equal() {
 fn running_statistics_of_another_model_can_be_put_in() {
     let device = autodiff();
     let mut average = Average::new(&net([0.0, 0.0], 0, true, 1.0, &device), EqualWeights).unwrap();
-    average.update(&net([1.0, 2.0], 0, true, 3.0, &device)).unwrap();
+    average
+        .update(&net([1.0, 2.0], 0, true, 3.0, &device))
+        .unwrap();
     let mut shown = average
         .clone()
         .with_running_statistics_of(&net([9.0, 9.0], 9, true, 5.0, &device))
@@ -538,7 +544,9 @@ fn running_statistics_of_another_model_can_be_put_in() {
     };
     assert_eq!((mean(&average), mean(&shown)), (3.0, 5.0));
     assert_eq!(values(shown.model().unwrap().weight.val()), [1.0, 2.0]);
-    shown.update(&net([3.0, 2.0], 0, true, 7.0, &device)).unwrap();
+    shown
+        .update(&net([3.0, 2.0], 0, true, 7.0, &device))
+        .unwrap();
     assert_eq!(mean(&shown), 7.0);
 }
 

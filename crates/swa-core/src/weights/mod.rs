@@ -169,7 +169,9 @@ impl Weights {
         let (layout, values) = self.into_parts();
         let parameters = layout.parameters().iter().zip(values).zip(other.values);
         let values = parameters.map(|((parameter, own), other)| match (own, other) {
-            (Value::Float(own), Value::Float(other)) if parameter.role == Role::RunningStatistic => {
+            (Value::Float(own), Value::Float(other))
+                if parameter.role == Role::RunningStatistic =>
+            {
                 Value::Float(other.moved_to(&own.device()).cast(own.dtype().into()))
             }
             (own, _) => own,

@@ -4,5 +4,5 @@ mod paper;
 mod swalr;
 
 pub use paper::{PaperLrScheduler, PaperLrSchedulerConfig};
-pub use swalr::{Annealing, SwaLrScheduler, SwaLrSchedulerConfig};
 pub(crate) use swalr::without_swalr;
+pub use swalr::{Annealing, SwaLrScheduler, SwaLrSchedulerConfig};

@@ -305,16 +305,16 @@ mod tests {
         }
         let of_no_epochs = PaperLrSchedulerConfig::swa(0.1, 0.02, &Collect::every_step());
         let error = of_no_epochs.init().unwrap_err().to_string();
-        assert!(error.contains("`Collect::from_epoch(epoch, &run)`"), "{error}");
+        assert!(
+            error.contains("`Collect::from_epoch(epoch, &run)`"),
+            "{error}"
+        );
     }
 
     #[test]
     fn settings_are_saved_and_loaded() {
         let run = RunLength::new(20, 3).unwrap();
-        for config in [
-            PaperLrSchedulerConfig::sgd(0.1, run),
-            swa(0.1, 0.02, run),
-        ] {
+        for config in [PaperLrSchedulerConfig::sgd(0.1, run), swa(0.1, 0.02, run)] {
             let saved = config.to_string();
             let loaded = PaperLrSchedulerConfig::load_binary(saved.as_bytes()).unwrap();
             assert_eq!(loaded, config);

@@ -518,8 +518,10 @@ mod tests {
                 assert_eq!(got, expected, "{name} after {plain_epochs}");
 
                 if plain_epochs < 4 {
-                    let mut with_swa: ModuleLrScheduler =
-                        config_of(&collect(0)).init(schedule.clone()).unwrap().into();
+                    let mut with_swa: ModuleLrScheduler = config_of(&collect(0))
+                        .init(schedule.clone())
+                        .unwrap()
+                        .into();
                     for _ in 0..4 * plain_epochs {
                         with_swa.step();
                     }

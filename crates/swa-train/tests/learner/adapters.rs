@@ -6,8 +6,8 @@ use burn_swa_test_support::parameters::{Values, floats, weights};
 use swa_train::{Swa, SwaConfig, load_averaged};
 
 use super::{
-    Collect, EPOCHS, assert_is_mean_of, collected, in_temporary_folder, learner, loader, run_length,
-    training,
+    Collect, EPOCHS, assert_is_mean_of, collected, in_temporary_folder, learner, loader,
+    run_length, training,
 };
 
 fn wrap(model: Net) -> Swa<Net> {
@@ -65,6 +65,9 @@ fn the_average_of_a_model_with_adapters_is_of_effective_weights() {
         assert_eq!(floats(&loaded), floats(&averaged));
         let resumed = wrap(adapted()).try_load_file(&file).unwrap();
         assert_eq!(weights(resumed.live()), weights(trained.live()));
-        assert_eq!(floats(&resumed.averaged_model().unwrap()), floats(&averaged));
+        assert_eq!(
+            floats(&resumed.averaged_model().unwrap()),
+            floats(&averaged)
+        );
     });
 }

@@ -105,7 +105,10 @@ fn whatever_a_wrapper_is_saved_to_gives_both_models() {
         assert_eq!(models.map(|model| floats(&model)), expected);
 
         let error = Net::new().try_load_file(&file).unwrap_err().to_string();
-        assert!(error.contains("Unused tensors: [\"swa_train.average."), "{error}");
+        assert!(
+            error.contains("Unused tensors: [\"swa_train.average."),
+            "{error}"
+        );
     });
 }
 
@@ -154,9 +157,8 @@ fn a_checkpoint_before_the_first_update_has_no_second_copy() {
 #[test]
 fn a_training_without_swa_goes_on_with_it() {
     // Until epoch 3, SWA changes nothing.
-    let expected = in_temporary_folder(|directory| {
-        train_in(directory, with_swa(0), None, EPOCHS).model
-    });
+    let expected =
+        in_temporary_folder(|directory| train_in(directory, with_swa(0), None, EPOCHS).model);
     for plain_epochs in [1, 2] {
         in_temporary_folder(|directory| {
             train_in(directory, plain(), None, plain_epochs);
@@ -207,7 +209,10 @@ fn a_training_with_swa_goes_on_without_it() {
         assert_eq!(live(&resumed), live(&expected));
 
         let error = write_plain_checkpoint(Net::new(), 2, &averaged, &averaged).unwrap_err();
-        assert!(error.to_string().contains("would be overwritten"), "{error}");
+        assert!(
+            error.to_string().contains("would be overwritten"),
+            "{error}"
+        );
         let error = write_plain_checkpoint(Net::new(), 1, &plainly, &back).unwrap_err();
         assert!(matches!(error, SwaError::Checkpoint { .. }), "{error}");
     });
@@ -217,8 +222,7 @@ fn a_training_with_swa_goes_on_without_it() {
 fn an_ema_takes_neither_a_length_nor_data() {
     let ema = SwaConfig::ema(0.9).init_without_data(Net::new()).unwrap();
     let history = ema.live().history.clone();
-    let result =
-        in_temporary_folder(|directory| training(directory).launch(super::learner(ema)));
+    let result = in_temporary_folder(|directory| training(directory).launch(super::learner(ema)));
     let history = history.lock().unwrap();
     assert_eq!(result.model.updates(), history.len());
     let averaged = weights(&result.model.averaged_model().unwrap());
@@ -285,14 +289,16 @@ fn a_length_that_is_not_the_trainings_fails_at_its_first_validation() {
 
 #[test]
 fn what_was_not_averaged_is_told_by_the_cause_that_applies() {
-    let told = |change: fn(
-        super::SupervisedTraining<Swa<Net>>,
-    ) -> super::SupervisedTraining<Swa<Net>>| {
-        let (result, _) = train_swa(change);
-        let error = result.model.averaged_model().unwrap_err().to_string();
-        assert!(error.contains("`into_live()` is the trained model"), "{error}");
-        error
-    };
+    let told =
+        |change: fn(super::SupervisedTraining<Swa<Net>>) -> super::SupervisedTraining<Swa<Net>>| {
+            let (result, _) = train_swa(change);
+            let error = result.model.averaged_model().unwrap_err().to_string();
+            assert!(
+                error.contains("`into_live()` is the trained model"),
+                "{error}"
+            );
+            error
+        };
     let error = told(|training| training.num_epochs(2));
     let expected = "the training ended at the end of epoch 2 of 6 (by early stopping, an interrupt, or `num_epochs`), and SWA \
                     collects for the first time in epoch 3, after step 15";
@@ -305,5 +311,8 @@ fn what_was_not_averaged_is_told_by_the_cause_that_applies() {
     let expected = "the training was stopped within epoch 1 of 6, after optimizer step 1";
     assert!(error.contains(expected), "{error}");
     let untrained = wrap(Net::new()).averaged_model().unwrap_err().to_string();
-    assert!(untrained.contains("no optimizer step was taken"), "{untrained}");
+    assert!(
+        untrained.contains("no optimizer step was taken"),
+        "{untrained}"
+    );
 }

@@ -37,7 +37,8 @@ fn a_run_on_wgpu_killed_and_resumed_ends_as_if_not_killed() {
 
     for out in [&whole, &killed] {
         let checkpoint = Checkpoint::read(out, "3");
-        let counts = ["swa_train.steps", "swa_train.average.updates"].map(|name| checkpoint.integer(name));
+        let counts =
+            ["swa_train.steps", "swa_train.average.updates"].map(|name| checkpoint.integer(name));
         assert_eq!(counts, [9, 2]);
     }
     let uninterrupted = EndState::after_epoch(&whole, 3);

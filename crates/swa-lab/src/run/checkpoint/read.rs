@@ -448,7 +448,9 @@ mod tests {
     #[test]
     fn a_checkpoint_of_a_later_version_is_not_to_be_deleted() {
         let message = message(MODEL, |entries, _| {
-            let format = entries.iter_mut().find(|entry| entry.name == "swa_train.format");
+            let format = entries
+                .iter_mut()
+                .find(|entry| entry.name == "swa_train.format");
             let format = format.expect("a record says its format");
             let later = swa_train::RECORD_FORMAT as i32 + 1;
             let bytes = burn::tensor::Bytes::from_bytes_vec(later.to_le_bytes().to_vec());
