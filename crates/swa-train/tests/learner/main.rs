@@ -4,6 +4,8 @@ mod adapters;
 mod batch_norm;
 mod devices;
 mod loaders;
+#[cfg(target_os = "linux")]
+mod on_a_terminal;
 mod replica;
 mod way_out;
 
