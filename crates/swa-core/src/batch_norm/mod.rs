@@ -383,7 +383,10 @@ pub struct BatchNormReport {
     /// of the relative change of the standard deviation.
     ///
     /// 0.01 says that a channel's mean changed by a hundredth of its standard deviation: more data
-    /// would hardly change the model. `None` with a single batch, where nothing changed.
+    /// would hardly change the model. `None` without an earlier state to compare with, as with a single batch.
+    ///
+    /// The standard deviation is the one that a layer divides by, `sqrt(variance + epsilon)` with Burn's default `epsilon` of
+    /// 1e-5, so that a channel that is constant in each batch has one too.
     pub drift: Option<f64>,
     /// The running statistics that were not re-estimated, and stayed as they were.
     pub kept: Vec<KeptStatistics>,

@@ -66,6 +66,9 @@ impl Layer {
 /// The largest number of earlier states that are kept. With so many, one is near nine tenths of the samples.
 const HISTORY: usize = 64;
 
+/// What Burn's layers add to a variance before they divide by its root, by default. A visitor does not learn of another value.
+const EPSILON: f64 = 1e-5;
+
 impl Pooled {
     pub(super) fn new(pooling: Pooling, layers: &Layers) -> Self {
         Self {
@@ -124,9 +127,9 @@ impl Pooled {
         let both = pairs.filter(|(earlier, _)| earlier.weight > 0.0);
         let squares = both.flat_map(|(earlier, now)| {
             (0..now.mean.len()).map(|channel| {
-                let deviation = now.variance[channel].max(f64::MIN_POSITIVE).sqrt();
-                let mean = (now.mean[channel] - earlier.mean[channel]) / deviation;
-                let spread = (deviation - earlier.variance[channel].sqrt()) / deviation;
+                let deviation = |layer: &Layer| (layer.variance[channel] + EPSILON).sqrt();
+                let mean = (now.mean[channel] - earlier.mean[channel]) / deviation(now);
+                let spread = 1.0 - deviation(earlier) / deviation(now);
                 mean * mean + spread * spread
             })
         });

@@ -604,6 +604,26 @@ fn the_report_says_how_much_the_last_tenth_moved() {
 }
 
 #[test]
+fn a_channel_that_is_constant_in_a_batch_drifts_finitely() {
+    let at = |value: f32| batch(&[[value, value], [value, value]]);
+    let drift = |pooling, last| {
+        let config = ReestimationConfig::new().with_pooling(pooling);
+        let batches = (0..9).map(|_| at(0.0)).chain([at(last)]);
+        let reestimated =
+            reestimate_batch_norm(&Net::new([0.1, 0.1]), &config, batches, run).unwrap();
+        reestimated.1.drift.unwrap()
+    };
+    for pooling in [Pooling::Equal, Pooling::WeightedBySize] {
+        // The means move by 1, and by 3 in the second layer; their divisors stay at the square root of 1e-5.
+        let expected = ((1.0 + 9.0) / 1e-5 / 4.0f64).sqrt();
+        assert!((drift(pooling, 10.0) / expected - 1.0).abs() < 1e-5);
+    }
+    for pooling in [Pooling::Exact, Pooling::Equal, Pooling::WeightedBySize] {
+        assert_eq!(drift(pooling, 0.0), 0.0);
+    }
+}
+
+#[test]
 fn the_first_batches_alone_are_taken_if_asked() {
     let batches = || (0..).map(|index| batch(&[[index as f32, 0.0], [index as f32 + 2.0, 4.0]]));
     let config = ReestimationConfig::new().with_first_batches(Some(2));
