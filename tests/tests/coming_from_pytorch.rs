@@ -41,7 +41,7 @@ fn a_warmed_up_decay_is_as_large_as_timm_says() {
 }
 
 #[allow(dead_code, reason = "that it compiles is the test")]
-fn of_a_loop<M: Module>(
+fn of_a_loop<M: Module + 'static>(
     model: M,
     file: &Path,
     updates: usize,

@@ -6,7 +6,8 @@
 //!   a layer's outputs. Only the name of the [`Container`] of the field tells.
 //!   A [`RunningState`](burn::module::RunningState) itself is told apart by not taking part in gradients: [`running_states`].
 //! - A BatchNorm layer tells a visitor neither its momentum nor how many values it has normalised. `batch_norm` measures the first,
-//!   whose digits [`shown_momenta`] completes, and asks for the second.
+//!   whose digits [`shown_momenta`] completes, and asks for the second. Nor does it tell of a pass: `batch_norm` watches its
+//!   parameters, which it reads at each.
 //! - Clones of a module share their running statistics, and `map` and `to_device` write through them. Only `Module::valid`
 //!   makes a copy, and applies what the last forward pass has left. So averages and re-estimations begin with it.
 //! - A record holds only tensor parameters: a [`Counter`](crate::Counter) is a number as a tensor parameter.

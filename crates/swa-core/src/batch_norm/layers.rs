@@ -134,10 +134,15 @@ impl Layers {
         }
     }
 
+    /// The place of the layer at this path.
+    pub(super) fn place(&self, path: &str) -> Option<usize> {
+        self.places.get(path).copied()
+    }
+
     /// The statistic that is being traversed: its layer's place, and whether it is the mean.
     pub(super) fn at(&self, path: &Path) -> Option<(usize, Field)> {
         let field = Field::named(path.batch_norm_field()?)?;
-        Some((*self.places.get(path.dotted_parent())?, field))
+        Some((self.place(path.dotted_parent())?, field))
     }
 }
 
@@ -298,9 +303,20 @@ impl Start {
 
 /// Sets the running statistics of all `layers` of `model` to a start.
 pub(super) fn start_from<M: Module>(model: M, layers: &Layers, start: Start) -> M {
+    start_some_from(model, layers, &vec![true; layers.len()], start)
+}
+
+/// Sets those of some layers, told by their places, to a start.
+pub(super) fn start_some_from<M: Module>(
+    model: M,
+    layers: &Layers,
+    some: &[bool],
+    start: Start,
+) -> M {
     struct Fill<'a> {
         path: Path,
         layers: &'a Layers,
+        some: &'a [bool],
         start: Start,
     }
     impl ModuleMapper for Fill<'_> {
@@ -314,6 +330,9 @@ pub(super) fn start_from<M: Module>(model: M, layers: &Layers, start: Start) -> 
             let Some((place, field)) = self.layers.at(&self.path) else {
                 return param;
             };
+            if !self.some[place] {
+                return param;
+            }
             let value = self.start.value(field, &self.layers[place]);
             param.map(|tensor| tensor.full_like(value))
         }
@@ -321,6 +340,7 @@ pub(super) fn start_from<M: Module>(model: M, layers: &Layers, start: Start) -> 
     model.map(&mut Fill {
         path: Path::default(),
         layers,
+        some,
         start,
     })
 }

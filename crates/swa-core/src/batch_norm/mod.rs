@@ -2,11 +2,13 @@
 
 mod layers;
 mod momentum;
+mod passes;
 mod pooled;
 mod statistics;
 
 use core::fmt;
 use std::error::Error;
+use std::sync::Arc;
 
 use burn::config::Config;
 use burn::module::Module;
@@ -14,10 +16,11 @@ use burn::tensor::DType;
 use thiserror::Error;
 
 use crate::burn_0_22::shown_momenta;
-use layers::{Layers, SetStatistics, Start, start_from, training_mode};
-use momentum::{Momentum, is_passed};
+use layers::{Layer, Layers, SetStatistics, Start, training_mode};
+use momentum::{Momentum, is_updated};
+use passes::Watched;
 use pooled::Pooled;
-use statistics::{Left, OnDevice, Statistics};
+use statistics::{Left, OnDevice, Passes, Statistics};
 
 /// Re-estimates the running mean and variance of every BatchNorm layer of `model` over `batches`,
 /// and returns the model with them, in validation mode. `model` itself does not change.
@@ -42,14 +45,15 @@ use statistics::{Left, OnDevice, Statistics};
 ///   type in the closure then).
 /// - `forward` runs the model's forward pass on a batch and returns its [size](BatchSize): the number of samples, or,
 ///   if batches differ in their length along time or space, the number of values of a channel.
-///   The model that it is given is on an autodiff device, which puts BatchNorm into training mode. If
+///   The model that it is given is on an autodiff device, which puts BatchNorm into training mode, wherever `model` is. If
 ///   a BatchNorm layer is given the batch itself, the batch has to be there too (`.autodiff()`).
 ///   It may be any pass: one that takes an auxiliary head along, for example. Batches of size 0 do not count. A batch in which
-///   a layer is passed for the first time is passed twice.
+///   a layer is passed for the first time is given to it twice. `forward` has to pass the layers in one thread, since Burn
+///   averages the statistics of several.
 ///
-/// A layer that a batch passes twice (as in a Siamese network) gets the statistics of both inputs. If it is passed more often, the
-/// inputs before the last one count together, by a weighted mean of their statistics, and all batches have to pass it the same
-/// number of times.
+/// A layer that a batch passes several times, as in a Siamese network or a recurrent cell, gets the statistics of all inputs,
+/// each counting as a batch of the same [size](BatchSize). The number of times may differ between batches. Each further time
+/// costs a traversal of the model's parameters, one for all layers if the network is passed again as a whole.
 ///
 /// A model in which no BatchNorm layer trains comes back as it is, without a pass over the data.
 ///
@@ -59,7 +63,9 @@ use statistics::{Left, OnDevice, Statistics};
 /// [`BatchNormReport::kept`] names them:
 ///
 /// - those of layers that normalise by them in the training too, since their training flag is off ([`Module::freeze`]);
-/// - those of layers that no batch passes in training mode, and of layers whose momentum is 0;
+/// - those of layers that no batch passes, and of layers whose momentum is 0;
+/// - those of a layer of your own called `BatchNorm` that a batch passes several times, if it does not read a parameter
+///   `gamma` at each, as Burn's does, and its inputs cannot be told apart;
 /// - Burn's [`RunningState`](burn::module::RunningState)s elsewhere than in a module called `BatchNorm` that has a
 ///   `running_mean` and a `running_var`.
 ///
@@ -104,6 +110,7 @@ use statistics::{Left, OnDevice, Statistics};
 ///
 /// - [`BatchNormError::ZeroBatches`]: the settings ask for none.
 /// - [`BatchNormError::NoBatches`]: there is no batch, or none with a sample.
+/// - [`BatchNormError::InValidationMode`]: a layer's input is on a device without autodiff.
 /// - [`BatchNormError::NotFinite`]: a layer's statistics are not numbers.
 /// - [`BatchNormError::TooNarrow`]: a layer keeps its statistics in 16 bits.
 /// - [`BatchNormError::SharedPath`]: two layers have the same path.
@@ -116,24 +123,25 @@ pub fn reestimate_batch_norm<M, I, B, S>(
     mut forward: impl FnMut(&M, B) -> S,
 ) -> Result<(M, BatchNormReport), BatchNormError>
 where
-    M: Module,
+    M: Module + 'static,
     I: IntoIterator,
     I::Item: IntoBatch<B>,
     B: Clone,
     S: BatchSize,
 {
-    let layers = Layers::of(model)?;
+    let layers = Arc::new(Layers::of(model)?);
     config.check_layers(&layers)?;
     if layers.is_empty() {
         let report = BatchNormReport {
-            kept: layers.kept,
+            kept: layers.kept.clone(),
             ..BatchNormReport::default()
         };
         return Ok((model.valid(), report));
     }
 
-    let mut running = training_mode(model);
+    let running = training_mode(model);
     let mut pass = Pass::new(config.pooling, &layers, shown_momenta(&running));
+    let mut watched = Watched::new(running, layers.clone());
     let mut batches = batches.into_iter();
     let mut taken = 0;
     while taken < config.most_batches()
@@ -141,27 +149,28 @@ where
     {
         let batch = batch.into_batch()?;
         let again = pass.lacks_momenta().then(|| batch.clone());
-        running = start_from(running, &layers, Start::ToRead);
-        let size = forward(&running, batch);
+        watched = watched.start(Start::ToRead);
+        let size = forward(watched.model(), batch);
         // For a batch without samples too: otherwise, the next pass would begin with what this one has left.
-        let left = OnDevice::left_in(&running, &layers);
+        let passes = watched.passes();
         if size.samples() == 0 {
             continue;
         }
         taken += 1;
         let Some(batch) = again else {
-            pass.add(size, left)?;
+            pass.add(size, passes)?;
             continue;
         };
-        let left = left.read(&layers)?;
-        let new = pass.new_layers(&size, &left);
+        let passes = passes.read(&layers)?;
+        pass.check_modes(&passes)?;
+        let new = pass.new_layers(&size, &passes);
         if !new.is_empty() {
-            running = start_from(running, &layers, Start::ToMeasure);
-            forward(&running, batch);
-            let measured = OnDevice::left_in(&running, &layers).read(&layers)?;
-            pass.measure(new, &left, &measured)?;
+            watched = watched.start(Start::ToMeasure);
+            forward(watched.model(), batch);
+            let measured = watched.passes().read(&layers)?;
+            pass.measure(new, &passes, &measured)?;
         }
-        pass.pool(&size, left);
+        pass.pool(&size, passes);
     }
 
     let (statistics, report) = pass.finish()?;
@@ -172,13 +181,21 @@ where
 /// A pass over the data that is under way.
 struct Pass<'a, S> {
     layers: &'a Layers,
-    /// The momentum of each layer, once it is known.
-    momenta: Vec<Option<Momentum>>,
+    progress: Vec<Progress>,
     /// The momenta that the model shows.
     shown: Vec<f64>,
-    /// What the last batches have left on the device.
+    /// The passes of the last batches, on the device.
     unread: Vec<(S, OnDevice)>,
     pooled: Pooled,
+}
+
+/// What is known of a layer.
+#[derive(Clone, Copy, Default)]
+struct Progress {
+    /// The momentum, once it is known.
+    momentum: Option<Momentum>,
+    /// Several passes of a batch could not be told apart.
+    is_mixed: bool,
 }
 
 /// The number of batches whose statistics are read from the device together, since the host waits for each reading.
@@ -189,22 +206,39 @@ impl<'a, S: BatchSize> Pass<'a, S> {
         Self {
             layers,
             shown,
-            momenta: vec![None; layers.len()],
+            progress: vec![Progress::default(); layers.len()],
             unread: Vec::new(),
             pooled: Pooled::new(pooling, layers),
         }
     }
 
     fn lacks_momenta(&self) -> bool {
-        self.momenta.iter().any(Option::is_none)
+        let mut progress = self.progress.iter();
+        progress.any(|it| it.momentum.is_none() && !it.is_mixed)
     }
 
-    /// The places of the layers that a batch has passed, and whose momentum is not known.
-    fn new_layers(&self, size: &S, left: &[Left]) -> Vec<usize> {
-        let layers = self.layers.iter().zip(left).enumerate();
-        let new = layers.filter(|(place, (layer, left))| {
-            let is_unknown = self.momenta[*place].is_none();
-            is_unknown && size.values(&layer.path) > 0 && is_passed(layer, &left.last)
+    /// Checks that all layers that a batch has passed were updated, unless a momentum of 0 may be the reason.
+    fn check_modes(&self, passes: &[Passes]) -> Result<(), BatchNormError> {
+        if self.shown.is_empty() || self.shown.contains(&0.0) {
+            return Ok(());
+        }
+        let mut layers = self.layers.iter().zip(passes);
+        let in_validation =
+            layers.find(|(layer, passes)| passes.is_passed && last_update(layer, passes).is_none());
+        match in_validation {
+            Some((layer, _)) => Err(BatchNormError::InValidationMode {
+                layer: layer.path.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// The places of the layers that a batch has updated, and whose momentum is not known.
+    fn new_layers(&self, size: &S, passes: &[Passes]) -> Vec<usize> {
+        let layers = self.layers.iter().zip(passes).enumerate();
+        let new = layers.filter(|(place, (layer, passes))| {
+            let is_unknown = self.progress[*place].momentum.is_none();
+            is_unknown && size.values(&layer.path) > 0 && last_update(layer, passes).is_some()
         });
         new.map(|(place, _)| place).collect()
     }
@@ -213,26 +247,29 @@ impl<'a, S: BatchSize> Pass<'a, S> {
     fn measure(
         &mut self,
         places: Vec<usize>,
-        left: &[Left],
-        measured: &[Left],
+        passes: &[Passes],
+        measured: &[Passes],
     ) -> Result<(), BatchNormError> {
         for place in places {
             let layer = &self.layers[place];
-            let Left { earlier, last } = &measured[place];
-            let added = &left[place].last.mean;
+            let added = last_update(layer, &passes[place]);
+            let left = last_update(layer, &measured[place]);
+            let (Some(added), Some(left)) = (added, left) else {
+                continue;
+            };
+            let (added, left) = (&added.mean, &left.mean);
             let channels = 0..layer.channels;
-            let finite = channels.filter(|at| added[*at].is_finite() && last.mean[*at].is_finite());
+            let finite = channels.filter(|at| added[*at].is_finite() && left[*at].is_finite());
             // What the batch adds to the large start disturbs least where it is smallest.
             let channel = finite.min_by(|a, b| added[*a].abs().total_cmp(&added[*b].abs()));
             let channel = channel.ok_or_else(|| layer.not_finite())?;
-            let (earlier, last) = (earlier.mean[channel], last.mean[channel]);
-            self.momenta[place] = Momentum::measured(layer, earlier, last, &self.shown);
+            self.progress[place].momentum = Momentum::measured(layer, left[channel], &self.shown);
         }
         Ok(())
     }
 
-    fn add(&mut self, size: S, left: OnDevice) -> Result<(), BatchNormError> {
-        self.unread.push((size, left));
+    fn add(&mut self, size: S, passes: OnDevice) -> Result<(), BatchNormError> {
+        self.unread.push((size, passes));
         if self.unread.len() == BATCHES_A_READING {
             self.read()?;
         }
@@ -240,26 +277,48 @@ impl<'a, S: BatchSize> Pass<'a, S> {
     }
 
     fn read(&mut self) -> Result<(), BatchNormError> {
-        let (sizes, left): (Vec<S>, Vec<OnDevice>) = self.unread.drain(..).unzip();
-        for (size, left) in sizes.iter().zip(OnDevice::read_all(&left, self.layers)?) {
-            self.pool(size, left);
+        let (sizes, passes): (Vec<S>, Vec<OnDevice>) = self.unread.drain(..).unzip();
+        for (size, passes) in sizes.iter().zip(OnDevice::read_all(&passes, self.layers)?) {
+            self.check_modes(&passes)?;
+            self.pool(size, passes);
         }
         Ok(())
     }
 
-    fn pool(&mut self, size: &S, left: Vec<Left>) {
-        let layers = self.layers.iter().zip(&self.momenta).zip(&left);
-        let inputs = layers.map(|((layer, momentum), left)| match momentum {
-            Some(momentum) if is_passed(layer, &left.last) => momentum.divide_out(layer, left),
-            _ => Vec::new(),
-        });
-        self.pooled.add(size, inputs.collect(), self.layers);
+    fn pool(&mut self, size: &S, passes: Vec<Passes>) {
+        let mut inputs = Vec::with_capacity(passes.len());
+        let layers = self.layers.iter().zip(&mut self.progress).zip(passes);
+        for ((layer, progress), passes) in layers {
+            let updates = passes.left.iter().filter(|it| is_updated(layer, &it.last));
+            let updates: Vec<&Left> = updates.collect();
+            progress.is_mixed |= updates.iter().any(|it| is_updated(layer, &it.earlier));
+            inputs.push(match progress.momentum {
+                Some(momentum) if !progress.is_mixed => {
+                    let updates = updates.into_iter();
+                    let inputs = updates.map(|it| momentum.divide_out(layer, &it.last));
+                    inputs.collect()
+                }
+                _ => Vec::new(),
+            });
+        }
+        self.pooled.add(size, inputs, self.layers);
     }
 
     fn finish(mut self) -> Result<(Vec<Option<Statistics>>, BatchNormReport), BatchNormError> {
         self.read()?;
+        for (place, progress) in self.progress.iter().enumerate() {
+            if progress.is_mixed {
+                self.pooled.keep(place, KeptReason::PassedAgain);
+            }
+        }
         self.pooled.finish(self.layers)
     }
+}
+
+/// What the last pass that has updated a layer has left.
+fn last_update<'a>(layer: &Layer, passes: &'a Passes) -> Option<&'a Statistics> {
+    let last = passes.left.iter().map(|it| &it.last);
+    last.rev().find(|it| is_updated(layer, it))
 }
 
 /// The size of a batch, by which it counts. A number is that of its samples, and of the values of a channel in every layer.
@@ -383,7 +442,10 @@ pub struct BatchNormReport {
     /// of the relative change of the standard deviation.
     ///
     /// 0.01 says that a channel's mean changed by a hundredth of its standard deviation: more data
-    /// would hardly change the model. `None` with a single batch, where nothing changed.
+    /// would hardly change the model. `None` without an earlier state to compare with, as with a single batch.
+    ///
+    /// The standard deviation is the one that a layer divides by, `sqrt(variance + epsilon)` with Burn's default `epsilon` of
+    /// 1e-5, so that a channel that is constant in each batch has one too.
     pub drift: Option<f64>,
     /// The running statistics that were not re-estimated, and stayed as they were.
     pub kept: Vec<KeptStatistics>,
@@ -412,8 +474,10 @@ impl fmt::Display for KeptStatistics {
 pub enum KeptReason {
     /// The layer is frozen: its training flag is off, and it normalises by these statistics in the training too.
     Frozen,
-    /// No batch changed them: none passed the layer on an autodiff device, or its momentum is 0.
+    /// No batch changed them: none passed the layer in training mode, on an autodiff device, or its momentum is 0.
     NotUpdated,
+    /// A batch passed the layer several times, and the layer, which is not Burn's, does not read its `gamma` at each pass.
+    PassedAgain,
     /// A running state elsewhere than in a module called `BatchNorm` with a `running_mean` and a `running_var`.
     AnotherMake,
 }
@@ -424,6 +488,10 @@ impl fmt::Display for KeptReason {
             Self::Frozen => "frozen, so that the training normalises by them too",
             Self::NotUpdated => {
                 "no batch passed the layer on an autodiff device, or its momentum is 0"
+            }
+            Self::PassedAgain => {
+                "a batch passed the layer several times, and its inputs cannot be told apart since it does not read a parameter \
+                 `gamma` at each pass as Burn's `BatchNorm` does"
             }
             Self::AnotherMake => {
                 "not the `running_mean` and `running_var` of a layer like Burn's `BatchNorm`"
@@ -448,6 +516,18 @@ pub enum BatchNormError {
         "the number of batches to re-estimate BatchNorm from must be at least 1, not 0: leave `first_batches` out to take all"
     )]
     ZeroBatches,
+
+    /// A batch passed a layer that is not frozen in validation mode alone. Its statistics are set aside meanwhile, so that those
+    /// of layers behind it would be wrong. No error if the momentum may be 0, by what the model's `Debug` shows.
+    #[error(
+        "a batch passed BatchNorm layer `{layer}` in validation mode alone, since its input was on a device without autodiff or \
+         `forward` called `valid()`: load the batches on `device.autodiff()`, or call `.autodiff()` on their tensors in `forward` \
+         (the model may be on any device). If the layer is to keep its statistics, freeze it (`Module::freeze`)"
+    )]
+    InValidationMode {
+        /// The layer's path, as in the module's record.
+        layer: String,
+    },
 
     /// A layer's statistics are NaN or infinite.
     #[error(

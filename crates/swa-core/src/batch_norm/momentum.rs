@@ -1,7 +1,7 @@
 //! The momentum of BatchNorm layers, measured from outside.
 
 use super::layers::{Field, Layer, Start};
-use super::statistics::{Left, Statistics};
+use super::statistics::Statistics;
 
 /// The momentum of a layer. A module does not show it.
 ///
@@ -14,46 +14,21 @@ use super::statistics::{Left, Statistics};
 /// `Debug` [shows](crate::burn_0_22::shown_momenta) that leaves the measured `1 - momentum`. If there is no such one, or there are
 /// several, it is the shortest decimal that does, as a number that somebody wrote. If that is wrong too, the statistics are wrong
 /// by the same factor as those of a training: by `3e-8 / momentum` in f32, and `6e-17 / momentum` in f64.
-///
-/// A batch that passes a layer `k` times leaves `(1 - momentum)^k` of a large start, and from 0
-///
-/// ```text
-/// left_k = (1 - momentum) left_(k - 1) + momentum * batch_k
-/// ```
-///
-/// The last two of these are known, and so the statistics of the last input, and of the inputs before it together: of both
-/// inputs if there are two.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Momentum {
     /// The momentum in the layer's dtype.
     momentum: f64,
     /// One less the momentum, in the layer's dtype.
     kept: f64,
-    /// The number of times that the batch passed the layer.
-    passes: u32,
 }
 
 impl Momentum {
-    /// The momentum of a layer in whose running mean a batch has left so much of a [large start](Start::ToMeasure), if the model
+    /// The momentum of a layer in whose running mean a pass has left so much of a [large start](Start::ToMeasure), if the model
     /// shows these momenta. `None` if it cannot be told from 0.
-    pub(super) fn measured(layer: &Layer, earlier: f64, last: f64, shown: &[f64]) -> Option<Self> {
-        let start = Start::ToMeasure.value(Field::Mean, layer);
-        let (earlier, last) = (earlier / start, last / start);
+    pub(super) fn measured(layer: &Layer, left: f64, shown: &[f64]) -> Option<Self> {
+        let left = left / Start::ToMeasure.value(Field::Mean, layer);
         // The rest of a start that is as small as this is not told from what the batch has added.
-        let rest = |left: f64| if left.abs() < FORGOTTEN { 0.0 } else { left };
-        // All of the start is there until the layer is passed.
-        let (kept, passes) = match (rest(earlier), rest(last)) {
-            (1.0, last) => (last, 1),
-            (earlier, 0.0) => (earlier, 2),
-            (earlier, last) => {
-                let kept = last / earlier;
-                match 1 + (earlier.ln() / kept.ln()).round().max(1.0) as u32 {
-                    // Rounded once, and not twice.
-                    2 => (earlier, 2),
-                    passes => (kept, passes),
-                }
-            }
-        };
+        let kept = if left.abs() < FORGOTTEN { 0.0 } else { left };
         let kept = layer.round(kept);
         let leaves_it = |momentum: f64| layer.round(1.0 - momentum) == kept;
         let mut fitting = shown.iter().filter(|it| leaves_it(**it));
@@ -64,65 +39,35 @@ impl Momentum {
         (kept != 1.0).then(|| Self {
             momentum: layer.round(momentum),
             kept,
-            passes,
         })
     }
 
-    /// The statistics of the inputs of a batch, each with the number of inputs that it is of.
-    pub(super) fn divide_out(self, layer: &Layer, left: &Left) -> Vec<(u32, Statistics)> {
-        let Left { last, earlier } = left;
-        if !is_passed(layer, earlier) {
-            return vec![(1, self.input(layer, None, last, self.momentum))];
-        }
-        let before = self.passes.max(2) - 1;
-        let share = match before {
-            1 => self.momentum,
-            passes => 1.0 - self.kept.powf(f64::from(passes)),
+    /// The statistics of the input of a pass, from what the pass has left.
+    pub(super) fn divide_out(self, layer: &Layer, left: &Statistics) -> Statistics {
+        let divided = |field: Field, left: &[f64]| -> Vec<f64> {
+            let rest = layer.round(Start::ToRead.value(field, layer) * self.kept);
+            let left = left.iter();
+            left.map(|left| (left - rest) / self.momentum).collect()
         };
-        vec![
-            (before, self.input(layer, None, earlier, share)),
-            (1, self.input(layer, Some(earlier), last, self.momentum)),
-        ]
-    }
-
-    /// The statistics that changed running statistics from `before`, or from the start, to `after`, with a weight of `share`.
-    fn input(
-        self,
-        layer: &Layer,
-        before: Option<&Statistics>,
-        after: &Statistics,
-        share: f64,
-    ) -> Statistics {
-        let divided = |field: Field, after: &[f64]| -> Vec<f64> {
-            let before = before.map(|it| match field {
-                Field::Mean => &it.mean,
-                Field::Variance => &it.variance,
-            });
-            let start = Start::ToRead.value(field, layer);
-            let after = after.iter().enumerate();
-            let after = after.map(|(channel, after)| {
-                let before = before.map_or(start, |it| it[channel]);
-                (after - layer.round(before * self.kept)) / share
-            });
-            after.collect()
-        };
-        let mean = divided(Field::Mean, &after.mean);
-        let mut variance = divided(Field::Variance, &after.variance);
+        let mut variance = divided(Field::Variance, &left.variance);
         for variance in &mut variance {
             // Rounding may leave a little less than 0. A NaN stays one.
             if *variance < 0.0 {
                 *variance = 0.0;
             }
         }
-        Statistics { mean, variance }
+        Statistics {
+            mean: divided(Field::Mean, &left.mean),
+            variance,
+        }
     }
 }
 
 /// The part of a large start that is so small that the statistics of a batch, up to 1e18, disturb it: `2^-41`.
 const FORGOTTEN: f64 = 1.0 / (1u64 << 41) as f64;
 
-/// Tells whether a layer that [started to be read](Start::ToRead) was passed.
-pub(super) fn is_passed(layer: &Layer, left: &Statistics) -> bool {
+/// Tells whether a pass has updated a layer's statistics since it started.
+pub(super) fn is_updated(layer: &Layer, left: &Statistics) -> bool {
     let start = Start::ToRead.value(Field::Variance, layer);
     left.variance.iter().any(|variance| *variance != start)
 }
@@ -153,10 +98,10 @@ mod tests {
                 1e-6, 3e-6, 2.5e-5, 0.001, 0.01, 0.1, 0.25, 0.7, 0.9, 0.999, 1.0,
             ] {
                 let left = large * layer.round(1.0 - momentum);
-                let measured = Momentum::measured(&layer, large, left, &[]).unwrap();
+                let measured = Momentum::measured(&layer, left, &[]).unwrap();
                 assert_eq!(measured.momentum, layer.round(momentum), "{dtype:?}");
             }
-            assert!(Momentum::measured(&layer, large, large, &[0.1]).is_none());
+            assert!(Momentum::measured(&layer, large, &[0.1]).is_none());
         }
     }
 }

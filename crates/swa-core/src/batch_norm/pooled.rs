@@ -1,5 +1,6 @@
 //! The statistics of many batches, from those of each.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::layers::Layers;
@@ -14,6 +15,8 @@ pub(super) struct Pooled {
     batches: usize,
     samples: usize,
     layers: Vec<Layer>,
+    /// The reasons why layers keep their statistics, by the layers' places.
+    kept: HashMap<usize, KeptReason>,
     /// Earlier states, to tell the drift since then: some tens of them, for any number of batches.
     history: Vec<(usize, Vec<Layer>)>,
     /// A state is kept every `stride` batches.
@@ -66,6 +69,9 @@ impl Layer {
 /// The largest number of earlier states that are kept. With so many, one is near nine tenths of the samples.
 const HISTORY: usize = 64;
 
+/// What Burn's layers add to a variance before they divide by its root, by default. A visitor does not learn of another value.
+const EPSILON: f64 = 1e-5;
+
 impl Pooled {
     pub(super) fn new(pooling: Pooling, layers: &Layers) -> Self {
         Self {
@@ -73,16 +79,17 @@ impl Pooled {
             batches: 0,
             samples: 0,
             layers: vec![Layer::default(); layers.len()],
+            kept: HashMap::new(),
             history: Vec::new(),
             stride: 1,
         }
     }
 
-    /// Adds the inputs of layers in a batch, each with the number of inputs that it is of.
+    /// Adds the statistics of the inputs of each layer in a batch.
     pub(super) fn add(
         &mut self,
         size: &impl BatchSize,
-        inputs: Vec<Vec<(u32, Statistics)>>,
+        inputs: Vec<Vec<Statistics>>,
         layers: &Layers,
     ) {
         let all = self.layers.iter_mut().zip(inputs).zip(layers.iter());
@@ -92,13 +99,22 @@ impl Pooled {
                 (values, Pooling::Exact | Pooling::WeightedBySize) => values as f64,
                 (_, Pooling::Equal) => 1.0,
             };
-            for (count, input) in inputs {
-                pooled.add(self.pooling, weight * f64::from(count), input);
+            for input in inputs {
+                pooled.add(self.pooling, weight, input);
             }
         }
         self.batches += 1;
         self.samples = self.samples.saturating_add(size.samples());
         self.remember();
+    }
+
+    /// Forgets all of the layer at `place`, which keeps its statistics for this reason.
+    pub(super) fn keep(&mut self, place: usize, reason: KeptReason) {
+        let earlier = self.history.iter_mut().map(|(_, layers)| layers);
+        for layers in earlier.chain([&mut self.layers]) {
+            layers[place] = Layer::default();
+        }
+        self.kept.insert(place, reason);
     }
 
     fn remember(&mut self) {
@@ -124,9 +140,9 @@ impl Pooled {
         let both = pairs.filter(|(earlier, _)| earlier.weight > 0.0);
         let squares = both.flat_map(|(earlier, now)| {
             (0..now.mean.len()).map(|channel| {
-                let deviation = now.variance[channel].max(f64::MIN_POSITIVE).sqrt();
-                let mean = (now.mean[channel] - earlier.mean[channel]) / deviation;
-                let spread = (deviation - earlier.variance[channel].sqrt()) / deviation;
+                let deviation = |layer: &Layer| (layer.variance[channel] + EPSILON).sqrt();
+                let mean = (now.mean[channel] - earlier.mean[channel]) / deviation(now);
+                let spread = 1.0 - deviation(earlier) / deviation(now);
                 mean * mean + spread * spread
             })
         });
@@ -148,11 +164,12 @@ impl Pooled {
         }
         let mut kept = layers.kept.clone();
         let mut all = Vec::with_capacity(layers.len());
-        for (pooled, layer) in self.layers.iter().zip(layers.iter()) {
+        for (place, (pooled, layer)) in self.layers.iter().zip(layers.iter()).enumerate() {
             if pooled.weight == 0.0 {
+                let reason = self.kept.get(&place).copied();
                 kept.push(KeptStatistics {
                     path: layer.path.clone(),
-                    reason: KeptReason::NotUpdated,
+                    reason: reason.unwrap_or(KeptReason::NotUpdated),
                 });
                 all.push(None);
                 continue;

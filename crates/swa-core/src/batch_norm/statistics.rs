@@ -4,7 +4,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{FloatDType, Tensor, Transaction};
 
 use super::BatchNormError;
-use super::layers::{Field, Layer, Layers};
+use super::layers::{Field, Layers};
 use crate::kernels::cast;
 use crate::path::Path;
 
@@ -15,49 +15,76 @@ pub(super) struct Statistics {
     pub(super) variance: Vec<f64>,
 }
 
-/// What a batch has left in a layer.
+/// The passes of a batch through a layer.
+pub(super) struct Passes {
+    /// There was one, in training mode or not.
+    pub(super) is_passed: bool,
+    /// What they have left.
+    pub(super) left: Vec<Left>,
+}
+
+/// What a pass has left in a layer.
 pub(super) struct Left {
     pub(super) last: Statistics,
-    /// What there was before the batch passed the layer for the last time.
+    /// What there was before the last update: the start, unless the layer was passed more often.
     pub(super) earlier: Statistics,
 }
 
+/// The same, on the device: the earlier mean and variance, and the last ones.
+pub(super) type LeftOnDevice = [Tensor<1>; 4];
+
+/// What passes have left in each layer of `model`, as far as it was not taken out.
+///
+/// A [`RunningState`](burn::module::RunningState) of Burn 0.22.1 keeps its last update apart. Only [`Module::valid`] applies it,
+/// and a traversal shows the state before it.
+pub(super) fn left_in<M: Module>(model: &M, layers: &Layers) -> Vec<Option<LeftOnDevice>> {
+    let earlier = Collector::visit(model, layers);
+    let last = Collector::visit(&model.valid(), layers);
+    let both = earlier.into_iter().zip(last);
+    let all = both.map(|(earlier, last)| {
+        let ([mean, variance], [last_mean, last_variance]) = (earlier, last);
+        Some([mean?, variance?, last_mean?, last_variance?])
+    });
+    all.collect()
+}
+
 /// What a batch has left in all layers of a model, still on the device of the first layer: one tensor for layers in f32, one
-/// for those in f64. In each are a layer's earlier means and variances, its last ones, then the next layer's.
+/// for those in f64. In each, what one pass has left is followed by what the next one has.
 pub(super) struct OnDevice {
+    /// Tells of each layer whether the batch has passed it, in training mode or not.
+    passed: Vec<bool>,
+    /// The places of the layers in which passes have left something.
+    places: Vec<usize>,
     narrow: Option<Tensor<1>>,
     wide: Option<Tensor<1>>,
 }
 
 impl OnDevice {
-    /// What there is in `model` after a forward pass.
-    ///
-    /// A [`RunningState`](burn::module::RunningState) of Burn 0.22.1 keeps its last update apart. Only [`Module::valid`] applies it,
-    /// and a traversal shows the state before it.
-    pub(super) fn left_in<M: Module>(model: &M, layers: &Layers) -> Self {
-        let earlier = Collector::visit(model, layers);
-        let last = Collector::visit(&model.valid(), layers);
+    /// Joins what passes have left, each with its layer's place.
+    pub(super) fn join(
+        left: Vec<(usize, LeftOnDevice)>,
+        passed: Vec<bool>,
+        layers: &Layers,
+    ) -> Self {
         let joined = |wide: bool| {
-            let mut tensors = Vec::new();
-            for (place, layer) in layers.iter().enumerate() {
-                if layer.is_wide() == wide {
-                    let both = earlier[place].iter().chain(&last[place]);
-                    tensors.extend(both.flatten().cloned());
-                }
-            }
-            let device = tensors.first().map(Tensor::device)?;
+            let left = left.iter();
+            let left = left.filter(|(place, _)| layers[*place].is_wide() == wide);
+            let tensors: Vec<_> = left.flat_map(|(_, left)| left).collect();
+            let device = tensors.first()?.device();
             let dtype = if wide {
                 FloatDType::F64
             } else {
                 FloatDType::F32
             };
             let tensors = tensors.into_iter();
-            let tensors = tensors.map(|tensor| cast(tensor, dtype).to_device(&device));
+            let tensors = tensors.map(|tensor| cast(tensor.clone(), dtype).to_device(&device));
             Some(Tensor::cat(tensors.collect(), 0))
         };
         Self {
             narrow: joined(false),
             wide: joined(true),
+            passed,
+            places: left.into_iter().map(|(place, _)| place).collect(),
         }
     }
 
@@ -66,12 +93,12 @@ impl OnDevice {
     /// # Errors
     ///
     /// [`BatchNormError::Device`].
-    pub(super) fn read(self, layers: &Layers) -> Result<Vec<Left>, BatchNormError> {
+    pub(super) fn read(self, layers: &Layers) -> Result<Vec<Passes>, BatchNormError> {
         let mut read = Self::read_all(&[self], layers)?;
         Ok(read.swap_remove(0))
     }
 
-    /// Reads that of several batches from the device, in one transfer.
+    /// Reads that of several batches from the device, in one transfer: for each batch, the passes through each layer.
     ///
     /// # Errors
     ///
@@ -79,7 +106,7 @@ impl OnDevice {
     pub(super) fn read_all(
         all: &[Self],
         layers: &Layers,
-    ) -> Result<Vec<Vec<Left>>, BatchNormError> {
+    ) -> Result<Vec<Vec<Passes>>, BatchNormError> {
         let tensors = all.iter().flat_map(|it| [&it.narrow, &it.wide]).flatten();
         let transaction = tensors.fold(Transaction::default(), |transaction, tensor| {
             transaction.register(tensor.clone())
@@ -97,7 +124,13 @@ impl OnDevice {
         };
         let read = all.iter().map(|it| {
             let (mut narrow, mut wide) = (next(&it.narrow), next(&it.wide));
-            let of_layer = |layer: &Layer| {
+            let passed = it.passed.iter().map(|is_passed| Passes {
+                is_passed: *is_passed,
+                left: Vec::new(),
+            });
+            let mut passes: Vec<Passes> = passed.collect();
+            for place in &it.places {
+                let layer = &layers[*place];
                 let values = if layer.is_wide() {
                     &mut wide
                 } else {
@@ -107,12 +140,12 @@ impl OnDevice {
                     mean: values.take(layer.channels).collect(),
                     variance: values.take(layer.channels).collect(),
                 };
-                Left {
+                passes[*place].left.push(Left {
                     earlier: statistics(),
                     last: statistics(),
-                }
-            };
-            layers.iter().map(of_layer).collect()
+                });
+            }
+            passes
         });
         Ok(read.collect())
     }

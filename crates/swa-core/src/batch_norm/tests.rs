@@ -1,7 +1,7 @@
 use std::convert::Infallible;
 use std::io;
 
-use burn::module::{Param, RunningState};
+use burn::module::{Lora, Param, RunningState};
 use burn::nn::{BatchNorm, BatchNormConfig, Dropout, DropoutConfig, Linear, LinearConfig};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use burn_swa_test_support::parameters::values;
@@ -59,7 +59,7 @@ fn reestimate<M, I, B, S>(
     forward: impl FnMut(&M, B) -> S,
 ) -> Result<(M, BatchNormReport), BatchNormError>
 where
-    M: Module,
+    M: Module + 'static,
     I: IntoIterator,
     I::Item: IntoBatch<B>,
     B: Clone,
@@ -184,16 +184,91 @@ fn layers_that_no_batch_reaches_are_kept_and_named() {
     assert_eq!(kept(&report), [("first", KeptReason::NotUpdated)]);
     assert_eq!(report.layers, 1);
 
-    // None at all, and one that gets a batch without autodiff.
+    // None at all.
     let (model, report) = reestimate(&model, [rows()], |_, _: Tensor<2>| 4usize).unwrap();
     assert_eq!(report.kept.len(), 2);
     assert_close(&statistics_of(&model.second), &[5.0, 4.0, 14.0, 6.0]);
+}
+
+#[test]
+fn batches_without_autodiff_are_an_error_that_says_so() {
     let plain = |model: &Net, rows: Tensor<2>| run(model, rows.without_autodiff());
-    let (_, report) = reestimate(&model, [rows()], plain).unwrap();
-    assert!(
-        report.kept[0].to_string().contains("autodiff"),
-        "{report:?}"
-    );
+    let first_alone = |model: &Net, rows: Tensor<2>| {
+        model.first.forward(rows.clone().without_autodiff());
+        model.second.forward(rows);
+        2
+    };
+    let in_validation = |model: &Net, rows: Tensor<2>| run(&model.valid(), rows.without_autodiff());
+    let rows = || batch(&[[1.0, 2.0], [3.0, 4.0]]);
+    let behind = |model: &Net, rows: Tensor<2>| {
+        let rows = model.first.forward(rows.without_autodiff());
+        model.second.forward(rows.autodiff());
+        2
+    };
+    let forwards: [fn(&Net, Tensor<2>) -> usize; 4] = [plain, first_alone, in_validation, behind];
+    for forward in forwards {
+        for model in [Net::new([0.1, 0.1]), Net::new([0.1, 0.1]).valid()] {
+            let error = reestimate(&model, [rows()], forward).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains("`first`"), "{error}");
+            assert!(error.contains("device.autodiff()"), "{error}");
+            // The model's device does not matter, and frozen layers are meant to be passed so.
+            let (_, report) = reestimate(&model, [rows()], run).unwrap();
+            assert_eq!(report.layers, 2);
+            let (_, report) = reestimate(&model.freeze(), [rows()], forward).unwrap();
+            assert_eq!(report.kept.len(), 2);
+        }
+    }
+
+    // A later batch does it too.
+    let some_plain = |model: &Net, (rows, is_plain): (Tensor<2>, bool)| {
+        if is_plain {
+            first_alone(model, rows)
+        } else {
+            run(model, rows)
+        }
+    };
+    let batches = [false, false, true].map(|is_plain| (rows(), is_plain));
+    let error = reestimate(&Net::new([0.1, 0.1]), batches, some_plain).unwrap_err();
+    assert!(error.to_string().contains("`first`"), "{error}");
+
+    // Not if there may be another reason.
+    for momenta in [[0.0, 0.0], [0.0, 0.1]] {
+        let (_, report) = reestimate(&Net::new(momenta), [rows()], plain).unwrap();
+        assert_eq!(report.kept.len(), 2);
+    }
+    let with_penalty = |model: &Net, rows: Tensor<2>| {
+        model.second.forward(rows);
+        let penalty = model.first.gamma.val().abs().sum() + model.second.gamma.val().abs().sum();
+        assert_eq!(penalty.into_scalar::<f32>(), 4.0);
+        2
+    };
+    let (model, report) = reestimate(&Net::new([0.1, 0.1]), [rows()], with_penalty).unwrap();
+    assert_eq!(kept(&report), [("first", KeptReason::NotUpdated)]);
+    assert_close(&statistics_of(&model.second), &[2.0, 3.0, 1.0, 1.0]);
+}
+
+#[test]
+fn layers_behind_weights_need_no_autodiff_of_the_batches() {
+    #[derive(Module, Debug)]
+    struct Behind {
+        linear: Linear,
+        norm: BatchNorm,
+    }
+    let device = Device::default();
+    let model = Behind {
+        linear: LinearConfig::new(2, 2).init(&device),
+        norm: BatchNormConfig::new(2).init(&device),
+    };
+    let forward = |model: &Behind, rows: Tensor<2>| {
+        model.norm.forward(model.linear.forward(rows));
+        2
+    };
+    let rows = batch(&[[1.0, 2.0], [3.0, 4.0]]);
+    let (expected, _) = reestimate(&model, [rows.clone()], forward).unwrap();
+    let (got, _) = reestimate(&model, [rows.without_autodiff()], forward).unwrap();
+    assert_eq!(statistics_of(&got.norm), statistics_of(&expected.norm));
+    assert_ne!(statistics_of(&got.norm), statistics_of(&model.norm));
 }
 
 #[test]
@@ -324,22 +399,47 @@ fn a_layer_that_a_batch_passes_twice_sees_both_inputs() {
             assert_eq!(report.samples, 4);
         }
     }
+}
 
-    // Three times: the first two inputs have one variance, and the weighted mean of their means.
-    let thrice = |model: &Net, rows: [Tensor<2>; 3]| {
-        for rows in rows {
-            model.first.forward(rows);
+#[test]
+fn batches_may_pass_a_layer_any_number_of_times() {
+    // As cells that are unrolled over sequences of different lengths, `second` at every other step.
+    let unrolled = |model: &Net, steps: &[[f32; 2]]| {
+        for (step, row) in steps.iter().enumerate() {
+            let input = batch(&row.map(|value| [value, -value]));
+            model.first.forward(input.clone());
+            if step % 2 == 0 {
+                model.second.forward(input);
+            }
         }
         2
     };
-    let rows = [[1.0, 3.0], [1.0, 3.0], [5.0, 11.0]].map(column);
-    let (model, _) = reestimate(&Net::new([0.1, 0.1]), [rows], thrice).unwrap();
-    // 1, 3, 1, 3, 5 and 11: mean 4, variance 166/6 - 16.
-    let variance = 166.0 / 6.0 - 16.0;
-    assert_close(
-        &statistics_of(&model.first),
-        &[4.0, -4.0, variance, variance],
-    );
+    let sequences: [&[[f32; 2]]; 4] = [
+        &[[3.0, 5.0]],
+        &[[1.0, 3.0], [5.0, 11.0], [-2.0, 6.0]],
+        &[[2.0, 4.0], [0.0, 1.0]],
+        &[[9.0, 1.0], [7.0, 7.0], [-8.0, 2.0], [4.0, 5.0], [0.0, 3.0]],
+    ];
+    let every = |stride: usize| {
+        let steps = sequences.iter().flat_map(|it| it.iter().step_by(stride));
+        let all: Vec<f64> = steps.flatten().map(|it| f64::from(*it)).collect();
+        let mean = all.iter().sum::<f64>() / all.len() as f64;
+        let squares = all.iter().map(|it| (it - mean) * (it - mean));
+        let variance = squares.sum::<f64>() / all.len() as f64;
+        [mean, -mean, variance, variance]
+    };
+    for momentum in [1e-6, 0.1, 0.9, 1.0] {
+        for first in 0..sequences.len() {
+            // Another number of passes is met long after the first one.
+            let order = (first..).take(sequences.len());
+            let order = order.flat_map(|at| [sequences[at % sequences.len()]; 20]);
+            let model = Net::new([momentum, 0.3]);
+            let (model, report) = reestimate(&model, order, unrolled).unwrap();
+            assert_close(&statistics_of(&model.first), &every(1));
+            assert_close(&statistics_of(&model.second), &every(2));
+            assert_eq!((report.samples, report.layers), (160, 2));
+        }
+    }
 }
 
 #[test]
@@ -368,6 +468,30 @@ fn frozen_layers_normalise_as_in_the_training() {
     // Gradients alone say nothing of statistics.
     let (_, report) = reestimate(&Net::new([0.1, 0.1]).no_grad(), [rows()], run).unwrap();
     assert_eq!((report.layers, report.kept.len()), (2, 0));
+}
+
+#[test]
+fn layers_beside_lora_adapters_are_re_estimated() {
+    #[derive(Module, Debug)]
+    struct Adapted {
+        linear: Linear,
+        norm: BatchNorm,
+    }
+    let device = Device::default().autodiff();
+    let model = Adapted {
+        linear: LinearConfig::new(2, 2).init(&device),
+        norm: BatchNormConfig::new(2).init(&device),
+    };
+    let twice = |model: &Adapted, rows: Tensor<2>| {
+        model.norm.forward(rows.clone());
+        model.norm.forward(rows.add_scalar(4.0));
+        2
+    };
+    let model = model.apply_lora(Lora::new(1, 1.0));
+    let rows = batch(&[[1.0, 2.0], [3.0, 4.0]]);
+    let (model, report) = reestimate(&model, [rows], twice).unwrap();
+    assert_close(&statistics_of(&model.norm), &[4.0, 5.0, 5.0, 5.0]);
+    assert!(report.kept.is_empty() && model.linear.weight.adapter().is_some());
 }
 
 #[test]
@@ -441,6 +565,56 @@ mod another_make {
         pub(super) fn forward(&self, input: Tensor<2>) {
             self.running_mean.update(input.mean_dim(0).reshape([2]));
         }
+    }
+
+    /// Burn's layer without `gamma` and `beta`.
+    pub(super) mod bare {
+        use super::*;
+
+        #[derive(Module, Debug)]
+        pub(in super::super) struct BatchNorm {
+            pub(in super::super) running_mean: RunningState<Tensor<1>>,
+            pub(in super::super) running_var: RunningState<Tensor<1>>,
+        }
+
+        impl BatchNorm {
+            pub(in super::super) fn forward(&self, input: Tensor<2>) {
+                let (variance, mean) = input.var_mean_bias(0);
+                for (state, new) in [(&self.running_mean, mean), (&self.running_var, variance)] {
+                    let old = state.value_sync();
+                    state.update(old.mul_scalar(0.9).add(new.reshape([2]).mul_scalar(0.1)));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn passes_that_cannot_be_told_apart_keep_the_statistics() {
+    let device = Device::default().autodiff();
+    let state = || RunningState::new(Tensor::from_floats([7.0, 7.0], &device));
+    let model = another_make::bare::BatchNorm {
+        running_mean: state(),
+        running_var: state(),
+    };
+    let times = |model: &another_make::bare::BatchNorm, times: usize| {
+        for _ in 0..times {
+            model.forward(batch(&[[1.0, 2.0], [3.0, 4.0]]));
+        }
+        2
+    };
+    let once = vec![1; 20];
+    let (once_each, report) = reestimate(&model, once.clone(), times).unwrap();
+    assert_close(&values(once_each.running_mean.value()), &[2.0, 3.0]);
+    assert_close(&values(once_each.running_var.value()), &[1.0, 1.0]);
+    assert!(report.kept.is_empty());
+
+    // One batch is enough, the first or a later one.
+    for batches in [[vec![2], once.clone()].concat(), [once, vec![3]].concat()] {
+        let (kept_as_is, report) = reestimate(&model, batches, times).unwrap();
+        assert_eq!(values(kept_as_is.running_mean.value()), [7.0, 7.0]);
+        assert_eq!(kept(&report), [("", KeptReason::PassedAgain)]);
+        assert_eq!((report.layers, report.drift), (0, None));
     }
 }
 
@@ -601,6 +775,26 @@ fn the_report_says_how_much_the_last_tenth_moved() {
 
     let (_, report) = reestimate(&Net::new([0.1, 0.1]), [at(0.0)], run).unwrap();
     assert_eq!(report.drift, None);
+}
+
+#[test]
+fn a_channel_that_is_constant_in_a_batch_drifts_finitely() {
+    let at = |value: f32| batch(&[[value, value], [value, value]]);
+    let drift = |pooling, last| {
+        let config = ReestimationConfig::new().with_pooling(pooling);
+        let batches = (0..9).map(|_| at(0.0)).chain([at(last)]);
+        let reestimated =
+            reestimate_batch_norm(&Net::new([0.1, 0.1]), &config, batches, run).unwrap();
+        reestimated.1.drift.unwrap()
+    };
+    for pooling in [Pooling::Equal, Pooling::WeightedBySize] {
+        // The means move by 1, and by 3 in the second layer; their divisors stay at the square root of 1e-5.
+        let expected = ((1.0 + 9.0) / 1e-5 / 4.0f64).sqrt();
+        assert!((drift(pooling, 10.0) / expected - 1.0).abs() < 1e-5);
+    }
+    for pooling in [Pooling::Exact, Pooling::Equal, Pooling::WeightedBySize] {
+        assert_eq!(drift(pooling, 0.0), 0.0);
+    }
 }
 
 #[test]
