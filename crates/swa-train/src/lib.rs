@@ -2,8 +2,6 @@
 //! that stays high.
 //!
 //! ```
-//! use std::sync::Arc;
-//!
 //! use burn::data::{dataloader::DataLoaderBuilder, dataloader::batcher::Batcher, dataset::InMemDataset};
 //! use burn::module::Module;
 //! use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig, loss::MseLoss, loss::Reduction};

@@ -31,7 +31,8 @@ use state::{Averaged, State};
 ///
 /// Trains the *live* model just as it would be trained alone, collects its weights after the optimizer
 /// steps that [`Collect`](crate::Collect) names, and validates with the averaged model, its BatchNorm re-estimated.
-/// While nothing has been averaged, it validates with the live model. Metrics, checkpoints, resuming, early
+/// While nothing has been averaged, it validates with the live model. So do early stopping and the choice of the best checkpoint,
+/// which go by validation. Metrics, checkpoints, resuming, early
 /// stopping, gradient accumulation, several devices and the terminal UI are Burn's own, untouched:
 ///
 /// - the optimizer sees the live model alone, with the parameter paths it always had;
@@ -146,6 +147,8 @@ impl<M: LearnerModel> Swa<M> {
     /// the reason in `LearningResult::error`. Without an interrupter, the failure is logged and shown on the terminal, and the
     /// training goes on, validated with the live model. An average that could not be updated keeps its
     /// last good value, and [`averaged_model`](Self::averaged_model) returns the error.
+    ///
+    /// Weights that are not finite are found when they are collected, or at the next validation if none have been collected yet.
     ///
     /// Give it that of the training:
     ///

@@ -95,6 +95,7 @@ impl<M: LearnerModel> Swa<M> {
     pub(super) fn evaluated(&self) -> &M {
         let evaluated = self.evaluated.get_or_init(|| {
             self.check_run_length();
+            self.check_live_weights();
             self.try_evaluate(MAIN)
         });
         evaluated.as_ref().unwrap_or(&self.model)
@@ -110,6 +111,18 @@ impl<M: LearnerModel> Swa<M> {
             && let Err(error) = run.check(self.first_step, self.steps())
         {
             self.fail(error);
+        }
+    }
+
+    /// Fails if weights are not finite that the first average would not take, so that a training which diverges before its first
+    /// collection is known to at the end of that epoch.
+    fn check_live_weights(&self) {
+        if self.steps() > self.first_step
+            && self.updates() == 0
+            && self.failures.of_averaging.get().is_none()
+            && let Err(error) = self.average().update(&self.model)
+        {
+            self.fail(error.into());
         }
     }
 

@@ -288,6 +288,21 @@ fn a_length_that_is_not_the_trainings_fails_at_its_first_validation() {
 }
 
 #[test]
+fn a_training_that_diverges_before_the_average_fails_that_epoch() {
+    let result = in_temporary_folder(|directory| {
+        let training: super::SupervisedTraining<Swa<Net>> = training(directory);
+        let swa = wrap(Net::new().diverging_at(7));
+        let swa = swa.with_interrupter(training.interrupter());
+        training.launch(super::learner(swa))
+    });
+    // The second epoch ends with step 10, and weights are first collected after step 15.
+    let error = result.model.averaged_model().unwrap_err().to_string();
+    let expected = "after optimizer step 10: parameter `input.weight` holds a NaN";
+    assert!(error.starts_with(expected), "{error}");
+    assert!(result.error.unwrap().to_string().contains(expected));
+}
+
+#[test]
 fn what_was_not_averaged_is_told_by_the_cause_that_applies() {
     let told =
         |change: fn(super::SupervisedTraining<Swa<Net>>) -> super::SupervisedTraining<Swa<Net>>| {

@@ -1,0 +1,130 @@
+//! The lines of the READMEs that turn averaging on are lines of this file, which compiles.
+
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::data::dataloader::DataLoader;
+use burn::optim::ModuleOptimizer;
+use burn::tensor::Tensor;
+use burn::train::metric::{AccuracyMetric, LossMetric};
+use burn::train::{ClassificationOutput, InferenceStep, TrainStep};
+use burn::train::{Learner, LearnerModel, SupervisedTraining};
+use swa_models::PreResNet;
+use swa_train::swa_core::{self, Weights};
+
+type Loader = Arc<dyn DataLoader<Tensor<4>>>;
+
+#[allow(dead_code, reason = "that it compiles is the test")]
+fn swa<M>(
+    model: M,
+    (train_loader, valid_loader): (Loader, Loader),
+    optimizer: ModuleOptimizer,
+    dir: &Path,
+    (epochs, batch_size): (usize, usize),
+) -> Result<M, Box<dyn Error>>
+where
+    M: LearnerModel
+        + TrainStep<Input = Tensor<4>, Output = ClassificationOutput>
+        + InferenceStep<Input = Tensor<4>, Output = ClassificationOutput>,
+{
+    use swa_train::{Collect, PaperLrSchedulerConfig, RunLength, SwaConfig};
+
+    let run = RunLength::of_loader(epochs, &train_loader, batch_size)?;
+    let collect = Collect::from_epoch(161, &run)?;
+    let learning_rate = PaperLrSchedulerConfig::swa(0.05, 0.01, &collect).init()?;
+
+    let training = SupervisedTraining::new(dir, train_loader.clone(), valid_loader)
+        .metrics((AccuracyMetric::new(), LossMetric::new()))
+        .with_default_checkpointers()
+        .num_epochs(epochs);
+    let swa = SwaConfig::new(collect)
+        .init(model, train_loader)?
+        .with_interrupter(training.interrupter());
+    let result = training.launch(Learner::new(swa, optimizer, learning_rate));
+    let model = result.model.averaged_model()?;
+    Ok(model)
+}
+
+#[allow(dead_code, reason = "that it compiles is the test")]
+fn ema<M: LearnerModel>(
+    model: M,
+    training: SupervisedTraining<swa_train::Swa<M>>,
+    optimizer: ModuleOptimizer,
+    learning_rate: f64,
+) -> Result<M, Box<dyn Error>> {
+    use swa_train::SwaConfig;
+
+    let ema = SwaConfig::ema(0.999).init_without_data(model)?;
+    let result = training.launch(Learner::new(ema, optimizer, learning_rate));
+    let model = result.model.averaged_model()?;
+    Ok(model)
+}
+
+#[derive(Clone)]
+struct Batch {
+    images: Tensor<4>,
+    len: usize,
+}
+
+#[allow(dead_code, reason = "that it compiles is the test")]
+fn core(
+    (model, start, end): (PreResNet, PreResNet, PreResNet),
+    (first, second, third): (Weights, Weights, Weights),
+    train_loader: &Arc<dyn DataLoader<Batch>>,
+) -> Result<PreResNet, Box<dyn Error>> {
+    use swa_core::{Average, EqualWeights, ReestimationConfig, reestimate_batch_norm};
+
+    let mut average = Average::new(&model, EqualWeights)?;
+    average.update(&model)?;
+    let config = ReestimationConfig::new();
+    let (model, report) = reestimate_batch_norm(
+        &average.model()?,
+        &config,
+        train_loader.iter(),
+        |model, batch: Batch| {
+            model.forward(batch.images);
+            batch.len
+        },
+    )?;
+    assert!(report.samples > 0);
+    let halfway = Weights::of(&start)?
+        .lerp(&Weights::of(&end)?, 0.5)?
+        .put_into(&start)?;
+    let soup = Weights::combine(&[(0.5, &first), (0.3, &second), (0.2, &third)])?;
+    drop((soup, halfway));
+    Ok(model)
+}
+
+/// The code of a README, without comments and line breaks.
+fn statements(readme: &str) -> Vec<String> {
+    let blocks = readme.split("```rust,ignore\n").skip(1);
+    let code = blocks.map(|block| block.split("```").next().unwrap_or_default());
+    let code: String = code.flat_map(str::lines).map(without_comment).collect();
+    code.split_inclusive(';').map(str::to_owned).collect()
+}
+
+fn without_comment(line: &str) -> String {
+    let code = line.split("//").next().unwrap_or_default();
+    code.chars().filter(|char| !char.is_whitespace()).collect()
+}
+
+#[test]
+fn the_code_of_the_readmes_is_code_of_this_file() {
+    let here: String = include_str!("readme.rs")
+        .lines()
+        .map(without_comment)
+        .collect();
+    let here = here.replace(",)", ")");
+    for readme in [
+        include_str!("../../README.md"),
+        include_str!("../../crates/swa-train/README.md"),
+        include_str!("../../crates/swa-core/README.md"),
+    ] {
+        let statements = statements(readme);
+        assert!(statements.len() > 4, "{statements:?}");
+        for statement in statements {
+            assert!(here.contains(&statement), "`{statement}` is not in this file");
+        }
+    }
+}
