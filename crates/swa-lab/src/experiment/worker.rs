@@ -361,17 +361,16 @@ fn evaluation(run: &str, config: &RunConfig, row: &EpochRow) -> Result<Record, F
         )
         .into());
     }
-    let error = |accuracy: f64| 100.0 - accuracy;
     Ok(Record::Evaluation(EvaluationRecord {
         run: run.to_owned(),
         epoch: row.epoch,
         learning_rate: row.learning_rate,
         train_loss: row.train_loss,
-        train_error: row.train_accuracy.map(error),
+        train_accuracy: row.train_accuracy,
         live_test_loss: row.live_test_loss,
-        live_test_error: error(row.live_test_accuracy),
+        live_test_accuracy: row.live_test_accuracy,
         swa_test_loss: row.swa_test_loss,
-        swa_test_error: row.swa_test_accuracy.map(error),
+        swa_test_accuracy: row.swa_test_accuracy,
         averaged: config.swa.map_or(0, |swa| swa.averaged_after(row.epoch)),
         seconds: row.seconds,
         reestimation_seconds: row.reestimation_seconds,

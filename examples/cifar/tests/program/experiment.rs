@@ -344,7 +344,7 @@ fn status_tells_what_runs_while_another_process_runs_it() {
     let lines: Vec<&str> = table.lines().collect();
     let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     assert_eq!(words(lines[0]), "run epochs state");
-    let done = format!("{} 6 of 6 done: test error ", RUNS[0]);
+    let done = format!("{} 6 of 6 done: test accuracy ", RUNS[0]);
     assert!(words(lines[1]).starts_with(&done), "{table}");
     assert!(words(lines[1]).ends_with(" % after 1.5 budgets"), "{table}");
     assert!(words(lines[2]).ends_with(" of 4 running"), "{table}");
@@ -406,7 +406,7 @@ fn an_experiment_prints_its_runs_by_name_and_what_they_came_to() {
         lines.filter(|line| line.contains('/')).count()
     };
     assert_eq!(RUNS.map(epochs), [6, 2, 6, 2]);
-    let finished = "synthetic-preresnet-14-sgd-seed1 finished: test error ";
+    let finished = "synthetic-preresnet-14-sgd-seed1 finished: test accuracy ";
     assert!(output.contains(&format!("\n{finished}")), "{output}");
 }
 
@@ -475,7 +475,10 @@ fn scores_are_of_the_images_held_out_if_the_plan_says_so() {
     ]);
     command.extend(["--set", "budget=1", "--set", "swa_budgets=[1.0]"]);
     let output = cifar(command).success();
-    assert!(output.contains(" finished: validation error "), "{output}");
+    assert!(
+        output.contains(" finished: validation accuracy "),
+        "{output}"
+    );
     let records = records(out, &[]);
     let run = records
         .iter()
