@@ -305,6 +305,7 @@ impl Worker<'_> {
     /// Records that the run is finished, and deletes its checkpoints. Its settings, metrics and
     /// models stay.
     fn finish(&self, folder: &RunDirectory) -> Result<(), Failure> {
+        folder.check()?;
         let (run, config) = (self.run, &self.run.config);
         let state = RunState::read(folder.path())?.with_memory(provenance::peak_memory_bytes());
         let finished = provenance::now();

@@ -20,7 +20,7 @@ use crate::run::config::RunConfig;
 #[derive(Debug, Clone)]
 pub struct RunDirectory {
     path: PathBuf,
-    _lock: Option<Arc<Lock>>,
+    lock: Option<Arc<Lock>>,
 }
 
 /// The reason why a folder cannot be a run's.
@@ -79,6 +79,16 @@ pub enum DirectoryError {
     /// Another process writes to it.
     #[error("{path}: another process is writing there: wait for it, or stop it")]
     InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+
+    /// It is another folder than the one that this process has written to, or none.
+    #[error(
+        "{path} was deleted, moved or replaced while this process wrote there, so it has stopped and writes \
+         nothing more: go on where the folder is now, or begin again in another one"
+    )]
+    Gone {
         /// The folder.
         path: PathBuf,
     },
@@ -182,13 +192,26 @@ impl RunDirectory {
     pub(crate) fn at(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
-            _lock: None,
+            lock: None,
         }
     }
 
     fn locked(mut self) -> Result<Self, DirectoryError> {
-        self._lock = Some(Arc::new(Lock::take(&self.lock_file(), "")?));
+        self.lock = Some(Arc::new(Lock::take(&self.lock_file(), "")?));
         Ok(self)
+    }
+
+    /// Checks that the folder is still the one that was made or opened.
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryError::Gone`] if it was deleted, moved, or replaced: what is in its place now may
+    /// be another process's.
+    pub(crate) fn check(&self) -> Result<(), DirectoryError> {
+        match &self.lock {
+            None => Ok(()),
+            Some(lock) => lock.check(),
+        }
     }
 
     /// Writes the run's settings.

@@ -365,6 +365,29 @@ fn status_tells_what_runs_while_another_process_runs_it() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn an_experiment_whose_folder_was_moved_stops_and_makes_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("experiment");
+    let mut process = start(&out);
+    assert!(process.runs_until(|| lines(&out) >= 2));
+    process.signal_all("STOP");
+    std::fs::rename(&out, folder.path().join("moved")).unwrap();
+    process.signal_all("CONT");
+    let ended = process.end();
+    assert_eq!(ended.status, Some(1), "{ended:?}");
+    let gone = |path: &Path| format!("error: {} was deleted, moved or replaced", path.display());
+    let errors: Vec<&str> = ended.errors.lines().collect();
+    assert_eq!(errors.len(), 2, "{ended:?}");
+    assert!(
+        errors[0].starts_with(&gone(&out.join("runs").join(RUNS[0]))),
+        "{ended:?}"
+    );
+    assert!(errors[1].starts_with(&gone(&out)), "{ended:?}");
+    assert!(!out.exists());
+}
+
+#[test]
 fn a_finished_experiment_is_not_run_again() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path();

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::data_folder::write_image_folder;
 use crate::end_state::{EndState, Metrics};
 use crate::process::{CIFAR, Process, cifar};
-use crate::small_run::{SmallRun, has_logged, resume, train};
+use crate::small_run::{SmallRun, has_checkpoint, has_logged, resume, train};
 use crate::snapshot::Snapshot;
 
 /// A folder of images and a run on them: two epochs, of which the second was averaged.
@@ -208,6 +208,57 @@ fn two_processes_never_write_to_one_folder() {
     first.end().success();
     let uninterrupted = &SmallRun::PreResNet.uninterrupted().end;
     EndState::of(&out).assert_same_bits(uninterrupted, &[]);
+}
+
+#[test]
+fn a_run_whose_folder_was_replaced_stops_and_harms_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let moved = folder.path().join("moved");
+    let mut first = SmallRun::PreResNet.start(&out);
+    assert!(first.runs_until(|| has_checkpoint(&out, 2)));
+    first.signal("STOP");
+    fs::rename(&out, &moved).unwrap();
+    let left = Snapshot::of(&moved);
+    SmallRun::Vgg.start(&out).end().success();
+    let second = Snapshot::of(&out);
+
+    first.signal("CONT");
+    let ended = first.end();
+    assert_eq!(ended.status, Some(1), "{ended:?}");
+    let expected = format!(
+        "error: {} was deleted, moved or replaced while",
+        out.display()
+    );
+    assert!(ended.errors.starts_with(&expected), "{ended:?}");
+    assert!(Snapshot::of(&out) == second);
+    let mut after = Snapshot::of(&moved);
+    let log = Path::new("experiment.log");
+    // It is open all the time.
+    after.files.insert(log.to_owned(), left.files[log].clone());
+    assert!(after == left);
+
+    resume(&moved).end().success();
+    let uninterrupted = &SmallRun::PreResNet.uninterrupted().end;
+    EndState::of(&moved).assert_same_bits(uninterrupted, &[]);
+}
+
+#[test]
+fn a_run_whose_folder_was_deleted_does_not_make_it_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let mut process = SmallRun::PreResNet.start(&out);
+    assert!(process.runs_until(|| has_checkpoint(&out, 2)));
+    process.signal("STOP");
+    fs::remove_dir_all(&out).unwrap();
+    process.signal("CONT");
+    let ended = process.end();
+    let expected = format!(
+        "error: {} was deleted, moved or replaced while",
+        out.display()
+    );
+    assert!(ended.errors.starts_with(&expected), "{ended:?}");
+    assert!(!out.exists());
 }
 
 /// A run of `epochs`, which was begun with `begun` of them.

@@ -88,6 +88,13 @@ pub(crate) fn writes_checkpoint(out: &Path, epoch: usize) -> bool {
         .any(|name| parts.iter().any(|part| name.starts_with(part)))
 }
 
+/// Tells whether the checkpoint after an epoch is complete.
+pub(crate) fn has_checkpoint(out: &Path, epoch: usize) -> bool {
+    let parts = ["model", "optim", "scheduler"].map(|part| format!("{part}-{epoch}.bpk"));
+    let files = checkpoint_files(out);
+    parts.iter().all(|part| files.contains(part))
+}
+
 /// The names of the files in the folder of checkpoints, sorted.
 pub(crate) fn checkpoint_files(out: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(out.join("checkpoint")) else {

@@ -18,7 +18,7 @@ use burn::train::checkpoint::{
 use burn::train::metric::store::{Aggregate, EventStoreClient, Split};
 
 use crate::data::Position;
-use crate::run::directory::{DirectoryError, io_error};
+use crate::run::directory::{DirectoryError, RunDirectory, io_error};
 
 /// The parts of a checkpoint. Each has its own file, as in Burn's own checkpointers.
 const PARTS: [&str; 3] = [MODEL, OPTIMIZER, SCHEDULER];
@@ -144,9 +144,11 @@ impl Checkpoints {
     }
 
     /// Burn's three checkpointers: of the model, the optimizer and the schedule. They go on from
-    /// `saved`, if the run does not begin.
+    /// `saved`, if the run does not begin. They write and delete as long as the run's `directory` is
+    /// the one that was opened.
     pub fn checkpointers(
         &self,
+        directory: &RunDirectory,
         saved: Option<Saved>,
     ) -> (
         PartCheckpointer<ModuleRecord>,
@@ -162,9 +164,9 @@ impl Checkpoints {
             ),
         };
         (
-            PartCheckpointer::new(self, MODEL, model),
-            PartCheckpointer::new(self, OPTIMIZER, optimizer),
-            PartCheckpointer::new(self, SCHEDULER, schedule),
+            PartCheckpointer::new(self, directory, MODEL, model),
+            PartCheckpointer::new(self, directory, OPTIMIZER, optimizer),
+            PartCheckpointer::new(self, directory, SCHEDULER, schedule),
         )
     }
 
@@ -243,14 +245,21 @@ fn position_of(part: &str, name: &str) -> Option<Position> {
 /// which was read before.
 pub struct PartCheckpointer<R> {
     checkpoints: Checkpoints,
+    directory: RunDirectory,
     part: &'static str,
     saved: Mutex<Option<R>>,
 }
 
 impl<R> PartCheckpointer<R> {
-    fn new(checkpoints: &Checkpoints, part: &'static str, saved: Option<R>) -> Self {
+    fn new(
+        checkpoints: &Checkpoints,
+        directory: &RunDirectory,
+        part: &'static str,
+        saved: Option<R>,
+    ) -> Self {
         Self {
             checkpoints: checkpoints.clone(),
+            directory: directory.clone(),
             part,
             saved: Mutex::new(saved),
         }
@@ -264,14 +273,17 @@ impl<R> PartCheckpointer<R> {
 
 impl<R: Checkpoint> Checkpointer<R> for PartCheckpointer<R> {
     fn save(&self, epoch: usize, record: R) -> Result<(), CheckpointerError> {
+        self.directory.check().map_err(of_burn)?;
         record.save(self.at_end_of(epoch))?;
-        let deleted = self.checkpoints.delete_within(epoch);
-        deleted.map_err(|error| CheckpointerError::IOError(std::io::Error::other(error)))
+        self.checkpoints.delete_within(epoch).map_err(of_burn)
     }
 
     fn delete(&self, epoch: usize) -> Result<(), CheckpointerError> {
-        let deleted = delete(&self.at_end_of(epoch));
-        deleted.map_err(|error| CheckpointerError::IOError(std::io::Error::other(error)))
+        let deleted = self
+            .directory
+            .check()
+            .and_then(|()| delete(&self.at_end_of(epoch)));
+        deleted.map_err(of_burn)
     }
 
     /// The part that was read, which may be one within the epoch after `epoch`.
@@ -282,6 +294,11 @@ impl<R: Checkpoint> Checkpointer<R> for PartCheckpointer<R> {
             None => R::load(self.at_end_of(epoch)),
         }
     }
+}
+
+/// An error of this crate as one of Burn's.
+fn of_burn(error: DirectoryError) -> CheckpointerError {
+    CheckpointerError::IOError(std::io::Error::other(error))
 }
 
 /// Deletes a file, unless the checkpointer of another part has already done so.
@@ -358,7 +375,8 @@ mod tests {
         }
         let exist = |position| checkpoints.file(MODEL, position).exists();
         let save = |part| {
-            let part = PartCheckpointer::new(&checkpoints, part, None);
+            let directory = RunDirectory::at(folder.path());
+            let part = PartCheckpointer::new(&checkpoints, &directory, part, None);
             part.save(11, LrSchedulerRecord::new()).unwrap();
         };
         save(MODEL);
