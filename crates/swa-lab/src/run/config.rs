@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{ModuleOptimizer, SgdConfig, decay::WeightDecayConfig};
+use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use swa_models::{Network, NetworkConfig};
+use swa_models::{ModelError, Network, NetworkConfig};
 use swa_store::{StateDict, StateDictError};
 use thiserror::Error;
 
@@ -193,6 +194,11 @@ pub enum ConfigError {
     #[error(transparent)]
     Model(#[from] swa_models::UnknownNetwork),
 
+    /// A network that cannot be made.
+    // Its width is a field in Rust, and an argument here.
+    #[error("{}", .0.to_string().replace("width_divisor", "--width-divisor"))]
+    Network(#[from] ModelError),
+
     /// A number that cannot be used.
     #[error("{flag} must be {expected}, not {got}")]
     Invalid {
@@ -211,6 +217,17 @@ pub enum ConfigError {
     )]
     NeverAverages {
         /// The epoch at which SWA would start.
+        start: usize,
+        /// The number of epochs.
+        epochs: usize,
+    },
+
+    /// A run that goes on would end before SWA starts.
+    #[error(
+        "--epochs must be at least {start}, the epoch from which the run averages, not {epochs}"
+    )]
+    EndsBeforeAveraging {
+        /// The epoch at which SWA starts.
         start: usize,
         /// The number of epochs.
         epochs: usize,
@@ -303,6 +320,29 @@ impl RunConfig {
             None => Ok(()),
             Some(swa) => swa.validate(*epochs),
         }
+    }
+
+    /// Checks the settings of a run that was begun, of which the number of epochs alone can change.
+    pub(crate) fn validate_begun(&self) -> Result<(), ConfigError> {
+        self.validate().map_err(|error| match error {
+            ConfigError::NeverAverages { start, epochs } => {
+                ConfigError::EndsBeforeAveraging { start, epochs }
+            }
+            error => error,
+        })
+    }
+
+    /// The network, which tells `classes` apart, with new weights on `device`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Model`] or [`Network`](ConfigError::Network) if there is no such network.
+    pub fn network(&self, classes: usize, device: &Device) -> Result<Network, ConfigError> {
+        let network: NetworkConfig = self.model.parse()?;
+        let network = network
+            .with_classes(classes)
+            .with_width_divisor(self.width_divisor);
+        Ok(network.init(device)?)
     }
 
     /// The images that the run uses from a whole data set: those that it trains on, and as test

@@ -178,7 +178,7 @@ impl RunDirectory {
         // Another process may change them as long as the folder is its own.
         let directory = directory.locked()?;
         let config: RunConfig = read_json(&file, "a run's settings")?;
-        match config.validate() {
+        match config.validate_begun() {
             Ok(()) => Ok((directory, config)),
             Err(error) => Err(DirectoryError::Content {
                 path: file,
@@ -260,10 +260,15 @@ impl RunDirectory {
         let began: ImagesRecord = read_json(&file, "the record of a run's images")?;
         match ImagesRecord::of(images).difference(&began) {
             None => Ok(()),
-            Some(difference) => Err(DirectoryError::OtherImages {
-                path: self.path.clone(),
-                difference,
-            }),
+            Some(difference) => Err(self.other_images(difference)),
+        }
+    }
+
+    /// The error for images that are not those that the run began with.
+    pub fn other_images(&self, difference: String) -> DirectoryError {
+        DirectoryError::OtherImages {
+            path: self.path.clone(),
+            difference,
         }
     }
 
@@ -525,6 +530,14 @@ mod tests {
         fs::write(folder.path().join("config.json"), text).unwrap();
         let error = RunDirectory::open(folder.path()).unwrap_err().to_string();
         assert!(error.contains("--batch-size must be at least 1"), "{error}");
+
+        config.sgd.batch_size = 128;
+        config.epochs = 20;
+        let text = serde_json::to_string(&config).unwrap();
+        fs::write(folder.path().join("config.json"), text).unwrap();
+        let error = RunDirectory::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("--epochs must be at least 126"), "{error}");
+        assert!(!error.contains("--no-swa"), "{error}");
     }
 
     #[test]

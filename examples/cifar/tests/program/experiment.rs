@@ -461,6 +461,33 @@ fn another_plan_in_the_same_folder_is_refused_with_what_changed() {
 }
 
 #[test]
+fn settings_of_a_plan_are_refused_by_their_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    for (setting, expected) in [
+        (
+            "width_divisor=3",
+            "Use width_divisor 1, 2, 4, 8, 16, 32 or 64.",
+        ),
+        ("swa_lr=0", "cannot be run: swa_lr must be above 0, not 0"),
+    ] {
+        let out = folder.path().join("new");
+        let command = arguments(&out).into_iter().chain(["--set", setting]);
+        let refusal = cifar(command).refusal();
+        assert!(refusal.ends_with(expected), "{refusal}");
+        assert!(!out.exists());
+    }
+    // How many images there are is known when the first run begins.
+    let mut command = arguments(folder.path());
+    command.extend(["--set", "train_items=9999999"]);
+    let errors = cifar(command).errors;
+    let first = format!(
+        "error: {} cannot be run: train_items must be at most ",
+        RUNS[0]
+    );
+    assert!(errors.starts_with(&first), "{errors}");
+}
+
+#[test]
 fn a_run_that_diverges_fails_alone() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path();

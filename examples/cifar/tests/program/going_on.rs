@@ -140,6 +140,24 @@ fn images_that_moved_are_gone_on_with_if_they_are_the_same() {
 }
 
 #[test]
+fn fewer_images_than_a_run_began_with_are_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let [data, out] = ["data", "run"].map(|name| folder.path().join(name));
+    write_image_folder(&data, &["cat", "dog"], 8);
+    let settings = format!(
+        "--model preresnet-8 --width-divisor 16 --batch-size 8 --epochs 1 --train-items 16 --data {}",
+        data.display()
+    );
+    let settings: Vec<&str> = settings.split(' ').collect();
+    train(&settings, &out).end().success();
+    fs::remove_file(data.join("train/cat/0.png")).unwrap();
+    let refusal = resume(&out).end().refusal();
+    let expected = "was begun with other images: --train-items must be at most 15, the number of \
+                    training images, not 16. Say with --data where those";
+    assert!(refusal.contains(expected), "{refusal}");
+}
+
+#[test]
 fn settings_with_a_mark_or_an_unknown_key_lose_nothing() {
     let run = OnFolder::new();
     let file = run.out().join("config.json");

@@ -52,7 +52,7 @@ fn files_of_pytorchs_are_evaluated() {
     assert_eq!(score(&paper, &with_key("swa_state_dict")), averaged);
     let refusal = run(&["evaluate", "--model-file"], &paper, &NETWORK).refusal();
     assert!(
-        refusal.ends_with("name one of the keys `state_dict`, `swa_state_dict`"),
+        refusal.ends_with("name one of the keys `state_dict`, `swa_state_dict` with --key"),
         "{refusal}"
     );
 }

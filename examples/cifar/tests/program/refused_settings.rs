@@ -52,7 +52,19 @@ fn a_depth_that_there_is_not_is_named_with_those_nearby() {
 fn a_width_that_does_not_divide_is_named_with_those_that_do() {
     let refusal = refusal("--model preresnet-8 --width-divisor 3");
     assert!(refusal.contains("3 times narrower"), "{refusal}");
-    assert!(refusal.contains("1, 2, 4, 8 or 16"), "{refusal}");
+    let remedy = "Use --width-divisor 1, 2, 4, 8 or 16.";
+    assert!(refusal.ends_with(remedy), "{refusal}");
+
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/checkpoints");
+    let file = format!("{folder}/bare.pt");
+    for command in [
+        ["evaluate", "--model-file", &file],
+        ["check", "--rounds", "1"],
+    ] {
+        let network = ["--model", "preresnet-8", "--width-divisor", "3"];
+        let refusal = cifar(command.into_iter().chain(network)).refusal();
+        assert!(refusal.ends_with(remedy), "{refusal}");
+    }
 }
 
 #[test]
