@@ -16,6 +16,7 @@ use swa_models::{ModelError, Network, NetworkConfig};
 use swa_store::{StateDict, StateDictError};
 use thiserror::Error;
 
+use crate::Failure;
 use crate::data::{DataSource, ImageSet};
 
 /// The settings of a run, as `config.json` holds them.
@@ -160,6 +161,17 @@ pub struct InitialWeights {
         requires = "init.file"
     )]
     pub key: Option<String>,
+
+    /// Draw this part of the network from the seed all the same: fc, the last layer of a PreResNet,
+    /// where the file's network tells other classes apart
+    #[arg(
+        id = "init.without",
+        long = "init-without",
+        value_name = "PART",
+        requires = "init.file"
+    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub without: Option<String>,
 }
 
 /// The images that a run's scores are of.
@@ -480,13 +492,28 @@ impl InitialWeights {
     ///
     /// # Errors
     ///
-    /// [`StateDictError`] if the file cannot be read, or holds another network.
-    pub fn load(&self, network: Network) -> Result<Network, StateDictError> {
-        let state_dict = StateDict::read(&self.file)?;
-        match &self.key {
-            None => state_dict.load(network),
-            Some(key) => state_dict.under(key).load(network),
+    /// If the file cannot be read, or holds another network.
+    pub fn load(&self, network: Network) -> Result<Network, Failure> {
+        let mut state_dict = StateDict::read(&self.file)?;
+        if let Some(key) = &self.key {
+            state_dict = state_dict.under(key);
         }
+        if let Some(part) = &self.without {
+            state_dict = state_dict.without(&[part]);
+        }
+        state_dict.load(network).map_err(|error| {
+            let remedy = match &error {
+                StateDictError::Ambiguous { .. } | StateDictError::NoSuchKey { .. } => {
+                    " with --init-key"
+                }
+                StateDictError::NoSuchPart { .. } => " with --init-without",
+                StateDictError::Misfit { misshapen, .. } if !misshapen.is_empty() => {
+                    ", or name the part that is to be drawn from the seed with --init-without"
+                }
+                _ => "",
+            };
+            format!("{error}{remedy}").into()
+        })
     }
 }
 
