@@ -154,11 +154,7 @@ fn a_folder_that_cannot_be_written_is_named_with_the_reason() {
 
 #[test]
 fn a_folder_that_holds_a_run_is_left_alone() {
-    let folder = tempfile::tempdir().unwrap();
-    SmallRun::PreResNet
-        .uninterrupted()
-        .folder
-        .write_to(folder.path());
+    let folder = SmallRun::PreResNet.finished();
     let before = Snapshot::of(folder.path());
     let refusal = train(&SmallRun::Vgg.settings(), folder.path())
         .end()
@@ -182,11 +178,7 @@ fn a_folder_of_something_else_is_never_overwritten() {
 
 #[test]
 fn a_run_that_is_refused_does_not_overwrite_the_one_before() {
-    let folder = tempfile::tempdir().unwrap();
-    SmallRun::PreResNet
-        .uninterrupted()
-        .folder
-        .write_to(folder.path());
+    let folder = SmallRun::PreResNet.finished();
     let before = Snapshot::of(folder.path());
     for wrong in [
         "--data /no/such/folder",
@@ -202,11 +194,7 @@ fn a_run_that_is_refused_does_not_overwrite_the_one_before() {
 
 #[test]
 fn a_run_is_not_resumed_with_other_settings() {
-    let folder = tempfile::tempdir().unwrap();
-    SmallRun::PreResNet
-        .uninterrupted()
-        .folder
-        .write_to(folder.path());
+    let folder = SmallRun::PreResNet.finished();
     let before = Snapshot::of(folder.path());
     let other = "--resume --batch-size 9 --lr 0.1 --model vgg16 --no-swa";
     let settings: Vec<&str> = other.split(' ').collect();
