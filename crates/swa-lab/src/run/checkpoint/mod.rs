@@ -314,6 +314,7 @@ fn delete(file: &Path) -> Result<(), DirectoryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::config::RunConfig;
 
     fn at(epoch: usize, batches: usize) -> Position {
         Position { epoch, batches }
@@ -385,5 +386,23 @@ mod tests {
         save(OPTIMIZER);
         assert!(!exist(at(10, 7)));
         assert!(exist(at(11, 3)) && exist(at(11, 0)));
+    }
+    #[test]
+    fn a_checkpoint_in_the_place_of_a_folder_that_moved_is_let_be() {
+        let parent = tempfile::tempdir().unwrap();
+        let [run, moved] = ["run", "moved"].map(|name| parent.path().join(name));
+        let config = RunConfig::paper(&"preresnet-20".parse().unwrap(), 10);
+        let directory = RunDirectory::create(&run, &config, false).unwrap();
+        let checkpoints = Checkpoints::new(directory.checkpoints()).unwrap();
+        let part = PartCheckpointer::new(&checkpoints, &directory, SCHEDULER, None);
+        part.save(1, LrSchedulerRecord::new()).unwrap();
+
+        fs::rename(&run, moved).unwrap();
+        let file = checkpoints.file(SCHEDULER, at(1, 0));
+        fs::create_dir_all(directory.checkpoints()).unwrap();
+        fs::write(&file, "another's").unwrap();
+        part.save(1, LrSchedulerRecord::new()).unwrap_err();
+        part.delete(1).unwrap_err();
+        assert_eq!(fs::read(&file).unwrap(), b"another's");
     }
 }
