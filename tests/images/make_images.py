@@ -29,6 +29,17 @@ grey = Image.fromarray(pixels[:, :, 0])
 noise = Image.fromarray(np.random.default_rng(5).integers(0, 256, (32, 32), np.uint8))
 
 
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(samples, colour):
+    """16 bits a sample."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    chunks = [chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 32, 16, colour, 0, 0, 0)), chunk(b"IDAT", zlib.compress(rows))]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + chunk(b"IEND", b"")
+
+
 def interlaced():
     """Adam7, and in chunks of 700 bytes."""
     rows = b""
@@ -44,10 +55,6 @@ def interlaced():
         for line in pixels[row::rows_apart, column::columns_apart]:
             rows += b"\0" + line.tobytes()
     data = zlib.compress(rows)
-
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
     chunks = [chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 32, 8, 2, 0, 0, 1))]
     chunks += [chunk(b"IDAT", data[start : start + 700]) for start in range(0, len(data), 700)]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + chunk(b"IEND", b"")
@@ -65,6 +72,44 @@ def is_taken(file):
         return True
     except Exception:
         return False
+
+
+def tiff(samples):
+    """Three samples of 16 bits a pixel."""
+    data = samples.astype("<u2").tobytes()
+    height, width, _ = samples.shape
+    depths = 8 + 2 + 12 * 9 + 4
+    entries = [
+        (256, 4, 1, width),
+        (257, 4, 1, height),
+        (258, 3, 3, depths),
+        (259, 3, 1, 1),
+        (262, 3, 1, 2),
+        (273, 4, 1, depths + 6),
+        (277, 3, 1, 3),
+        (278, 4, 1, height),
+        (279, 4, 1, len(data)),
+    ]
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    head += b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return head + struct.pack("<I3H", 0, 16, 16, 16) + data
+
+
+def sixteen_bits():
+    """Files of 16 bits a sample that Pillow makes `pixels` of."""
+    low = np.random.default_rng(16).integers(0, 256, pixels.shape, np.uint16)
+    samples = pixels.astype(np.uint16) * 256 + low
+    alpha = samples[:, :, :1]
+    nearest = pixels.astype(np.uint16) * 257 - 100
+    files = {
+        "sixteen_bits_rgb.png": png(samples, 2),
+        "sixteen_bits_rgba.png": png(np.concatenate([samples, alpha], -1), 6),
+        "sixteen_bits_rgb.tif": tiff(samples),
+        "sixteen_bits_rgb.ppm": b"P6 32 32 65535\n" + nearest.astype(">u2").tobytes(),
+    }
+    for name, file in files.items():
+        assert np.array_equal(Image.open(io.BytesIO(file)).convert("RGB"), pixels), name
+    return files
 
 
 turned = Image.Exif()
@@ -108,5 +153,7 @@ for name, image in images.items():
                 else:
                     ranges.append([length, length])
         taken[name][tail.hex()] = ranges
+for name, image in sixteen_bits().items():
+    (HERE / name).write_bytes(image)
 lines = [f"{json.dumps(name)}: {json.dumps(ranges)}" for name, ranges in taken.items()]
 (HERE / "taken.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -5,6 +5,7 @@ use swa_lab::measure::device_check::{
 };
 use swa_lab::output::{note, say};
 use swa_lab::provenance::{BURN_VERSION, VERSION};
+use swa_lab::run::config::ConfigError;
 use swa_lab::{Failure, device};
 
 /// The largest deviation of averaged weights from those of flex that is allowed, relative to their
@@ -18,6 +19,9 @@ const ALLOWED: f64 = 1e-4;
 /// If there is no such device or network, or the device computes something else than the CPU.
 pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
     let device = device::parse(&args.device)?;
+    let network = args.model.clone().with_width_divisor(args.width_divisor);
+    let network = network.init(&device.clone().autodiff());
+    let network = network.map_err(ConfigError::from)?;
     let name = device_name(&args.device, &device);
     say(format!("{name}; cifar {VERSION}, Burn {BURN_VERSION}\n"));
 
@@ -34,8 +38,6 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
     ));
 
     note("timing ...");
-    let network = args.model.clone().with_width_divisor(args.width_divisor);
-    let network = network.init(&device.clone().autodiff())?;
     let costs = Costs::of(args, &device, network)?;
     costs.print(args);
     let memory = memory(&device);

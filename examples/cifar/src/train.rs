@@ -20,7 +20,7 @@ use swa_lab::run::images::load_images;
 use swa_lab::run::interruption::INTERRUPTED;
 use swa_lab::run::progress::Progress;
 use swa_lab::run::session::{End, Session, Show};
-use swa_models::{Network, NetworkConfig};
+use swa_models::Network;
 
 /// Trains a network with SWA, or with plain SGD.
 ///
@@ -71,7 +71,6 @@ pub(crate) fn run(args: &TrainArgs) -> Result<i32, Failure> {
         None => args.given.new_run(CIFAR_10)?,
         Some((_, began)) => args.given.resumed(began)?,
     };
-    let network: NetworkConfig = config.model.parse()?;
 
     let images = load_images(&config.data, &mut Progress::of_images())?;
     let classes = images.class_names.len();
@@ -79,12 +78,11 @@ pub(crate) fn run(args: &TrainArgs) -> Result<i32, Failure> {
         None => args.given.new_run(classes)?,
         Some(_) => config,
     };
-    let images = config.images_of(images)?;
-
-    let network = network
-        .with_classes(classes)
-        .with_width_divisor(config.width_divisor);
-    let network = network.init(&device.clone().autodiff())?;
+    let images = config.images_of(images).map_err(|error| match &resumed {
+        None => Failure::from(error),
+        Some((directory, _)) => directory.other_images(error.to_string()).into(),
+    })?;
+    let network = config.network(classes, &device.clone().autodiff())?;
     let training = Training {
         config: &config,
         images: &images,

@@ -17,7 +17,7 @@ use super::source::LoadProgress;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BinaryFiles {
     /// The name of the official archive.
-    archive: &'static str,
+    pub(super) archive: &'static str,
     /// The folder that the archive unpacks to.
     pub(super) folder: &'static str,
     /// The files to train on, and the number of records in each.

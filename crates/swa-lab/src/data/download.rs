@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use burn_dataset::vision::{CifarDataset, CifarType};
 
+use super::cifar_binary;
 use super::error::DataError;
 use super::image_file::one_line;
 use super::image_folder;
@@ -29,7 +30,7 @@ pub(super) struct Download {
 /// CIFAR-10.
 pub(super) const CIFAR10: Download = Download {
     name: "CIFAR-10",
-    archive: "cifar-10-binary.tar.gz",
+    archive: cifar_binary::CIFAR10.archive,
     folder: "cifar10",
     images: CifarType::Cifar10,
 };
@@ -37,7 +38,7 @@ pub(super) const CIFAR10: Download = Download {
 /// CIFAR-100.
 pub(super) const CIFAR100: Download = Download {
     name: "CIFAR-100",
-    archive: "cifar-100-binary.tar.gz",
+    archive: cifar_binary::CIFAR100.archive,
     folder: "cifar100",
     images: CifarType::Cifar100,
 };

@@ -5,6 +5,9 @@
 //! damaged; a TIFF file with a palette, in colours other than grey and RGB, in floats, compressed with zstd, LZMA or for faxes, or
 //! without the last bytes of its list of tags; a JPEG file with a segment after its last row, such as DNL; other formats under
 //! these names.
+//!
+//! Samples of 16 bits become 8 bits as in Pillow: the high byte is kept, and samples of a PNM file are rounded. Those of a grey
+//! image without alpha do too, though Pillow (9.5 to 13.0) cuts them off at 255, which makes most of the image white.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -131,9 +134,16 @@ fn decode_bytes(path: &Path, file: &[u8], pixels: &mut [u8]) -> Result<bool, Dat
         image.apply_orientation(orientation);
         turned = false;
     }
-    let image = image.into_rgb8();
+    let color = image.color();
+    let has_16_bits = color.bytes_per_pixel() == 2 * color.channel_count();
+    let samples: Vec<u8> = if has_16_bits && format != ImageFormat::Pnm {
+        let wide = image.into_rgb16();
+        wide.iter().map(|sample| (sample >> 8) as u8).collect()
+    } else {
+        image.into_rgb8().into_raw()
+    };
     for (channel, plane) in pixels.chunks_exact_mut(SIDE * SIDE).enumerate() {
-        let interleaved = image.as_raw().iter().skip(channel).step_by(CHANNELS);
+        let interleaved = samples.iter().skip(channel).step_by(CHANNELS);
         for (pixel, value) in plane.iter_mut().zip(interleaved) {
             *pixel = *value;
         }
@@ -258,6 +268,10 @@ mod tests {
             "rgb.tif",
             "rgb.webp",
             "interlaced.png",
+            "sixteen_bits_rgb.png",
+            "sixteen_bits_rgba.png",
+            "sixteen_bits_rgb.tif",
+            "sixteen_bits_rgb.ppm",
         ] {
             assert!(decoded(name) == png, "{name}");
         }

@@ -33,7 +33,9 @@ const MAX_CLASSES: usize = 256;
 
 /// Loads `folder/train` and `folder/test`.
 ///
-/// Images of other colour types are converted to 8-bit RGB; an alpha channel is dropped.
+/// Images of other colour types are converted to 8-bit RGB; an alpha channel is dropped, and so is the
+/// low byte of a sample of 16 bits (in a PNM file, the sample is rounded). This is as in Pillow, except
+/// that a grey image of 16 bits keeps its shades: Pillow makes white what is above 255.
 ///
 /// # Errors
 ///

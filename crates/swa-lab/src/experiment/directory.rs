@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::data_set::DataSet;
 use super::plan::Plan;
-use super::results_file::ResultsFile;
+use super::results_file::{self, ResultsFile};
 use crate::Failure;
 use crate::data::DataSource;
 use crate::run::directory::{delete_unfinished_files, io_error, is_unfinished, write_whole};
@@ -136,7 +136,7 @@ impl ExperimentDirectory {
 
     /// The results.
     pub fn results(&self) -> ResultsFile {
-        ResultsFile::new(self.path.join("results.jsonl"))
+        ResultsFile::new(self.path.join(results_file::FILE))
     }
 
     /// The folder of a run.

@@ -1,6 +1,6 @@
 //! The results of an experiment: one JSON object a line, readable by other tools.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::run::config::{EvaluateOn, SgdSettings};
 
@@ -81,8 +81,8 @@ pub enum Method {
     Swa,
 }
 
-/// The results of an epoch. Losses are mean cross-entropies in nats. Errors are the shares of
-/// images that are classified wrongly, in per cent.
+/// The results of an epoch. Losses are mean cross-entropies in nats. Accuracies are in per cent, and
+/// stand in the file as errors: the shares of images that are classified wrongly.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EvaluationRecord {
     /// The run's name.
@@ -93,18 +93,21 @@ pub struct EvaluationRecord {
     pub learning_rate: f64,
     /// The loss of the live model on the epoch's training images, as it was trained on them.
     pub train_loss: Option<f64>,
-    /// The error of the live model on these images.
-    pub train_error: Option<f64>,
+    /// The accuracy of the live model on these images.
+    #[serde(rename = "train_error", default, with = "error_if_any")]
+    pub train_accuracy: Option<f64>,
     /// The loss of the live model on the test images. NaN where a training diverged, which is
     /// `null` in JSON.
     #[serde(deserialize_with = "nan_from_null")]
     pub live_test_loss: f64,
-    /// The error of the live model on the test images.
-    pub live_test_error: f64,
+    /// The accuracy of the live model on the test images.
+    #[serde(rename = "live_test_error", with = "error")]
+    pub live_test_accuracy: f64,
     /// The loss of the average on the test images, once there is one.
     pub swa_test_loss: Option<f64>,
-    /// The error of the average on the test images, once there is one.
-    pub swa_test_error: Option<f64>,
+    /// The accuracy of the average on the test images, once there is one.
+    #[serde(rename = "swa_test_error", default, with = "error_if_any")]
+    pub swa_test_accuracy: Option<f64>,
     /// The number of weights in the average.
     pub averaged: usize,
     /// Seconds that the epoch took, all together.
@@ -117,9 +120,56 @@ fn nan_from_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::E
     Option::deserialize(deserializer).map(|value| value.unwrap_or(f64::NAN))
 }
 
-#[cfg(test)]
-mod tests {
+/// An accuracy in per cent as an error.
+mod error {
     use super::*;
+
+    pub(super) fn serialize<S: Serializer>(accuracy: &f64, to: S) -> Result<S::Ok, S::Error> {
+        (100.0 - accuracy).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        f64::deserialize(from).map(|error| 100.0 - error)
+    }
+}
+
+/// An accuracy in per cent, if there is one, as an error.
+mod error_if_any {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(
+        accuracy: &Option<f64>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        accuracy.map(|accuracy| 100.0 - accuracy).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
+        Ok(Option::<f64>::deserialize(from)?.map(|error| 100.0 - error))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// An epoch of a run without an average.
+    pub(crate) fn evaluation_record(run: &str, epoch: usize) -> EvaluationRecord {
+        EvaluationRecord {
+            run: run.to_owned(),
+            epoch,
+            learning_rate: 0.05,
+            train_loss: Some(1.0),
+            train_accuracy: Some(60.0),
+            live_test_loss: 1.0,
+            live_test_accuracy: 60.0,
+            swa_test_loss: None,
+            swa_test_accuracy: None,
+            averaged: 0,
+            seconds: 2.0,
+            reestimation_seconds: None,
+        }
+    }
 
     #[test]
     fn a_loss_that_is_no_number_survives_its_line() {
@@ -132,5 +182,18 @@ mod tests {
         assert!(read.live_test_loss.is_nan());
         let line = serde_json::to_string(&Record::Evaluation(read)).unwrap();
         assert!(line.contains(r#""live_test_loss":null"#), "{line}");
+    }
+
+    #[test]
+    fn a_line_has_errors_where_a_record_has_accuracies() {
+        let line = r#"{"record":"evaluation","run":"a","epoch":1,"learning_rate":0.1,"train_loss":2.0,"train_error":80.0,"live_test_loss":2.5,"live_test_error":90.25,"swa_test_loss":2.25,"swa_test_error":85.5,"averaged":1,"seconds":1.0,"reestimation_seconds":null}"#;
+        let record = serde_json::from_str(line).unwrap();
+        let Record::Evaluation(read) = &record else {
+            panic!("an evaluation");
+        };
+        assert_eq!(read.train_accuracy, Some(20.0));
+        assert_eq!(read.live_test_accuracy, 9.75);
+        assert_eq!(read.swa_test_accuracy, Some(14.5));
+        assert_eq!(serde_json::to_string(&record).unwrap(), line);
     }
 }

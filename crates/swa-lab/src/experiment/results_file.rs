@@ -8,7 +8,10 @@ use thiserror::Error;
 
 use super::record::{EvaluationRecord, Record, RunRecord};
 use crate::Failure;
-use crate::run::directory::io_error;
+use crate::run::directory::{DirectoryError, io_error};
+
+/// The name of the file in the folder of an experiment.
+pub(crate) const FILE: &str = "results.jsonl";
 
 /// A file with a [`Record`] on each line. Whole lines are added at its end.
 #[derive(Debug, Clone)]
@@ -16,25 +19,25 @@ pub struct ResultsFile {
     file: PathBuf,
 }
 
-/// The records of a file.
+/// The records of a file, in their order.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Records {
-    /// The runs that are finished.
-    pub runs: Vec<RunRecord>,
-    /// The epochs, of all runs.
-    pub evaluations: Vec<EvaluationRecord>,
-}
+pub struct Records(pub(crate) Vec<Record>);
 
 impl Records {
     /// The record of the run of this name, if it is finished.
     pub fn run(&self, name: &str) -> Option<&RunRecord> {
-        self.runs.iter().find(|run| run.run == name)
+        self.0.iter().find_map(|record| match record {
+            Record::Run(run) if run.run == name => Some(run),
+            _ => None,
+        })
     }
 
     /// The epochs of a run, in their order.
     pub fn of<'a>(&'a self, run: &'a str) -> impl Iterator<Item = &'a EvaluationRecord> {
-        let mut evaluations = self.evaluations.iter();
-        std::iter::from_fn(move || evaluations.find(|evaluation| evaluation.run == run))
+        self.0.iter().filter_map(move |record| match record {
+            Record::Evaluation(evaluation) if evaluation.run == run => Some(evaluation),
+            _ => None,
+        })
     }
 }
 
@@ -55,7 +58,7 @@ pub struct LineError {
 
 /// The records of a text. An incomplete last line is ignored: it is still being written, or its
 /// process was killed.
-pub(crate) fn parse(text: &str) -> Result<Vec<Record>, LineError> {
+fn parse(text: &str) -> Result<Vec<Record>, LineError> {
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     let records = whole.split_terminator('\n').enumerate();
     let records = records.map(|(index, line)| {
@@ -96,21 +99,21 @@ impl ResultsFile {
     ///
     /// If the file cannot be read, or a line is no record.
     pub fn read(&self) -> Result<Records, Failure> {
-        let text = match fs::read_to_string(&self.file) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            text => text.map_err(io_error("read", &self.file))?,
-        };
-        let mut records = Records::default();
+        let bytes = self.bytes()?;
+        // A line that is still being written may end within a character.
+        let text = String::from_utf8_lossy(&bytes);
         // Some editors put a byte-order mark before UTF-8.
-        let parsed = parse(text.trim_start_matches('\u{feff}'))
-            .map_err(|error| format!("{}, {error}", self.file.display()))?;
-        for record in parsed {
-            match record {
-                Record::Run(run) => records.runs.push(run),
-                Record::Evaluation(evaluation) => records.evaluations.push(evaluation),
-            }
+        let records = parse(text.trim_start_matches('\u{feff}'));
+        let records = records.map_err(|error| format!("{}, {error}", self.file.display()))?;
+        Ok(Records(records))
+    }
+
+    /// The bytes of the file, or none without it.
+    fn bytes(&self) -> Result<Vec<u8>, DirectoryError> {
+        match fs::read(&self.file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            bytes => bytes.map_err(io_error("read", &self.file)),
         }
-        Ok(records)
     }
 
     /// Removes an incomplete last line. No other process may write to the file meanwhile.
@@ -119,10 +122,7 @@ impl ResultsFile {
     ///
     /// If the file cannot be read or written.
     pub fn repair(&self) -> Result<(), Failure> {
-        let bytes = match fs::read(&self.file) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            bytes => bytes.map_err(io_error("read", &self.file))?,
-        };
+        let bytes = self.bytes()?;
         let whole = bytes.iter().rposition(|byte| *byte == b'\n');
         let whole = whole.map_or(0, |end| end + 1);
         if whole < bytes.len() {
@@ -157,22 +157,10 @@ impl ResultsFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experiment::record::tests::evaluation_record;
 
-    fn evaluation(run: &str, epoch: usize) -> EvaluationRecord {
-        EvaluationRecord {
-            run: run.to_owned(),
-            epoch,
-            learning_rate: 0.1,
-            train_loss: None,
-            train_error: None,
-            live_test_loss: 1.25,
-            live_test_error: 50.0,
-            swa_test_loss: None,
-            swa_test_error: None,
-            averaged: 0,
-            seconds: 2.0,
-            reestimation_seconds: None,
-        }
+    fn evaluation(run: &str, epoch: usize) -> Record {
+        Record::Evaluation(evaluation_record(run, epoch))
     }
 
     #[test]
@@ -182,20 +170,16 @@ mod tests {
         assert_eq!(results.read().unwrap(), Records::default());
         results.repair().unwrap();
 
-        results
-            .append(&Record::Evaluation(evaluation("a", 1)))
-            .unwrap();
+        results.append(&evaluation("a", 1)).unwrap();
         let whole = fs::read_to_string(results.path()).unwrap();
         assert!(whole.starts_with(r#"{"record":"evaluation","run":"a","epoch":1,"#));
         fs::write(results.path(), format!("{whole}{}", &whole[..20])).unwrap();
-        assert_eq!(results.read().unwrap().evaluations.len(), 1);
+        assert_eq!(results.read().unwrap().0.len(), 1);
 
         results.repair().unwrap();
         assert_eq!(fs::read_to_string(results.path()).unwrap(), whole);
         for (run, epoch) in [("b", 1), ("a", 2)] {
-            results
-                .append(&Record::Evaluation(evaluation(run, epoch)))
-                .unwrap();
+            results.append(&evaluation(run, epoch)).unwrap();
         }
         let records = results.read().unwrap();
         let of_a: Vec<usize> = records.of("a").map(|evaluation| evaluation.epoch).collect();
@@ -206,9 +190,7 @@ mod tests {
     fn a_line_that_is_no_record_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let results = ResultsFile::new(folder.path().join("results.jsonl"));
-        results
-            .append(&Record::Evaluation(evaluation("a", 1)))
-            .unwrap();
+        results.append(&evaluation("a", 1)).unwrap();
         let whole = fs::read_to_string(results.path()).unwrap();
         fs::write(results.path(), format!("{whole}epoch 2\n")).unwrap();
         let error = results.read().unwrap_err().to_string();

@@ -58,21 +58,23 @@ pub(super) fn result(plan: &Plan, run: &PlannedRun, records: &Records) -> String
         EvaluateOn::Validation => "validation",
     };
     let at = |epoch: usize| records.of(&run.name).find(|row| row.epoch == epoch);
-    let percent =
-        |error: Option<f64>| error.map_or("?".to_owned(), |error| format!("{error:.2} %"));
+    let percent = |accuracy: Option<f64>| {
+        accuracy.map_or("?".to_owned(), |accuracy| format!("{accuracy:.2} %"))
+    };
     match run.method {
         Method::Sgd => {
-            let last = at(run.config.epochs).map(|row| row.live_test_error);
-            format!("{images} error {}", percent(last))
+            let last = at(run.config.epochs).map(|row| row.live_test_accuracy);
+            format!("{images} accuracy {}", percent(last))
         }
         Method::Swa => {
-            let errors = plan.swa_budgets.iter().map(|budgets| {
+            let accuracies = plan.swa_budgets.iter().map(|budgets| {
                 let row = at(epoch_after(*budgets, run.budget));
-                let error = percent(row.and_then(|row| row.swa_test_error));
+                let accuracy = percent(row.and_then(|row| row.swa_test_accuracy));
                 let plural = if *budgets == 1.0 { "" } else { "s" };
-                format!("{error} after {budgets} budget{plural}")
+                format!("{accuracy} after {budgets} budget{plural}")
             });
-            format!("{images} error {}", errors.collect::<Vec<_>>().join(", "))
+            let accuracies: Vec<String> = accuracies.collect();
+            format!("{images} accuracy {}", accuracies.join(", "))
         }
     }
 }
@@ -154,23 +156,15 @@ fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::experiment::record::EvaluationRecord;
+    use crate::experiment::record::tests::evaluation_record;
+    use crate::experiment::record::{EvaluationRecord, Record};
 
-    fn measured(run: &str, epoch: usize, averaged: usize, seconds: f64) -> EvaluationRecord {
-        EvaluationRecord {
-            run: run.to_owned(),
-            epoch,
-            learning_rate: 0.1,
-            train_loss: None,
-            train_error: None,
-            live_test_loss: 1.0,
-            live_test_error: 50.0,
-            swa_test_loss: None,
-            swa_test_error: None,
+    fn measured(run: &str, epoch: usize, averaged: usize, seconds: f64) -> Record {
+        Record::Evaluation(EvaluationRecord {
             averaged,
             seconds,
-            reestimation_seconds: None,
-        }
+            ..evaluation_record(run, epoch)
+        })
     }
 
     #[test]
@@ -187,7 +181,7 @@ mod tests {
 
         // VGG16-BN: 36 epochs of SWA, averaged from 18 on, and 24 of SGD, of which 10 are taken over.
         let vgg = &runs[0].name;
-        records.evaluations = vec![measured(vgg, 1, 0, 4.0), measured(vgg, 2, 0, 6.0)];
+        records.0 = vec![measured(vgg, 1, 0, 4.0), measured(vgg, 2, 0, 6.0)];
         let estimate = Estimate::of(&runs, &records);
         assert_eq!(estimate.unknown, ["preresnet-14 on synthetic"]);
         // 34 + 14 epochs of 5 seconds.
@@ -199,9 +193,9 @@ mod tests {
         // 16 epochs left to the one that is measured, with an average 8 seconds: 18 of 5 and 14 of 5,
         // less the averaged one, then 18 of 8.
         records
-            .evaluations
+            .0
             .extend((3..=17).map(|epoch| measured(vgg, epoch, 0, 5.0)));
-        records.evaluations.push(measured(vgg, 18, 1, 8.0));
+        records.0.push(measured(vgg, 18, 1, 8.0));
         let estimate = Estimate::of(&runs, &records);
         assert_eq!(estimate.seconds, 18.0 * 8.0 + 14.0 * 5.0);
     }

@@ -41,7 +41,7 @@ impl Supervisor<'_> {
     ///
     /// If a run failed, or the folder is in use or cannot be written.
     pub fn run(&self) -> Result<i32, Failure> {
-        let _lock = self.directory.lock()?;
+        let lock = self.directory.lock()?;
         self.clear_up()?;
         let stop = Arc::new(StopSignal::default());
         let (ctrl_c, others) = (stop.clone(), stop.clone());
@@ -64,6 +64,7 @@ impl Supervisor<'_> {
         ));
         let mut failed = Vec::new();
         for run in left {
+            lock.check()?;
             match self.make(run, &stop)? {
                 RunEnd::Finished => {}
                 RunEnd::Failed => failed.push(run.name.as_str()),

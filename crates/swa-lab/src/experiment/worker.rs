@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::module::Module;
 use burn::tensor::Device;
-use swa_models::{Network, NetworkConfig};
+use swa_models::Network;
 
 use super::directory::ExperimentDirectory;
-use super::plan::{Plan, PlannedRun};
+use super::plan::{Plan, PlanError, PlannedRun};
 use super::record::{EvaluationRecord, Method, Record, RunRecord};
 use super::results_file::ResultsFile;
 use super::state::RunState;
@@ -68,11 +68,12 @@ pub fn run(args: &WorkerArgs) -> Result<i32, Failure> {
     let device = device::parse(&args.device)?;
     let images = load_images(&run.config.data, &mut Progress::of_images())?;
     run.data_set.check(&images, &run.config.data)?;
-    let images = run.config.images_of(images)?;
+    let images = run.config.images_of(images);
+    let images = images.map_err(|error| PlanError::of_run(&run.name, &error))?;
 
-    let network: NetworkConfig = run.config.model.parse()?;
-    let (classes, width_divisor) = (images.class_names.len(), run.config.width_divisor);
-    let autodiff = device.clone().autodiff();
+    let classes = images.class_names.len();
+    let network = run.config.network(classes, &device.clone().autodiff());
+    let network = network.map_err(|error| PlanError::of_run(&run.name, &error))?;
     let worker = Worker {
         args,
         plan: &plan,
@@ -84,10 +85,7 @@ pub fn run(args: &WorkerArgs) -> Result<i32, Failure> {
         directory,
         interruption,
     };
-    let network = network
-        .with_classes(classes)
-        .with_width_divisor(width_divisor);
-    worker.train(network.init(&autodiff)?)
+    worker.train(network)
 }
 
 /// Stops when the supervisor says so on standard input, and ends when the supervisor is gone: the
@@ -305,6 +303,7 @@ impl Worker<'_> {
     /// Records that the run is finished, and deletes its checkpoints. Its settings, metrics and
     /// models stay.
     fn finish(&self, folder: &RunDirectory) -> Result<(), Failure> {
+        folder.check()?;
         let (run, config) = (self.run, &self.run.config);
         let state = RunState::read(folder.path())?.with_memory(provenance::peak_memory_bytes());
         let finished = provenance::now();
@@ -361,17 +360,16 @@ fn evaluation(run: &str, config: &RunConfig, row: &EpochRow) -> Result<Record, F
         )
         .into());
     }
-    let error = |accuracy: f64| 100.0 - accuracy;
     Ok(Record::Evaluation(EvaluationRecord {
         run: run.to_owned(),
         epoch: row.epoch,
         learning_rate: row.learning_rate,
         train_loss: row.train_loss,
-        train_error: row.train_accuracy.map(error),
+        train_accuracy: row.train_accuracy,
         live_test_loss: row.live_test_loss,
-        live_test_error: error(row.live_test_accuracy),
+        live_test_accuracy: row.live_test_accuracy,
         swa_test_loss: row.swa_test_loss,
-        swa_test_error: row.swa_test_accuracy.map(error),
+        swa_test_accuracy: row.swa_test_accuracy,
         averaged: config.swa.map_or(0, |swa| swa.averaged_after(row.epoch)),
         seconds: row.seconds,
         reestimation_seconds: row.reestimation_seconds,

@@ -84,10 +84,12 @@ impl Convergence {
     /// The plot of a comparison, if its runs have epochs to show.
     pub(crate) fn of(comparison: &Comparison<'_>) -> Option<Self> {
         let run = comparison.record();
-        let live = |epoch: &EvaluationRecord| Some(epoch.live_test_error);
+        // The paper plots errors.
+        let error = |accuracy: f64| 100.0 - accuracy;
+        let live = |epoch: &EvaluationRecord| Some(error(epoch.live_test_accuracy));
         let errors = [
             curve(&comparison.sgd, live),
-            curve(&comparison.swa, |epoch| epoch.swa_test_error),
+            curve(&comparison.swa, |epoch| epoch.swa_test_accuracy.map(error)),
             curve(&comparison.swa, live),
         ];
         let last = errors.iter().flatten().map(|point| point.epoch).max()?;
@@ -414,16 +416,16 @@ mod tests {
 
     #[test]
     fn the_axis_holds_all_from_a_quarter_of_a_budget_on() {
-        let runs = [sgd_run(1, &[90.0; 8]), swa_run(1, &[20.0; 6])];
+        let runs = [sgd_run(1, &[10.0; 8]), swa_run(1, &[80.0; 6])];
         let mut runs = runs.map(|mut run| {
             run.record.budget = 8;
             run
         });
         for (epoch, evaluation) in &mut runs[0].epochs {
-            evaluation.live_test_error = match *epoch {
-                1 => 90.0,
-                2 => 60.0,
-                _ => 40.0,
+            evaluation.live_test_accuracy = match *epoch {
+                1 => 10.0,
+                2 => 40.0,
+                _ => 60.0,
             };
         }
         let plot = Convergence::of(&Comparison::all(&runs)[0]).unwrap();
@@ -435,7 +437,7 @@ mod tests {
     #[test]
     fn what_happens_at_the_same_epoch_has_one_mark() {
         // A budget of 4, at whose end SWA starts; the runs end before 1.5 budgets.
-        let mut run = swa_run(1, &[40.0; 3]);
+        let mut run = swa_run(1, &[60.0; 3]);
         run.record.swa_start = Some(4);
         let runs = [run];
         let plot = Convergence::of(&Comparison::all(&runs)[0]).unwrap();
@@ -448,8 +450,8 @@ mod tests {
     fn the_points_are_the_tables_numbers() {
         // A budget of 4: SGD and SWA at 4, SWA at 5 and 6.
         let runs = [
-            sgd_run(1, &[80.0, 70.0, 60.0, 40.0]),
-            swa_run(1, &[60.0, 41.0, 39.0, 36.0]),
+            sgd_run(1, &[20.0, 30.0, 40.0, 60.0]),
+            swa_run(1, &[40.0, 59.0, 61.0, 64.0]),
         ];
         let plot = Convergence::of(&Comparison::all(&runs)[0]).unwrap();
         let points = plot

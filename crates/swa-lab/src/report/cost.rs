@@ -28,7 +28,7 @@ impl Cost {
     /// The cost of the runs of a comparison.
     pub(crate) fn of(comparison: &Comparison<'_>) -> Self {
         let (sgd, swa) = (&comparison.sgd, &comparison.swa);
-        let averaged = |epoch: &EvaluationRecord| epoch.swa_test_error.map(|_| epoch.seconds);
+        let averaged = |epoch: &EvaluationRecord| epoch.swa_test_accuracy.map(|_| epoch.seconds);
         let share = |epoch: &EvaluationRecord| {
             let seconds = epoch.reestimation_seconds?;
             Some(100.0 * seconds / epoch.seconds)

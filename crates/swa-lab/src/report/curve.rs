@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn a_point_is_the_seeds_mean_between_their_extremes() {
-        let runs = [sgd_run(1, &[90.0, 40.0]), sgd_run(2, &[81.0, 50.0])];
+        let runs = [sgd_run(1, &[10.0, 60.0]), sgd_run(2, &[19.0, 50.0])];
         let runs: Vec<_> = runs.iter().collect();
         let point = |epoch, mean, min, max| Point {
             epoch,
@@ -51,15 +51,15 @@ mod tests {
             max,
         };
         assert_eq!(
-            curve(&runs, |evaluation| Some(evaluation.live_test_error)),
-            [point(1, 85.5, 81.0, 90.0), point(2, 45.0, 40.0, 50.0)]
+            curve(&runs, |evaluation| Some(evaluation.live_test_accuracy)),
+            [point(1, 14.5, 10.0, 19.0), point(2, 55.0, 50.0, 60.0)]
         );
     }
 
     #[test]
     fn an_average_has_no_point_before_there_is_one() {
-        let run = swa_run(1, &[30.0, 20.0]);
-        let points = curve(&[&run], |evaluation| evaluation.swa_test_error);
+        let run = swa_run(1, &[70.0, 80.0]);
+        let points = curve(&[&run], |evaluation| evaluation.swa_test_accuracy);
         let epochs: Vec<_> = points.iter().map(|point| point.epoch).collect();
         assert_eq!(epochs, [3, 4]);
     }

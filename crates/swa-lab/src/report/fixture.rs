@@ -1,6 +1,7 @@
 //! Records for tests, of an experiment that is made up.
 
-use crate::experiment::record::{EvaluationRecord, Method, Record, RunRecord};
+use crate::experiment::record::tests::evaluation_record;
+use crate::experiment::record::{Method, Record, RunRecord};
 use crate::report::results::FinishedRun;
 use crate::run::config::{EvaluateOn, RunConfig, SgdSettings};
 
@@ -36,56 +37,38 @@ pub(crate) fn run_record(name: &str) -> RunRecord {
     }
 }
 
-/// An epoch of a run without an average.
-pub(crate) fn evaluation_record(run: &str, epoch: usize) -> EvaluationRecord {
-    EvaluationRecord {
-        run: run.to_owned(),
-        epoch,
-        learning_rate: 0.05,
-        train_loss: Some(1.0),
-        train_error: Some(40.0),
-        live_test_loss: 1.0,
-        live_test_error: 40.0,
-        swa_test_loss: None,
-        swa_test_error: None,
-        averaged: 0,
-        seconds: 2.0,
-        reestimation_seconds: None,
-    }
-}
-
 /// A record as a line of `results.jsonl`.
 pub(crate) fn line(record: &Record) -> String {
     serde_json::to_string(record).unwrap() + "\n"
 }
 
-/// A finished run of SGD whose epochs have these test errors.
-pub(crate) fn sgd_run(seed: u64, errors: &[f64]) -> FinishedRun {
+/// A finished run of SGD whose epochs have these test accuracies.
+pub(crate) fn sgd_run(seed: u64, accuracies: &[f64]) -> FinishedRun {
     let name = format!("sgd-seed{seed}");
-    let epochs = errors.iter().enumerate().map(|(index, error)| {
+    let epochs = accuracies.iter().enumerate().map(|(index, accuracy)| {
         let mut evaluation = evaluation_record(&name, index + 1);
-        evaluation.live_test_error = *error;
+        evaluation.live_test_accuracy = *accuracy;
         (index + 1, evaluation)
     });
     FinishedRun {
         epochs: epochs.collect(),
         record: RunRecord {
             seed,
-            epochs: errors.len(),
+            epochs: accuracies.len(),
             ..run_record(&name)
         },
     }
 }
 
-/// A finished run of SWA, averaged from epoch 3 on, whose average has these test errors.
-pub(crate) fn swa_run(seed: u64, errors: &[f64]) -> FinishedRun {
-    let mut run = sgd_run(seed, &vec![50.0; 2 + errors.len()]);
+/// A finished run of SWA, averaged from epoch 3 on, whose average has these test accuracies.
+pub(crate) fn swa_run(seed: u64, accuracies: &[f64]) -> FinishedRun {
+    let mut run = sgd_run(seed, &vec![50.0; 2 + accuracies.len()]);
     run.record.run = format!("swa-seed{seed}");
     run.record.method = Method::Swa;
     run.record.swa_start = Some(3);
     run.record.swa_lr = Some(0.01);
-    for (evaluation, error) in run.epochs.values_mut().skip(2).zip(errors) {
-        evaluation.swa_test_error = Some(*error);
+    for (evaluation, accuracy) in run.epochs.values_mut().skip(2).zip(accuracies) {
+        evaluation.swa_test_accuracy = Some(*accuracy);
         evaluation.swa_test_loss = Some(1.0);
         evaluation.seconds = 3.0;
         evaluation.reestimation_seconds = Some(0.75);

@@ -5,10 +5,7 @@ use std::path::Path;
 
 use crate::Failure;
 use crate::experiment::record::{EvaluationRecord, Method, Record, RunRecord};
-use crate::experiment::results_file::parse;
-
-/// The file in the folder of an experiment.
-const FILE: &str = "results.jsonl";
+use crate::experiment::results_file::{FILE, Records, ResultsFile};
 
 /// The evaluations of a run, by epoch.
 pub(crate) type Epochs = BTreeMap<usize, EvaluationRecord>;
@@ -36,12 +33,12 @@ impl FinishedRun {
         own.map(|(_, epoch)| epoch)
     }
 
-    /// The test error at the end of an epoch: in SWA, that of the average.
-    pub(crate) fn test_error(&self, epoch: usize) -> Option<f64> {
+    /// The test accuracy at the end of an epoch: in SWA, that of the average.
+    pub(crate) fn test_accuracy(&self, epoch: usize) -> Option<f64> {
         let epoch = self.epochs.get(&epoch)?;
         match self.record.method {
-            Method::Sgd => Some(epoch.live_test_error),
-            Method::Swa => epoch.swa_test_error,
+            Method::Sgd => Some(epoch.live_test_accuracy),
+            Method::Swa => epoch.swa_test_accuracy,
         }
     }
 }
@@ -67,19 +64,20 @@ impl Results {
                 "expected {FILE} in it, found none; an experiment writes it after its first epoch"
             )
         } else {
-            return match std::fs::read(&file) {
-                Ok(bytes) => Self::parse(&file, &bytes),
-                Err(error) => Err(format!("{}: cannot be read: {error}", file.display()).into()),
-            };
+            let Records(records) = ResultsFile::new(file.clone()).read()?;
+            if records.is_empty() {
+                let remedy = "an experiment writes its first line after its first epoch";
+                return Err(format!("{}: is empty; {remedy}", file.display()).into());
+            }
+            return Ok(Self::of(records));
         };
         Err(format!("{}: {unusable}", folder.display()).into())
     }
 
-    fn parse(file: &Path, bytes: &[u8]) -> Result<Self, Failure> {
-        let file = file.display();
-        let records = parse(&String::from_utf8_lossy(bytes));
+    /// The results in `records`.
+    fn of(records: Vec<Record>) -> Self {
         let mut runs: Vec<(String, Option<RunRecord>, Epochs)> = Vec::new();
-        for record in records.map_err(|error| format!("{file}, {error}"))? {
+        for record in records {
             let name = match &record {
                 Record::Run(run) => &run.run,
                 Record::Evaluation(evaluation) => &evaluation.run,
@@ -97,10 +95,6 @@ impl Results {
                 }
             }
         }
-        if runs.is_empty() {
-            let remedy = "an experiment writes its first line after its first epoch";
-            return Err(format!("{file}: is empty; {remedy}").into());
-        }
         let mut results = Self::default();
         for (name, finished, epochs) in runs {
             match finished {
@@ -108,23 +102,28 @@ impl Results {
                 None => results.unfinished.push((name, epochs)),
             }
         }
-        Ok(results)
+        results
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::fixture::{evaluation_record, line, run_record};
+    use crate::experiment::record::tests::evaluation_record;
+    use crate::report::fixture::{line, run_record};
 
     fn parsed(lines: &str) -> Result<Results, String> {
-        let results = Results::parse(Path::new("results.jsonl"), lines.as_bytes());
-        results.map_err(|error| error.to_string())
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(FILE), lines).unwrap();
+        Results::read(folder.path()).map_err(|error| {
+            let folder = format!("{}/", folder.path().display());
+            error.to_string().replace(&folder, "")
+        })
     }
 
-    fn evaluation(run: &str, epoch: usize, error: f64) -> String {
+    fn evaluation(run: &str, epoch: usize, accuracy: f64) -> String {
         line(&Record::Evaluation(EvaluationRecord {
-            live_test_error: error,
+            live_test_accuracy: accuracy,
             ..evaluation_record(run, epoch)
         }))
     }
@@ -144,8 +143,9 @@ mod tests {
         assert_eq!(results.finished.len(), 1);
         let finished = &results.finished[0];
         assert_eq!(finished.record.run, "b");
-        let errors = finished.epochs.values().map(|epoch| epoch.live_test_error);
-        assert_eq!(errors.collect::<Vec<_>>(), [50.0, 30.0]);
+        let epochs = finished.epochs.values();
+        let accuracies = epochs.map(|epoch| epoch.live_test_accuracy);
+        assert_eq!(accuracies.collect::<Vec<_>>(), [50.0, 30.0]);
         assert_eq!(results.unfinished.len(), 1);
         assert_eq!(results.unfinished[0].0, "a");
         assert_eq!(results.unfinished[0].1.len(), 1);
@@ -155,7 +155,7 @@ mod tests {
     fn of_two_records_of_an_epoch_the_last_counts() {
         let lines = evaluation("a", 1, 50.0) + &evaluation("a", 1, 40.0);
         let results = parsed(&lines).unwrap();
-        assert_eq!(results.unfinished[0].1[&1].live_test_error, 40.0);
+        assert_eq!(results.unfinished[0].1[&1].live_test_accuracy, 40.0);
     }
 
     #[test]
@@ -163,6 +163,12 @@ mod tests {
         let whole = evaluation("a", 1, 50.0);
         let results = parsed(&(whole.clone() + &whole[..40])).unwrap();
         assert_eq!(results.unfinished[0].1.len(), 1);
+    }
+
+    #[test]
+    fn results_with_a_byte_order_mark_are_read_as_without_it() {
+        let lines = "\u{feff}".to_owned() + &evaluation("a", 1, 50.0);
+        assert_eq!(parsed(&lines).unwrap().unfinished[0].1.len(), 1);
     }
 
     #[test]

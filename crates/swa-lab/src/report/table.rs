@@ -160,7 +160,7 @@ impl Gain {
 
 /// The seeds of runs, and their test accuracies at the end of an epoch.
 fn accuracies(runs: &[&FinishedRun], epoch: usize) -> Vec<(u64, f64)> {
-    let accuracy = |run: &&FinishedRun| Some((run.record.seed, 100.0 - run.test_error(epoch)?));
+    let accuracy = |run: &&FinishedRun| Some((run.record.seed, run.test_accuracy(epoch)?));
     runs.iter().filter_map(accuracy).collect()
 }
 
@@ -178,10 +178,10 @@ mod tests {
     fn sgd_is_read_off_after_one_budget_and_swa_after_one_and_more() {
         // A budget of four epochs; the average exists from the third on.
         let runs = [
-            sgd_run(1, &[80.0, 70.0, 60.0, 40.0]),
-            sgd_run(2, &[80.0, 70.0, 60.0, 42.0]),
-            swa_run(1, &[60.0, 41.0, 39.0, 36.0]),
-            swa_run(2, &[60.0, 41.0, 37.0, 36.0]),
+            sgd_run(1, &[20.0, 30.0, 40.0, 60.0]),
+            sgd_run(2, &[20.0, 30.0, 40.0, 58.0]),
+            swa_run(1, &[40.0, 59.0, 61.0, 64.0]),
+            swa_run(2, &[40.0, 59.0, 63.0, 64.0]),
         ];
         let comparisons = Comparison::all(&runs);
         let table = Table::of(&comparisons);
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn what_no_run_came_to_stays_empty() {
-        let runs = [swa_run(3, &[60.0, 41.0])];
+        let runs = [swa_run(3, &[40.0, 59.0])];
         let comparisons = Comparison::all(&runs);
         let table = Table::of(&comparisons);
         let columns = &table.rows[0].columns;
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn headings_are_the_papers() {
-        let runs = [swa_run(1, &[60.0])];
+        let runs = [swa_run(1, &[40.0])];
         let comparisons = Comparison::all(&runs);
         let table = Table::of(&comparisons);
         let headings = table.rows[0]

@@ -10,11 +10,13 @@ use std::sync::Arc;
 
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{ModuleOptimizer, SgdConfig, decay::WeightDecayConfig};
+use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use swa_models::{Network, NetworkConfig};
+use swa_models::{ModelError, Network, NetworkConfig};
 use swa_store::{StateDict, StateDictError};
 use thiserror::Error;
 
+use crate::Failure;
 use crate::data::{DataSource, ImageSet};
 
 /// The settings of a run, as `config.json` holds them.
@@ -159,6 +161,17 @@ pub struct InitialWeights {
         requires = "init.file"
     )]
     pub key: Option<String>,
+
+    /// Draw this part of the network from the seed all the same: fc, the last layer of a PreResNet,
+    /// where the file's network tells other classes apart
+    #[arg(
+        id = "init.without",
+        long = "init-without",
+        value_name = "PART",
+        requires = "init.file"
+    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub without: Option<String>,
 }
 
 /// The images that a run's scores are of.
@@ -193,6 +206,11 @@ pub enum ConfigError {
     #[error(transparent)]
     Model(#[from] swa_models::UnknownNetwork),
 
+    /// A network that cannot be made.
+    // Its width is a field in Rust, and an argument here.
+    #[error("{}", .0.to_string().replace("width_divisor", "--width-divisor"))]
+    Network(#[from] ModelError),
+
     /// A number that cannot be used.
     #[error("{flag} must be {expected}, not {got}")]
     Invalid {
@@ -211,6 +229,17 @@ pub enum ConfigError {
     )]
     NeverAverages {
         /// The epoch at which SWA would start.
+        start: usize,
+        /// The number of epochs.
+        epochs: usize,
+    },
+
+    /// A run that goes on would end before SWA starts.
+    #[error(
+        "--epochs must be at least {start}, the epoch from which the run averages, not {epochs}"
+    )]
+    EndsBeforeAveraging {
+        /// The epoch at which SWA starts.
         start: usize,
         /// The number of epochs.
         epochs: usize,
@@ -303,6 +332,29 @@ impl RunConfig {
             None => Ok(()),
             Some(swa) => swa.validate(*epochs),
         }
+    }
+
+    /// Checks the settings of a run that was begun, of which the number of epochs alone can change.
+    pub(crate) fn validate_begun(&self) -> Result<(), ConfigError> {
+        self.validate().map_err(|error| match error {
+            ConfigError::NeverAverages { start, epochs } => {
+                ConfigError::EndsBeforeAveraging { start, epochs }
+            }
+            error => error,
+        })
+    }
+
+    /// The network, which tells `classes` apart, with new weights on `device`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Model`] or [`Network`](ConfigError::Network) if there is no such network.
+    pub fn network(&self, classes: usize, device: &Device) -> Result<Network, ConfigError> {
+        let network: NetworkConfig = self.model.parse()?;
+        let network = network
+            .with_classes(classes)
+            .with_width_divisor(self.width_divisor);
+        Ok(network.init(device)?)
     }
 
     /// The images that the run uses from a whole data set: those that it trains on, and as test
@@ -440,13 +492,28 @@ impl InitialWeights {
     ///
     /// # Errors
     ///
-    /// [`StateDictError`] if the file cannot be read, or holds another network.
-    pub fn load(&self, network: Network) -> Result<Network, StateDictError> {
-        let state_dict = StateDict::read(&self.file)?;
-        match &self.key {
-            None => state_dict.load(network),
-            Some(key) => state_dict.under(key).load(network),
+    /// If the file cannot be read, or holds another network.
+    pub fn load(&self, network: Network) -> Result<Network, Failure> {
+        let mut state_dict = StateDict::read(&self.file)?;
+        if let Some(key) = &self.key {
+            state_dict = state_dict.under(key);
         }
+        if let Some(part) = &self.without {
+            state_dict = state_dict.without(&[part]);
+        }
+        state_dict.load(network).map_err(|error| {
+            let remedy = match &error {
+                StateDictError::Ambiguous { .. } | StateDictError::NoSuchKey { .. } => {
+                    " with --init-key"
+                }
+                StateDictError::NoSuchPart { .. } => " with --init-without",
+                StateDictError::Misfit { misshapen, .. } if !misshapen.is_empty() => {
+                    ", or name the part that is to be drawn from the seed with --init-without"
+                }
+                _ => "",
+            };
+            format!("{error}{remedy}").into()
+        })
     }
 }
 

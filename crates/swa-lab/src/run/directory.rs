@@ -20,7 +20,7 @@ use crate::run::config::RunConfig;
 #[derive(Debug, Clone)]
 pub struct RunDirectory {
     path: PathBuf,
-    _lock: Option<Arc<Lock>>,
+    lock: Option<Arc<Lock>>,
 }
 
 /// The reason why a folder cannot be a run's.
@@ -79,6 +79,16 @@ pub enum DirectoryError {
     /// Another process writes to it.
     #[error("{path}: another process is writing there: wait for it, or stop it")]
     InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+
+    /// It is another folder than the one that this process has written to, or none.
+    #[error(
+        "{path} was deleted, moved or replaced while this process wrote there, so it has stopped and writes \
+         nothing more: go on where the folder is now, or begin again in another one"
+    )]
+    Gone {
         /// The folder.
         path: PathBuf,
     },
@@ -168,7 +178,7 @@ impl RunDirectory {
         // Another process may change them as long as the folder is its own.
         let directory = directory.locked()?;
         let config: RunConfig = read_json(&file, "a run's settings")?;
-        match config.validate() {
+        match config.validate_begun() {
             Ok(()) => Ok((directory, config)),
             Err(error) => Err(DirectoryError::Content {
                 path: file,
@@ -182,13 +192,26 @@ impl RunDirectory {
     pub(crate) fn at(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
-            _lock: None,
+            lock: None,
         }
     }
 
     fn locked(mut self) -> Result<Self, DirectoryError> {
-        self._lock = Some(Arc::new(Lock::take(&self.lock_file(), "")?));
+        self.lock = Some(Arc::new(Lock::take(&self.lock_file(), "")?));
         Ok(self)
+    }
+
+    /// Checks that the folder is still the one that was made or opened.
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryError::Gone`] if it was deleted, moved, or replaced: what is in its place now may
+    /// be another process's.
+    pub(crate) fn check(&self) -> Result<(), DirectoryError> {
+        match &self.lock {
+            None => Ok(()),
+            Some(lock) => lock.check(),
+        }
     }
 
     /// Writes the run's settings.
@@ -237,10 +260,15 @@ impl RunDirectory {
         let began: ImagesRecord = read_json(&file, "the record of a run's images")?;
         match ImagesRecord::of(images).difference(&began) {
             None => Ok(()),
-            Some(difference) => Err(DirectoryError::OtherImages {
-                path: self.path.clone(),
-                difference,
-            }),
+            Some(difference) => Err(self.other_images(difference)),
+        }
+    }
+
+    /// The error for images that are not those that the run began with.
+    pub fn other_images(&self, difference: String) -> DirectoryError {
+        DirectoryError::OtherImages {
+            path: self.path.clone(),
+            difference,
         }
     }
 
@@ -502,6 +530,14 @@ mod tests {
         fs::write(folder.path().join("config.json"), text).unwrap();
         let error = RunDirectory::open(folder.path()).unwrap_err().to_string();
         assert!(error.contains("--batch-size must be at least 1"), "{error}");
+
+        config.sgd.batch_size = 128;
+        config.epochs = 20;
+        let text = serde_json::to_string(&config).unwrap();
+        fs::write(folder.path().join("config.json"), text).unwrap();
+        let error = RunDirectory::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("--epochs must be at least 126"), "{error}");
+        assert!(!error.contains("--no-swa"), "{error}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The results of every epoch: a row in `metrics.csv`, and a line for the user.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use burn::train::logger::MetricLogger;
@@ -10,7 +10,7 @@ use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
 use serde::{Deserialize, Serialize};
 
 use crate::Failure;
-use crate::run::directory::write_whole;
+use crate::run::directory::{RunDirectory, write_whole};
 use crate::run::timed_loader::PassTime;
 
 /// Loss (mean cross-entropy, in nats) and accuracy (in per cent) on a set of images.
@@ -128,7 +128,7 @@ type Report = Box<dyn Fn(&EpochRow, Result<(), Failure>) + Send>;
 
 /// Makes rows of Burn's metrics, epoch by epoch.
 pub struct EpochLog {
-    file: PathBuf,
+    directory: RunDirectory,
     rows: Vec<EpochRow>,
     /// The epoch from whose end on there is an averaged model.
     averaged_from: Option<usize>,
@@ -144,11 +144,11 @@ pub struct EpochLog {
 }
 
 impl EpochLog {
-    /// A log that goes on after `rows`. It calls `report` with every new row, and with the error if
+    /// A log in the folder of a run, which goes on after `rows`. It calls `report` with every new row, and with the error if
     /// the row could not be written. `learning_rate` is that of the first new epoch, which may have
     /// no step left to report it. `reestimation` tells the time that re-estimating BatchNorm took.
     pub fn new(
-        file: PathBuf,
+        directory: RunDirectory,
         rows: Vec<EpochRow>,
         learning_rate: f64,
         averaged_from: Option<usize>,
@@ -156,7 +156,7 @@ impl EpochLog {
         report: impl Fn(&EpochRow, Result<(), Failure>) + Send + 'static,
     ) -> Self {
         Self {
-            file,
+            directory,
             rows,
             averaged_from,
             names: HashMap::new(),
@@ -169,6 +169,11 @@ impl EpochLog {
             reestimation,
             report: Box::new(report),
         }
+    }
+
+    fn write(&self) -> Result<(), Failure> {
+        self.directory.check()?;
+        write_rows(&self.directory.metrics(), &self.rows)
     }
 
     fn row(&self, epoch: usize) -> EpochRow {
@@ -230,7 +235,7 @@ impl MetricLogger for EpochLog {
         let row = self.row(summary.epoch_number);
         self.rows.retain(|before| before.epoch < row.epoch);
         self.rows.push(row.clone());
-        (self.report)(&row, write_rows(&self.file, &self.rows));
+        (self.report)(&row, self.write());
         self.values.clear();
         self.trained = false;
         self.epoch_began = Instant::now();

@@ -138,7 +138,7 @@ impl GivenSettings {
             epochs: given.epochs,
             ..run.clone()
         };
-        config.validate()?;
+        config.validate_begun()?;
         Ok(config)
     }
 
@@ -310,7 +310,12 @@ pub(crate) mod tests {
         assert!(resumed.data.ends_with("new"), "{}", resumed.data);
         let error = given("--epochs 10").resumed(&run).unwrap_err().to_string();
         assert!(
-            error.contains("--swa-start 15 is after the last of 10"),
+            error
+                .starts_with("--epochs must be at least 15, the epoch from which the run averages"),
+            "{error}"
+        );
+        assert!(
+            !error.contains("--swa-start") && !error.contains("--no-swa"),
             "{error}"
         );
     }

@@ -1,10 +1,12 @@
 //! Locks that let one process at a time write to a folder.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Write;
-use std::path::Path;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+use same_file::Handle;
 
 use super::directory::{DirectoryError, io_error};
 
@@ -14,9 +16,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The right to write to a folder. It ends when this value is dropped, or with the process: a file
 /// that a killed process leaves is no lock.
+///
+/// It is the right to the folder as it is now. If the folder is deleted or moved, another process can
+/// get the right to a new folder in its place: see [`check`](Self::check).
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    path: PathBuf,
+    held: Handle,
 }
 
 impl Lock {
@@ -24,7 +30,8 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// [`DirectoryError::InUse`] if another process has it.
+    /// [`DirectoryError::InUse`] if another process has it, [`Gone`](DirectoryError::Gone) if the
+    /// folder is deleted or moved meanwhile.
     pub(crate) fn take(file: &Path, purpose: &str) -> Result<Self, DirectoryError> {
         let mut options = OpenOptions::new();
         let opened = options.create(true).truncate(false).write(true).open(file);
@@ -37,19 +44,41 @@ impl Lock {
                         .set_len(0)
                         .and_then(|()| opened.write_all(purpose.as_bytes()));
                     written.map_err(io_error("write", file))?;
-                    return Ok(Self { _file: opened });
+                    let held = Handle::from_file(opened).map_err(io_error("read", file))?;
+                    let lock = Self {
+                        path: file.to_owned(),
+                        held,
+                    };
+                    return lock.check().map(|()| lock);
                 }
                 Err(TryLockError::WouldBlock) if began.elapsed() < PATIENCE => {
                     sleep(Duration::from_millis(20));
                 }
                 Err(TryLockError::WouldBlock) => {
-                    let folder = file.parent().unwrap_or(file);
                     return Err(DirectoryError::InUse {
-                        path: folder.to_owned(),
+                        path: folder_of(file),
                     });
                 }
                 Err(TryLockError::Error(error)) => return Err(io_error("lock", file)(error)),
             }
+        }
+    }
+
+    /// Checks that the folder is still the one that this process may write to: that the file in it
+    /// is the one that is held.
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryError::Gone`] if the folder was deleted, moved, or replaced by another one.
+    pub(crate) fn check(&self) -> Result<(), DirectoryError> {
+        match Handle::from_path(&self.path) {
+            Ok(there) if there == self.held => Ok(()),
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(io_error("open", &self.path)(error))
+            }
+            _ => Err(DirectoryError::Gone {
+                path: folder_of(&self.path),
+            }),
         }
     }
 
@@ -60,6 +89,10 @@ impl Lock {
             _ => None,
         }
     }
+}
+
+fn folder_of(file: &Path) -> PathBuf {
+    file.parent().unwrap_or(file).to_owned()
 }
 
 #[cfg(test)]
@@ -79,5 +112,30 @@ mod tests {
         drop(lock);
         assert_eq!(Lock::holder(&file), None);
         Lock::take(&file, "third").unwrap();
+    }
+
+    #[test]
+    fn a_folder_in_the_place_of_another_is_not_the_one_held() {
+        let parent = tempfile::tempdir().unwrap();
+        let [folder, moved] = ["run", "moved"].map(|name| parent.path().join(name));
+        let begin = || {
+            fs::create_dir(&folder).unwrap();
+            Lock::take(&folder.join("lock"), "").unwrap()
+        };
+        let gone = |lock: &Lock| matches!(lock.check(), Err(DirectoryError::Gone { .. }));
+        let first = begin();
+        first.check().unwrap();
+
+        fs::rename(&folder, &moved).unwrap();
+        assert!(gone(&first));
+        let second = begin();
+        assert!(gone(&first));
+        second.check().unwrap();
+
+        fs::remove_dir_all(&folder).unwrap();
+        assert!(gone(&second));
+        fs::rename(&moved, &folder).unwrap();
+        first.check().unwrap();
+        assert!(gone(&second));
     }
 }

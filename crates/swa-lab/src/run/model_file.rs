@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use swa_models::{Network, NetworkConfig};
-use swa_store::StateDict;
+use swa_store::{StateDict, StateDictError};
 use thiserror::Error;
 
 use crate::Failure;
+use crate::run::config::ConfigError;
 
 /// The description of the network in a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,8 +155,17 @@ impl ModelFile {
     ///
     /// If there is no such network, or the file's tensors are not its parameters.
     pub fn network(&self, classes: usize, device: &Device) -> Result<Network, Failure> {
-        let network = self.network.clone().with_classes(classes).init(device)?;
-        Ok(self.state_dict.load(network)?)
+        let network = self.network.clone().with_classes(classes).init(device);
+        let network = network.map_err(ConfigError::from)?;
+        self.state_dict.load(network).map_err(|error| {
+            let remedy = match &error {
+                StateDictError::Ambiguous { .. } | StateDictError::NoSuchKey { .. } => {
+                    " with --key"
+                }
+                _ => "",
+            };
+            format!("{error}{remedy}").into()
+        })
     }
 }
 

@@ -259,7 +259,8 @@ impl Session<'_> {
         let test_images =
             EpochLoader::evaluation(self.images.test.clone(), BATCH_SIZE, self.device)?;
 
-        let (model_files, optimizer_files, schedule_files) = checkpoints.checkpointers(saved);
+        let (model_files, optimizer_files, schedule_files) =
+            checkpoints.checkpointers(&self.directory, saved);
         let unlogged = Arc::new(AtomicBool::new(false));
         let mut training = SupervisedTraining::new(
             self.directory.path(),
@@ -305,6 +306,8 @@ impl Session<'_> {
         }
 
         if let Some(error) = error {
+            // Whatever failed, a folder that is gone is the reason.
+            self.directory.check()?;
             return Err(match &*error {
                 // An error of SWA has this type too, because Burn has none for it.
                 TrainingError::Dataset(error) => error.to_string().into(),
@@ -350,6 +353,7 @@ impl Session<'_> {
             optimizer,
             schedule: ModuleLrScheduler::new(schedule).to_record(),
         };
+        self.directory.check()?;
         checkpoints
             .save(position, saved)
             .map_err(|error| unwritable(&error))
@@ -378,7 +382,7 @@ impl Session<'_> {
         let (show, epochs) = (self.show.clone(), self.config.epochs);
         let (on_epoch, interrupter) = (self.on_epoch.clone(), self.interruption.interrupter());
         Ok(EpochLog::new(
-            self.directory.metrics(),
+            self.directory.clone(),
             rows,
             schedule.lr(done),
             self.config.swa.map(|swa| swa.start),
@@ -423,6 +427,7 @@ impl Session<'_> {
             class_names: self.images.class_names.clone(),
             averaged,
         };
+        self.directory.check()?;
         model_file::save(network, &description, &file).map_err(resumable)
     }
 }

@@ -344,7 +344,7 @@ fn status_tells_what_runs_while_another_process_runs_it() {
     let lines: Vec<&str> = table.lines().collect();
     let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     assert_eq!(words(lines[0]), "run epochs state");
-    let done = format!("{} 6 of 6 done: test error ", RUNS[0]);
+    let done = format!("{} 6 of 6 done: test accuracy ", RUNS[0]);
     assert!(words(lines[1]).starts_with(&done), "{table}");
     assert!(words(lines[1]).ends_with(" % after 1.5 budgets"), "{table}");
     assert!(words(lines[2]).ends_with(" of 4 running"), "{table}");
@@ -362,6 +362,29 @@ fn status_tells_what_runs_while_another_process_runs_it() {
     process.signal_all("CONT");
     process.end().success();
     assert!(status().ends_with("\n4 of 4 runs done, nothing left\n"));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_experiment_whose_folder_was_moved_stops_and_makes_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("experiment");
+    let mut process = start(&out);
+    assert!(process.runs_until(|| lines(&out) >= 2));
+    process.signal_all("STOP");
+    std::fs::rename(&out, folder.path().join("moved")).unwrap();
+    process.signal_all("CONT");
+    let ended = process.end();
+    assert_eq!(ended.status, Some(1), "{ended:?}");
+    let gone = |path: &Path| format!("error: {} was deleted, moved or replaced", path.display());
+    let errors: Vec<&str> = ended.errors.lines().collect();
+    assert_eq!(errors.len(), 2, "{ended:?}");
+    assert!(
+        errors[0].starts_with(&gone(&out.join("runs").join(RUNS[0]))),
+        "{ended:?}"
+    );
+    assert!(errors[1].starts_with(&gone(&out)), "{ended:?}");
+    assert!(!out.exists());
 }
 
 #[test]
@@ -406,7 +429,7 @@ fn an_experiment_prints_its_runs_by_name_and_what_they_came_to() {
         lines.filter(|line| line.contains('/')).count()
     };
     assert_eq!(RUNS.map(epochs), [6, 2, 6, 2]);
-    let finished = "synthetic-preresnet-14-sgd-seed1 finished: test error ";
+    let finished = "synthetic-preresnet-14-sgd-seed1 finished: test accuracy ";
     assert!(output.contains(&format!("\n{finished}")), "{output}");
 }
 
@@ -435,6 +458,33 @@ fn another_plan_in_the_same_folder_is_refused_with_what_changed() {
         out.to_str().unwrap(),
     ];
     cifar(command).success();
+}
+
+#[test]
+fn settings_of_a_plan_are_refused_by_their_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    for (setting, expected) in [
+        (
+            "width_divisor=3",
+            "Use width_divisor 1, 2, 4, 8, 16, 32 or 64.",
+        ),
+        ("swa_lr=0", "cannot be run: swa_lr must be above 0, not 0"),
+    ] {
+        let out = folder.path().join("new");
+        let command = arguments(&out).into_iter().chain(["--set", setting]);
+        let refusal = cifar(command).refusal();
+        assert!(refusal.ends_with(expected), "{refusal}");
+        assert!(!out.exists());
+    }
+    // How many images there are is known when the first run begins.
+    let mut command = arguments(folder.path());
+    command.extend(["--set", "train_items=9999999"]);
+    let errors = cifar(command).errors;
+    let first = format!(
+        "error: {} cannot be run: train_items must be at most ",
+        RUNS[0]
+    );
+    assert!(errors.starts_with(&first), "{errors}");
 }
 
 #[test]
@@ -475,7 +525,10 @@ fn scores_are_of_the_images_held_out_if_the_plan_says_so() {
     ]);
     command.extend(["--set", "budget=1", "--set", "swa_budgets=[1.0]"]);
     let output = cifar(command).success();
-    assert!(output.contains(" finished: validation error "), "{output}");
+    assert!(
+        output.contains(" finished: validation accuracy "),
+        "{output}"
+    );
     let records = records(out, &[]);
     let run = records
         .iter()

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::data_folder::write_image_folder;
 use crate::end_state::{EndState, Metrics};
 use crate::process::{CIFAR, Process, cifar};
-use crate::small_run::{SmallRun, has_logged, resume, train};
+use crate::small_run::{SmallRun, has_checkpoint, has_logged, resume, train};
 use crate::snapshot::Snapshot;
 
 /// A folder of images and a run on them: two epochs, of which the second was averaged.
@@ -140,6 +140,24 @@ fn images_that_moved_are_gone_on_with_if_they_are_the_same() {
 }
 
 #[test]
+fn fewer_images_than_a_run_began_with_are_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let [data, out] = ["data", "run"].map(|name| folder.path().join(name));
+    write_image_folder(&data, &["cat", "dog"], 8);
+    let settings = format!(
+        "--model preresnet-8 --width-divisor 16 --batch-size 8 --epochs 1 --train-items 16 --data {}",
+        data.display()
+    );
+    let settings: Vec<&str> = settings.split(' ').collect();
+    train(&settings, &out).end().success();
+    fs::remove_file(data.join("train/cat/0.png")).unwrap();
+    let refusal = resume(&out).end().refusal();
+    let expected = "was begun with other images: --train-items must be at most 15, the number of \
+                    training images, not 16. Say with --data where those";
+    assert!(refusal.contains(expected), "{refusal}");
+}
+
+#[test]
 fn settings_with_a_mark_or_an_unknown_key_lose_nothing() {
     let run = OnFolder::new();
     let file = run.out().join("config.json");
@@ -208,6 +226,57 @@ fn two_processes_never_write_to_one_folder() {
     first.end().success();
     let uninterrupted = &SmallRun::PreResNet.uninterrupted().end;
     EndState::of(&out).assert_same_bits(uninterrupted, &[]);
+}
+
+#[test]
+fn a_run_whose_folder_was_replaced_stops_and_harms_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let moved = folder.path().join("moved");
+    let mut first = SmallRun::PreResNet.start(&out);
+    assert!(first.runs_until(|| has_checkpoint(&out, 2)));
+    first.signal("STOP");
+    fs::rename(&out, &moved).unwrap();
+    let left = Snapshot::of(&moved);
+    SmallRun::Vgg.start(&out).end().success();
+    let second = Snapshot::of(&out);
+
+    first.signal("CONT");
+    let ended = first.end();
+    assert_eq!(ended.status, Some(1), "{ended:?}");
+    let expected = format!(
+        "error: {} was deleted, moved or replaced while",
+        out.display()
+    );
+    assert!(ended.errors.starts_with(&expected), "{ended:?}");
+    assert!(Snapshot::of(&out) == second);
+    let mut after = Snapshot::of(&moved);
+    let log = Path::new("experiment.log");
+    // It is open all the time.
+    after.files.insert(log.to_owned(), left.files[log].clone());
+    assert!(after == left);
+
+    resume(&moved).end().success();
+    let uninterrupted = &SmallRun::PreResNet.uninterrupted().end;
+    EndState::of(&moved).assert_same_bits(uninterrupted, &[]);
+}
+
+#[test]
+fn a_run_whose_folder_was_deleted_does_not_make_it_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let mut process = SmallRun::PreResNet.start(&out);
+    assert!(process.runs_until(|| has_checkpoint(&out, 2)));
+    process.signal("STOP");
+    fs::remove_dir_all(&out).unwrap();
+    process.signal("CONT");
+    let ended = process.end();
+    let expected = format!(
+        "error: {} was deleted, moved or replaced while",
+        out.display()
+    );
+    assert!(ended.errors.starts_with(&expected), "{ended:?}");
+    assert!(!out.exists());
 }
 
 /// A run of `epochs`, which was begun with `begun` of them.

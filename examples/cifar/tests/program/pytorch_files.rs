@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 
+use crate::data_folder::write_image_folder;
 use crate::process::cifar;
 use crate::small_run::{SmallRun, resume, train};
 
@@ -30,11 +31,7 @@ fn score(file: &str, more: &[&str]) -> String {
 
 /// The folder of a run, with what it left.
 fn small_run() -> (tempfile::TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
-    SmallRun::PreResNet
-        .uninterrupted()
-        .folder
-        .write_to(folder.path());
+    let folder = SmallRun::PreResNet.finished();
     let averaged = folder.path().join("averaged.safetensors");
     (folder, averaged)
 }
@@ -52,7 +49,7 @@ fn files_of_pytorchs_are_evaluated() {
     assert_eq!(score(&paper, &with_key("swa_state_dict")), averaged);
     let refusal = run(&["evaluate", "--model-file"], &paper, &NETWORK).refusal();
     assert!(
-        refusal.ends_with("name one of the keys `state_dict`, `swa_state_dict`"),
+        refusal.ends_with("name one of the keys `state_dict`, `swa_state_dict` with --key"),
         "{refusal}"
     );
 }
@@ -137,6 +134,25 @@ fn an_exported_model_is_the_same_model() {
     );
 }
 
+/// Checks that a run has the weights of a file. At a learning rate close to 0, they do not change.
+fn assert_unchanged(out: &Path, init: &str) {
+    let weights = |file: &Path| -> Vec<f32> {
+        let bytes = fs::read(file).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let prefixed = tensors.tensor("module.layer3.0.conv2.weight");
+        let tensor = prefixed.or_else(|_| tensors.tensor("layer3.0.conv2.weight"));
+        let (values, _) = tensor.unwrap().data().as_chunks::<4>();
+        values
+            .iter()
+            .map(|bytes| f32::from_le_bytes(*bytes))
+            .collect()
+    };
+    let begun = weights(Path::new(init));
+    for (trained, begun) in weights(&out.join("live.safetensors")).iter().zip(&begun) {
+        assert!((trained - begun).abs() < 1e-6, "{trained} {begun}");
+    }
+}
+
 #[test]
 fn training_begins_with_the_weights_of_a_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -152,25 +168,43 @@ fn training_begins_with_the_weights_of_a_file() {
     .concat();
     train(&start, &out).end().success();
 
-    // At a learning rate close to 0, they do not change.
-    let weights = |file: &Path| -> Vec<f32> {
-        let bytes = fs::read(file).unwrap();
-        let tensors = SafeTensors::deserialize(&bytes).unwrap();
-        let prefixed = tensors.tensor("module.layer3.0.conv2.weight");
-        let tensor = prefixed.or_else(|_| tensors.tensor("layer3.0.conv2.weight"));
-        let (values, _) = tensor.unwrap().data().as_chunks::<4>();
-        values
-            .iter()
-            .map(|bytes| f32::from_le_bytes(*bytes))
-            .collect()
-    };
-    let averaged = weights(Path::new(&checkpoint("averaged_model.safetensors")));
-    for (trained, begun) in weights(&out.join("live.safetensors")).iter().zip(&averaged) {
-        assert!((trained - begun).abs() < 1e-6, "{trained} {begun}");
-    }
+    assert_unchanged(&out, &checkpoint("averaged_model.safetensors"));
 
     let other = train(&["--resume", "--init", &checkpoint("bare.pt")], &out);
     let refusal = other.end().refusal();
     assert!(refusal.contains("--init is "), "{refusal}");
     resume(&out).end().success();
+}
+
+#[test]
+fn weights_that_tell_other_classes_apart_are_taken_without_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let [data, out] = ["data", "run"].map(|name| folder.path().join(name));
+    write_image_folder(&data, &["cat", "dog"], 8);
+    let data = ["--data", data.to_str().unwrap()];
+    let training = "--batch-size 8 --epochs 1 --no-swa --weight-decay 0 --lr 1e-9";
+    let training: Vec<&str> = training.split(' ').chain(NETWORK).chain(data).collect();
+    let init = checkpoint("averaged_model.safetensors");
+    let begin = |more: &[&str]| {
+        let settings = [&training, ["--init", &init].as_slice(), more].concat();
+        train(&settings, &out).end()
+    };
+    let refusal = begin(&[]).refusal();
+    assert!(
+        refusal.contains("fc.weight is [10, 4], expected [2, 4]"),
+        "{refusal}"
+    );
+    let remedy = "name the part that is to be drawn from the seed with --init-without";
+    assert!(refusal.ends_with(remedy), "{refusal}");
+    let refusal = begin(&["--init-without", "linear"]).refusal();
+    assert!(refusal.ends_with(" with --init-without"), "{refusal}");
+    assert!(!out.exists());
+
+    begin(&["--init-without", "fc"]).success();
+    assert_unchanged(&out, &init);
+    resume(&out).end().success();
+    let other = ["--resume", "--init", &init, "--init-without", "conv1"];
+    let refusal = train(&other, &out).end().refusal();
+    let expected = "--init-without is conv1 here and fc there";
+    assert!(refusal.contains(expected), "{refusal}");
 }

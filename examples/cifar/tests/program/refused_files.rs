@@ -16,16 +16,6 @@ const MODEL: &str = "checkpoint/model-6.bpk";
 const OPTIMIZER: &str = "checkpoint/optim-6.bpk";
 const SCHEDULER: &str = "checkpoint/scheduler-6.bpk";
 
-/// A folder with a run that is complete.
-fn complete_run() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    SmallRun::PreResNet
-        .uninterrupted()
-        .folder
-        .write_to(folder.path());
-    folder
-}
-
 /// Puts the other network's files in their places.
 fn swap_in(out: &Path, files: &[&str]) {
     let other = &SmallRun::Vgg.uninterrupted().folder.files;
@@ -59,14 +49,14 @@ fn refusal_to_resume(out: &Path, file: &str, reason: &str) {
 
 #[test]
 fn a_checkpoint_of_another_model_is_refused() {
-    let run = complete_run();
+    let run = SmallRun::PreResNet.finished();
     swap_in(run.path(), &[MODEL, OPTIMIZER, SCHEDULER]);
     refusal_to_resume(run.path(), MODEL, "that of another model");
 }
 
 #[test]
 fn an_optimizer_of_another_run_is_refused() {
-    let run = complete_run();
+    let run = SmallRun::PreResNet.finished();
     swap_in(run.path(), &[OPTIMIZER]);
     refusal_to_resume(run.path(), OPTIMIZER, "that of another run");
 }
@@ -76,7 +66,7 @@ fn a_truncated_checkpoint_is_refused_by_the_file_that_is() {
     for file in [MODEL, OPTIMIZER, SCHEDULER] {
         // In the header, in the table of contents, and in the last number.
         for keep in [0, 20, u64::MAX] {
-            let run = complete_run();
+            let run = SmallRun::PreResNet.finished();
             let path = run.path().join(file);
             let keep = keep.min(fs::metadata(&path).unwrap().len() - 1);
             if file == SCHEDULER && keep > 100 {
@@ -91,7 +81,7 @@ fn a_truncated_checkpoint_is_refused_by_the_file_that_is() {
 
 #[test]
 fn the_remedy_for_a_damaged_checkpoint_is_one() {
-    let run = complete_run();
+    let run = SmallRun::PreResNet.finished();
     fs::remove_file(run.path().join(OPTIMIZER)).unwrap();
     let output = resume(run.path()).end().success();
     assert!(output.contains("Going on after epoch 5."), "{output}");
@@ -101,7 +91,7 @@ fn the_remedy_for_a_damaged_checkpoint_is_one() {
 
 #[test]
 fn damaged_settings_are_refused() {
-    let run = complete_run();
+    let run = SmallRun::PreResNet.finished();
     let file = run.path().join("config.json");
     truncate(&file, 50);
     let refusal = resume(run.path()).end().refusal();
@@ -112,7 +102,7 @@ fn damaged_settings_are_refused() {
 
 #[test]
 fn a_log_that_cannot_be_written_is_named() {
-    let run = complete_run();
+    let run = SmallRun::PreResNet.finished();
     let log = run.path().join("experiment.log");
     fs::remove_file(&log).unwrap();
     fs::create_dir(&log).unwrap();
@@ -125,7 +115,7 @@ fn a_log_that_cannot_be_written_is_named() {
 
 #[test]
 fn a_last_epoch_lost_from_the_metrics_is_not_replaced() {
-    let run = complete_run();
+    let run = SmallRun::PreResNet.finished();
     let file = run.path().join("metrics.csv");
     let text = fs::read_to_string(&file).unwrap();
     let rows: Vec<&str> = text.lines().take(6).collect();

@@ -52,7 +52,19 @@ fn a_depth_that_there_is_not_is_named_with_those_nearby() {
 fn a_width_that_does_not_divide_is_named_with_those_that_do() {
     let refusal = refusal("--model preresnet-8 --width-divisor 3");
     assert!(refusal.contains("3 times narrower"), "{refusal}");
-    assert!(refusal.contains("1, 2, 4, 8 or 16"), "{refusal}");
+    let remedy = "Use --width-divisor 1, 2, 4, 8 or 16.";
+    assert!(refusal.ends_with(remedy), "{refusal}");
+
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/checkpoints");
+    let file = format!("{folder}/bare.pt");
+    for command in [
+        ["evaluate", "--model-file", &file],
+        ["check", "--rounds", "1"],
+    ] {
+        let network = ["--model", "preresnet-8", "--width-divisor", "3"];
+        let refusal = cifar(command.into_iter().chain(network)).refusal();
+        assert!(refusal.ends_with(remedy), "{refusal}");
+    }
 }
 
 #[test]
@@ -142,11 +154,7 @@ fn a_folder_that_cannot_be_written_is_named_with_the_reason() {
 
 #[test]
 fn a_folder_that_holds_a_run_is_left_alone() {
-    let folder = tempfile::tempdir().unwrap();
-    SmallRun::PreResNet
-        .uninterrupted()
-        .folder
-        .write_to(folder.path());
+    let folder = SmallRun::PreResNet.finished();
     let before = Snapshot::of(folder.path());
     let refusal = train(&SmallRun::Vgg.settings(), folder.path())
         .end()
@@ -170,11 +178,7 @@ fn a_folder_of_something_else_is_never_overwritten() {
 
 #[test]
 fn a_run_that_is_refused_does_not_overwrite_the_one_before() {
-    let folder = tempfile::tempdir().unwrap();
-    SmallRun::PreResNet
-        .uninterrupted()
-        .folder
-        .write_to(folder.path());
+    let folder = SmallRun::PreResNet.finished();
     let before = Snapshot::of(folder.path());
     for wrong in [
         "--data /no/such/folder",
@@ -190,11 +194,7 @@ fn a_run_that_is_refused_does_not_overwrite_the_one_before() {
 
 #[test]
 fn a_run_is_not_resumed_with_other_settings() {
-    let folder = tempfile::tempdir().unwrap();
-    SmallRun::PreResNet
-        .uninterrupted()
-        .folder
-        .write_to(folder.path());
+    let folder = SmallRun::PreResNet.finished();
     let before = Snapshot::of(folder.path());
     let other = "--resume --batch-size 9 --lr 0.1 --model vgg16 --no-swa";
     let settings: Vec<&str> = other.split(' ').collect();

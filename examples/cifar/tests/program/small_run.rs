@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 
+use tempfile::TempDir;
+
 use crate::end_state::EndState;
 use crate::process::{Process, program};
 use crate::snapshot::Snapshot;
@@ -31,6 +33,13 @@ impl SmallRun {
 
     pub(crate) fn start(self, out: &Path) -> Process {
         train(&self.settings(), out)
+    }
+
+    /// A folder with what the uninterrupted run left.
+    pub(crate) fn finished(self) -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        self.uninterrupted().folder.write_to(folder.path());
+        folder
     }
 
     /// The run that nothing interrupts. It is made once.
@@ -86,6 +95,13 @@ pub(crate) fn writes_checkpoint(out: &Path, epoch: usize) -> bool {
     checkpoint_files(out)
         .iter()
         .any(|name| parts.iter().any(|part| name.starts_with(part)))
+}
+
+/// Tells whether the checkpoint after an epoch is complete.
+pub(crate) fn has_checkpoint(out: &Path, epoch: usize) -> bool {
+    let parts = ["model", "optim", "scheduler"].map(|part| format!("{part}-{epoch}.bpk"));
+    let files = checkpoint_files(out);
+    parts.iter().all(|part| files.contains(part))
 }
 
 /// The names of the files in the folder of checkpoints, sorted.

@@ -32,8 +32,7 @@ fn a_run_leaves_settings_metrics_models_and_two_checkpoints() {
 
 #[test]
 fn the_metrics_are_a_row_an_epoch_at_the_papers_rates() {
-    let folder = tempfile::tempdir().unwrap();
-    SmallRun::Vgg.uninterrupted().folder.write_to(folder.path());
+    let folder = SmallRun::Vgg.finished();
     let metrics = Metrics::read(folder.path());
     assert_eq!(
         metrics.columns,

@@ -3,6 +3,7 @@
 mod text;
 
 use std::collections::HashSet;
+use std::fmt::Display;
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
@@ -151,6 +152,22 @@ pub enum PlanError {
     },
 }
 
+impl PlanError {
+    /// The error for a run whose settings are invalid. Where `error` names an argument, as in
+    /// `--swa-lr`, it names the plan's key, `swa_lr`.
+    pub(super) fn of_run(run: &str, error: &impl Display) -> Self {
+        let error = error.to_string();
+        let words = error.split(' ').map(|word| match word.strip_prefix("--") {
+            None => word.to_owned(),
+            Some(argument) => argument.replace('-', "_"),
+        });
+        Self::Run {
+            run: run.to_owned(),
+            error: words.collect::<Vec<_>>().join(" "),
+        }
+    }
+}
+
 impl Plan {
     /// The same plan on images that are made up. If a network is trained differently on each data
     /// set, its first training is kept.
@@ -243,15 +260,11 @@ impl Plan {
             }),
             ..sgd.clone()
         };
-        let refused = |error: String| PlanError::Run {
-            run: name("swa"),
-            // It says `--lr`, which is `lr` here.
-            error: error.replace("--", ""),
-        };
-        swa.validate().map_err(|error| refused(error.to_string()))?;
+        let validated = swa.validate();
+        validated.map_err(|error| PlanError::of_run(&name("swa"), &error))?;
         let before_collecting = model.swa_start - 1;
         let shared = swa.epochs_alike(&sgd, before_collecting);
-        let shared = shared.map_err(|error| refused(error.to_string()))?;
+        let shared = shared.map_err(|error| PlanError::of_run(&name("swa"), &error))?;
         let run = |method: Method, config: RunConfig| {
             let (own, other) = match method {
                 Method::Sgd => ("sgd", "swa"),
@@ -320,12 +333,10 @@ impl PlannedRun {
     pub fn check(&self, device: &Device) -> Result<(), Failure> {
         let Ok(source) = self.config.data.parse::<DataSource>();
         source.check()?;
-        let network: NetworkConfig = self.config.model.parse()?;
-        let network = network
-            .with_classes(self.data_set.classes())
-            .with_width_divisor(self.config.width_divisor);
-        network.init(device)?;
-        Ok(())
+        let network = self.config.network(self.data_set.classes(), device);
+        Ok(network
+            .map(drop)
+            .map_err(|error| PlanError::of_run(&self.name, &error))?)
     }
 }
 

@@ -286,6 +286,14 @@ mod tests {
                 error(&small, &["lr=-1"]),
                 "cannot be run: lr must be above 0, not -1",
             ),
+            (
+                error(&small, &["batch_size=0"]),
+                "cannot be run: batch_size must be at least 1",
+            ),
+            (
+                error(&small, &["validation_items=0"]),
+                "cannot be run: validation_items must be at least 1",
+            ),
             (error(&small, &["model=\"vgg\""]), "there is no model `vgg`"),
             (
                 error(&small, &["model=\"vgg16\""]),

@@ -18,7 +18,7 @@ use burn::train::checkpoint::{
 use burn::train::metric::store::{Aggregate, EventStoreClient, Split};
 
 use crate::data::Position;
-use crate::run::directory::{DirectoryError, io_error};
+use crate::run::directory::{DirectoryError, RunDirectory, io_error};
 
 /// The parts of a checkpoint. Each has its own file, as in Burn's own checkpointers.
 const PARTS: [&str; 3] = [MODEL, OPTIMIZER, SCHEDULER];
@@ -145,9 +145,11 @@ impl Checkpoints {
     }
 
     /// Burn's three checkpointers: of the model, the optimizer and the schedule. They go on from
-    /// `saved`, if the run does not begin.
+    /// `saved`, if the run does not begin. They write and delete as long as the run's `directory` is
+    /// the one that was opened.
     pub fn checkpointers(
         &self,
+        directory: &RunDirectory,
         saved: Option<Saved>,
     ) -> (
         PartCheckpointer<ModuleRecord>,
@@ -163,9 +165,9 @@ impl Checkpoints {
             ),
         };
         (
-            PartCheckpointer::new(self, MODEL, model),
-            PartCheckpointer::new(self, OPTIMIZER, optimizer),
-            PartCheckpointer::new(self, SCHEDULER, schedule),
+            PartCheckpointer::new(self, directory, MODEL, model),
+            PartCheckpointer::new(self, directory, OPTIMIZER, optimizer),
+            PartCheckpointer::new(self, directory, SCHEDULER, schedule),
         )
     }
 
@@ -244,14 +246,21 @@ fn position_of(part: &str, name: &str) -> Option<Position> {
 /// which was read before.
 pub struct PartCheckpointer<R> {
     checkpoints: Checkpoints,
+    directory: RunDirectory,
     part: &'static str,
     saved: Mutex<Option<R>>,
 }
 
 impl<R> PartCheckpointer<R> {
-    fn new(checkpoints: &Checkpoints, part: &'static str, saved: Option<R>) -> Self {
+    fn new(
+        checkpoints: &Checkpoints,
+        directory: &RunDirectory,
+        part: &'static str,
+        saved: Option<R>,
+    ) -> Self {
         Self {
             checkpoints: checkpoints.clone(),
+            directory: directory.clone(),
             part,
             saved: Mutex::new(saved),
         }
@@ -265,14 +274,17 @@ impl<R> PartCheckpointer<R> {
 
 impl<R: Checkpoint> Checkpointer<R> for PartCheckpointer<R> {
     fn save(&self, epoch: usize, record: R) -> Result<(), CheckpointerError> {
+        self.directory.check().map_err(of_burn)?;
         record.save(self.at_end_of(epoch))?;
-        let deleted = self.checkpoints.delete_within(epoch);
-        deleted.map_err(|error| CheckpointerError::IOError(std::io::Error::other(error)))
+        self.checkpoints.delete_within(epoch).map_err(of_burn)
     }
 
     fn delete(&self, epoch: usize) -> Result<(), CheckpointerError> {
-        let deleted = delete(&self.at_end_of(epoch));
-        deleted.map_err(|error| CheckpointerError::IOError(std::io::Error::other(error)))
+        let deleted = self
+            .directory
+            .check()
+            .and_then(|()| delete(&self.at_end_of(epoch)));
+        deleted.map_err(of_burn)
     }
 
     /// The part that was read, which may be one within the epoch after `epoch`.
@@ -283,6 +295,11 @@ impl<R: Checkpoint> Checkpointer<R> for PartCheckpointer<R> {
             None => R::load(self.at_end_of(epoch)),
         }
     }
+}
+
+/// An error of this crate as one of Burn's.
+fn of_burn(error: DirectoryError) -> CheckpointerError {
+    CheckpointerError::IOError(std::io::Error::other(error))
 }
 
 /// Deletes a file, unless the checkpointer of another part has already done so.
@@ -298,6 +315,7 @@ fn delete(file: &Path) -> Result<(), DirectoryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::config::RunConfig;
 
     fn at(epoch: usize, batches: usize) -> Position {
         Position { epoch, batches }
@@ -359,7 +377,8 @@ mod tests {
         }
         let exist = |position| checkpoints.file(MODEL, position).exists();
         let save = |part| {
-            let part = PartCheckpointer::new(&checkpoints, part, None);
+            let directory = RunDirectory::at(folder.path());
+            let part = PartCheckpointer::new(&checkpoints, &directory, part, None);
             part.save(11, LrSchedulerRecord::new()).unwrap();
         };
         save(MODEL);
@@ -368,5 +387,23 @@ mod tests {
         save(OPTIMIZER);
         assert!(!exist(at(10, 7)));
         assert!(exist(at(11, 3)) && exist(at(11, 0)));
+    }
+    #[test]
+    fn a_checkpoint_in_the_place_of_a_folder_that_moved_is_let_be() {
+        let parent = tempfile::tempdir().unwrap();
+        let [run, moved] = ["run", "moved"].map(|name| parent.path().join(name));
+        let config = RunConfig::paper(&"preresnet-20".parse().unwrap(), 10);
+        let directory = RunDirectory::create(&run, &config, false).unwrap();
+        let checkpoints = Checkpoints::new(directory.checkpoints()).unwrap();
+        let part = PartCheckpointer::new(&checkpoints, &directory, SCHEDULER, None);
+        part.save(1, LrSchedulerRecord::new()).unwrap();
+
+        fs::rename(&run, moved).unwrap();
+        let file = checkpoints.file(SCHEDULER, at(1, 0));
+        fs::create_dir_all(directory.checkpoints()).unwrap();
+        fs::write(&file, "another's").unwrap();
+        part.save(1, LrSchedulerRecord::new()).unwrap_err();
+        part.delete(1).unwrap_err();
+        assert_eq!(fs::read(&file).unwrap(), b"another's");
     }
 }
