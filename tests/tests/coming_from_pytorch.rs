@@ -93,7 +93,8 @@ where
     let _ = SwaConfig::new(Collect::from_epoch(5, &run)?);
     let _ = SwaConfig::ema(0.999).with_rule(RuleConfig::Exponential { decay: 0.999 });
     let _ = SwaConfig::ema(0.9999).with_running_statistics(RunningStatistics::Latest);
-    let _ = SwaConfig::new(Collect::every_step());
+    let _ =
+        SwaConfig::new(Collect::every_step()).with_running_statistics(RunningStatistics::Averaged);
     let reestimation = ReestimationConfig::new().with_pooling(Pooling::Equal);
     let _ = SwaConfig::new(collect)
         .with_running_statistics(RunningStatistics::Reestimated(reestimation));

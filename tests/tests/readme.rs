@@ -124,7 +124,10 @@ fn the_code_of_the_readmes_is_code_of_this_file() {
         let statements = statements(readme);
         assert!(statements.len() > 4, "{statements:?}");
         for statement in statements {
-            assert!(here.contains(&statement), "`{statement}` is not in this file");
+            assert!(
+                here.contains(&statement),
+                "`{statement}` is not in this file"
+            );
         }
     }
 }

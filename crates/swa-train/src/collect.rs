@@ -10,8 +10,8 @@ use crate::SwaError;
 /// The length of a run. Everything here counts in optimizer steps; only this type turns epochs into
 /// steps.
 ///
-/// It is checked: if the first epoch of a training has another number of steps, the first validation ends the averaging with
-/// [`SwaError::OtherRunLength`], which says the number to write.
+/// It is checked: if the first validation does not come after as many steps as an epoch is said to have, the averaging ends with
+/// [`SwaError::OtherRunLength`], which says the number to write. A training that is never validated is not checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde", try_from = "SavedRunLength")]
 pub struct RunLength {
@@ -118,8 +118,9 @@ impl RunLength {
         }
     }
 
-    /// The same run, validated within epochs too, by a training loop of your own. Its length is not checked.
-    pub fn with_validation_within_epochs(self) -> Self {
+    /// The same run, which is not compared with the training: for a loop of your own that validates at other times than after every
+    /// epoch.
+    pub fn unchecked(self) -> Self {
         Self {
             is_checked: false,
             ..self
@@ -499,7 +500,7 @@ mod tests {
                 }) => assert_eq!(taken, expected),
                 other => panic!("{other:?}"),
             }
-            let unchecked = run.with_validation_within_epochs();
+            let unchecked = run.unchecked();
             unchecked.check(before, steps).unwrap();
         }
         let error = run.check(0, 4).unwrap_err().to_string();
@@ -513,7 +514,7 @@ mod tests {
         let loaded: Collect = serde_json::from_str(saved).unwrap();
         let run = RunLength::new(6, 10).unwrap();
         assert_eq!(loaded, Collect::from_epoch(2, &run).unwrap());
-        let run = run.with_plain_epochs(1).with_validation_within_epochs();
+        let run = run.with_plain_epochs(1).unchecked();
         for collect in [Collect::every_step(), Collect::from_epoch(2, &run).unwrap()] {
             let saved = serde_json::to_string(&collect).unwrap();
             assert_eq!(serde_json::from_str::<Collect>(&saved).unwrap(), collect);

@@ -48,10 +48,10 @@ pub enum SwaError {
 
     /// The first epoch of the training had another number of optimizer steps than [`RunLength`] says.
     #[error(
-        "an epoch of this training has {taken} optimizer steps, and `RunLength` says {said}: write \
-         `RunLength::new({epochs}, {taken})`, or tell it of what divides the batches into steps (`with_gradient_accumulation`, \
-         the batch size, several devices or workers of the loader). If the training is validated within epochs too, say \
-         `with_validation_within_epochs()`"
+        "an epoch of this training has {taken} optimizer steps, and `RunLength` says {said}: tell it of what divides the batches \
+         into steps (`with_gradient_accumulation`, the batch size, several devices or workers of the loader), or write \
+         `RunLength::new({epochs}, {taken})`. If a loop of your own validates at other times than after every epoch, and {said} is \
+         right, say `unchecked()`"
     )]
     OtherRunLength {
         /// The number of epochs of the run.

@@ -65,12 +65,12 @@ fn print(messages: &mut Vec<String>) {
 
 /// Tells whether the terminal that the program writes to is in raw mode, as under a terminal UI.
 #[cfg(unix)]
-fn is_covered() -> bool {
+pub(crate) fn is_covered() -> bool {
     use rustix::termios::{LocalModes, tcgetattr};
     tcgetattr(io::stderr()).is_ok_and(|modes| !modes.local_modes.contains(LocalModes::ICANON))
 }
 
 #[cfg(not(unix))]
-fn is_covered() -> bool {
+pub(crate) fn is_covered() -> bool {
     false
 }

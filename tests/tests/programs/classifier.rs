@@ -382,10 +382,10 @@ fn stopping_before_the_first_collection_names_into_live() {
 fn a_nan_stops_the_classifier_and_its_step_is_named() {
     let _alone = alone();
     let mut given = Given::new();
-    // The weights are NaN from step 3 on, and are collected after step 25.
+    // The weights are NaN from step 3 on, and are first looked at when the first epoch ends.
     given.train[30].pixels[0] = f32::NAN;
     let error = with_swa(&given, cosine()).err().unwrap().to_string();
-    let expected = "after optimizer step 25: parameter `conv.weight` holds a NaN or an infinity";
+    let expected = "after optimizer step 5: parameter `conv.weight` holds a NaN or an infinity";
     assert!(error.starts_with(expected), "{error}");
 }
 

@@ -104,6 +104,11 @@ impl<M: Module> Average<M> {
     /// It lives on the device that the model is on, and follows it if it moves, unless told
     /// otherwise with [`with_device`](Self::with_device).
     ///
+    /// This reads all parameters. Burn (0.22.1) draws the initial values of a parameter when it is first read, and so in the order
+    /// of the module's fields here, where a forward pass would have drawn them in its own: a new model whose fields are in another
+    /// order begins with other values from the same seed than without an average. (A `Learner`'s `launch` reads them in this order
+    /// in any case.)
+    ///
     /// # Errors
     ///
     /// [`AverageError::Quantized`], which names the parameter, and [`AverageError::Weights`] for a module with a hand-written

@@ -161,8 +161,8 @@ impl<M: LearnerModel> Swa<M> {
     /// }
     /// ```
     ///
-    /// Burn's terminal UI (0.22.1) forgets the reason when it closes: `LearningResult::error` is empty under it. The reason is printed
-    /// nevertheless, and [`averaged_model`](Self::averaged_model) returns it.
+    /// Burn's terminal UI (0.22.1) forgets the reason when it closes, and leaves `LearningResult::error` empty. So the reason is
+    /// printed then, and [`averaged_model`](Self::averaged_model) returns it.
     pub fn with_interrupter(mut self, interrupter: Interrupter) -> Self {
         self.interrupter = Some(interrupter);
         self
@@ -248,6 +248,23 @@ impl<M: LearnerModel> Swa<M> {
             steps: self.steps(),
             run: collect.run().copied(),
         })
+    }
+
+    /// The model that validation shows: of a copy for validation ([`Module::valid`](burn::module::Module::valid)), the averaged one,
+    /// its BatchNorm re-estimated, or the live one while nothing has been averaged. For a training loop of your own that validates
+    /// by more than [`InferenceStep::step`].
+    ///
+    /// ```
+    /// use burn::module::Module;
+    /// use burn::train::{Learner, LearnerModel};
+    /// use swa_train::Swa;
+    ///
+    /// fn validate<M: LearnerModel>(learner: &Learner<Swa<M>>, loss_of: impl Fn(&M) -> f32) -> f32 {
+    ///     loss_of(learner.model().valid().validated())
+    /// }
+    /// ```
+    pub fn validated(&self) -> &M {
+        self.evaluated()
     }
 
     /// The live model, as the optimizer left it.
@@ -357,7 +374,8 @@ impl<M: LearnerModel> Swa<M> {
             self.interrupt(&failed);
         }
         let is_first = self.failures.add(failed);
-        if is_first {
+        // Whoever gave an interrupter has `LearningResult::error`, unless Burn's terminal UI resets it.
+        if is_first && (self.interrupter.is_none() || terminal::is_covered()) {
             terminal::show(message);
         }
     }

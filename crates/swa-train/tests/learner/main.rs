@@ -264,7 +264,7 @@ fn a_run_whose_steps_changed_goes_on_by_epochs() {
 fn a_run_whose_steps_changed_within_an_epoch_stops_at_once() {
     // So that its 20 steps end within an epoch.
     let six = RunLength::new(EPOCHS, 6).unwrap();
-    let six = six.with_validation_within_epochs();
+    let six = six.unchecked();
     in_temporary_folder(|folder| {
         let checkpointed = || training(folder).with_default_checkpointers();
         let first = checkpointed().num_epochs(4);
@@ -295,7 +295,7 @@ fn a_run_whose_steps_changed_within_an_epoch_stops_at_once() {
 #[test]
 fn a_run_that_went_on_with_other_steps_is_refused_again() {
     let six = RunLength::new(EPOCHS, 6).unwrap();
-    let six = six.with_validation_within_epochs();
+    let six = six.unchecked();
     let is_refused = |swa: &Swa<Net>| {
         let Some(SwaError::AfterStep { error, .. }) = swa.failure() else {
             return false;
@@ -551,7 +551,7 @@ fn a_loader_may_ask_the_wrapper_while_it_re_estimates() {
 
 #[test]
 fn live_weights_are_read_once_a_step_and_models_passed_once_a_batch() {
-    let run = run_length().with_validation_within_epochs();
+    let run = run_length().unchecked();
     let every_step = Collect::from_step(2, &run).unwrap();
     let further = ["a", "b"].map(|name| AverageConfig::new(name.to_owned(), every_step));
     let model = Replica::alone(Net::new());

@@ -80,7 +80,7 @@ fn a_run_that_fails_says_why_when_the_ui_is_gone() {
     let ended = Terminal::start(&command.join(" ")).process.end();
     assert_eq!(ended.status, Some(1), "{ended:?}");
     let after = after_the_ui(&ended);
-    let reason = "after optimizer step 36: parameter `network.conv1.weight` holds a NaN";
+    let reason = "after optimizer step 7: parameter `network.conv1.weight` holds a NaN";
     for line in [format!("SWA: {reason}"), format!("error: {reason}")] {
         assert!(after.contains(&line), "{after}");
     }

@@ -126,7 +126,7 @@ fn a_learning_rate_that_diverges_is_said_to_be_too_high() {
     let settings = [SmallRun::PreResNet.settings(), vec!["--lr", "1e30"]].concat();
     let refusal = train(&settings, folder.path()).end().refusal();
     assert!(
-        refusal.starts_with("parameter `network.conv1.weight` holds a NaN"),
+        refusal.starts_with("after optimizer step 7: parameter `network.conv1.weight` holds a NaN"),
         "{refusal}"
     );
     assert!(refusal.contains("lower its learning rate"), "{refusal}");

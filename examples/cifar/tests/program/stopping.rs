@@ -44,7 +44,7 @@ pub(crate) fn check_stop(ended: &Ended, out: &Path) -> usize {
     // Model and schedule have counted the same steps as the name of the file.
     let steps = epoch * STEPS_PER_EPOCH + batches;
     let checkpoint = Checkpoint::read(out, &format!("{epoch}+{batches}"));
-    assert_eq!(checkpoint.integer("steps"), steps);
+    assert_eq!(checkpoint.integer("swa_train.steps"), steps);
     let schedule: Vec<_> = checkpoint.schedule().values().collect();
     let expected = [steps, STEPS_PER_EPOCH].map(|it| format!("UInt({it})"));
     assert_eq!(schedule, [&expected[0], &expected[1]]);
