@@ -85,7 +85,8 @@ pub fn run(args: &WorkerArgs) -> Result<i32, Failure> {
         directory,
         interruption,
     };
-    worker.train(network)
+    let trained = worker.train(network);
+    trained.map_err(|error| format!("{}: {error}", run.name).into())
 }
 
 /// Stops when the supervisor says so on standard input, and ends when the supervisor is gone: the
@@ -354,8 +355,8 @@ fn evaluation(run: &str, config: &RunConfig, row: &EpochRow) -> Result<Record, F
     let losses = [Some(row.live_test_loss), row.train_loss, row.swa_test_loss];
     if !losses.into_iter().flatten().all(f64::is_finite) {
         return Err(format!(
-            "{run} diverged in epoch {}: its loss is not a finite number; lower its learning rates in \
-             the plan, for an experiment in another folder",
+            "diverged in epoch {}: its loss is not a finite number; lower its learning rates in the plan, for an \
+             experiment in another folder",
             row.epoch
         )
         .into());

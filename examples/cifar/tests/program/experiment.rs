@@ -376,14 +376,17 @@ fn an_experiment_whose_folder_was_moved_stops_and_makes_no_other() {
     process.signal_all("CONT");
     let ended = process.end();
     assert_eq!(ended.status, Some(1), "{ended:?}");
-    let gone = |path: &Path| format!("error: {} was deleted, moved or replaced", path.display());
+    let gone = |path: &Path| format!("{} was deleted, moved or replaced", path.display());
     let errors: Vec<&str> = ended.errors.lines().collect();
     assert_eq!(errors.len(), 2, "{ended:?}");
-    assert!(
-        errors[0].starts_with(&gone(&out.join("runs").join(RUNS[0]))),
-        "{ended:?}"
-    );
-    assert!(errors[1].starts_with(&gone(&out)), "{ended:?}");
+    let run = gone(&out.join("runs").join(RUNS[0]));
+    let expected = [
+        format!("error: {}: {run}", RUNS[0]),
+        format!("error: {}", gone(&out)),
+    ];
+    for (error, expected) in errors.iter().zip(expected) {
+        assert!(error.starts_with(&expected), "{ended:?}");
+    }
     assert!(!out.exists());
 }
 
@@ -497,8 +500,11 @@ fn a_run_that_diverges_fails_alone() {
     assert_eq!(ended.status, Some(1), "{ended:?}");
     let errors: Vec<&str> = ended.errors.lines().collect();
     assert_eq!(errors.len(), 3, "{errors:?}");
-    let diverged = format!("error: {} diverged in epoch 1: ", RUNS[0]);
-    assert!(errors[0].starts_with(&diverged), "{errors:?}");
+    // The average's failure comes first, where there is one.
+    let failed = format!("error: {}: after optimizer step 7: parameter `", RUNS[0]);
+    assert!(errors[0].starts_with(&failed), "{errors:?}");
+    let diverged = format!("error: {}: diverged in epoch 1: ", RUNS[1]);
+    assert!(errors[1].starts_with(&diverged), "{errors:?}");
     assert!(
         errors[2].starts_with("error: 2 runs failed, the first of them"),
         "{errors:?}"
