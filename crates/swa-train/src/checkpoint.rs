@@ -140,17 +140,53 @@ fn read<M: Module>(file: &Path, model: &M) -> Result<(ModuleRecord, Contents), S
     }
 }
 
-/// Loads into `module` the entries below a path of a record.
+/// Loads into `module` the entries below a path of a record, and all of them.
 fn load<M: Module>(
     file: &Path,
     path: &[&str],
     module: M,
     record: ModuleRecord,
 ) -> Result<M, SwaError> {
-    let loaded = Below { path, module }.try_load_record(record.allow_unused(true));
-    let loaded =
-        loaded.map_err(|error| refused(file, &format!("it is of another network ({error})")));
-    Ok(loaded?.module)
+    let module = Below { path, module };
+    let left = unused(module.clone(), record.clone());
+    let loaded = module.try_load_record(record.allow_unused(true));
+    let loaded = loaded.map_err(|error| of_another_network(file, &error.to_string()))?;
+    let prefix: String = path.iter().flat_map(|name| [name, "."]).collect();
+    let mut left = left.iter().filter(|name| {
+        if path.is_empty() {
+            !name.starts_with(&format!("{PREFIX}."))
+        } else {
+            name.starts_with(&prefix)
+        }
+    });
+    match left.next() {
+        None => Ok(loaded.module),
+        Some(name) => {
+            let more = left.count();
+            let reason = format!("the model has no `{name}`, and lacks {more} more of its entries");
+            Err(of_another_network(file, &reason))
+        }
+    }
+}
+
+/// The names of the entries of a record that `module` does not take, which Burn (0.22.1) tells in a message alone.
+fn unused<M: Module>(module: M, record: ModuleRecord) -> Vec<String> {
+    match module.try_load_record(record.allow_partial(true).validate(false)) {
+        Ok(_) => Vec::new(),
+        Err(error) => {
+            let names = error.to_string();
+            names
+                .split('"')
+                .skip(1)
+                .step_by(2)
+                .map(str::to_owned)
+                .collect()
+        }
+    }
+}
+
+fn of_another_network(file: &Path, reason: &str) -> SwaError {
+    refused(file, &format!("it is of another network ({reason})"))
 }
 
 fn refused(file: &Path, reason: &str) -> SwaError {

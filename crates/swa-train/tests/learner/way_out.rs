@@ -133,10 +133,18 @@ fn a_file_without_an_average_says_what_it_is() {
         let file = directory.join("other.bpk");
         let (result, _) = train_swa(|training| training);
         result.model.save_file(&file).unwrap();
-        let other = Net::new().without_batch_norm();
-        let averaged = load_averaged(&file, other);
-        // Its entries are there, and those of BatchNorm are left.
-        assert_eq!(weights(&averaged.unwrap()).len(), 4);
+        let other = || Net::new().without_batch_norm();
+        for refused in [load_averaged(&file, other()), load_live(&file, other())] {
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains("it is of another network"), "{error}");
+            assert!(error.contains("norm.beta`, and lacks 3 more"), "{error}");
+        }
+        let file_of_other = directory.join("fewer.bpk");
+        let collect = Collect::from_epoch(3, &run_length()).unwrap();
+        let swa = SwaConfig::new(collect).init_without_data(other()).unwrap();
+        let trained = in_temporary_folder(|it| training(it).launch(super::learner(swa)));
+        trained.model.save_file(&file_of_other).unwrap();
+        assert!(refused(&file_of_other).contains("norm.gamma"));
 
         refused(&directory.join("none.bpk"));
         let file = directory.join("text.bpk");
