@@ -10,7 +10,7 @@ use burn::store::ModuleRecord;
 use swa_core::{Average, AverageError, EqualWeights};
 
 use crate::SwaError;
-use crate::lr_scheduler::without_swalr;
+use crate::lr_scheduler::without_later_schedules;
 use crate::swa::{Below, Contents, MAIN, PREFIX};
 
 /// The averaged model in a checkpoint, ready for inference: `model` with the averaged weights, and with the running statistics
@@ -119,7 +119,7 @@ pub fn write_plain_checkpoint<M: Module>(
     let written = model.into_record().save(&to_model);
     written.map_err(of(&to_model))?;
     fs::write(&to_optimizer, optimizer).map_err(of(&to_optimizer))?;
-    let written = without_swalr(&schedule).save(&to_schedule);
+    let written = without_later_schedules(&schedule).save(&to_schedule);
     written.map_err(of(&to_schedule))
 }
 

@@ -208,6 +208,8 @@ pub struct Collect {
     first_step: usize,
     every_steps: usize,
     run: Option<RunLength>,
+    /// Collects after the run's last step too.
+    at_the_end: bool,
 }
 
 /// Steps as they are saved, which may be invalid.
@@ -217,6 +219,8 @@ struct SavedCollect {
     first_step: usize,
     every_steps: usize,
     run: Option<RunLength>,
+    #[serde(default)]
+    at_the_end: bool,
 }
 
 impl TryFrom<SavedCollect> for Collect {
@@ -224,7 +228,11 @@ impl TryFrom<SavedCollect> for Collect {
 
     fn try_from(saved: SavedCollect) -> Result<Self, SwaError> {
         positive("the step to start collecting at", saved.first_step)?;
-        Self::from(saved.first_step, saved.every_steps, saved.run)?.every_steps(saved.every_steps)
+        let collect = Self::from(saved.first_step, saved.every_steps, saved.run)?;
+        Ok(Self {
+            at_the_end: saved.at_the_end,
+            ..collect.every_steps(saved.every_steps)?
+        })
     }
 }
 
@@ -235,6 +243,7 @@ impl Collect {
             first_step: 1,
             every_steps: 1,
             run: None,
+            at_the_end: false,
         }
     }
 
@@ -301,7 +310,12 @@ impl Collect {
     /// [`SwaError::Invalid`] if `steps` is 0.
     pub fn every_steps(self, steps: usize) -> Result<Self, SwaError> {
         positive("the number of steps from one collection to the next", steps)?;
-        Self::from(self.first_step, steps, self.run)
+        let at_the_end = self.at_the_end;
+        let collect = Self::from(self.first_step, steps, self.run)?;
+        Ok(Self {
+            at_the_end,
+            ..collect
+        })
     }
 
     fn from(
@@ -318,13 +332,25 @@ impl Collect {
                 first_step,
                 every_steps,
                 run,
+                at_the_end: false,
             }),
+        }
+    }
+
+    /// The same, and after the run's last step, if that is not the end of an interval.
+    pub(crate) fn and_at_the_end(self) -> Self {
+        Self {
+            at_the_end: true,
+            ..self
         }
     }
 
     /// Tells whether weights are collected after optimizer step `step`.
     pub fn is_due(&self, step: usize) -> bool {
-        step >= self.first_step && (step - self.first_step).is_multiple_of(self.every_steps)
+        let is_last = || self.run.is_some_and(|run| step == run.total_steps());
+        step >= self.first_step
+            && ((step - self.first_step).is_multiple_of(self.every_steps)
+                || self.at_the_end && is_last())
     }
 
     /// The length of the run, unless it may have [any](Self::every_step).
@@ -363,7 +389,8 @@ impl Collect {
     /// The number of times that weights are collected in the run, if its length is known.
     pub fn collections(&self) -> Option<usize> {
         let steps = self.run?.total_steps() - self.first_step;
-        Some(steps / self.every_steps + 1)
+        let rest = usize::from(self.at_the_end && !steps.is_multiple_of(self.every_steps));
+        Some((steps / self.every_steps).saturating_add(1 + rest))
     }
 }
 

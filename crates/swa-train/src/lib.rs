@@ -138,7 +138,8 @@
 //! - [`SwaConfig`] says how to average, and makes [`Swa`], the wrapper.
 //! - [`Collect`] says when to collect: from a step, an epoch or a fraction of the run on. [`RunLength`]
 //!   turns epochs into steps.
-//! - [`PaperLrScheduler`] is the paper's learning rate, [`SwaLrScheduler`] PyTorch's `SWALR`, after any schedule of Burn's.
+//! - [`PaperLrScheduler`] is the paper's learning rate, [`SwaLrScheduler`] PyTorch's `SWALR`, after any schedule of Burn's,
+//!   [`CyclicalLrScheduler`] the cycles of Snapshot Ensembles, Fast Geometric Ensembling and SWA.
 //! - [`ModelMetric`] shows metrics of the live model, and of further averages, beside the averaged one's.
 //!
 //! All settings are configurations like Burn's. They can be saved and loaded, and `init` makes the object that they describe.
@@ -175,7 +176,8 @@ pub use checkpoint::{load_averaged, load_live, write_plain_checkpoint};
 pub use collect::{Collect, RunLength};
 pub use error::SwaError;
 pub use lr_scheduler::{
-    Annealing, PaperLrScheduler, PaperLrSchedulerConfig, SwaLrScheduler, SwaLrSchedulerConfig,
+    Annealing, CycleShape, CyclicalLrScheduler, CyclicalLrSchedulerConfig, PaperLrScheduler,
+    PaperLrSchedulerConfig, SwaLrScheduler, SwaLrSchedulerConfig,
 };
 pub use metric::{ModelInput, ModelMetric, ModelOutputs};
 pub use swa::{AverageConfig, RECORD_FORMAT, RunningStatistics, Swa, SwaConfig, SwaMetrics};

@@ -1,8 +1,11 @@
 //! Learning-rate schedules for SWA, as schedulers of Burn's `Learner`.
 
+mod cyclical;
+mod joined;
 mod paper;
 mod swalr;
 
+pub use cyclical::{CycleShape, CyclicalLrScheduler, CyclicalLrSchedulerConfig};
+pub(crate) use joined::without_later_schedules;
 pub use paper::{PaperLrScheduler, PaperLrSchedulerConfig};
-pub(crate) use swalr::without_swalr;
 pub use swalr::{Annealing, SwaLrScheduler, SwaLrSchedulerConfig};

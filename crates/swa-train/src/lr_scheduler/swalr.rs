@@ -7,9 +7,8 @@ use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
 use burn::optim::LearningRate;
 
+use super::joined::{Join, Joined, Step};
 use super::paper::rate;
-use crate::burn_0_22::groups_of;
-use crate::collect::{converted_steps, positive};
 use crate::{Collect, SwaError};
 
 /// The way of [`SwaLrScheduler`] from one rate to the other, with `t` from 0 to 1.
@@ -81,25 +80,15 @@ impl SwaLrSchedulerConfig {
     /// [`SwaError::Invalid`] unless `swa_lr` is positive, and `before` is without parameter groups.
     pub fn init(&self, before: impl Into<ModuleLrScheduler>) -> Result<SwaLrScheduler, SwaError> {
         rate("the SWA learning rate", self.swa_lr)?;
-        if let Some(steps) = self.steps_per_epoch {
-            positive("the number of steps per epoch", steps)?;
-        }
-        let before = before.into();
-        match groups_of(&before) {
-            1 => Ok(SwaLrScheduler {
-                initial: before.clone(),
-                before,
-                config: *self,
-                steps: 0,
-                from: 0.0,
-            }),
-            groups => Err(SwaError::Invalid {
-                name: "the schedule that leads to the SWA learning rate",
-                expected: "without parameter groups (make one for each, and join them by \
-                           `ModuleLrScheduler::new(swalr).with_group(group, swalr_of_the_group)`)",
-                got: format!("one with {} of them", groups - 1),
-            }),
-        }
+        let join = Join {
+            start_step: self.start_step,
+            steps_per_epoch: self.steps_per_epoch,
+            plain_steps: self.plain_steps.unwrap_or(0),
+        };
+        Ok(SwaLrScheduler {
+            schedules: Joined::new(before, join)?,
+            config: *self,
+        })
     }
 }
 
@@ -141,114 +130,36 @@ impl SwaLrSchedulerConfig {
 /// Made by [`SwaLrSchedulerConfig::init`].
 #[derive(Clone)]
 pub struct SwaLrScheduler {
-    /// The other schedule before its first step.
-    initial: ModuleLrScheduler,
-    before: ModuleLrScheduler,
+    schedules: Joined,
     config: SwaLrSchedulerConfig,
-    /// Optimizer steps taken.
-    steps: usize,
-    /// The last rate of `before`.
-    from: LearningRate,
 }
 
 impl LrScheduler for SwaLrScheduler {
     fn step(&mut self) -> LearningRate {
         let SwaLrSchedulerConfig {
-            start_step,
             swa_lr,
             annealing_steps,
             annealing,
             ..
         } = self.config;
-        let step = self.steps;
-        self.steps = step.saturating_add(1);
-        // With a `start_step` of 0, the way starts from the first rate of `before`.
-        if step < start_step || step == 0 {
-            self.from = self.before.step().base();
+        match self.schedules.step() {
+            Step::Earlier(rate) => rate,
+            Step::Later(steps, from) => {
+                let t = (steps as f64 + 1.0) / annealing_steps.max(1) as f64;
+                let share = annealing.share(t.min(1.0));
+                swa_lr * share + from * (1.0 - share)
+            }
         }
-        if step < start_step {
-            return self.from;
-        }
-        let annealed = (step - start_step) as f64 + 1.0;
-        let t = annealed / annealing_steps.max(1) as f64;
-        let share = annealing.share(t.min(1.0));
-        swa_lr * share + self.from * (1.0 - share)
     }
 
     fn to_record(&self) -> LrSchedulerRecord {
-        let record = LrSchedulerRecord::new()
-            .with_scalar("steps", self.steps)
-            .with_scalar("from", self.from)
-            .with_record("before", self.before.to_record().record(ONLY_GROUP));
-        match self.config.steps_per_epoch {
-            None => record,
-            Some(steps) => record.with_scalar("steps_per_epoch", steps),
-        }
+        self.schedules.to_record()
     }
 
     fn load_record(&mut self, record: LrSchedulerRecord) {
-        let (Some(steps), Some(from)) = (record.scalar("steps"), record.scalar("from")) else {
-            return self.load_plain_record(record);
-        };
-        self.from = from;
-        let now = self.config.steps_per_epoch;
-        let before = record.scalar("steps_per_epoch").or(now);
-        match (before, now) {
-            (Some(before), Some(now)) if before != now => {
-                self.steps = converted_steps(steps, before, now);
-                self.before = self.initial.clone();
-                if self.steps < self.config.start_step {
-                    self.follow(self.steps);
-                }
-            }
-            _ => {
-                self.steps = steps;
-                self.load_before(record.record("before"));
-            }
-        }
+        self.schedules.load_record(record);
     }
 }
-
-impl SwaLrScheduler {
-    /// Goes on from a record of the other schedule alone.
-    fn load_plain_record(&mut self, record: LrSchedulerRecord) {
-        self.steps = self.config.plain_steps.unwrap_or(0);
-        self.before = self.initial.clone();
-        self.follow(self.steps.min(self.config.start_step));
-        self.load_before(record);
-    }
-
-    fn load_before(&mut self, record: LrSchedulerRecord) {
-        let record = LrSchedulerRecord::new().with_record(ONLY_GROUP, record);
-        self.before = self.initial.clone().load_record(record);
-    }
-
-    /// Takes so many steps of the other schedule.
-    fn follow(&mut self, steps: usize) {
-        for _ in 0..steps {
-            self.from = self.before.step().base();
-        }
-    }
-}
-
-/// The record of a `ModuleLrScheduler`, with the record of the other schedule in place of each [`SwaLrScheduler`]'s: that of the same
-/// training without SWA.
-pub(crate) fn without_swalr(record: &LrSchedulerRecord) -> LrSchedulerRecord {
-    // A record does not tell the number of its groups. Those of constant rates are empty.
-    const MOST_GROUPS: usize = 1000;
-
-    let groups = (0..MOST_GROUPS).map(|group| group.to_string());
-    groups.fold(LrSchedulerRecord::new(), |plain, group| {
-        let mut schedule = record.record(&group);
-        while schedule.scalar::<f64>("from").is_some() {
-            schedule = schedule.record("before");
-        }
-        plain.with_record(&group, schedule)
-    })
-}
-
-/// The name of the first group in a record of a [`ModuleLrScheduler`].
-const ONLY_GROUP: &str = "0";
 
 #[cfg(test)]
 mod tests {
@@ -262,6 +173,7 @@ mod tests {
     use burn::lr_scheduler::step::StepLrSchedulerConfig;
     use burn::module::{ParamGroup, ParamId};
 
+    use super::super::joined::without_later_schedules;
     use super::*;
     use crate::{PaperLrSchedulerConfig, RunLength};
 
@@ -525,7 +437,7 @@ mod tests {
                     for _ in 0..4 * plain_epochs {
                         with_swa.step();
                     }
-                    let back = without_swalr(&with_swa.to_record());
+                    let back = without_later_schedules(&with_swa.to_record());
                     assert_eq!(format!("{back:?}"), format!("{record:?}"), "{name}");
                 }
             }
