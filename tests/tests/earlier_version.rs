@@ -15,7 +15,8 @@ use swa_lab::run::classifier::Classifier;
 use swa_models::{PreResNet, PreResNetConfig};
 use swa_store::StateDict;
 use swa_train::{
-    Collect, RECORD_FORMAT, RunLength, RunningStatistics, Swa, SwaConfig, load_averaged, load_live,
+    Collect, RECORD_FORMAT, RunLength, RunningStatistics, Swa, SwaConfig, SwaError, load_averaged,
+    load_live,
 };
 
 fn file(name: &str) -> PathBuf {
@@ -65,6 +66,8 @@ fn assert_same(earlier: &Path, swa: Swa<Classifier<PreResNet>>, added: &[&str]) 
     let mut now = record(&now);
     let format = now.remove("swa_train.format").expect("a record says it");
     assert_eq!(usize::from(format.3[0]), RECORD_FORMAT);
+    let is_ready = now.remove("swa_train.is_ready").expect("a record says it");
+    assert_eq!(is_ready.3[0], 0);
     for entry in added {
         now.remove(*entry).expect("later versions added it");
     }
@@ -120,8 +123,16 @@ fn models_are_taken_from_earlier_checkpoints() {
         let plain = || Classifier::new(network(), Arc::default());
         let live = load_live(file(name), plain()).unwrap();
         assert_eq!(floats(&live), floats(swa.live()));
-        let averaged = load_averaged(file(name), plain()).unwrap();
-        assert_eq!(floats(&averaged), floats(&swa.average().model().unwrap()));
+        // Its statistics were never re-estimated.
+        let error = load_averaged(file(name), plain()).unwrap_err();
+        assert!(matches!(error, SwaError::NotReestimated { .. }), "{error}");
+        // That takes data, and then the file of this version has them.
+        let folder = tempfile::tempdir().unwrap();
+        let now = folder.path().join("now.bpk");
+        let averaged = swa.averaged_model().unwrap();
+        swa.save_file(&now).unwrap();
+        let loaded = load_averaged(&now, plain()).unwrap();
+        assert_eq!(floats(&loaded), floats(&averaged));
     }
 }
 

@@ -7,14 +7,15 @@ use std::path::Path;
 use burn::lr_scheduler::LrSchedulerRecord;
 use burn::module::Module;
 use burn::store::ModuleRecord;
-use swa_core::{Average, AverageError, EqualWeights};
+use swa_core::{Average, AverageError, EqualWeights, ReestimationConfig};
 
 use crate::SwaError;
 use crate::lr_scheduler::without_later_schedules;
-use crate::swa::{Below, Contents, MAIN, PREFIX};
+use crate::swa::{Below, Contents, MAIN, PREFIX, needs_data};
 
 /// The averaged model in a checkpoint, ready for inference: `model` with the averaged weights, and with the running statistics
-/// that the last validation before the checkpoint showed. It takes no data.
+/// that the last validation before the checkpoint showed. It takes no data. (After a failure of averaging, it is the last good
+/// average, while validation showed the live model.)
 ///
 /// `file` is a checkpoint's `model-EPOCH.bpk`, or whatever else a [`Swa`](crate::Swa) was saved to. `model` is a plain model of the
 /// same network, on the device where it is wanted. For a training with adapters such as LoRA's, that is the network without them.
@@ -23,7 +24,7 @@ use crate::swa::{Below, Contents, MAIN, PREFIX};
 /// use burn::module::Module;
 /// use swa_train::{SwaError, load_averaged};
 ///
-/// fn best<M: Module>(model: M) -> Result<M, SwaError> {
+/// fn best<M: Module + 'static>(model: M) -> Result<M, SwaError> {
 ///     load_averaged("artifacts/checkpoint/model-12.bpk", model)
 /// }
 /// ```
@@ -31,8 +32,10 @@ use crate::swa::{Below, Contents, MAIN, PREFIX};
 /// # Errors
 ///
 /// [`SwaError::Checkpoint`] for a file that cannot be read, that of a training without SWA, that of another network, and that of a
-/// training that had averaged nothing yet; [`SwaError::Average`] for a model that cannot be averaged.
-pub fn load_averaged<M: Module>(file: impl AsRef<Path>, model: M) -> Result<M, SwaError> {
+/// training that had averaged nothing yet. [`SwaError::NotReestimated`] if the model has BatchNorm layers that train, and their
+/// statistics were not re-estimated after the last update: in a file from within an epoch, or of an earlier version.
+/// [`SwaError::Average`] for a model that cannot be averaged.
+pub fn load_averaged<M: Module + 'static>(file: impl AsRef<Path>, model: M) -> Result<M, SwaError> {
     let file = file.as_ref();
     let (record, contents) = read(file, &model)?;
     if !contents.holds(MAIN) {
@@ -44,10 +47,16 @@ pub fn load_averaged<M: Module>(file: impl AsRef<Path>, model: M) -> Result<M, S
     } else {
         &["average"]
     };
-    let average = load(file, path, average, record)?;
-    match average.model() {
-        Err(AverageError::NothingAveraged) => Err(refused(file, NOTHING_AVERAGED)),
-        averaged => Ok(averaged?),
+    let averaged = match load(file, path, average, record)?.model() {
+        Err(AverageError::NothingAveraged) => return Err(refused(file, NOTHING_AVERAGED)),
+        averaged => averaged?,
+    };
+    if contents.is_ready || !needs_data(&averaged, &ReestimationConfig::new())? {
+        Ok(averaged)
+    } else {
+        Err(SwaError::NotReestimated {
+            file: file.to_owned(),
+        })
     }
 }
 
@@ -105,7 +114,8 @@ pub fn write_plain_checkpoint<M: Module>(
     let model = load_live(&from_model, model)?;
     let schedule = LrSchedulerRecord::load(&from_schedule).map_err(of(&from_schedule))?;
     let optimizer = fs::read(&from_optimizer).map_err(of(&from_optimizer))?;
-    for file in [&to_model, &to_optimizer, &to_schedule] {
+    let written = [&to_model, &to_optimizer, &to_schedule];
+    for file in written {
         if file.exists() {
             return Err(refused(
                 file,
@@ -116,11 +126,18 @@ pub fn write_plain_checkpoint<M: Module>(
     if let Some(directory) = to_model.parent() {
         fs::create_dir_all(directory).map_err(of(directory))?;
     }
-    let written = model.into_record().save(&to_model);
-    written.map_err(of(&to_model))?;
-    fs::write(&to_optimizer, optimizer).map_err(of(&to_optimizer))?;
-    let written = without_later_schedules(&schedule).save(&to_schedule);
-    written.map_err(of(&to_schedule))
+    // Written beside their places, so that what is in its place is whole.
+    let parts = written.map(|file| file.with_extension("part"));
+    let [model_part, optimizer_part, schedule_part] = &parts;
+    let saved = model.into_record().save(model_part);
+    saved.map_err(of(model_part))?;
+    fs::write(optimizer_part, optimizer).map_err(of(optimizer_part))?;
+    let saved = without_later_schedules(&schedule).save(schedule_part);
+    saved.map_err(of(schedule_part))?;
+    for (part, file) in parts.iter().zip(written) {
+        fs::rename(part, file).map_err(of(file))?;
+    }
+    Ok(())
 }
 
 const NOTHING_AVERAGED: &str = "nothing had been averaged when it was written: take a later checkpoint, or the live model, by \

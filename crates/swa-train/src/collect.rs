@@ -151,7 +151,12 @@ impl RunLength {
     pub(crate) fn check(&self, before: usize, steps: usize) -> Result<(), SwaError> {
         let said = self.steps_per_epoch;
         let taken = steps.saturating_sub(before / said * said);
-        if taken == said || steps == before || !self.is_checked {
+        // A record from within an epoch may go on with the rest of it, or, as in a `Learner`, with a whole one.
+        if taken == said
+            || steps.saturating_sub(before) == said
+            || steps == before
+            || !self.is_checked
+        {
             Ok(())
         } else {
             Err(SwaError::OtherRunLength {
@@ -516,8 +521,8 @@ mod tests {
     #[test]
     fn a_length_is_that_of_the_first_epoch_or_says_which() {
         let run = RunLength::new(6, 10).unwrap();
-        // From the beginning, from the end of an epoch, and from within one.
-        for (before, steps) in [(0, 10), (20, 30), (24, 30), (7, 7)] {
+        // From the beginning, from the end of an epoch, and from within one, with its rest or with a whole one.
+        for (before, steps) in [(0, 10), (20, 30), (24, 30), (24, 34), (7, 7)] {
             run.check(before, steps).unwrap();
         }
         for (before, steps, expected) in [(0, 4, 4), (0, 20, 20), (20, 25, 5), (24, 31, 11)] {

@@ -76,6 +76,18 @@ pub enum SwaError {
     )]
     NoData,
 
+    /// The averaged model of a checkpoint has BatchNorm layers whose statistics are still those of the training.
+    #[error(
+        "{}: the statistics of the averaged model's BatchNorm layers were not re-estimated after its last update, since no validation \
+         followed before it was written: load it into a wrapper with data, by `SwaConfig::init(model, train_loader)` and \
+         `try_load_file(file)`, and take its `averaged_model()`",
+        .file.display()
+    )]
+    NotReestimated {
+        /// The file.
+        file: PathBuf,
+    },
+
     /// A failure within a training.
     #[error("after optimizer step {step}: {error}")]
     AfterStep {
@@ -153,8 +165,13 @@ pub enum SwaError {
 
 /// The cause that applies, and what to do, where a training of `steps` steps collected nothing.
 fn nothing_averaged(first_step: usize, steps: usize, run: Option<RunLength>) -> String {
-    let Some(run) = run.filter(|_| steps > 0) else {
+    if steps == 0 {
         return "no optimizer step was taken. `into_live()` is the model".to_owned();
+    }
+    let Some(run) = run else {
+        return format!(
+            "no optimizer step was taken with this average after the {steps} of the checkpoint. `into_live()` is the trained model"
+        );
     };
     let (epochs, rest) = (steps / run.steps_per_epoch(), steps % run.steps_per_epoch());
     let ended = if rest == 0 {

@@ -1,5 +1,6 @@
 //! The averaged model for validation, with its BatchNorm re-estimated.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -135,11 +136,13 @@ pub(crate) struct Evaluation<M: LearnerModel> {
 }
 
 /// An averaged model that is ready for inference.
-pub(crate) struct Evaluated<M> {
+pub(crate) struct Evaluated<M: LearnerModel> {
     updates: usize,
     device: Device,
     model: M,
     report: BatchNormReport,
+    /// Its average with its running statistics, once a record has asked for it.
+    recorded: OnceCell<Option<Average<M>>>,
 }
 
 /// An averaged model whose BatchNorm is still to be re-estimated.
@@ -173,11 +176,20 @@ impl<M: LearnerModel> Evaluation<M> {
         last.map(|last| last.model.valid())
     }
 
-    /// The model of the average called `name` after this number of updates, if its running statistics were re-estimated.
-    pub(crate) fn reestimated(&self, name: &str, updates: usize) -> Option<&M> {
-        let last = self.last(name, updates);
-        let last = last.filter(|last| last.report.layers > 0);
-        last.map(|last| &last.model)
+    /// The average called `name` with the running statistics that were re-estimated for it, if they were. It is kept, since every
+    /// visitor asks for it, such as the one that accumulates the gradients of a batch.
+    pub(crate) fn recorded(&self, name: &str, average: &Average<M>) -> Option<&Average<M>> {
+        let last = self.last(name, average.updates())?;
+        if last.report.layers == 0 {
+            return None;
+        }
+        let recorded = || average.clone().with_running_statistics_of(&last.model);
+        last.recorded.get_or_init(|| recorded().ok()).as_ref()
+    }
+
+    /// Tells whether the record of the average called `name` has the running statistics that validation shows.
+    pub(crate) fn is_ready(&self, name: &str, average: &Average<M>) -> bool {
+        self.reestimation.is_none() || self.last(name, average.updates()).is_some()
     }
 
     fn last(&self, name: &str, updates: usize) -> Option<&Evaluated<M>> {
@@ -224,7 +236,7 @@ impl<M: LearnerModel> Evaluation<M> {
     }
 }
 
-impl<M> Evaluated<M> {
+impl<M: LearnerModel> Evaluated<M> {
     /// The report of the re-estimation.
     pub(crate) fn report(&self) -> &BatchNormReport {
         &self.report
@@ -253,6 +265,7 @@ impl<M: LearnerModel> Pending<M> {
             device: self.device,
             model,
             report,
+            recorded: OnceCell::new(),
         })
     }
 }

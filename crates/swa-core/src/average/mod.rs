@@ -175,6 +175,13 @@ impl<M: Module> Average<M> {
         Ok(self)
     }
 
+    /// The same average before its first update, which copies.
+    pub fn restarted(mut self) -> Self {
+        self.unread = None;
+        self.updates.value = 0;
+        self
+    }
+
     /// Averages the model's current parameters into this.
     ///
     /// Neither the model's weights nor its graph nor its running statistics change.

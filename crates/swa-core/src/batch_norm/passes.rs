@@ -32,6 +32,8 @@ struct Batch<M> {
     passed: Vec<bool>,
     /// Tells of each layer whether the batch has entered it since it started.
     entered: Vec<bool>,
+    /// The layer whose `gamma` was read last.
+    last: Option<usize>,
     /// What was taken out of layers, with their places.
     left: Vec<(usize, LeftOnDevice)>,
 }
@@ -43,6 +45,7 @@ impl<M: Module + 'static> Watched<M> {
             start: Start::ToRead,
             passed: vec![false; layers.len()],
             entered: vec![false; layers.len()],
+            last: None,
             left: Vec::new(),
         }));
         let on_read = {
@@ -50,10 +53,18 @@ impl<M: Module + 'static> Watched<M> {
             OnRead(Arc::new(move |watch, is_autodiff| {
                 let mut batch = lock(&batch);
                 match watch.parameter {
-                    // In a copy for validation, nothing is updated.
-                    Parameter::Gamma if is_autodiff => batch.enter(watch.place, &layers),
-                    Parameter::Gamma => {}
-                    Parameter::Beta => batch.passed[watch.place] = true,
+                    Parameter::Gamma => {
+                        batch.last = Some(watch.place);
+                        // In a copy for validation, nothing is updated.
+                        if is_autodiff {
+                            batch.enter(watch.place, &layers);
+                        }
+                    }
+                    // A pass reads both. A penalty on all parameters, for example, may read one alone.
+                    Parameter::Beta if batch.last == Some(watch.place) => {
+                        batch.passed[watch.place] = true;
+                    }
+                    Parameter::Beta => {}
                 }
             }))
         };
@@ -74,6 +85,7 @@ impl<M: Module + 'static> Watched<M> {
         batch.start = start;
         batch.passed.fill(false);
         batch.entered.fill(false);
+        batch.last = None;
         batch.left.clear();
         drop(batch);
         Self {

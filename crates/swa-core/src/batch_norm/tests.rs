@@ -220,6 +220,15 @@ fn batches_without_autodiff_are_an_error_that_says_so() {
         }
     }
 
+    // A pass that only reads a parameter of a layer, as for a penalty, has not passed it.
+    let with_penalty = |model: &Net, rows: Tensor<2>| {
+        model.second.beta.val().square().sum();
+        model.first.forward(rows);
+        2
+    };
+    let (_, report) = reestimate(&Net::new([0.1, 0.1]), [rows()], with_penalty).unwrap();
+    assert_eq!((report.layers, report.kept.len()), (1, 1));
+
     // A later batch does it too.
     let some_plain = |model: &Net, (rows, is_plain): (Tensor<2>, bool)| {
         if is_plain {

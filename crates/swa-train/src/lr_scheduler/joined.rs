@@ -116,7 +116,8 @@ impl Joined {
     fn load_plain_record(&mut self, record: LrSchedulerRecord) {
         self.steps = self.join.plain_steps;
         self.earlier = self.initial.clone();
-        self.follow(self.steps.min(self.join.start_step));
+        // With a `start_step` of 0, the first rate of the earlier schedule is its last.
+        self.follow(self.steps.min(self.join.start_step.max(1)));
         self.load_earlier(record);
     }
 
@@ -142,7 +143,7 @@ pub(crate) fn without_later_schedules(record: &LrSchedulerRecord) -> LrScheduler
     let groups = (0..MOST_GROUPS).map(|group| group.to_string());
     groups.fold(LrSchedulerRecord::new(), |plain, group| {
         let mut schedule = record.record(&group);
-        while schedule.scalar::<f64>(LAST).is_some() {
+        while schedule.scalar::<usize>(STEPS).is_some() && schedule.scalar::<f64>(LAST).is_some() {
             schedule = schedule.record(EARLIER);
         }
         plain.with_record(&group, schedule)

@@ -444,6 +444,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_plain_record_goes_on_where_annealing_began_at_once() {
+        let config = SwaLrSchedulerConfig::new(0, 0.05, 10).with_plain_steps(Some(3));
+        let mut whole = config.init(0.1).unwrap();
+        let mut resumed = config.init(0.1).unwrap();
+        for _ in 0..3 {
+            whole.step();
+        }
+        resumed.load_record(LrSchedulerRecord::new());
+        for _ in 0..9 {
+            assert_eq!(resumed.step(), whole.step());
+        }
+    }
+
     fn config_of(collect: &Collect) -> SwaLrSchedulerConfig {
         SwaLrSchedulerConfig::from_collect(collect, 0.05, 1).unwrap()
     }

@@ -133,6 +133,14 @@ impl<M: LearnerModel> Collectors<M> {
         self
     }
 
+    /// The same, with those that are not `kept` before their first update.
+    pub(super) fn restarted_unless(mut self, kept: impl Fn(&str) -> bool) -> Self {
+        for collector in self.iter_mut().filter(|it| !kept(&it.name)) {
+            collector.average = collector.average.clone().restarted();
+        }
+        self
+    }
+
     /// Visits the averages that have averaged something, for a record: the first as `average`, the others by their names in
     /// `averages`. Running statistics are those that validation showed, if the last one re-estimated them.
     pub(super) fn visit<V: ModuleVisitor>(&self, visitor: &mut V, evaluation: &Evaluation<M>) {
@@ -141,12 +149,8 @@ impl<M: LearnerModel> Collectors<M> {
             if average.updates() == 0 {
                 return;
             }
-            let evaluated = evaluation.reestimated(name, average.updates());
-            let shown = evaluated.map(|it| average.clone().with_running_statistics_of(it));
-            match shown {
-                Some(Ok(shown)) => shown.visit(visitor),
-                _ => average.visit(visitor),
-            }
+            let recorded = evaluation.recorded(name, average);
+            recorded.unwrap_or(average).visit(visitor);
         };
         visitor.enter_module("average", CONTAINER);
         visit(&self.main, visitor);

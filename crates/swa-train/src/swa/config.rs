@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use burn::config::Config;
 use burn::data::dataloader::DataLoader;
+use burn::module::Module;
 use burn::train::{InferenceStep, LearnerModel};
 use swa_core::{
     Average, BatchNormError, BatchSize, Counter, ReestimationConfig, RuleConfig,
@@ -133,12 +134,10 @@ impl SwaConfig {
     ///
     /// Those of [`init`](Self::init), and [`SwaError::NoData`] if BatchNorm is to be re-estimated.
     pub fn init_without_data<M: LearnerModel>(&self, model: M) -> Result<Swa<M>, SwaError> {
-        if let Some(config) = self.reestimation() {
-            let no_batches = std::iter::empty::<()>();
-            match reestimate_batch_norm(&model, config, no_batches, |_, ()| 0) {
-                Err(BatchNormError::NoBatches) => return Err(SwaError::NoData),
-                other => other?,
-            };
+        if let Some(config) = self.reestimation()
+            && needs_data(&model, config)?
+        {
+            return Err(SwaError::NoData);
         }
         self.init_with(model, Data::none())
     }
@@ -216,6 +215,7 @@ impl SwaConfig {
             first_step: 0,
             format: Counter::new(RECORD_FORMAT),
             steps_per_epoch: Counter::new(steps_per_epoch),
+            is_ready: Counter::new(0),
             steps_changed: None,
             state: Arc::new(Mutex::new(State::new(collectors, evaluation))),
             snapshot: None,
@@ -254,6 +254,22 @@ impl SwaConfig {
             collect: *collect,
             average,
         })
+    }
+}
+
+/// Tells whether a model has BatchNorm layers to re-estimate.
+///
+/// # Errors
+///
+/// [`SwaError::BatchNorm`] if they cannot be.
+pub(crate) fn needs_data<M: Module + 'static>(
+    model: &M,
+    config: &ReestimationConfig,
+) -> Result<bool, SwaError> {
+    let no_batches = std::iter::empty::<()>();
+    match reestimate_batch_norm(model, config, no_batches, |_, ()| 0) {
+        Err(BatchNormError::NoBatches) => Ok(true),
+        other => Ok(other.map(|_| false)?),
     }
 }
 

@@ -21,6 +21,7 @@ use crate::burn_0_22::training_error;
 use crate::{SwaError, terminal};
 use collector::Collectors;
 pub(crate) use collector::MAIN;
+pub(crate) use config::needs_data;
 pub use config::{AverageConfig, RunningStatistics, SwaConfig};
 use failure::{Failed, Failures};
 pub use metrics::SwaMetrics;
@@ -45,13 +46,14 @@ use state::{Averaged, State};
 ///
 /// A record has the live model's entries, and beside them those of SWA, below `swa_train`: each average that has averaged something,
 /// with its number of updates (`average`, and the further ones by their names in `averages`), the number of steps (`steps`) and of
-/// those in an epoch (`steps_per_epoch`), and the number of this format (`format`). If the last validation re-estimated the running
-/// statistics of an average, the record has these, so that it holds the model that validation showed: [`load_averaged`] gives it,
-/// and a plain model refuses the record over entries that are all called `swa_train`.
+/// those in an epoch (`steps_per_epoch`), and the number of this format (`format`). If an average was validated after its last
+/// update, or taken by [`averaged_model`](Self::averaged_model), the record has the running statistics that were re-estimated for it,
+/// so that it holds the model that validation showed (`is_ready`): [`load_averaged`] gives it. A plain model refuses the record over
+/// entries that are all called `swa_train`.
 ///
 /// `load_record` also takes records of earlier versions, and those of trainings without SWA (see
-/// [`RunLength::with_plain_epochs`](crate::RunLength::with_plain_epochs)). As a part of another module, a `Swa` takes them with
-/// `allow_partial(true)`.
+/// [`RunLength::with_plain_epochs`](crate::RunLength::with_plain_epochs)). As a part of another module, a `Swa` takes this version's
+/// alone, and those in which an average has averaged nothing yet with `allow_partial(true)`.
 ///
 /// [`load_averaged`]: crate::load_averaged
 ///
@@ -91,6 +93,8 @@ pub struct Swa<M: LearnerModel> {
     format: Counter,
     /// The number of optimizer steps in an epoch.
     steps_per_epoch: Counter,
+    /// Tells, in a record, whether the first average has the running statistics that validation shows.
+    is_ready: Counter,
     /// The reason why the steps of a record could not be converted to this number. It is the failure of the first step.
     steps_changed: Option<SwaError>,
     /// Behind a lock, and not a plain field, so that an update owns the average and can change it in place: see
@@ -417,6 +421,7 @@ impl<M: LearnerModel> Clone for Swa<M> {
             first_step: self.first_step,
             format: self.format.clone(),
             steps_per_epoch: self.steps_per_epoch.clone(),
+            is_ready: self.is_ready.clone(),
             steps_changed: self.steps_changed.clone(),
             state: self.state.clone(),
             snapshot: self.snapshot.clone(),

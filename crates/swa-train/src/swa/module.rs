@@ -9,8 +9,8 @@ use burn::tensor::Device;
 use burn::train::LearnerModel;
 use swa_core::Counter;
 
-use super::collector::Collectors;
-use super::record::{Contents, PREFIX};
+use super::collector::{Collectors, MAIN};
+use super::record::{Contents, IS_READY, PREFIX};
 use super::{RECORD_FORMAT, Swa};
 use crate::SwaError;
 use crate::burn_0_22::is_sharder;
@@ -72,10 +72,12 @@ impl<M: LearnerModel> Module for Swa<M> {
         self.model.visit(visitor);
 
         visitor.enter_module(PREFIX, CONTAINER);
+        let mut is_ready = self.is_ready.clone();
         {
             let state = self.state();
             let collectors = self.snapshot.as_ref().unwrap_or(&state.collectors);
             collectors.visit(visitor, &state.evaluation);
+            is_ready.value = usize::from(state.evaluation.is_ready(MAIN, &collectors.main.average));
         }
         let device = self.device();
         let (steps, steps_per_epoch) = self.recorded_steps();
@@ -83,6 +85,7 @@ impl<M: LearnerModel> Module for Swa<M> {
             ("steps", &steps),
             ("format", &self.format),
             ("steps_per_epoch", &steps_per_epoch),
+            (IS_READY, &is_ready),
         ] {
             visitor.enter_module(name, CONTAINER);
             visitor.visit_int(&number.param(&device));
@@ -112,7 +115,7 @@ impl<M: LearnerModel> Module for Swa<M> {
 
         enter(mapper, of_swa);
         let is_held = |name: &str| contents.as_ref().is_none_or(|it| it.holds(name));
-        let collectors = self.collectors().map(mapper, is_held);
+        let collectors = self.collectors_to_load(is_held).map(mapper, is_held);
         self = self.with_collectors(collectors);
 
         let device = self.device();
@@ -125,6 +128,9 @@ impl<M: LearnerModel> Module for Swa<M> {
         let before = steps_per_epoch.value;
         if format > 1 {
             steps_per_epoch = map_number(steps_per_epoch, "steps_per_epoch", mapper, &device);
+        }
+        if format > 2 {
+            self.is_ready = map_number(self.is_ready, IS_READY, mapper, &device);
         }
         exit(mapper, of_swa);
 
@@ -197,12 +203,22 @@ impl<M: LearnerModel> Swa<M> {
             // Without epochs, nothing depends on it.
             None => 0,
         };
+        let collectors = self.collectors_to_load(|_| false);
         self.steps.value = steps;
         self.first_step = steps;
         self.failures = Arc::default();
         self.steps_changed = None;
-        let collectors = self.collectors();
         Ok(self.with_collectors(collectors))
+    }
+
+    /// The averages that a record is loaded into. Those that it does not hold begin anew, unless this wrapper has not trained: then
+    /// they may go on from [`Swa::with_initial_average`].
+    fn collectors_to_load(&self, is_held: impl Fn(&str) -> bool) -> Collectors<M> {
+        let collectors = self.collectors();
+        if self.steps() == 0 {
+            return collectors;
+        }
+        collectors.restarted_unless(is_held)
     }
 
     /// The number of steps, and of those in an epoch, for a record. If the steps of a record could not be converted, these are still
@@ -218,7 +234,8 @@ impl<M: LearnerModel> Swa<M> {
     /// Converts the steps of a record in which an epoch had `before` of them.
     fn convert_steps(&mut self, before: usize) {
         let (steps, now) = (self.steps(), self.steps_per_epoch.value);
-        if before == now || before == 0 {
+        // Without epochs, then or now, steps are taken as they are.
+        if before == now || before == 0 || now == 0 {
             return;
         }
         if steps.is_multiple_of(before) {

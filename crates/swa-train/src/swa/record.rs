@@ -13,11 +13,17 @@ use super::collector::MAIN;
 /// The name that all entries of SWA are below.
 pub(crate) const PREFIX: &str = "swa_train";
 
+/// The entry that is 1 if the first average has the running statistics that validation shows, and 0 if they are the training's
+/// latest, and still to be re-estimated.
+pub(crate) const IS_READY: &str = "is_ready";
+
 /// What a record holds.
 #[derive(Debug, Clone)]
 pub(crate) struct Contents {
     /// The number of its format, or `None` for a record of a training without SWA.
     pub(crate) format: Option<usize>,
+    /// True if the running statistics of the first average need no re-estimation. Earlier formats do not tell.
+    pub(crate) is_ready: bool,
     /// The names of the averages that it holds, of those that were asked for.
     averages: Vec<String>,
 }
@@ -36,9 +42,10 @@ impl Contents {
         let number = |path: &[&str]| number_at(record, path, device);
         let format = match number(&[PREFIX, "format"])? {
             Some(format) => Some(format),
-            None => match number(&["average", "updates"])? {
-                Some(_updates) => Some(number(&["format"])?.unwrap_or(0)),
-                None => None,
+            // A model of the user's own may have a field `average`, such as an average of its own.
+            None => match (number(&["average", "updates"])?, number(&["steps"])?) {
+                (Some(_updates), Some(_steps)) => Some(number(&["format"])?.unwrap_or(0)),
+                _ => None,
             },
         };
         if let Some(format) = format
@@ -66,7 +73,11 @@ impl Contents {
                 averages.push(name.to_owned());
             }
         }
-        Ok(Self { format, averages })
+        Ok(Self {
+            format,
+            is_ready: number(&[PREFIX, IS_READY])? == Some(1),
+            averages,
+        })
     }
 
     /// Tells whether SWA's entries are below [`PREFIX`], and the live model's on the first level.

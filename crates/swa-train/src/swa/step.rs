@@ -1,12 +1,13 @@
 //! A step: the user's `optimize`, then the collecting of weights; and the model that is validated.
 
 use std::cell::OnceCell;
+use std::sync::Arc;
 
 use burn::optim::{
     GradientsParams, ModuleOptimizer, MultiGradientsParams,
     lr_scheduler::module_lr_scheduler::ModuleLearningRate,
 };
-use burn::train::{InferenceStep, LearnerModel, TrainOutput, TrainStep};
+use burn::train::{InferenceStep, Interrupter, LearnerModel, TrainOutput, TrainStep};
 
 use super::Swa;
 use super::collector::{Collectors, MAIN};
@@ -101,11 +102,21 @@ impl<M: LearnerModel> Swa<M> {
         evaluated.as_ref().unwrap_or(&self.model)
     }
 
-    /// Compares the length of the run with the first epoch, once, at the first item of its validation: Burn (0.22.1) makes a copy for
-    /// validation after a training that was stopped within an epoch, too.
+    /// Compares the length of the run with the first epoch, once, at the first item of its validation. Burn (0.22.1) makes a copy for
+    /// validation after a training that was stopped within an epoch, too, and under `ddp` with early stopping, it passes an item
+    /// through it.
     fn check_run_length(&self) {
+        // While it trains, a learner or a loop holds the state as well.
+        let is_in_training = Arc::strong_count(&self.state) > 1;
+        let is_stopping = || {
+            self.interrupter
+                .as_ref()
+                .is_some_and(Interrupter::should_stop)
+        };
         let run = self.read(Collectors::run);
         if let Some(run) = run
+            && is_in_training
+            && !is_stopping()
             && self.steps() > self.first_step
             && self.failures.run_checked.set(()).is_ok()
             && let Err(error) = run.check(self.first_step, self.steps())

@@ -163,6 +163,46 @@ fn counts_of_a_record_do_not_wrap() {
 }
 
 #[test]
+fn a_model_of_the_users_own_may_have_a_field_called_average() {
+    let device = Device::flex();
+    let record = |path: &'static [&'static str]| {
+        let module = Counter::new(3).param(&device);
+        record::Below { path, module }.into_record()
+    };
+    let format = |record| Contents::of(&record, &[], &device).unwrap().format;
+    assert_eq!(format(record(&["average", "updates"])), None);
+    assert_eq!(format(record(&["format"])), None);
+    assert_eq!(format(record(&[PREFIX, "format"])), Some(3));
+}
+
+#[test]
+fn a_record_without_an_average_leaves_none_of_before() {
+    let early = swa_of_epochs(3).after_step();
+    let record = || early.clone().into_record();
+    let late = (0..6).fold(swa_of_epochs(3), |swa, _| swa.after_step());
+    assert_eq!(late.updates(), 1);
+    let loaded = late.load_record(record());
+    assert_eq!((loaded.steps(), loaded.updates()), (1, 0));
+    assert!(loaded.averaged_model().is_err());
+    // An average from elsewhere goes on, if the training begins with the record.
+    let begun = swa_of_epochs(3)
+        .with_initial_average(&Net::new(), 5)
+        .unwrap();
+    assert_eq!(begun.load_record(record()).updates(), 5);
+}
+
+#[test]
+fn steps_are_kept_where_no_length_of_an_epoch_is_known() {
+    for steps in [6, 7] {
+        let trained = (0..steps).fold(swa_of_epochs(3), |swa, _| swa.after_step());
+        let ema = SwaConfig::ema(0.9).init_without_data(Net::new()).unwrap();
+        let loaded = ema.load_record(trained.into_record()).after_step();
+        assert_eq!(loaded.steps(), steps + 1);
+        assert!(loaded.failure().is_none());
+    }
+}
+
+#[test]
 fn the_record_of_a_later_version_is_refused() {
     let mut later = swa().after_step();
     later.format.value = RECORD_FORMAT + 1;

@@ -802,9 +802,10 @@ fn batch_norm_in_16_bits_is_refused_unless_it_is_averaged_too() {
 #[test]
 fn the_record_holds_live_weights_the_average_and_counters() {
     let swa = wrap(Net::new());
-    // Before the first update, there is no second copy: steps, format, and the steps in an epoch.
+    // Before the first update, there is no second copy: steps, format, the steps in an epoch, and
+    // whether its statistics are ready.
     let live = shapes(swa.live());
-    assert_eq!(elements(&shapes(&swa)), elements(&live) + 3);
+    assert_eq!(elements(&shapes(&swa)), elements(&live) + 4);
     let (result, _) = train_swa(|training| training);
     let swa = result.model;
     let recorded = shapes(&swa);
@@ -822,7 +823,7 @@ fn the_record_holds_live_weights_the_average_and_counters() {
     }
     assert_eq!(swa.num_params(), Net::new().num_params());
     // One more number for every number of the model, and the number of updates.
-    assert_eq!(elements(&recorded), 2 * elements(&live) + 4);
+    assert_eq!(elements(&recorded), 2 * elements(&live) + 5);
 
     let bytes = swa.clone().into_record().into_bytes().unwrap();
     let record = ModuleRecord::from_bytes(bytes).unwrap();

@@ -113,6 +113,42 @@ fn whatever_a_wrapper_is_saved_to_gives_both_models() {
 }
 
 #[test]
+fn statistics_that_no_validation_followed_are_not_given() {
+    // Stopped within its second epoch.
+    let run = run_length().unchecked();
+    let swa = SwaConfig::new(Collect::from_step(1, &run).unwrap());
+    let swa = swa.init(Net::new(), loader()).unwrap();
+    let mut learner = super::learner(swa);
+    let on_autodiff = loader().to_device(&super::Device::default().autodiff());
+    let batch = on_autodiff.iter().next().unwrap().unwrap();
+    for _ in 0..3 {
+        let output = learner.train_step(batch.clone());
+        learner.lr_step();
+        learner.optimizer_step(output.grads);
+    }
+    let swa = learner.model();
+    in_temporary_folder(|directory| {
+        let file = directory.join("model.bpk");
+        swa.clone().save_file(&file).unwrap();
+        let error = load_averaged(&file, Net::new()).unwrap_err();
+        assert!(matches!(error, SwaError::NotReestimated { .. }), "{error}");
+        // As the message says.
+        let wrapper = SwaConfig::new(Collect::from_step(1, &run).unwrap());
+        let wrapper = wrapper.init(Net::new(), loader()).unwrap();
+        let averaged = wrapper
+            .try_load_file(&file)
+            .unwrap()
+            .averaged_model()
+            .unwrap();
+        // Once it was re-estimated, the file has it.
+        let expected = floats(&swa.averaged_model().unwrap());
+        assert_eq!(floats(&averaged), expected);
+        swa.save_file(&file).unwrap();
+        assert_eq!(floats(&load_averaged(&file, Net::new()).unwrap()), expected);
+    });
+}
+
+#[test]
 fn a_file_without_an_average_says_what_it_is() {
     in_temporary_folder(|directory| {
         let refused = |file: &Path| {
@@ -308,6 +344,18 @@ fn a_training_that_diverges_before_the_average_fails_that_epoch() {
     let expected = "after optimizer step 10: parameter `input.weight` holds a NaN";
     assert!(error.starts_with(expected), "{error}");
     assert!(result.error.unwrap().to_string().contains(expected));
+}
+
+#[test]
+fn a_training_that_was_stopped_can_be_evaluated() {
+    let (result, _) = train_swa(|training| {
+        training.interrupter().stop(None);
+        training
+    });
+    // Stopped after its first step, which is not the length of an epoch.
+    let batch = loader().iter().next().unwrap().unwrap();
+    burn::train::InferenceStep::step(&result.model, batch);
+    assert!(result.model.failure().is_none());
 }
 
 #[test]
