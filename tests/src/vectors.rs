@@ -40,7 +40,7 @@ pub fn files(prefix: &str) -> Result<Vec<PathBuf>, Box<dyn Error>> {
     }
 }
 
-/// Reads a file of JSON below the [folder](folder).
+/// Reads a file of JSON below the [`folder`].
 pub fn read_json<D: DeserializeOwned>(name: &str) -> Result<D, Box<dyn Error>> {
     let path = folder().join(name);
     let read = || Ok::<D, Box<dyn Error>>(serde_json::from_slice(&std::fs::read(&path)?)?);

@@ -393,7 +393,6 @@ fn compare_ensembles(expected: &Ensembles) -> Result<Comparisons, Box<dyn Error>
             .compare_scores(&mut comparisons, "weighted", scores, bins);
     }
 
-    // Of the mean of the first members.
     for (at, mean) in expected.mean_of_softmax.iter().enumerate() {
         let report = evaluate(&members[..=at], None, 15)?;
         mean.compare_others(

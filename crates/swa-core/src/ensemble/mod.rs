@@ -174,7 +174,7 @@ pub struct EnsembleConfig {
     /// Neural Networks*.
     #[config(default = 15)]
     pub bins: usize,
-    /// If true, members whose logits are not finite are left out, and the report names them. By default they are an error.
+    /// Leaves out members whose logits are not finite, and names them in the report. By default they are an error.
     #[config(default = false)]
     pub leave_out_not_finite: bool,
 }

@@ -20,8 +20,8 @@ impl Logits {
     /// sec. 4.2). Take it from held-out data, neither those of the training nor those of the test, and then
     /// [divide](Logits::with_temperature) the test's logits by it. The accuracy stays.
     ///
-    /// The negative log-likelihood is convex in `1/T`, so that it has one minimum. It is found by bisection over `ln T`, by the sign
-    /// of the derivative, to a relative 1e-13, in 50 passes over the logits at most. If the minimum is not in the bracket, the
+    /// The negative log-likelihood is convex in `1/T`, so that it has one minimum. It is found by bisection over `ln T`, by the
+    /// sign of the derivative, to a relative 1e-13, in 50 passes over the logits at most. If the minimum is not in the bracket, the
     /// result is the end that is nearest: 100 if predictions are no better than chance, and 0.01 if all items are predicted
     /// rightly, or a temperature above it at which the derivative is 0 in f64.
     pub fn temperature(&self) -> f64 {
