@@ -40,6 +40,13 @@ pub fn files(prefix: &str) -> Result<Vec<PathBuf>, Box<dyn Error>> {
     }
 }
 
+/// Reads a file of JSON below the [`folder`].
+pub fn read_json<D: DeserializeOwned>(name: &str) -> Result<D, Box<dyn Error>> {
+    let path = folder().join(name);
+    let read = || Ok::<D, Box<dyn Error>>(serde_json::from_slice(&std::fs::read(&path)?)?);
+    read().map_err(|error| format!("{}: {error}", path.display()).into())
+}
+
 /// One file, with a description of its contents.
 #[derive(Debug)]
 pub struct VectorsOf<D> {

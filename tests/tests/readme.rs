@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use burn::data::dataloader::DataLoader;
 use burn::optim::ModuleOptimizer;
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 use burn::train::metric::{AccuracyMetric, LossMetric};
 use burn::train::{ClassificationOutput, InferenceStep, TrainStep};
 use burn::train::{Learner, LearnerModel, SupervisedTraining};
@@ -64,6 +64,7 @@ fn ema<M: LearnerModel>(
 #[derive(Clone)]
 struct Batch {
     images: Tensor<4>,
+    labels: Tensor<1, Int>,
     len: usize,
 }
 
@@ -94,6 +95,29 @@ fn core(
     let soup = Weights::combine(&[(0.5, &first), (0.3, &second), (0.2, &third)])?;
     drop((soup, halfway));
     Ok(model)
+}
+
+#[allow(dead_code, reason = "that it compiles is the test")]
+fn ensemble(
+    members: Vec<PreResNet>,
+    test_loader: &Arc<dyn DataLoader<Batch>>,
+) -> Result<Vec<f64>, Box<dyn Error>> {
+    use swa_core::{EnsembleConfig, evaluate_ensemble};
+    type Net = PreResNet;
+
+    let forward = |model: &Net, batch: Batch| (model.forward(batch.images), batch.labels);
+    let report = evaluate_ensemble(
+        &EnsembleConfig::new(),
+        members,
+        || test_loader.iter(),
+        forward,
+    )?;
+    let losses: Vec<f64> = report
+        .members
+        .iter()
+        .map(|first| first.ensemble.nll)
+        .collect();
+    Ok(losses)
 }
 
 /// The code of a README, without comments and line breaks.

@@ -12,6 +12,9 @@
 //!
 //! Underneath, a module's [`Weights`] are a vector, with sums, products, points between two vectors, and random directions.
 //!
+//! Networks that were not averaged can be asked together: [`evaluate_ensemble`] scores the mean of their predictions, and what
+//! each of them adds.
+//!
 //! This crate knows nothing of training loops, data sets and networks. To train with Burn's `Learner`,
 //! use the crate `swa-train`, which does all of this behind one wrapper.
 //!
@@ -92,20 +95,27 @@ mod average;
 mod batch_norm;
 mod burn_0_22;
 mod counter;
+mod ensemble;
 mod error;
 mod kernels;
+mod loaded;
 mod path;
 mod rule;
 mod weights;
 
 pub use average::Average;
 pub use batch_norm::{
-    BatchNormError, BatchNormReport, BatchSize, IntoBatch, KeptReason, KeptStatistics, Pooling,
+    BatchNormError, BatchNormReport, BatchSize, KeptReason, KeptStatistics, Pooling,
     ReestimationConfig, reestimate_batch_norm,
 };
 pub use burn_0_22::read_tensors_when_asked;
 pub use counter::Counter;
+pub use ensemble::{
+    EnsembleConfig, EnsembleError, EnsembleReport, Logits, MemberScores, PredictionError,
+    Probabilities, ReliabilityBin, Scores, evaluate_ensemble,
+};
 pub use error::AverageError;
 pub use kernels::parameters_a_launch;
+pub use loaded::Loaded;
 pub use rule::{AveragingRule, EqualWeights, Exponential, ExponentialWithWarmUp, RuleConfig};
 pub use weights::{Layout, Parameter, Role, Weights, WeightsError};

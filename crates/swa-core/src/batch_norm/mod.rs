@@ -15,6 +15,7 @@ use burn::module::Module;
 use burn::tensor::DType;
 use thiserror::Error;
 
+use crate::Loaded;
 use crate::burn_0_22::shown_momenta;
 use layers::{Layer, Layers, SetStatistics, Start, training_mode};
 use momentum::{Momentum, is_updated};
@@ -125,7 +126,7 @@ pub fn reestimate_batch_norm<M, I, B, S>(
 where
     M: Module + 'static,
     I: IntoIterator,
-    I::Item: IntoBatch<B>,
+    I::Item: Loaded<B>,
     B: Clone,
     S: BatchSize,
 {
@@ -147,7 +148,7 @@ where
     while taken < config.most_batches()
         && let Some(batch) = batches.next()
     {
-        let batch = batch.into_batch()?;
+        let batch = batch.loaded().map_err(BatchNormError::Batch)?;
         let again = pass.lacks_momenta().then(|| batch.clone());
         watched = watched.start(Start::ToRead);
         let size = forward(watched.model(), batch);
@@ -575,28 +576,6 @@ pub enum BatchNormError {
         /// The device's own message.
         reason: String,
     },
-}
-
-/// A batch of type `B`, or the result of loading one.
-pub trait IntoBatch<B> {
-    /// The batch.
-    ///
-    /// # Errors
-    ///
-    /// [`BatchNormError::Batch`] if loading it failed.
-    fn into_batch(self) -> Result<B, BatchNormError>;
-}
-
-impl<B> IntoBatch<B> for B {
-    fn into_batch(self) -> Result<B, BatchNormError> {
-        Ok(self)
-    }
-}
-
-impl<B, E: Into<Box<dyn Error + Send + Sync>>> IntoBatch<B> for Result<B, E> {
-    fn into_batch(self) -> Result<B, BatchNormError> {
-        self.map_err(|error| BatchNormError::Batch(error.into()))
-    }
 }
 
 #[cfg(test)]

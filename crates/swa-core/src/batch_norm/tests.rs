@@ -61,7 +61,7 @@ fn reestimate<M, I, B, S>(
 where
     M: Module + 'static,
     I: IntoIterator,
-    I::Item: IntoBatch<B>,
+    I::Item: Loaded<B>,
     B: Clone,
     S: BatchSize,
 {
