@@ -66,8 +66,8 @@ fn assert_same(earlier: &Path, swa: Swa<Classifier<PreResNet>>, added: &[&str]) 
     let mut now = record(&now);
     let format = now.remove("swa_train.format").expect("a record says it");
     assert_eq!(usize::from(format.3[0]), RECORD_FORMAT);
-    let is_ready = now.remove("swa_train.is_ready").expect("a record says it");
-    assert_eq!(is_ready.3[0], 0);
+    let statistics_of = now.remove("swa_train.statistics_of");
+    assert_eq!(statistics_of.expect("a record says it").3[0], 0);
     for entry in added {
         now.remove(*entry).expect("later versions added it");
     }

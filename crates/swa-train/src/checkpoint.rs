@@ -42,12 +42,12 @@ pub fn load_averaged<M: Module + 'static>(file: impl AsRef<Path>, model: M) -> R
         return Err(refused(file, NOTHING_AVERAGED));
     }
     let average = Average::new(&model, EqualWeights)?;
-    let path: &[&str] = if contents.is_below_prefix() {
-        &[PREFIX, "average"]
+    let path = if contents.is_below_prefix() {
+        format!("{PREFIX}.average")
     } else {
-        &["average"]
+        "average".to_owned()
     };
-    let averaged = match load(file, path, average, record)?.model() {
+    let averaged = match load(file, &path, average, record)?.model() {
         Err(AverageError::NothingAveraged) => return Err(refused(file, NOTHING_AVERAGED)),
         averaged => averaged?,
     };
@@ -69,10 +69,10 @@ pub fn load_averaged<M: Module + 'static>(file: impl AsRef<Path>, model: M) -> R
 pub fn load_live<M: Module>(file: impl AsRef<Path>, model: M) -> Result<M, SwaError> {
     let file = file.as_ref();
     let (record, contents) = read(file, &model)?;
-    let path: &[&str] = if contents.is_below_prefix() {
-        &[]
+    let path = if contents.is_below_prefix() {
+        ""
     } else {
-        &["model"]
+        "model"
     };
     load(file, path, model, record)
 }
@@ -160,29 +160,29 @@ fn read<M: Module>(file: &Path, model: &M) -> Result<(ModuleRecord, Contents), S
 /// Loads into `module` the entries below a path of a record, and all of them.
 fn load<M: Module>(
     file: &Path,
-    path: &[&str],
+    path: &str,
     module: M,
     record: ModuleRecord,
 ) -> Result<M, SwaError> {
-    let module = Below { path, module };
+    let module = Below(vec![(path.to_owned(), module)]);
     let left = unused(module.clone(), record.clone());
     let loaded = module.try_load_record(record.allow_unused(true));
-    let loaded = loaded.map_err(|error| of_another_network(file, &error.to_string()))?;
-    let prefix: String = path.iter().flat_map(|name| [name, "."]).collect();
+    let mut loaded = loaded.map_err(|error| of_another_network(file, &error.to_string()))?;
     let mut left = left.iter().filter(|name| {
         if path.is_empty() {
             !name.starts_with(&format!("{PREFIX}."))
         } else {
-            name.starts_with(&prefix)
+            name.starts_with(&format!("{path}."))
         }
     });
-    match left.next() {
-        None => Ok(loaded.module),
-        Some(name) => {
+    match (left.next(), loaded.0.pop()) {
+        (None, Some((_, module))) => Ok(module),
+        (Some(name), _) => {
             let more = left.count();
             let reason = format!("the model has no `{name}`, and lacks {more} more of its entries");
             Err(of_another_network(file, &reason))
         }
+        (None, None) => unreachable!("a record is loaded into as many modules"),
     }
 }
 

@@ -215,7 +215,7 @@ impl SwaConfig {
             first_step: 0,
             format: Counter::new(RECORD_FORMAT),
             steps_per_epoch: Counter::new(steps_per_epoch),
-            is_ready: Counter::new(0),
+            statistics_of: Counter::new(0),
             steps_changed: None,
             state: Arc::new(Mutex::new(State::new(collectors, evaluation))),
             snapshot: None,

@@ -48,7 +48,7 @@ use state::{Averaged, State};
 /// with its number of updates (`average`, and the further ones by their names in `averages`), the number of steps (`steps`) and of
 /// those in an epoch (`steps_per_epoch`), and the number of this format (`format`). If an average was validated after its last
 /// update, or taken by [`averaged_model`](Self::averaged_model), the record has the running statistics that were re-estimated for it,
-/// so that it holds the model that validation showed (`is_ready`): [`load_averaged`] gives it. A plain model refuses the record over
+/// so that it holds the model that validation showed (`statistics_of` is then the number of updates): [`load_averaged`] gives it. A plain model refuses the record over
 /// entries that are all called `swa_train`.
 ///
 /// `load_record` also takes records of earlier versions, and those of trainings without SWA (see
@@ -93,8 +93,8 @@ pub struct Swa<M: LearnerModel> {
     format: Counter,
     /// The number of optimizer steps in an epoch.
     steps_per_epoch: Counter,
-    /// Tells, in a record, whether the first average has the running statistics that validation shows.
-    is_ready: Counter,
+    /// The number of updates that the running statistics of a loaded average are of.
+    statistics_of: Counter,
     /// The reason why the steps of a record could not be converted to this number. It is the failure of the first step.
     steps_changed: Option<SwaError>,
     /// Behind a lock, and not a plain field, so that an update owns the average and can change it in place: see
@@ -330,6 +330,8 @@ impl<M: LearnerModel> Swa<M> {
     fn with_collectors(mut self, collectors: Collectors<M>) -> Self {
         let state = self.state().fresh(collectors);
         self.state = Arc::new(Mutex::new(state));
+        // Of what was loaded, and no longer of these.
+        self.statistics_of.value = 0;
         self.snapshot = None;
         self.evaluated = OnceCell::new();
         self
@@ -421,7 +423,7 @@ impl<M: LearnerModel> Clone for Swa<M> {
             first_step: self.first_step,
             format: self.format.clone(),
             steps_per_epoch: self.steps_per_epoch.clone(),
-            is_ready: self.is_ready.clone(),
+            statistics_of: self.statistics_of.clone(),
             steps_changed: self.steps_changed.clone(),
             state: self.state.clone(),
             snapshot: self.snapshot.clone(),

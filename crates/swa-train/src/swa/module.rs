@@ -10,7 +10,7 @@ use burn::train::LearnerModel;
 use swa_core::Counter;
 
 use super::collector::{Collectors, MAIN};
-use super::record::{Contents, IS_READY, PREFIX};
+use super::record::{Contents, PREFIX, STATISTICS_OF};
 use super::{RECORD_FORMAT, Swa};
 use crate::SwaError;
 use crate::burn_0_22::is_sharder;
@@ -72,12 +72,15 @@ impl<M: LearnerModel> Module for Swa<M> {
         self.model.visit(visitor);
 
         visitor.enter_module(PREFIX, CONTAINER);
-        let mut is_ready = self.is_ready.clone();
+        let mut statistics_of = self.statistics_of.clone();
         {
             let state = self.state();
             let collectors = self.snapshot.as_ref().unwrap_or(&state.collectors);
             collectors.visit(visitor, &state.evaluation);
-            is_ready.value = usize::from(state.evaluation.is_ready(MAIN, &collectors.main.average));
+            let average = &collectors.main.average;
+            if state.evaluation.is_ready(MAIN, average) {
+                statistics_of.value = average.updates();
+            }
         }
         let device = self.device();
         let (steps, steps_per_epoch) = self.recorded_steps();
@@ -85,7 +88,7 @@ impl<M: LearnerModel> Module for Swa<M> {
             ("steps", &steps),
             ("format", &self.format),
             ("steps_per_epoch", &steps_per_epoch),
-            (IS_READY, &is_ready),
+            (STATISTICS_OF, &statistics_of),
         ] {
             visitor.enter_module(name, CONTAINER);
             visitor.visit_int(&number.param(&device));
@@ -130,7 +133,7 @@ impl<M: LearnerModel> Module for Swa<M> {
             steps_per_epoch = map_number(steps_per_epoch, "steps_per_epoch", mapper, &device);
         }
         if format > 2 {
-            self.is_ready = map_number(self.is_ready, IS_READY, mapper, &device);
+            self.statistics_of = map_number(self.statistics_of, STATISTICS_OF, mapper, &device);
         }
         exit(mapper, of_swa);
 

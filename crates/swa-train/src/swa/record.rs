@@ -1,5 +1,6 @@
 //! What a record holds, before it is loaded.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor};
@@ -13,9 +14,9 @@ use super::collector::MAIN;
 /// The name that all entries of SWA are below.
 pub(crate) const PREFIX: &str = "swa_train";
 
-/// The entry that is 1 if the first average has the running statistics that validation shows, and 0 if they are the training's
-/// latest, and still to be re-estimated.
-pub(crate) const IS_READY: &str = "is_ready";
+/// The entry with the number of updates of the first average that its running statistics are of: those that validation shows. After
+/// another number of updates, they are the training's latest, and still to be re-estimated.
+pub(crate) const STATISTICS_OF: &str = "statistics_of";
 
 /// What a record holds.
 #[derive(Debug, Clone)]
@@ -25,7 +26,7 @@ pub(crate) struct Contents {
     /// True if the running statistics of the first average need no re-estimation. Earlier formats do not tell.
     pub(crate) is_ready: bool,
     /// The names of the averages that it holds, of those that were asked for.
-    averages: Vec<String>,
+    averages: Vec<Arc<str>>,
 }
 
 impl Contents {
@@ -39,12 +40,26 @@ impl Contents {
         names: &[Arc<str>],
         device: &Device,
     ) -> Result<Self, RecordError> {
-        let number = |path: &[&str]| number_at(record, path, device);
-        let format = match number(&[PREFIX, "format"])? {
+        let below = |path: &str| format!("{PREFIX}.{path}");
+        let updates = |name: &str| {
+            if name == MAIN {
+                "average.updates".to_owned()
+            } else {
+                format!("averages.{name}.updates")
+            }
+        };
+        let first = ["format", "steps", STATISTICS_OF].map(str::to_owned);
+        let named = [MAIN].into_iter().chain(names.iter().map(|name| &**name));
+        let earlier: Vec<String> = first.into_iter().chain(named.map(updates)).collect();
+        let now = earlier.iter().map(|path| below(path));
+        let numbers = numbers(record, now.chain(earlier.iter().cloned()), device)?;
+        let number = |path: &str| numbers.get(path).copied();
+
+        let format = match number(&below("format")) {
             Some(format) => Some(format),
             // A model of the user's own may have a field `average`, such as an average of its own.
-            None => match (number(&["average", "updates"])?, number(&["steps"])?) {
-                (Some(_updates), Some(_steps)) => Some(number(&["format"])?.unwrap_or(0)),
+            None => match (number(&updates(MAIN)), number("steps")) {
+                (Some(_updates), Some(_steps)) => Some(number("format").unwrap_or(0)),
                 _ => None,
             },
         };
@@ -56,27 +71,19 @@ impl Contents {
                  version that wrote it, or a later one"
             )));
         }
-        let prefix: &[&str] = if format.is_none_or(is_below_prefix) {
-            &[PREFIX]
-        } else {
-            &[]
-        };
-        let mut averages = Vec::new();
-        for name in names {
-            let name = &**name;
-            let path: &[&str] = if name == MAIN {
-                &["average", "updates"]
+        let is_held = |name: &str| {
+            let path = updates(name);
+            if format.is_none_or(is_below_prefix) {
+                number(&below(&path)).is_some()
             } else {
-                &["averages", name, "updates"]
-            };
-            if number(&[prefix, path].concat())?.is_some() {
-                averages.push(name.to_owned());
+                number(&path).is_some()
             }
-        }
+        };
+        let statistics_of = number(&below(STATISTICS_OF));
         Ok(Self {
             format,
-            is_ready: number(&[PREFIX, IS_READY])? == Some(1),
-            averages,
+            is_ready: statistics_of.is_some() && statistics_of == number(&below(&updates(MAIN))),
+            averages: names.iter().filter(|name| is_held(name)).cloned().collect(),
         })
     }
 
@@ -87,7 +94,7 @@ impl Contents {
 
     /// Tells whether it holds the average with this name.
     pub(crate) fn holds(&self, name: &str) -> bool {
-        self.averages.iter().any(|held| held == name)
+        self.averages.iter().any(|held| **held == *name)
     }
 }
 
@@ -95,88 +102,93 @@ fn is_below_prefix(format: usize) -> bool {
     format > 2
 }
 
-/// The number at a path of a record, if there is one.
-fn number_at(
+/// The numbers at those of the paths where a record has one.
+fn numbers(
     record: &ModuleRecord,
-    path: &[&str],
+    paths: impl Iterator<Item = String>,
     device: &Device,
-) -> Result<Option<usize>, RecordError> {
-    let probe = Below {
-        path,
-        module: Counter::new(0).param(device),
-    };
+) -> Result<HashMap<String, usize>, RecordError> {
+    let probes = paths.map(|path| (path, Counter::new(0).param(device)));
     // A clone of a record from a file takes no memory, since its tensors are read when they are used. A clone of a record in
     // memory is a copy for a moment. An entry of another shape is no number of ours.
     let record = record.clone().allow_partial(true).allow_unused(true);
-    let found = probe.try_load_record(record.validate(false))?.module;
-    Ok(found.is_initialized().then(|| Counter::of(&found).value))
+    let found = Below(probes.collect()).try_load_record(record.validate(false))?;
+    let found = found.0.into_iter().filter(|(_, it)| it.is_initialized());
+    Ok(found
+        .map(|(path, it)| (path, Counter::of(&it).value))
+        .collect())
 }
 
-/// A module below a path.
+/// Modules, each below a path of its own, which is dotted, or empty for the first level.
 #[derive(Debug, Clone)]
-pub(crate) struct Below<'a, M> {
-    pub(crate) path: &'a [&'a str],
-    pub(crate) module: M,
-}
+pub(crate) struct Below<M>(pub(crate) Vec<(String, M)>);
 
-impl<M: Module> Below<'_, M> {
-    fn with(self, change: impl FnOnce(M) -> M) -> Self {
-        Self {
-            module: change(self.module),
-            ..self
-        }
+impl<M: Module> Below<M> {
+    fn map_each(self, mut change: impl FnMut(&str, M) -> M) -> Self {
+        let modules = self.0.into_iter().map(|(path, module)| {
+            let module = change(&path, module);
+            (path, module)
+        });
+        Self(modules.collect())
     }
 }
 
-impl<M: Module> Module for Below<'_, M> {
+/// The names on a path, from the first level down.
+fn names(path: &str) -> impl DoubleEndedIterator<Item = &str> {
+    path.split('.').filter(|name| !name.is_empty())
+}
+
+impl<M: Module> Module for Below<M> {
     fn collect_devices(&self, devices: Devices) -> Devices {
-        self.module.collect_devices(devices)
+        let modules = self.0.iter();
+        modules.fold(devices, |devices, (_, module)| {
+            module.collect_devices(devices)
+        })
     }
 
     fn fork(self, device: &Device) -> Self {
-        self.with(|module| module.fork(device))
+        self.map_each(|_, module| module.fork(device))
     }
 
     fn to_device(self, device: &Device) -> Self {
-        self.with(|module| module.to_device(device))
+        self.map_each(|_, module| module.to_device(device))
     }
 
     fn train(self) -> Self {
-        self.with(Module::train)
+        self.map_each(|_, module| module.train())
     }
 
     fn valid(&self) -> Self {
-        Self {
-            module: self.module.valid(),
-            ..*self
-        }
+        let modules = self.0.iter();
+        Self(
+            modules
+                .map(|(path, module)| (path.clone(), module.valid()))
+                .collect(),
+        )
     }
 
     fn materialize(self) -> Self {
-        self.with(Module::materialize)
+        self.map_each(|_, module| module.materialize())
     }
 
     fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
-        for name in self.path {
-            visitor.enter_module(name, "");
-        }
-        self.module.visit(visitor);
-        for name in self.path {
-            visitor.exit_module(name, "");
+        for (path, module) in &self.0 {
+            names(path).for_each(|name| visitor.enter_module(name, ""));
+            module.visit(visitor);
+            names(path)
+                .rev()
+                .for_each(|name| visitor.exit_module(name, ""));
         }
     }
 
     fn map<Mapper: ModuleMapper>(self, mapper: &mut Mapper) -> Self {
-        for name in self.path {
-            mapper.enter_module(name, "");
-        }
-        let mapped = Self {
-            module: self.module.map(mapper),
-            ..self
-        };
-        for name in mapped.path {
-            mapper.exit_module(name, "");
-        }
-        mapped
+        self.map_each(|path, module| {
+            names(path).for_each(|name| mapper.enter_module(name, ""));
+            let module = module.map(mapper);
+            names(path)
+                .rev()
+                .for_each(|name| mapper.exit_module(name, ""));
+            module
+        })
     }
 }

@@ -165,14 +165,14 @@ fn counts_of_a_record_do_not_wrap() {
 #[test]
 fn a_model_of_the_users_own_may_have_a_field_called_average() {
     let device = Device::flex();
-    let record = |path: &'static [&'static str]| {
-        let module = Counter::new(3).param(&device);
-        record::Below { path, module }.into_record()
+    let record = |path: &str| {
+        let number = Counter::new(3).param(&device);
+        Below(vec![(path.to_owned(), number)]).into_record()
     };
-    let format = |record| Contents::of(&record, &[], &device).unwrap().format;
-    assert_eq!(format(record(&["average", "updates"])), None);
-    assert_eq!(format(record(&["format"])), None);
-    assert_eq!(format(record(&[PREFIX, "format"])), Some(3));
+    let format = |path| Contents::of(&record(path), &[], &device).unwrap().format;
+    assert_eq!(format("average.updates"), None);
+    assert_eq!(format("format"), None);
+    assert_eq!(format("swa_train.format"), Some(3));
 }
 
 #[test]
@@ -184,6 +184,16 @@ fn a_record_without_an_average_leaves_none_of_before() {
     let loaded = late.load_record(record());
     assert_eq!((loaded.steps(), loaded.updates()), (1, 0));
     assert!(loaded.averaged_model().is_err());
+    // Nor are statistics taken to be of another average with as many updates.
+    let contents = |swa: &Swa<Net>| Contents::of(&swa.clone().into_record(), &[], &Device::flex());
+    let validated = (0..6).fold(swa_of_epochs(3), |swa, _| swa.after_step());
+    validated.averaged_model().unwrap();
+    let resumed = swa_of_epochs(3).load_record(validated.into_record());
+    assert!(contents(&resumed).unwrap().is_ready);
+    let other = resumed.load_record(record());
+    let other = (0..5).fold(other, |swa, _| swa.after_step());
+    assert_eq!(other.updates(), 1);
+    assert!(!contents(&other).unwrap().is_ready);
     // An average from elsewhere goes on, if the training begins with the record.
     let begun = swa_of_epochs(3)
         .with_initial_average(&Net::new(), 5)

@@ -145,6 +145,19 @@ fn statistics_that_no_validation_followed_are_not_given() {
         assert_eq!(floats(&averaged), expected);
         swa.save_file(&file).unwrap();
         assert_eq!(floats(&load_averaged(&file, Net::new()).unwrap()), expected);
+        // So has one that is loaded and saved again, until the next update.
+        let wrapper = SwaConfig::new(Collect::from_step(1, &run).unwrap());
+        let wrapper = wrapper.init(Net::new(), loader()).unwrap();
+        let wrapper = wrapper.try_load_file(&file).unwrap();
+        wrapper.clone().save_file(&file).unwrap();
+        assert_eq!(floats(&load_averaged(&file, Net::new()).unwrap()), expected);
+        let mut learner = super::learner(wrapper);
+        let output = learner.train_step(batch);
+        learner.lr_step();
+        learner.optimizer_step(output.grads);
+        learner.model().save_file(&file).unwrap();
+        let error = load_averaged(&file, Net::new()).unwrap_err();
+        assert!(matches!(error, SwaError::NotReestimated { .. }), "{error}");
     });
 }
 
