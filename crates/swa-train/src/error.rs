@@ -1,5 +1,6 @@
 //! Errors of SWA in a training.
 
+use core::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,7 +10,9 @@ use thiserror::Error;
 use crate::RunLength;
 
 /// The reason why SWA could not be set up, or could not go on.
-#[derive(Debug, Clone, Error)]
+///
+/// Its `Debug` is its message too: that is what a program shows that ends with `?` or `unwrap`.
+#[derive(Clone, Error)]
 #[non_exhaustive]
 pub enum SwaError {
     /// An invalid setting, such as a length of zero, a rate that is not positive, or the same name twice.
@@ -191,6 +194,12 @@ fn nothing_averaged(first_step: usize, steps: usize, run: Option<RunLength>) -> 
         "{ended}, and SWA collects for the first time in epoch {start}, after step {first_step}. `into_live()` is the trained \
          model. Start earlier, or train on from a checkpoint"
     )
+}
+
+impl fmt::Debug for SwaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl From<BatchNormError> for SwaError {

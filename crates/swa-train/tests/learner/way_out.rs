@@ -352,8 +352,11 @@ fn a_training_that_diverges_before_the_average_fails_that_epoch() {
         let swa = swa.with_interrupter(training.interrupter());
         training.launch(super::learner(swa))
     });
-    // The second epoch ends with step 10, and weights are first collected after step 15.
-    let error = result.model.averaged_model().unwrap_err().to_string();
+    // The second epoch ends with step 10, and weights are first collected after step 15. A program that ends with `?` or `unwrap`
+    // shows the same.
+    let error = result.model.averaged_model().unwrap_err();
+    assert_eq!(format!("{error:?}"), error.to_string());
+    let error = error.to_string();
     let expected = "after optimizer step 10: parameter `input.weight` holds a NaN";
     assert!(error.starts_with(expected), "{error}");
     assert!(result.error.unwrap().to_string().contains(expected));
