@@ -16,6 +16,8 @@ pub enum Record {
     Run(RunRecord),
     /// An epoch of a run: written when the epoch is over.
     Evaluation(EvaluationRecord),
+    /// The predictions of a run's models: written before its run is.
+    Predictions(PredictionsRecord),
 }
 
 /// The record of a finished run.
@@ -79,6 +81,14 @@ pub enum Method {
     Sgd,
     /// SGD under a learning rate that stays high, with its weights averaged.
     Swa,
+    /// SGD as without SWA, with the weights of all steps averaged exponentially.
+    Ema,
+    /// Snapshot Ensembles: the networks at the ends of cycles of the learning rate.
+    Snapshot,
+    /// Fast Geometric Ensembling: the networks in the middles of short cycles, after a usual training.
+    Fge,
+    /// SWAG: SWA, with samples of a Gaussian around the average.
+    Swag,
 }
 
 /// The results of an epoch. Losses are mean cross-entropies in nats. Accuracies are in per cent, and
@@ -114,6 +124,80 @@ pub struct EvaluationRecord {
     pub seconds: f64,
     /// Seconds of these that re-estimating BatchNorm took, if it was re-estimated.
     pub reestimation_seconds: Option<f64>,
+}
+
+/// The scores of the predictions that the models of a finished run make: of one network, or of an ensemble as it grows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PredictionsRecord {
+    /// The run's name.
+    pub run: String,
+    /// The models that predict.
+    pub models: PredictingModels,
+    /// The temperature that their logits are divided by, if it was fitted on images held out of the training.
+    pub temperature: Option<f64>,
+    /// The number of images that the scores are of.
+    pub images: usize,
+    /// The models one by one, and the ensembles that they make: at least one.
+    pub members: Vec<MemberRecord>,
+    /// The reliability diagram of all of them together: the bins of confidence that hold an image, in rising order.
+    pub reliability: Vec<ReliabilityRecord>,
+    /// Seconds that the predictions took, with all that made the models ready for them.
+    pub seconds: f64,
+}
+
+/// The models of a run that predict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PredictingModels {
+    /// The live model at the end.
+    Live,
+    /// The averaged model at the end, its BatchNorm re-estimated.
+    Averaged,
+    /// The members of an ensemble that were kept on the way: those of Snapshot Ensembles and of Fast Geometric Ensembling.
+    Members,
+    /// Samples of SWAG, with the full covariance.
+    Samples,
+    /// Samples of SWAG, with the diagonal covariance.
+    DiagonalSamples,
+}
+
+/// A member of an ensemble.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MemberRecord {
+    /// The optimizer step that it was collected after, if it was.
+    pub step: Option<usize>,
+    /// Its own scores.
+    pub alone: ScoresRecord,
+    /// The scores of the mean of its probabilities and of those before.
+    pub ensemble: ScoresRecord,
+}
+
+/// Scores of probabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ScoresRecord {
+    /// The share of images that are classified correctly, in per cent.
+    pub accuracy: f64,
+    /// The mean negative log-likelihood, in nats.
+    pub nll: f64,
+    /// The Brier score over all classes, from 0 to 2.
+    pub brier: f64,
+    /// The expected calibration error with 15 bins of equal width, from 0 to 1.
+    pub ece: f64,
+}
+
+/// The images whose confidence is in `(lower, upper]`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ReliabilityRecord {
+    /// The lower end, which is outside.
+    pub lower: f64,
+    /// The upper end, which is inside.
+    pub upper: f64,
+    /// The number of images.
+    pub count: usize,
+    /// The mean of their confidences, from 0 to 1.
+    pub confidence: f64,
+    /// The part of them whose class is predicted, from 0 to 1.
+    pub accuracy: f64,
 }
 
 fn nan_from_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {

@@ -66,7 +66,7 @@ pub(super) fn result(plan: &Plan, run: &PlannedRun, records: &Records) -> String
             let last = at(run.config.epochs).map(|row| row.live_test_accuracy);
             format!("{images} accuracy {}", percent(last))
         }
-        Method::Swa => {
+        _ => {
             let accuracies = plan.swa_budgets.iter().map(|budgets| {
                 let row = at(epoch_after(*budgets, run.budget));
                 let accuracy = percent(row.and_then(|row| row.swa_test_accuracy));

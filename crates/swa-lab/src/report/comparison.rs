@@ -54,6 +54,7 @@ impl<'a> Comparison<'a> {
         match method {
             Method::Sgd => &self.sgd,
             Method::Swa => &self.swa,
+            _ => &[],
         }
     }
 

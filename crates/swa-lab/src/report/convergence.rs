@@ -100,7 +100,7 @@ impl Convergence {
             let epoch = epoch_of(run.budget, quarters);
             let line = match method {
                 Method::Sgd => SGD,
-                Method::Swa => SWA,
+                _ => SWA,
             };
             let point = errors[line].iter().find(|point| point.epoch == epoch)?;
             Some((epoch as f64, point.mean, LINES[line]))

@@ -37,8 +37,8 @@ impl FinishedRun {
     pub(crate) fn test_accuracy(&self, epoch: usize) -> Option<f64> {
         let epoch = self.epochs.get(&epoch)?;
         match self.record.method {
-            Method::Sgd => Some(epoch.live_test_accuracy),
-            Method::Swa => epoch.swa_test_accuracy,
+            Method::Sgd | Method::Snapshot | Method::Fge => Some(epoch.live_test_accuracy),
+            Method::Swa | Method::Ema | Method::Swag => epoch.swa_test_accuracy,
         }
     }
 }
@@ -81,6 +81,7 @@ impl Results {
             let name = match &record {
                 Record::Run(run) => &run.run,
                 Record::Evaluation(evaluation) => &evaluation.run,
+                Record::Predictions(predictions) => &predictions.run,
             };
             let known = runs.iter().position(|(known, ..)| known == name);
             let index = known.unwrap_or_else(|| {
@@ -93,6 +94,7 @@ impl Results {
                 Record::Evaluation(evaluation) => {
                     epochs.insert(evaluation.epoch, evaluation);
                 }
+                Record::Predictions(_) => {}
             }
         }
         let mut results = Self::default();

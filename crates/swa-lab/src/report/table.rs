@@ -106,7 +106,7 @@ impl<'a> Row<'a> {
             let ours = accuracies(comparison.of(method), epoch);
             let gain = match method {
                 Method::Sgd => None,
-                Method::Swa => Gain::of(&ours, &sgd),
+                _ => Gain::of(&ours, &sgd),
             };
             let accuracy = sample(&ours);
             let published = published.as_ref().ok().map(|row| row[index]);

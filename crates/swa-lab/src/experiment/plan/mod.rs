@@ -268,7 +268,7 @@ impl Plan {
         let run = |method: Method, config: RunConfig| {
             let (own, other) = match method {
                 Method::Sgd => ("sgd", "swa"),
-                Method::Swa => ("swa", "sgd"),
+                _ => ("swa", "sgd"),
             };
             PlannedRun {
                 name: name(own),
