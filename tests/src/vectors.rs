@@ -115,19 +115,45 @@ pub enum Rule {
     RunningMean,
     /// Around 1, and positive.
     RunningVar,
+    /// Around 0, and the same at all steps of a walk.
+    Frozen,
 }
 
 impl Rule {
     /// The values of an entry of `shape`, row-major.
     pub fn values(self, stream: u64, shape: &[usize]) -> Vec<f32> {
+        let (width, centre) = self.width_and_centre(shape);
+        uniform(stream, shape.iter().product(), width, centre)
+    }
+
+    /// The values after each of `steps` random steps, and before the first: `f32(w[0] + d[1] + .. + d[i])`, where `w[0]` are the
+    /// [`values`](Self::values), and `d[j]` is uniform around 0, `jitter` times as wide, of stream `stream + 16 j`.
+    pub fn walk(self, stream: u64, shape: &[usize], steps: usize, jitter: f64) -> Vec<Vec<f32>> {
+        let first = self.values(stream, shape);
+        let (width, _) = self.width_and_centre(shape);
+        let mut sums: Vec<f64> = first.iter().copied().map(f64::from).collect();
+        let mut walk = vec![first];
+        for step in 1..=steps {
+            if !matches!(self, Self::Frozen) {
+                let increments =
+                    uniform(stream + 16 * step as u64, sums.len(), jitter * width, 0.0);
+                for (sum, increment) in sums.iter_mut().zip(increments) {
+                    *sum += f64::from(increment);
+                }
+            }
+            walk.push(sums.iter().map(|sum| *sum as f32).collect());
+        }
+        walk
+    }
+
+    fn width_and_centre(self, shape: &[usize]) -> (f64, f64) {
         let fan_in: usize = shape.iter().skip(1).product();
-        let (width, centre) = match self {
+        match self {
             Self::Weight => ((24.0 / fan_in as f64).sqrt(), 0.0),
             Self::Scale => (0.4, 1.0),
-            Self::Shift | Self::RunningMean => (0.2, 0.0),
+            Self::Shift | Self::RunningMean | Self::Frozen => (0.2, 0.0),
             Self::RunningVar => (1.0, 1.0),
-        };
-        uniform(stream, shape.iter().product(), width, centre)
+        }
     }
 }
 

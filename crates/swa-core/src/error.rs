@@ -118,6 +118,41 @@ pub enum AverageError {
         weight: f64,
     },
 
+    /// Fewer deviations were to be kept than a sample needs.
+    #[error(
+        "SWAG divides by the number of deviations that it keeps, less one, so that it must be at least 2, not {rank}: its paper \
+         keeps 20"
+    )]
+    TooFewDeviations {
+        /// The number of deviations.
+        rank: usize,
+    },
+
+    /// A sample was asked for from an average that keeps no deviations.
+    #[error(
+        "the average keeps no deviations to draw samples by: make it with `with_deviations(20)`"
+    )]
+    NoDeviations,
+
+    /// A sample was asked for before the second update.
+    #[error(
+        "a sample needs the spread of at least two updates, and there {}: collect more weights, or take the average alone",
+        if *collected == 0 { "was none".to_owned() } else { format!("was {collected}") }
+    )]
+    NoSpread {
+        /// The number of updates since the deviations are kept.
+        collected: usize,
+    },
+
+    /// The scale of a sample's covariance is negative or not finite.
+    #[error(
+        "the scale of a sample's covariance must be a finite number from 0 on, not {scale}: the paper's is 0.5"
+    )]
+    InvalidScale {
+        /// The scale.
+        scale: f64,
+    },
+
     /// The device could not be read.
     #[error("reading from the device that holds the average failed: {reason}")]
     Device {

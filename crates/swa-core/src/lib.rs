@@ -103,7 +103,7 @@ mod path;
 mod rule;
 mod weights;
 
-pub use average::Average;
+pub use average::{Average, Covariance};
 pub use batch_norm::{
     BatchNormError, BatchNormReport, BatchSize, KeptReason, KeptStatistics, Pooling,
     ReestimationConfig, reestimate_batch_norm,

@@ -1,5 +1,7 @@
 //! The average of a module's parameters.
 
+mod sample;
+mod spread;
 mod update;
 
 use core::fmt;
@@ -13,6 +15,8 @@ use crate::burn_0_22::reads_when_looked_at;
 use crate::kernels::{Refusal, Verdict};
 use crate::weights::{Role, Skeleton, Weights};
 use crate::{AverageError, AveragingRule, Counter};
+pub use sample::Covariance;
+use spread::Spread;
 use update::{Flags, updated};
 
 /// The weighted average of the parameters that a module passes through.
@@ -85,6 +89,8 @@ pub struct Average<M> {
     is_shown: AtomicBool,
     /// The model shares the memory of what is not averaged.
     shares_latest: bool,
+    /// The variance and the last deviations, if they are kept.
+    spread: Option<Spread>,
 }
 
 /// The largest number of updates whose verdict is not read. The device counts them in f32, which counts no further.
@@ -128,6 +134,7 @@ impl<M: Module> Average<M> {
             // The model shares their memory.
             is_shown: AtomicBool::new(true),
             shares_latest: false,
+            spread: None,
         };
         average.cast_accumulators();
         Ok(average)
@@ -169,8 +176,10 @@ impl<M: Module> Average<M> {
     ) -> Result<Self, AverageError> {
         self.unread = None;
         self.updates.value = 0;
+        self.spread = self.spread.map(Spread::restarted);
         // The first update copies.
         self.apply(self.read(averaged)?, Flags::ReadNow)?;
+        self.spread = self.spread.map(Spread::restarted);
         self.updates.value = updates;
         Ok(self)
     }
@@ -179,6 +188,7 @@ impl<M: Module> Average<M> {
     pub fn restarted(mut self) -> Self {
         self.unread = None;
         self.updates.value = 0;
+        self.spread = self.spread.map(Spread::restarted);
         self
     }
 
@@ -240,7 +250,14 @@ impl<M: Module> Average<M> {
     /// Those of [`update_non_blocking`](Self::update_non_blocking).
     pub fn update_from(&mut self, weights: Weights) -> Result<(), AverageError> {
         let weights = weights.arranged_as(self.weights.layout_shared())?;
-        self.apply(weights, Flags::LeaveOnDevice)
+        let flags = if self.spread.is_some() {
+            // A deviation that is not finite must not be kept.
+            self.check()?;
+            Flags::ReadNow
+        } else {
+            Flags::LeaveOnDevice
+        };
+        self.apply(weights, flags)
     }
 
     /// Freezes the layers of the averaged model that are frozen in `model`, by their training flags ([`Module::freeze`]), and no
@@ -286,6 +303,7 @@ impl<M: Module> Average<M> {
             None => (updates, None),
             Some(unread) => (unread.updates_before, Some(unread.verdict)),
         };
+        let collected = self.spread.is_some().then(|| current.clone());
         // For a second try, if the unread verdict is on a model on another device.
         let again = verdict.is_some().then(|| current.clone());
         // While there is another handle on them, no weights are changed in place.
@@ -311,6 +329,9 @@ impl<M: Module> Average<M> {
                 *self.is_shown.get_mut() = updates == 0;
                 self.shares_latest = flags == Flags::ReadNow;
                 self.updates.value = updates.saturating_add(1);
+                if let (Some(spread), Some(collected)) = (&mut self.spread, collected) {
+                    spread.add(&self.weights, &collected, weight);
+                }
                 Ok(())
             }
             Err(Refusal::NotFinite(index)) => Err(self.not_finite(index)),
@@ -400,6 +421,7 @@ impl<M: Module> Average<M> {
     fn moved_to(mut self, device: &Device) -> Self {
         self.skeleton = self.skeleton.moved_to(device);
         self.weights = self.weights.moved_to(device);
+        self.spread = self.spread.map(|spread| spread.moved_to(device));
         self.is_large.clear();
         self
     }
@@ -458,6 +480,7 @@ impl<M: Module> Clone for Average<M> {
             is_large: self.is_large.clone(),
             is_shown: AtomicBool::new(true),
             shares_latest: self.shares_latest,
+            spread: self.spread.clone(),
         }
     }
 }
@@ -515,6 +538,10 @@ impl<M: Module> Module for Average<M> {
         visitor.enter_module("updates", CONTAINER);
         visitor.visit_int(&self.updates.param(&self.first_device()));
         visitor.exit_module("updates", CONTAINER);
+
+        if let Some(spread) = &self.spread {
+            spread.visit(&self.weights, visitor);
+        }
     }
 
     fn map<Mapper: ModuleMapper>(mut self, mapper: &mut Mapper) -> Self {
@@ -533,6 +560,11 @@ impl<M: Module> Module for Average<M> {
             self.unread = None;
         }
         mapper.exit_module("updates", CONTAINER);
+
+        self.spread = match self.spread {
+            Some(spread) => Some(spread.map(&self.weights, mapper)),
+            None => None,
+        };
         self
     }
 }

@@ -11,7 +11,7 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::{BackendTensor, DispatchTensorKind};
 use burn::tensor::{DType, Element, TensorData};
 
-use super::{Floats, Step, Way, accumulator_dtype, is_host};
+use super::{Floats, Spreading, Step, Way, accumulator_dtype, is_host};
 
 /// The number of elements that a thread takes at a time.
 const PART: usize = 1 << 16;
@@ -26,6 +26,9 @@ trait FlexFloat: Element + bytemuck::Pod + Send + Sync {
 
     /// A [`Step`] of an average of any value.
     fn step_of_any(average: Self, current: Self, weight: f64) -> Self;
+
+    /// The variance and the deviation of a [`Spreading`].
+    fn spread(variance: Self, current: Self, mean: Self, kept: f64, added: f64) -> (Self, Self);
 
     /// `sum + coefficient * value`.
     fn add_scaled(sum: Self, coefficient: f64, value: Self) -> Self;
@@ -76,6 +79,21 @@ macro_rules! float {
                 } else {
                     average * (1.0 - weight) as $float + current * weight as $float
                 }
+            }
+
+            fn spread(
+                variance: Self,
+                current: Self,
+                mean: Self,
+                kept: f64,
+                added: f64,
+            ) -> (Self, Self) {
+                let deviation = if current == mean { 0.0 } else { current - mean };
+                let square = deviation * deviation;
+                (
+                    variance * kept as $float + square * added as $float,
+                    deviation,
+                )
             }
 
             fn add_scaled(sum: Self, coefficient: f64, value: Self) -> Self {
@@ -449,6 +467,76 @@ fn combine_in<F: FlexFloat>(terms: &[(f64, &Floats)]) -> Option<Floats> {
     Some(Floats::of(burn::tensor::Tensor::<1>::from_primitive::<
         burn::backend::Flex,
     >(sums)))
+}
+
+/// Tells whether flex changes this parameter's variance and deviation.
+pub(super) fn spreads(parameter: &Spreading) -> bool {
+    let Spreading {
+        current,
+        mean,
+        variance,
+        deviation,
+    } = parameter;
+    let all = [current, mean, variance, deviation];
+    let is_alike = |values: &&Floats| values.dtype() == mean.dtype() && elements(values).is_some();
+    all.iter().all(is_alike)
+}
+
+/// Changes the variances and deviations of all parameters that flex changes: see [`super::spread`].
+pub(super) fn spread(parameters: &mut [Spreading], kept: f64, added: f64) {
+    let mut count = 0;
+    let mut parts = Vec::new();
+    for parameter in parameters.iter_mut().filter(|it| spreads(it)) {
+        count += parameter.mean.len();
+        match parameter.mean.dtype() {
+            DType::F64 => parts.extend(
+                spread_parts::<f64>(parameter)
+                    .into_iter()
+                    .flatten()
+                    .map(Of::F64),
+            ),
+            _ => parts.extend(
+                spread_parts::<f32>(parameter)
+                    .into_iter()
+                    .flatten()
+                    .map(Of::F32),
+            ),
+        }
+    }
+    let parts = queue(parts);
+    on_all_cores(count, || {
+        while let Some(part) = next(&parts) {
+            match part {
+                Of::F32(part) => spread_part(part, kept, added),
+                Of::F64(part) => spread_part(part, kept, added),
+            }
+        }
+    });
+}
+
+/// A part of a parameter's current values, their mean, their variance and their deviation.
+type SpreadPart<'a, F> = (&'a [F], &'a [F], &'a mut [F], &'a mut [F]);
+
+fn spread_parts<F: FlexFloat>(
+    parameter: &mut Spreading,
+) -> Option<impl Iterator<Item = SpreadPart<'_, F>>> {
+    let current = tensor(&parameter.current)?.as_slice::<F>()?;
+    let mean = tensor(&parameter.mean)?.as_slice::<F>()?;
+    let variance = elements_mut::<F>(&mut parameter.variance)?;
+    let deviation = elements_mut::<F>(&mut parameter.deviation)?;
+    let read = current.chunks(PART).zip(mean.chunks(PART));
+    let written = variance.chunks_mut(PART).zip(deviation.chunks_mut(PART));
+    let parts = read.zip(written);
+    Some(parts.map(|((current, mean), (variance, deviation))| (current, mean, variance, deviation)))
+}
+
+fn spread_part<F: FlexFloat>(part: SpreadPart<'_, F>, kept: f64, added: f64) {
+    let (current, mean, variance, deviation) = part;
+    let read = current.iter().zip(mean);
+    let written = variance.iter_mut().zip(deviation);
+    for ((current, mean), (variance, deviation)) in read.zip(written) {
+        (*variance, *deviation) = F::spread(*variance, *current, *mean, kept, added);
+    }
 }
 
 /// See [`super::dot`]. `None` if a vector is not in the host's memory.

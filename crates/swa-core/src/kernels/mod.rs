@@ -215,6 +215,37 @@ pub(crate) fn dot(left: &[Floats], right: &[Floats]) -> Result<f64, String> {
     portable::dot(left, right)
 }
 
+/// A parameter's current values and their mean, with the variance and the deviation that they change:
+///
+/// ```text
+/// deviation = current - mean
+/// variance = kept * variance + added * deviation^2
+/// ```
+///
+/// The deviation of elements that are equal is 0, so that infinities which stay have none. All are in the mean's dtype, but for the
+/// current values, and on its device.
+pub(crate) struct Spreading {
+    pub(crate) current: Floats,
+    pub(crate) mean: Floats,
+    pub(crate) variance: Floats,
+    /// Any values of this size, in whose memory the deviation is written if nothing else shares it.
+    pub(crate) deviation: Floats,
+}
+
+/// Changes the variances and deviations of all parameters, by the formula of [`Spreading`]. In the host's memory, this takes one pass
+/// over all of them, in place if nothing else shares the memory.
+pub(crate) fn spread(parameters: &mut [Spreading], kept: f64, added: f64) {
+    #[cfg(feature = "flex")]
+    flex::spread(parameters, kept, added);
+    for parameter in parameters {
+        #[cfg(feature = "flex")]
+        if flex::spreads(parameter) {
+            continue;
+        }
+        portable::spread(parameter, kept, added);
+    }
+}
+
 /// The number `G` of parameters that one launch takes for an update of an [`Average`](crate::Average) on `device`, or `None` if
 /// none of our kernels runs there.
 ///

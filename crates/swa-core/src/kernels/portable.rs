@@ -2,7 +2,7 @@
 
 use burn::tensor::{Bool, FloatDType, Tensor, kind::Basic};
 
-use super::{Checked, Floats, Verdict, accumulator_dtype, cast};
+use super::{Checked, Floats, Spreading, Verdict, accumulator_dtype, cast};
 
 /// A [`Step`](super::Step) in the average's dtype, or `average` if the verdict is against the step.
 pub(super) fn step(
@@ -89,6 +89,18 @@ pub(super) fn combine(terms: &[(f64, Vec<Floats>)]) -> Vec<Floats> {
         terms.reduce(|sum, term| sum.add(term)).map(Floats::of)
     });
     combined.flatten().collect()
+}
+
+/// See [`super::spread`].
+pub(super) fn spread(parameter: &mut Spreading, kept: f64, added: f64) {
+    let mean = parameter.mean.clone().flat();
+    let current = parameter.current.clone().cast(mean.dtype().into()).flat();
+    let is_equal = current.clone().equal(mean.clone());
+    let deviation = current.sub(mean).mask_fill(is_equal, 0.0);
+    let kept = parameter.variance.clone().flat().mul_scalar(kept);
+    let variance = kept.add(deviation.clone().square().mul_scalar(added));
+    parameter.variance = Floats::of(variance);
+    parameter.deviation = Floats::of(deviation);
 }
 
 pub(super) fn dot(left: &[Floats], right: &[Floats]) -> Result<f64, String> {

@@ -109,7 +109,7 @@ impl Weights {
     }
 
     /// The same, with these values for the parameters with [`Role::Weight`], in their order.
-    pub(super) fn with_weights(&self, weights: Vec<Floats>) -> Self {
+    pub(crate) fn with_weights(&self, weights: Vec<Floats>) -> Self {
         let mut weights = weights.into_iter();
         let parameters = self.layout.parameters().iter().zip(&self.values);
         let values = parameters.map(|(parameter, value)| match parameter.role {

@@ -119,7 +119,7 @@ impl Weights {
     }
 
     /// The values of parameters with [`Role::Weight`].
-    fn weights(&self) -> impl Iterator<Item = &Floats> {
+    pub(crate) fn weights(&self) -> impl Iterator<Item = &Floats> {
         let parameters = self.layout.parameters().iter().zip(&self.values);
         parameters.filter_map(|(parameter, value)| match value {
             Value::Float(values) if parameter.role == Role::Weight => Some(values),

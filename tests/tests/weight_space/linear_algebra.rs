@@ -1,0 +1,231 @@
+//! Arithmetic of weights gives what the papers' own formulas give: products, planes, rays and lines through the weights of a
+//! module.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+
+use burn::tensor::DType;
+use burn_swa_test_support::random::uniform;
+use burn_swa_tests::comparison::{Comparisons, relative_l2};
+use burn_swa_tests::vectors::{self, VectorsOf};
+use serde::Deserialize;
+use swa_train::swa_core::{Weights, WeightsError};
+
+use super::network::{Net, Parameter, flat};
+use super::{FLOAT32, FLOAT64};
+
+#[derive(Debug, Deserialize)]
+struct LinearAlgebra {
+    parameters: Vec<Parameter>,
+    stream: Vec<u64>,
+    norm: Vec<f64>,
+    distance_0_1: f64,
+    cosine_0_1: f64,
+    mean: Vec<f64>,
+    dx: f64,
+    dy: f64,
+    coordinates: Vec<[f64; 2]>,
+    plane_points: Vec<PlanePoint>,
+    rays: Vec<Ray>,
+    lines: Vec<Line>,
+    distance_to_plane_of_3: f64,
+    /// Other entries, such as the products `dot.0.1`.
+    #[serde(flatten)]
+    rest: BTreeMap<String, serde_json::Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PlanePoint {
+    tensor: String,
+    alpha: f64,
+    beta: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Ray {
+    tensor: String,
+    direction: String,
+    stream: u64,
+    t: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Line {
+    tensor: String,
+    t: f64,
+}
+
+#[test]
+fn weight_space_linear_algebra_agrees_with_the_papers_formulas() {
+    let file = vectors::folder().join("weight_space/linear_algebra.safetensors");
+    let vectors = VectorsOf::<LinearAlgebra>::read(&file);
+    let vectors = vectors.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    for (dtype, allowed) in [(DType::F32, FLOAT32), (DType::F64, FLOAT64)] {
+        let comparisons = compare(&vectors, dtype, allowed).unwrap();
+        println!("{dtype:?}: {}", comparisons.summary());
+        comparisons.finish().unwrap();
+    }
+}
+
+fn compare(
+    vectors: &VectorsOf<LinearAlgebra>,
+    dtype: DType,
+    allowed: f64,
+) -> Result<Comparisons, Box<dyn Error>> {
+    let expected = &vectors.description;
+    let parameters = &expected.parameters;
+    let mut comparisons = Comparisons::default();
+    let mut vector = |name: &str, ours: &Weights| -> Result<(), Box<dyn Error>> {
+        let ours = flat(ours, parameters)?;
+        let (kind, _) = name.split_once('.').unwrap_or((name, ""));
+        let deviation = relative_l2(&ours, vectors.tensor(name)?);
+        comparisons.note(format!("{kind} {name}"), deviation, allowed);
+        Ok(())
+    };
+    let mut numbers = Vec::new();
+    // Relative to the size of possible rounding errors, since a product of vectors at right angles is 0.
+    let mut number = |name: String, ours: f64, theirs: f64, size: f64| {
+        numbers.push((name, (ours - theirs).abs() / size));
+    };
+
+    let weights = expected.stream.iter().map(|stream| {
+        let net = Net::new(parameters, dtype, |position, parameter| {
+            parameter
+                .rule
+                .values(stream + position as u64, &parameter.shape)
+        })?;
+        Ok(Weights::of(&net)?)
+    });
+    let weights = weights.collect::<Result<Vec<Weights>, Box<dyn Error>>>()?;
+    let ones = Net::new(parameters, dtype, |_, it| {
+        vec![1.0; it.shape.iter().product()]
+    })?;
+    let ones = Weights::of(&ones)?;
+
+    for (i, a) in weights.iter().enumerate() {
+        let elements = a.num_elements() as f64;
+        number(
+            format!("norm {i}"),
+            a.norm()?,
+            expected.norm[i],
+            expected.norm[i],
+        );
+        let mean = a.dot(&ones)? / elements;
+        number(
+            format!("mean {i}"),
+            mean,
+            expected.mean[i],
+            expected.norm[i] / elements.sqrt(),
+        );
+        for (j, b) in weights.iter().enumerate().skip(i) {
+            let name = format!("dot.{i}.{j}");
+            let theirs = expected.rest.get(&name).and_then(serde_json::Value::as_f64);
+            let theirs = theirs.ok_or_else(|| format!("the file has no {name}"))?;
+            number(
+                format!("dot {i} {j}"),
+                a.dot(b)?,
+                theirs,
+                expected.norm[i] * expected.norm[j],
+            );
+        }
+    }
+    let [w0, w1, w2, w3] = weights.as_slice() else {
+        return Err(format!("expected four vectors, got {}", weights.len()).into());
+    };
+    let distance = expected.distance_0_1;
+    number("distance".into(), w0.distance(w1)?, distance, distance);
+    let cosine = w0.dot(w1)? / (w0.norm()? * w1.norm()?);
+    number("cosine".into(), cosine, expected.cosine_0_1, 1.0);
+
+    let plane = Plane::through(w0, w1, w2)?;
+    number("plane dx".into(), plane.dx, expected.dx, expected.dx);
+    number("plane dy".into(), plane.dy, expected.dy, expected.dy);
+    vector("basis.u", &plane.u)?;
+    vector("basis.v", &plane.v)?;
+    for (k, point) in weights.iter().enumerate() {
+        for (axis, ours) in plane.coordinates(point)?.into_iter().enumerate() {
+            let theirs = expected.coordinates[k][axis];
+            number(format!("coordinate {k} {axis}"), ours, theirs, expected.dx);
+        }
+    }
+    let [x, y] = plane.coordinates(w3)?;
+    let height = w3.distance(&plane.point(x, y)?)?;
+    let theirs = expected.distance_to_plane_of_3;
+    number(
+        "plane's distance from a fourth".into(),
+        height,
+        theirs,
+        theirs,
+    );
+    for PlanePoint {
+        tensor,
+        alpha,
+        beta,
+    } in &expected.plane_points
+    {
+        vector(tensor, &plane.point(alpha * plane.dx, beta * plane.dy)?)?;
+    }
+
+    for ray in &expected.rays {
+        let noise = noise(ray.stream, parameters, dtype)?;
+        let direction = noise.normalised()?;
+        vector(&ray.direction, &direction)?;
+        vector(&ray.tensor, &w0.axpy(ray.t, &direction)?)?;
+        let filtered = ray.direction.replace("direction", "filter_normalised");
+        vector(&filtered, &noise.filter_normalised(w0)?)?;
+    }
+    for Line { tensor, t } in &expected.lines {
+        vector(tensor, &w0.clone().lerp(w1, *t)?)?;
+    }
+    for (name, deviation) in numbers {
+        comparisons.note(name, deviation, allowed);
+    }
+    Ok(comparisons)
+}
+
+/// A plane through three points: its origin, and an orthonormal basis, by Gram and Schmidt.
+struct Plane {
+    origin: Weights,
+    u: Weights,
+    v: Weights,
+    dx: f64,
+    dy: f64,
+}
+
+impl Plane {
+    fn through(w0: &Weights, w1: &Weights, w2: &Weights) -> Result<Self, WeightsError> {
+        let u = w1.axpy(-1.0, w0)?;
+        let (dx, u) = (u.norm()?, u.normalised()?);
+        let v = w2.axpy(-1.0, w0)?;
+        let v = v.axpy(-u.dot(&v)?, &u)?;
+        let (dy, v) = (v.norm()?, v.normalised()?);
+        let origin = w0.clone();
+        Ok(Self {
+            origin,
+            u,
+            v,
+            dx,
+            dy,
+        })
+    }
+
+    fn point(&self, x: f64, y: f64) -> Result<Weights, WeightsError> {
+        Weights::combine(&[(1.0, &self.origin), (x, &self.u), (y, &self.v)])
+    }
+
+    fn coordinates(&self, point: &Weights) -> Result<[f64; 2], WeightsError> {
+        let from_origin = point.axpy(-1.0, &self.origin)?;
+        Ok([from_origin.dot(&self.u)?, from_origin.dot(&self.v)?])
+    }
+}
+
+/// Uniform numbers from one stream, over all parameters.
+fn noise(stream: u64, parameters: &[Parameter], dtype: DType) -> Result<Weights, Box<dyn Error>> {
+    let elements = |parameter: &Parameter| parameter.shape.iter().product::<usize>();
+    let all = uniform(stream, parameters.iter().map(elements).sum(), 2.0, 0.0);
+    let net = Net::new(parameters, dtype, |position, parameter| {
+        let before: usize = parameters[..position].iter().map(elements).sum();
+        all[before..before + elements(parameter)].to_vec()
+    })?;
+    Ok(Weights::of(&net)?)
+}

@@ -1,0 +1,102 @@
+//! The module whose parameters the vectors name.
+
+use std::error::Error;
+
+use burn::module::{Module, Param};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn_swa_test_support::parameters::values;
+use burn_swa_tests::vectors::Rule;
+use serde::Deserialize;
+use swa_train::swa_core::Weights;
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Parameter {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) rule: Rule,
+}
+
+/// The module whose parameters the vectors name.
+#[derive(Module, Debug)]
+pub(crate) struct Net {
+    conv: Layer<4>,
+    norm: Layer<1>,
+    fc: Layer<2>,
+    frozen: Option<Frozen>,
+}
+
+/// A layer that no step changes.
+#[derive(Module, Debug)]
+struct Frozen {
+    weight: Param<Tensor<1>>,
+}
+
+#[derive(Module, Debug)]
+struct Layer<const D: usize> {
+    weight: Param<Tensor<D>>,
+    bias: Param<Tensor<1>>,
+}
+
+impl Net {
+    /// A module with the values that `values` returns for each parameter and its position.
+    pub(crate) fn new(
+        parameters: &[Parameter],
+        dtype: DType,
+        values: impl Fn(usize, &Parameter) -> Vec<f32>,
+    ) -> Result<Self, Box<dyn Error>> {
+        let data = |name: &str| -> Result<TensorData, Box<dyn Error>> {
+            let named = |parameter: &&Parameter| parameter.name == name;
+            let Some(parameter) = parameters.iter().find(named) else {
+                return Err(format!("the file has no parameter {name}").into());
+            };
+            let position = parameters.iter().take_while(|it| it.name != name).count();
+            Ok(TensorData::new(
+                values(position, parameter),
+                parameter.shape.clone(),
+            ))
+        };
+        Ok(Self {
+            conv: Layer::new("conv", dtype, data)?,
+            norm: Layer::new("norm", dtype, data)?,
+            fc: Layer::new("fc", dtype, data)?,
+            frozen: match data("frozen.weight") {
+                Ok(data) => Some(Frozen {
+                    weight: param(data, dtype),
+                }),
+                Err(_) => None,
+            },
+        })
+    }
+}
+
+impl<const D: usize> Layer<D> {
+    fn new(
+        name: &str,
+        dtype: DType,
+        data: impl Fn(&str) -> Result<TensorData, Box<dyn Error>>,
+    ) -> Result<Self, Box<dyn Error>> {
+        Ok(Self {
+            weight: param(data(&format!("{name}.weight"))?, dtype),
+            bias: param(data(&format!("{name}.bias"))?, dtype),
+        })
+    }
+}
+
+fn param<const D: usize>(data: TensorData, dtype: DType) -> Param<Tensor<D>> {
+    Param::from_tensor(Tensor::from_data(data, (&Device::flex(), dtype)))
+}
+
+/// The whole vector, in the order of the file's parameters.
+pub(crate) fn flat(
+    weights: &Weights,
+    parameters: &[Parameter],
+) -> Result<Vec<f64>, Box<dyn Error>> {
+    let mut all = Vec::new();
+    for Parameter { name, .. } in parameters {
+        let parameter = weights.parameter(name);
+        all.extend(values(
+            parameter.ok_or_else(|| format!("no parameter {name}"))?,
+        ));
+    }
+    Ok(all)
+}
