@@ -12,8 +12,9 @@
 //!
 //! Underneath, a module's [`Weights`] are a vector, with sums, products, points between two vectors, and random directions.
 //!
-//! Networks that were not averaged can be asked together: [`evaluate_ensemble`] scores the mean of their predictions, and what
-//! each of them adds.
+//! Networks that were not averaged can be asked together: [`Members`] are those that a training passes through, and
+//! [`evaluate_ensemble`] scores the mean of their predictions, and what each of them adds. SWAG draws networks around an average:
+//! [`Average::sample`].
 //!
 //! This crate knows nothing of training loops, data sets and networks. To train with Burn's `Learner`,
 //! use the crate `swa-train`, which does all of this behind one wrapper.
@@ -99,6 +100,7 @@ mod ensemble;
 mod error;
 mod kernels;
 mod loaded;
+mod members;
 mod path;
 mod rule;
 mod weights;
@@ -117,5 +119,6 @@ pub use ensemble::{
 pub use error::AverageError;
 pub use kernels::parameters_a_launch;
 pub use loaded::Loaded;
+pub use members::{Member, MemberError, MemberSink, Members, SinkError};
 pub use rule::{AveragingRule, EqualWeights, Exponential, ExponentialWithWarmUp, RuleConfig};
 pub use weights::{Layout, Parameter, Role, Weights, WeightsError};

@@ -4,7 +4,7 @@ use core::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use swa_core::{AverageError, BatchNormError};
+use swa_core::{AverageError, BatchNormError, MemberError};
 use thiserror::Error;
 
 use crate::RunLength;
@@ -108,6 +108,17 @@ pub enum SwaError {
         /// The reason, and what to do.
         reason: String,
     },
+
+    /// A member of an ensemble is lacking. The training goes on without it.
+    #[error("{0}. The training goes on without it")]
+    Member(#[from] MemberError),
+
+    /// An average was asked for from a training that has none.
+    #[error(
+        "this training collects the members of an ensemble, and no average: `members()` says which there are, and `SwaConfig::init` \
+         with `with_members` has both"
+    )]
+    NoAverage,
 
     /// A name that no average has.
     #[error(

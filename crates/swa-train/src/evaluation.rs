@@ -207,16 +207,18 @@ impl<M: LearnerModel> Evaluation<M> {
         average: &Average<M>,
         device: &Device,
     ) -> Result<Pending<M>, SwaError> {
-        let model = average
-            .model()?
-            .to_device(&device.clone().without_autodiff());
+        Ok(self.of_model(average.model()?, average.updates(), device))
+    }
+
+    /// A model of an average after so many updates, to be made ready on `device`.
+    pub(crate) fn of_model(&self, model: M, updates: usize, device: &Device) -> Pending<M> {
         let reestimation = self.reestimation.clone();
-        Ok(Pending {
-            updates: average.updates(),
+        Pending {
+            updates,
             device: device.clone(),
-            model,
+            model: model.to_device(&device.clone().without_autodiff()),
             reestimation: reestimation.map(|config| (config, self.data.clone())),
-        })
+        }
     }
 
     /// Keeps a model of the average called `name`, and returns a copy.
@@ -240,6 +242,11 @@ impl<M: LearnerModel> Evaluated<M> {
     /// The report of the re-estimation.
     pub(crate) fn report(&self) -> &BatchNormReport {
         &self.report
+    }
+
+    /// The model.
+    pub(crate) fn into_model(self) -> M {
+        self.model
     }
 }
 

@@ -303,5 +303,8 @@ fn a_nan_in_a_loop_of_a_learner_is_told_with_its_step() {
     assert!(error.starts_with(expected), "{error}");
     // The last good average.
     let good = &swa.live().history.all()[..2];
-    assert_weights(&swa.average().model().unwrap(), &ema_of(good, 0.999));
+    assert_weights(
+        &swa.average().unwrap().model().unwrap(),
+        &ema_of(good, 0.999),
+    );
 }

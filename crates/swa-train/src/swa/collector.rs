@@ -1,11 +1,13 @@
-//! The averages of a training, which collect the live weights.
+//! What a training collects: averages of the live weights, and the members of an ensemble.
 
 use std::sync::Arc;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor};
+use burn::tensor::Device;
 use burn::train::LearnerModel;
-use swa_core::{Average, AverageError};
+use swa_core::{Average, AverageError, Members};
 
+use super::record::Contents;
 use crate::evaluation::Evaluation;
 use crate::{Collect, RunLength, SwaError};
 
@@ -32,55 +34,84 @@ pub(super) fn error_of(name: &str, error: AverageError) -> SwaError {
     }
 }
 
-/// All averages of a training. The first one is validated.
+/// The members of an ensemble, with the optimizer steps after which the live model becomes one.
+#[derive(Clone)]
+pub(super) struct MemberCollector<M: Module> {
+    pub(super) collect: Collect,
+    pub(super) members: Members<M>,
+}
+
+/// All that a training collects: averages, of which the first one is validated, and the members of an ensemble.
 #[derive(Clone)]
 pub(super) struct Collectors<M: Module> {
-    pub(super) main: Collector<M>,
-    further: Vec<Collector<M>>,
+    averages: Vec<Collector<M>>,
+    pub(super) members: Option<MemberCollector<M>>,
 }
 
 impl<M: LearnerModel> Collectors<M> {
-    pub(super) fn new(main: Collector<M>) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            main,
-            further: Vec::new(),
+            averages: Vec::new(),
+            members: None,
         }
     }
 
     pub(super) fn push(&mut self, collector: Collector<M>) {
-        self.further.push(collector);
+        self.averages.push(collector);
+    }
+
+    /// The average that is validated, if there is one.
+    pub(super) fn main(&self) -> Option<&Average<M>> {
+        self.averages.first().map(|collector| &collector.average)
+    }
+
+    /// The same with the first average changed, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Those of `change`.
+    pub(super) fn with_main<E>(
+        mut self,
+        change: impl FnOnce(Average<M>) -> Result<Average<M>, E>,
+    ) -> Result<Self, E> {
+        if let Some(main) = self.averages.first_mut() {
+            main.average = change(main.average.clone())?;
+        }
+        Ok(self)
     }
 
     /// # Errors
     ///
-    /// [`SwaError::UnknownAverage`].
+    /// [`SwaError::UnknownAverage`], or [`SwaError::NoAverage`] if there is none.
     pub(super) fn named(&self, name: &str) -> Result<&Collector<M>, SwaError> {
-        let named = self.iter().find(|collector| *collector.name == *name);
+        if self.averages.is_empty() {
+            return Err(SwaError::NoAverage);
+        }
+        let named = self
+            .averages
+            .iter()
+            .find(|collector| *collector.name == *name);
         named.ok_or_else(|| SwaError::UnknownAverage {
             name: name.to_owned(),
-            known: self.iter().map(|it| it.name.to_string()).collect(),
+            known: self.names().iter().map(|name| name.to_string()).collect(),
         })
     }
 
-    /// The length of the run, if an average knows it.
+    /// The length of the run, if a collector knows it.
     pub(super) fn run(&self) -> Option<RunLength> {
-        self.iter().find_map(|it| it.collect.run().copied())
+        let averages = self.averages.iter().map(|it| &it.collect);
+        let members = self.members.iter().map(|it| &it.collect);
+        averages
+            .chain(members)
+            .find_map(|collect| collect.run().copied())
     }
 
     pub(super) fn names(&self) -> Vec<Arc<str>> {
-        self.iter().map(|it| it.name.clone()).collect()
+        self.averages.iter().map(|it| it.name.clone()).collect()
     }
 
-    fn iter(&self) -> impl Iterator<Item = &Collector<M>> {
-        std::iter::once(&self.main).chain(&self.further)
-    }
-
-    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Collector<M>> {
-        std::iter::once(&mut self.main).chain(&mut self.further)
-    }
-
-    /// Reads the weights of `model` once, for all averages that are due after optimizer step `step`. Before each update, it calls
-    /// `before_update` with the average's name.
+    /// Reads the weights of `model` once, for all averages that are due after optimizer step `step`, and hands the model on if it is
+    /// to be a member. Before each update, it calls `before_update` with the average's name.
     ///
     /// # Errors
     ///
@@ -93,7 +124,11 @@ impl<M: LearnerModel> Collectors<M> {
     ) -> Result<(), SwaError> {
         let mut weights = None;
         let mut outcome = Ok(());
-        for collector in self.iter_mut().filter(|it| it.collect.is_due(step)) {
+        for collector in self
+            .averages
+            .iter_mut()
+            .filter(|it| it.collect.is_due(step))
+        {
             let weights = match &weights {
                 Some(weights) => weights,
                 None => weights.insert(collector.average.read(model)?),
@@ -108,6 +143,12 @@ impl<M: LearnerModel> Collectors<M> {
         outcome
     }
 
+    /// Tells whether the model is to be a member after optimizer step `step`.
+    pub(super) fn is_member(&self, step: usize) -> bool {
+        let members = self.members.as_ref();
+        members.is_some_and(|members| members.collect.is_due(step))
+    }
+
     /// Reads from the device whether all collected weights were finite.
     ///
     /// # Errors
@@ -115,7 +156,7 @@ impl<M: LearnerModel> Collectors<M> {
     /// The first error of an average. All others are checked nevertheless.
     pub(super) fn check(&mut self) -> Result<(), SwaError> {
         let mut outcome = Ok(());
-        for collector in self.iter_mut() {
+        for collector in &mut self.averages {
             let checked = collector.average.check();
             outcome = outcome.and(checked.map_err(|error| error_of(&collector.name, error)));
         }
@@ -124,25 +165,43 @@ impl<M: LearnerModel> Collectors<M> {
 
     /// The same, with each average changed.
     pub(super) fn with_each(mut self, mut change: impl FnMut(Average<M>) -> Average<M>) -> Self {
-        self.main.average = change(self.main.average);
-        let further = self.further.into_iter().map(|collector| Collector {
+        let averages = self.averages.into_iter().map(|collector| Collector {
             average: change(collector.average),
             ..collector
         });
-        self.further = further.collect();
+        self.averages = averages.collect();
         self
     }
 
-    /// The same, with those that are not `kept` before their first update.
-    pub(super) fn restarted_unless(mut self, kept: impl Fn(&str) -> bool) -> Self {
-        for collector in self.iter_mut().filter(|it| !kept(&it.name)) {
+    /// The same on `device`.
+    pub(super) fn on(self, device: &Device) -> Self {
+        let mut moved = self.with_each(|average| average.to_device(device));
+        moved.members = moved.members.map(|collector| MemberCollector {
+            members: collector.members.to_device(device),
+            ..collector
+        });
+        moved
+    }
+
+    /// The same, with those that a record does not hold before their first update.
+    pub(super) fn restarted_unless(mut self, held: Option<&Contents>) -> Self {
+        for collector in self
+            .averages
+            .iter_mut()
+            .filter(|it| held.is_some_and(|held| !held.holds(&it.name)))
+        {
             collector.average = collector.average.clone().restarted();
+        }
+        if let Some(collector) = &mut self.members
+            && held.is_some_and(|held| !held.has_members)
+        {
+            collector.members = collector.members.clone().restarted();
         }
         self
     }
 
     /// Visits the averages that have averaged something, for a record: the first as `average`, the others by their names in
-    /// `averages`. Running statistics are those that validation showed, if the last one re-estimated them.
+    /// `averages`. Running statistics are those that validation showed, if the last one re-estimated them. Then the `members`.
     pub(super) fn visit<V: ModuleVisitor>(&self, visitor: &mut V, evaluation: &Evaluation<M>) {
         let visit = |collector: &Collector<M>, visitor: &mut V| {
             let (average, name) = (&collector.average, &collector.name);
@@ -152,27 +211,38 @@ impl<M: LearnerModel> Collectors<M> {
             let recorded = evaluation.recorded(name, average);
             recorded.unwrap_or(average).visit(visitor);
         };
+        let mut averages = self.averages.iter();
         visitor.enter_module("average", CONTAINER);
-        visit(&self.main, visitor);
+        if let Some(main) = averages.next() {
+            visit(main, visitor);
+        }
         visitor.exit_module("average", CONTAINER);
 
         visitor.enter_module("averages", CONTAINER);
-        for collector in &self.further {
+        for collector in averages {
             visitor.enter_module(&collector.name, AVERAGES);
             visit(collector, visitor);
             visitor.exit_module(&collector.name, AVERAGES);
         }
         visitor.exit_module("averages", CONTAINER);
+
+        if let Some(collector) = &self.members
+            && !collector.members.kept().is_empty()
+        {
+            visitor.enter_module(MEMBERS, CONTAINER);
+            collector.members.visit(visitor);
+            visitor.exit_module(MEMBERS, CONTAINER);
+        }
     }
 
-    /// Maps those with `is_mapped`, with the paths of [`visit`](Self::visit).
+    /// Maps those that a record holds, with the paths of [`visit`](Self::visit).
     pub(super) fn map<Mapper: ModuleMapper>(
-        mut self,
+        self,
         mapper: &mut Mapper,
-        is_mapped: impl Fn(&str) -> bool,
+        held: Option<&Contents>,
     ) -> Self {
         let map = |collector: Collector<M>, mapper: &mut Mapper| {
-            let average = if is_mapped(&collector.name) {
+            let average = if held.is_none_or(|held| held.holds(&collector.name)) {
                 collector.average.map(mapper)
             } else {
                 collector.average
@@ -182,26 +252,42 @@ impl<M: LearnerModel> Collectors<M> {
                 ..collector
             }
         };
+        let mut before = self.averages.into_iter();
+        let mut averages = Vec::new();
         mapper.enter_module("average", CONTAINER);
-        self.main = map(self.main, mapper);
+        if let Some(main) = before.next() {
+            averages.push(map(main, mapper));
+        }
         mapper.exit_module("average", CONTAINER);
 
         mapper.enter_module("averages", CONTAINER);
-        let further = self.further.into_iter().map(|collector| {
+        for collector in before {
             let name = collector.name.clone();
             mapper.enter_module(&name, AVERAGES);
-            let collector = map(collector, mapper);
+            averages.push(map(collector, mapper));
             mapper.exit_module(&name, AVERAGES);
-            collector
-        });
-        self.further = further.collect();
+        }
         mapper.exit_module("averages", CONTAINER);
-        self
+
+        mapper.enter_module(MEMBERS, CONTAINER);
+        let members = self.members.map(|collector| MemberCollector {
+            members: if held.is_none_or(|held| held.has_members) {
+                collector.members.map(mapper)
+            } else {
+                collector.members
+            },
+            ..collector
+        });
+        mapper.exit_module(MEMBERS, CONTAINER);
+        Self { averages, members }
     }
 }
 
-/// The container of the averages.
+/// The container of the collectors.
 const CONTAINER: &str = "Struct:Swa";
+
+/// The name of the members in a record.
+pub(super) const MEMBERS: &str = "members";
 
 /// The container of the further averages.
 const AVERAGES: &str = "Map";

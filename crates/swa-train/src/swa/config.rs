@@ -8,7 +8,7 @@ use burn::data::dataloader::DataLoader;
 use burn::module::Module;
 use burn::train::{InferenceStep, LearnerModel};
 use swa_core::{
-    Average, BatchNormError, BatchSize, Counter, ReestimationConfig, RuleConfig,
+    Average, BatchNormError, BatchSize, Counter, MemberSink, ReestimationConfig, RuleConfig,
     read_tensors_when_asked, reestimate_batch_norm,
 };
 
@@ -49,6 +49,10 @@ pub struct SwaConfig {
     /// last good value.
     #[config(default = "Vec::new()")]
     pub further_averages: Vec<AverageConfig>,
+    /// The number of deviations from the first average that are kept for SWAG (Maddox et al. 2019), at least 2: none by default. The
+    /// paper keeps 20. [`Swa::sample`] then draws models. Memory and checkpoints hold as many copies of the weights, and two more:
+    /// see [`Average::with_deviations`].
+    pub swag_rank: Option<usize>,
 }
 
 /// The treatment of running statistics, such as those of BatchNorm layers, in all averages.
@@ -195,8 +199,12 @@ impl SwaConfig {
         if let Some(reestimation) = self.reestimation() {
             reestimation.check(&model)?;
         }
-        let first = self.collector(&model, MAIN, &self.collect, &self.rule)?;
-        let mut collectors = Collectors::new(first);
+        let mut first = self.collector(&model, MAIN, &self.collect, &self.rule)?;
+        if let Some(rank) = self.swag_rank {
+            first.average = first.average.with_deviations(rank)?;
+        }
+        let mut collectors = Collectors::new();
+        collectors.push(first);
         for AverageConfig {
             name,
             collect,
@@ -207,24 +215,8 @@ impl SwaConfig {
             check_length(name, collect, &collectors)?;
             collectors.push(self.collector(&model, name, collect, rule)?);
         }
-        let steps_per_epoch = collectors.run().map_or(0, |run| run.steps_per_epoch());
         let evaluation = Evaluation::new(data, self.reestimation().cloned());
-        Ok(Swa {
-            model,
-            steps: Counter::new(0),
-            first_step: 0,
-            format: Counter::new(RECORD_FORMAT),
-            steps_per_epoch: Counter::new(steps_per_epoch),
-            statistics_of: Counter::new(0),
-            steps_changed: None,
-            state: Arc::new(Mutex::new(State::new(collectors, evaluation))),
-            snapshot: None,
-            loaded: None,
-            evaluated: OnceCell::new(),
-            failures: Arc::default(),
-            interrupter: None,
-            is_replica: false,
-        })
+        Ok(Swa::of(model, collectors, evaluation))
     }
 
     fn reestimation(&self) -> Option<&ReestimationConfig> {
@@ -254,6 +246,66 @@ impl SwaConfig {
             collect: *collect,
             average,
         })
+    }
+}
+
+impl<M: LearnerModel> Swa<M> {
+    /// A wrapper for an ensemble of the networks that a training passes through, without an average: it hands the live model to `sink`
+    /// after the optimizer steps that `collect` names, and validates with the live model.
+    ///
+    /// Snapshot Ensembles collect at the ends of a learning rate's cycles, and Fast Geometric Ensembling in their middles:
+    ///
+    /// ```
+    /// use burn::train::LearnerModel;
+    /// use swa_train::swa_core::MemberSink;
+    /// use swa_train::{CyclicalLrScheduler, CyclicalLrSchedulerConfig, RunLength, Swa, SwaError};
+    ///
+    /// fn snapshot_ensemble<M: LearnerModel>(
+    ///     model: M,
+    ///     run: &RunLength,
+    ///     sink: impl MemberSink<M> + 'static,
+    /// ) -> Result<(Swa<M>, CyclicalLrScheduler), SwaError> {
+    ///     let cycles = CyclicalLrSchedulerConfig::snapshot(0.2, 5, run)?;
+    ///     let swa = Swa::ensemble(model, cycles.collect(run)?, sink)?;
+    ///     Ok((swa, cycles.init()?))
+    /// }
+    /// ```
+    ///
+    /// The crate `swa-store` has a sink that writes files. After the training, [`members`](Self::members) says which there are, and
+    /// [`evaluate_ensemble`](swa_core::evaluate_ensemble) scores them. See also [`with_members`](Self::with_members).
+    ///
+    /// # Errors
+    ///
+    /// None so far.
+    pub fn ensemble(
+        model: M,
+        collect: Collect,
+        sink: impl MemberSink<M> + 'static,
+    ) -> Result<Self, SwaError> {
+        read_tensors_when_asked();
+        terminal::print_at_the_end_of_this_thread();
+        let evaluation = Evaluation::new(Data::none(), None);
+        Self::of(model, Collectors::new(), evaluation).with_members(collect, sink)
+    }
+
+    fn of(model: M, collectors: Collectors<M>, evaluation: Evaluation<M>) -> Self {
+        let steps_per_epoch = collectors.run().map_or(0, |run| run.steps_per_epoch());
+        Self {
+            model,
+            steps: Counter::new(0),
+            first_step: 0,
+            format: Counter::new(RECORD_FORMAT),
+            steps_per_epoch: Counter::new(steps_per_epoch),
+            statistics_of: Counter::new(0),
+            steps_changed: None,
+            state: Arc::new(Mutex::new(State::new(collectors, evaluation))),
+            snapshot: None,
+            loaded: None,
+            evaluated: OnceCell::new(),
+            failures: Arc::default(),
+            interrupter: None,
+            is_replica: false,
+        }
     }
 }
 
@@ -288,7 +340,12 @@ fn check_name<M: LearnerModel>(name: &str, others: &Collectors<M>) -> Result<(),
     })
 }
 
-fn check_length<M: LearnerModel>(
+/// Checks that a collector is of a run whose epochs are as long as those of the others.
+///
+/// # Errors
+///
+/// [`SwaError::Invalid`].
+pub(super) fn check_length<M: LearnerModel>(
     name: &str,
     collect: &Collect,
     others: &Collectors<M>,
@@ -296,7 +353,7 @@ fn check_length<M: LearnerModel>(
     match (collect.run(), others.run()) {
         (Some(run), Some(other)) if run.steps_per_epoch() != other.steps_per_epoch() => {
             Err(SwaError::Invalid {
-                name: "the number of steps per epoch of a further average",
+                name: "the number of steps per epoch of a further average or of members",
                 expected: "that of the other averages, as they are of one training",
                 got: format!(
                     "{} (`{name}`) beside {}",

@@ -12,6 +12,8 @@ pub(super) struct Failures {
     pub(super) of_averaging: OnceLock<Failed>,
     /// The failure that kept an averaged model from being made ready for use.
     pub(super) of_evaluation: OnceLock<Failed>,
+    /// The first failure to keep a member of an ensemble. The training goes on.
+    pub(super) of_members: OnceLock<Failed>,
     /// Set once the user was told which running statistics were not re-estimated.
     pub(super) kept_statistics_told: OnceLock<()>,
     /// Set once the length of the run was compared with the training.
@@ -30,6 +32,11 @@ impl Failed {
         Self { error, step }
     }
 
+    /// Tells whether it ends the training, if there is an interrupter.
+    pub(super) fn stops(&self) -> bool {
+        !matches!(*self.error, SwaError::Member(_))
+    }
+
     /// The failure, with its step.
     pub(super) fn error(&self) -> SwaError {
         SwaError::AfterStep {
@@ -43,19 +50,23 @@ impl Failures {
     /// The failure that matters most.
     pub(super) fn first(&self) -> Option<&Failed> {
         let of_averaging = self.of_averaging.get();
-        of_averaging.or_else(|| self.of_evaluation.get())
+        let of_averages = of_averaging.or_else(|| self.of_evaluation.get());
+        of_averages.or_else(|| self.of_members.get())
     }
 
-    /// Keeps a failure, unless there was an earlier one of its kind. Tells whether it was kept.
+    /// Keeps a failure, unless there was an earlier one of its kind. Tells whether it is to be shown: each member that is lacking is, and
+    /// of other failures the first.
     pub(super) fn add(&self, failed: Failed) -> bool {
+        let is_of_a_member = !failed.stops();
         let kept = match *failed.error {
             SwaError::Average(_)
             | SwaError::FurtherAverage { .. }
             | SwaError::Shared { .. }
             | SwaError::StepsChanged { .. }
             | SwaError::OtherRunLength { .. } => &self.of_averaging,
+            SwaError::Member(_) => &self.of_members,
             _ => &self.of_evaluation,
         };
-        kept.set(failed).is_ok()
+        kept.set(failed).is_ok() || is_of_a_member
     }
 }

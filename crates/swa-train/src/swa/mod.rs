@@ -9,18 +9,25 @@ mod record;
 mod state;
 mod step;
 
+use core::convert::Infallible;
 use core::fmt;
 use std::cell::OnceCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use burn::module::Module;
 use burn::tensor::Device;
 use burn::train::{InferenceStep, Interrupter, LearnerModel};
-use swa_core::{Average, AveragingRule, BatchNormReport, Counter, KeptReason};
+use rand::Rng;
+use swa_core::{
+    Average, AveragingRule, BatchNormReport, Counter, Covariance, KeptReason, Member, MemberSink,
+    Members,
+};
 
 use crate::burn_0_22::training_error;
-use crate::{SwaError, terminal};
-use collector::Collectors;
+use crate::{Collect, SwaError, terminal};
 pub(crate) use collector::MAIN;
+use collector::{Collectors, MemberCollector};
+use config::check_length;
 pub(crate) use config::needs_data;
 pub use config::{AverageConfig, RunningStatistics, SwaConfig};
 use failure::{Failed, Failures};
@@ -45,8 +52,8 @@ use state::{Averaged, State};
 /// # Records
 ///
 /// A record has the live model's entries, and beside them those of SWA, below `swa_train`: each average that has averaged something,
-/// with its number of updates (`average`, and the further ones by their names in `averages`), the number of steps (`steps`) and of
-/// those in an epoch (`steps_per_epoch`), and the number of this format (`format`). If an average was validated after its last
+/// with its number of updates (`average`, and the further ones by their names in `averages`), the members of an ensemble by step and
+/// learning rate (`members`), the number of steps (`steps`) and of those in an epoch (`steps_per_epoch`), and the number of this format (`format`). If an average was validated after its last
 /// update, or taken by [`averaged_model`](Self::averaged_model), the record has the running statistics that were re-estimated for it,
 /// so that it holds the model that validation showed (`statistics_of` is then the number of updates): [`load_averaged`] gives it. A plain model refuses the record over
 /// entries that are all called `swa_train`.
@@ -123,12 +130,38 @@ const LIVE: &str = "live";
 impl<M: LearnerModel> Swa<M> {
     /// Sets the rule of the first average, from the next update on: a rule of your own, for example.
     pub fn with_rule(self, rule: impl AveragingRule + 'static) -> Self {
-        let mut collectors = self.collectors();
-        collectors.main.average = collectors.main.average.with_rule(rule);
-        self.with_collectors(collectors)
+        let collectors = self.collectors();
+        let changed = collectors.with_main(|average| Ok::<_, Infallible>(average.with_rule(rule)));
+        let Ok(changed) = changed;
+        self.with_collectors(changed)
     }
 
-    /// Keeps all averages on `device`, and not on the model's device.
+    /// Hands the live model to `sink` after the optimizer steps that `collect` names, beside the averages: for an ensemble of the
+    /// networks on the way. Burn's checkpoints know which members there are, and a training that is resumed neither loses nor repeats
+    /// one. Validation stays as it is. For an ensemble alone, see [`Swa::ensemble`].
+    ///
+    /// A member that the sink does not take, as on a full disk, or that is gone when the training is resumed, is a
+    /// [`failure`](Self::failure) that is logged and shown. The training goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::Invalid`] if the averages are of a run whose epochs have other lengths.
+    pub fn with_members(
+        self,
+        collect: Collect,
+        sink: impl MemberSink<M> + 'static,
+    ) -> Result<Self, SwaError> {
+        let mut collectors = self.collectors();
+        check_length("members", &collect, &collectors)?;
+        let members = Members::new(sink).to_device(&self.device());
+        collectors.members = Some(MemberCollector { collect, members });
+        let steps_per_epoch = collectors.run().map_or(0, |run| run.steps_per_epoch());
+        let mut swa = self.with_collectors(collectors);
+        swa.steps_per_epoch.value = steps_per_epoch;
+        Ok(swa)
+    }
+
+    /// Keeps all averages on `device`, and not on the model's device: in the host's memory, for example, SWAG's deviations.
     pub fn with_device(self, device: &Device) -> Self {
         let collectors = self.collectors();
         self.with_collectors(collectors.with_each(|average| average.with_device(device)))
@@ -141,10 +174,10 @@ impl<M: LearnerModel> Swa<M> {
     ///
     /// [`SwaError::Average`] if `averaged` is another model than the live one, or not finite.
     pub fn with_initial_average(self, averaged: &M, updates: usize) -> Result<Self, SwaError> {
-        let mut collectors = self.collectors();
-        let average = collectors.main.average;
-        collectors.main.average = average.with_initial_average(averaged, updates)?;
-        Ok(self.with_collectors(collectors))
+        let collectors = self.collectors();
+        let changed =
+            collectors.with_main(|average| average.with_initial_average(averaged, updates))?;
+        Ok(self.with_collectors(changed))
     }
 
     /// Stops the training through `interrupter` when averaging or re-estimating BatchNorm fails, with
@@ -281,14 +314,59 @@ impl<M: LearnerModel> Swa<M> {
         self.model
     }
 
+    /// A model drawn from SWAG's Gaussian around the first average, with its BatchNorm re-estimated, if
+    /// [`SwaConfig::swag_rank`] is set: see [`Average::sample`]. The wrapper stays as it is.
+    ///
+    /// ```
+    /// use burn::train::{LearningResult, LearnerModel};
+    /// use rand::{SeedableRng, rngs::StdRng};
+    /// use swa_train::swa_core::Covariance;
+    /// use swa_train::{Swa, SwaError};
+    ///
+    /// fn samples<M: LearnerModel>(swa: &Swa<M>) -> impl Iterator<Item = Result<M, SwaError>> {
+    ///     let mut rng = StdRng::seed_from_u64(1);
+    ///     (0..30).map(move |_| swa.sample(0.5, Covariance::Full, &mut rng))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::NoAverage`], [`SwaError::Average`] for a sample that cannot be drawn, and [`SwaError::BatchNorm`].
+    pub fn sample(
+        &self,
+        scale: f64,
+        covariance: Covariance,
+        rng: &mut impl Rng,
+    ) -> Result<M, SwaError> {
+        let average = self.average()?;
+        let sampled = average.sample(scale, covariance, rng)?;
+        let (updates, device) = (average.updates(), self.device());
+        let pending = self.state().evaluation.of_model(sampled, updates, &device);
+        Ok(pending.evaluate()?.into_model())
+    }
+
     /// A copy of the first average in its current state.
-    pub fn average(&self) -> Average<M> {
-        self.read(|collectors| collectors.main.average.clone())
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::NoAverage`] for an [ensemble](Self::ensemble).
+    pub fn average(&self) -> Result<Average<M>, SwaError> {
+        self.read(|collectors| collectors.main().cloned().ok_or(SwaError::NoAverage))
     }
 
     /// The number of times that the first average has collected weights.
     pub fn updates(&self) -> usize {
-        self.read(|collectors| collectors.main.average.updates())
+        self.read(|collectors| collectors.main().map_or(0, Average::updates))
+    }
+
+    /// The members of the ensemble that were collected, in order: none without a [sink](Self::with_members).
+    pub fn members(&self) -> Vec<Member> {
+        self.read(|collectors| {
+            let members = collectors.members.iter();
+            members
+                .flat_map(|collector| collector.members.kept().iter().copied())
+                .collect()
+        })
     }
 
     /// The number of optimizer steps that were taken, over all resumed parts of the run.
@@ -302,7 +380,8 @@ impl<M: LearnerModel> Swa<M> {
         self.state().evaluation.report(MAIN, updates)
     }
 
-    /// The first failure with its step ([`SwaError::AfterStep`]), if there was one: of an update, or else of an evaluation.
+    /// The first failure with its step ([`SwaError::AfterStep`]), if there was one: of an update, or else of an evaluation, or else of a
+    /// member.
     pub fn failure(&self) -> Option<SwaError> {
         self.failures.first().map(Failed::error)
     }
@@ -376,12 +455,14 @@ impl<M: LearnerModel> Swa<M> {
         let failed = Failed::new(error, self.steps());
         let message = format!("SWA: {}", failed.error());
         log::error!("{message}");
-        if !self.is_replica {
+        let stops = failed.stops();
+        if stops && !self.is_replica {
             self.interrupt(&failed);
         }
         let is_first = self.failures.add(failed);
         // Whoever gave an interrupter has `LearningResult::error`, unless Burn's terminal UI resets it.
-        if is_first && (self.interrupter.is_none() || terminal::is_covered()) {
+        let is_told = stops && self.interrupter.is_some() && !terminal::is_covered();
+        if is_first && !is_told {
             terminal::show(message);
         }
     }

@@ -36,7 +36,7 @@ impl<M: LearnerModel> Module for Swa<M> {
     fn to_device(mut self, device: &Device) -> Self {
         self.model = self.model.to_device(device);
         let collectors = self.collectors();
-        self.with_collectors(collectors.with_each(|average| average.to_device(device)))
+        self.with_collectors(collectors.on(device))
     }
 
     fn train(mut self) -> Self {
@@ -77,8 +77,9 @@ impl<M: LearnerModel> Module for Swa<M> {
             let state = self.state();
             let collectors = self.snapshot.as_ref().unwrap_or(&state.collectors);
             collectors.visit(visitor, &state.evaluation);
-            let average = &collectors.main.average;
-            if state.evaluation.is_ready(MAIN, average) {
+            if let Some(average) = collectors.main()
+                && state.evaluation.is_ready(MAIN, average)
+            {
                 statistics_of.value = average.updates();
             }
         }
@@ -117,8 +118,8 @@ impl<M: LearnerModel> Module for Swa<M> {
         }
 
         enter(mapper, of_swa);
-        let is_held = |name: &str| contents.as_ref().is_none_or(|it| it.holds(name));
-        let collectors = self.collectors_to_load(is_held).map(mapper, is_held);
+        let held = contents.as_ref();
+        let collectors = self.collectors_to_load(held).map(mapper, held);
         self = self.with_collectors(collectors);
 
         let device = self.device();
@@ -206,7 +207,7 @@ impl<M: LearnerModel> Swa<M> {
             // Without epochs, nothing depends on it.
             None => 0,
         };
-        let collectors = self.collectors_to_load(|_| false);
+        let collectors = self.collectors_to_load(Some(&Contents::default()));
         self.steps.value = steps;
         self.first_step = steps;
         self.failures = Arc::default();
@@ -216,12 +217,12 @@ impl<M: LearnerModel> Swa<M> {
 
     /// The averages that a record is loaded into. Those that it does not hold begin anew, unless this wrapper has not trained: then
     /// they may go on from [`Swa::with_initial_average`].
-    fn collectors_to_load(&self, is_held: impl Fn(&str) -> bool) -> Collectors<M> {
+    fn collectors_to_load(&self, held: Option<&Contents>) -> Collectors<M> {
         let collectors = self.collectors();
         if self.steps() == 0 {
             return collectors;
         }
-        collectors.restarted_unless(is_held)
+        collectors.restarted_unless(held)
     }
 
     /// The number of steps, and of those in an epoch, for a record. If the steps of a record could not be converted, these are still

@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use swa_core::Counter;
 
 use super::RECORD_FORMAT;
-use super::collector::MAIN;
+use super::collector::{MAIN, MEMBERS};
 
 /// The name that all entries of SWA are below.
 pub(crate) const PREFIX: &str = "swa_train";
@@ -18,8 +18,8 @@ pub(crate) const PREFIX: &str = "swa_train";
 /// another number of updates, they are the training's latest, and still to be re-estimated.
 pub(crate) const STATISTICS_OF: &str = "statistics_of";
 
-/// What a record holds.
-#[derive(Debug, Clone)]
+/// What a record holds: by default, nothing of SWA.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Contents {
     /// The number of its format, or `None` for a record of a training without SWA.
     pub(crate) format: Option<usize>,
@@ -27,6 +27,8 @@ pub(crate) struct Contents {
     pub(crate) is_ready: bool,
     /// The names of the averages that it holds, of those that were asked for.
     averages: Vec<Arc<str>>,
+    /// True if it holds members of an ensemble.
+    pub(super) has_members: bool,
 }
 
 impl Contents {
@@ -48,7 +50,8 @@ impl Contents {
                 format!("averages.{name}.updates")
             }
         };
-        let first = ["format", "steps", STATISTICS_OF].map(str::to_owned);
+        let of_members = format!("{MEMBERS}.count");
+        let first = ["format", "steps", STATISTICS_OF, &of_members].map(str::to_owned);
         let named = [MAIN].into_iter().chain(names.iter().map(|name| &**name));
         let earlier: Vec<String> = first.into_iter().chain(named.map(updates)).collect();
         let now = earlier.iter().map(|path| below(path));
@@ -84,6 +87,7 @@ impl Contents {
             format,
             is_ready: statistics_of.is_some() && statistics_of == number(&below(&updates(MAIN))),
             averages: names.iter().filter(|name| is_held(name)).cloned().collect(),
+            has_members: number(&below(&of_members)).is_some(),
         })
     }
 

@@ -2,6 +2,7 @@
 
 use burn::tensor::Device;
 use burn::train::LearnerModel;
+use swa_core::MemberError;
 
 use super::collector::Collectors;
 use crate::SwaError;
@@ -9,7 +10,7 @@ use crate::evaluation::{Evaluation, Pending};
 
 pub(super) struct State<M: LearnerModel> {
     pub(super) collectors: Collectors<M>,
-    /// The last step after which an average was due. A strategy of the user's own may train clones side by side. These reach
+    /// The last step after which something was due. A strategy of the user's own may train clones side by side. These reach
     /// each step together and with the same weights, and the first one collects them.
     last_step: usize,
     pub(super) evaluation: Evaluation<M>,
@@ -29,13 +30,19 @@ impl<M: LearnerModel> State<M> {
         Self::new(collectors, self.evaluation.fresh())
     }
 
-    /// Collects the weights of `model`, if an average is due after step `step` and no clone has done so.
+    /// Collects the weights of `model`, if an average or a member is due after step `step` and no clone has done so. The outer
+    /// error is of averaging, the inner one of members.
     ///
     /// # Errors
     ///
     /// - [`SwaError::Shared`] if this is the state of another training, which has taken more steps.
     /// - [`SwaError::Average`] or [`SwaError::FurtherAverage`] if an average could not be updated.
-    pub(super) fn collect(&mut self, step: usize, model: &M) -> Result<(), SwaError> {
+    pub(super) fn collect(
+        &mut self,
+        step: usize,
+        model: &M,
+        learning_rate: f64,
+    ) -> Result<Result<(), MemberError>, SwaError> {
         // Clones that train together are at most a step apart.
         if self.last_step > step.saturating_add(1) {
             return Err(SwaError::Shared {
@@ -44,7 +51,11 @@ impl<M: LearnerModel> State<M> {
             });
         }
         if self.last_step >= step {
-            return Ok(());
+            return Ok(Ok(()));
+        }
+        let is_member = self.collectors.is_member(step);
+        if is_member {
+            self.last_step = step;
         }
         let evaluation = &mut self.evaluation;
         let last_step = &mut self.last_step;
@@ -52,7 +63,23 @@ impl<M: LearnerModel> State<M> {
             *last_step = step;
             // An evaluated model shares the average's memory, and would make the update copy it.
             evaluation.forget(name);
+        })?;
+        Ok(match &mut self.collectors.members {
+            Some(collector) if is_member => collector.members.collect(model, step, learning_rate),
+            _ => Ok(()),
         })
+    }
+
+    /// Checks that all members are still there.
+    ///
+    /// # Errors
+    ///
+    /// [`MemberError::Gone`].
+    pub(super) fn check_members(&mut self) -> Result<(), MemberError> {
+        match &mut self.collectors.members {
+            Some(collector) => collector.members.check(),
+            None => Ok(()),
+        }
     }
 
     /// The model of the average called `name`, ready for inference on `device` or still to be made so. It is taken from the
@@ -60,7 +87,7 @@ impl<M: LearnerModel> State<M> {
     ///
     /// # Errors
     ///
-    /// [`SwaError::UnknownAverage`], [`SwaError::Average`].
+    /// [`SwaError::NoAverage`], [`SwaError::UnknownAverage`], [`SwaError::Average`].
     pub(super) fn averaged(
         &mut self,
         snapshot: Option<&Collectors<M>>,

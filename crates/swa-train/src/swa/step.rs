@@ -26,8 +26,9 @@ impl<M: LearnerModel> TrainStep for Swa<M> {
         learning_rate: ModuleLearningRate,
         gradients: GradientsParams,
     ) -> Self {
+        let rate = learning_rate.base();
         self.model = self.model.optimize(optimizer, learning_rate, gradients);
-        self.after_step()
+        self.after_step(rate)
     }
 
     fn optimize_multi(
@@ -36,10 +37,11 @@ impl<M: LearnerModel> TrainStep for Swa<M> {
         learning_rate: ModuleLearningRate,
         gradients: MultiGradientsParams,
     ) -> Self {
+        let rate = learning_rate.base();
         self.model = self
             .model
             .optimize_multi(optimizer, learning_rate, gradients);
-        self.after_step()
+        self.after_step(rate)
     }
 }
 
@@ -53,8 +55,8 @@ impl<M: LearnerModel> InferenceStep for Swa<M> {
 }
 
 impl<M: LearnerModel> Swa<M> {
-    /// Counts an optimizer step, and collects the weights if it is time to.
-    pub(super) fn after_step(mut self) -> Self {
+    /// Counts an optimizer step at this learning rate, and collects the weights if it is time to.
+    pub(super) fn after_step(mut self, learning_rate: f64) -> Self {
         self.steps.value = self.steps.value.saturating_add(1);
         self.evaluated = OnceCell::new();
         if self.snapshot.is_some() {
@@ -71,9 +73,24 @@ impl<M: LearnerModel> Swa<M> {
             self.fail(error.clone());
         }
         if self.failures.of_averaging.get().is_none() {
-            let collected = self.state().collect(self.steps(), &self.model);
-            if let Err(error) = collected {
+            let mut state = self.state();
+            let kept = if self.steps() == self.first_step.saturating_add(1) {
+                // A file may have been removed before the training was resumed.
+                state.check_members()
+            } else {
+                Ok(())
+            };
+            let collected = state.collect(self.steps(), &self.model, learning_rate);
+            drop(state);
+            let (averaged, put) = match collected {
+                Ok(put) => (Ok(()), put),
+                Err(error) => (Err(error), Ok(())),
+            };
+            if let Err(error) = averaged {
                 self.fail(error);
+            }
+            for error in [kept, put].into_iter().filter_map(Result::err) {
+                self.fail(error.into());
             }
         }
         self
@@ -131,7 +148,8 @@ impl<M: LearnerModel> Swa<M> {
         if self.steps() > self.first_step
             && self.updates() == 0
             && self.failures.of_averaging.get().is_none()
-            && let Err(error) = self.average().update(&self.model)
+            && let Ok(mut average) = self.average()
+            && let Err(error) = average.update(&self.model)
         {
             self.fail(error.into());
         }
@@ -139,7 +157,8 @@ impl<M: LearnerModel> Swa<M> {
 
     /// The model of the average called `name`, if there is one and no update has failed.
     pub(super) fn try_evaluate(&self, name: &str) -> Option<M> {
-        if self.failures.of_averaging.get().is_some() {
+        let has_averages = self.read(|collectors| collectors.main().is_some());
+        if !has_averages || self.failures.of_averaging.get().is_some() {
             return None;
         }
         self.evaluate(name).unwrap_or_else(|error| {

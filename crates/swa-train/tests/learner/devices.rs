@@ -242,7 +242,7 @@ fn every_worker_of_ddp_has_the_same_average_once_a_step() {
     });
     let [one, other] = workers.map(|worker| worker.join().unwrap());
     assert_eq!([one.updates(), other.updates()], [UPDATES; 2]);
-    let average = |swa: &Swa<Replica>| weights(&swa.average().model().unwrap());
+    let average = |swa: &Swa<Replica>| weights(&swa.average().unwrap().model().unwrap());
     assert_eq!(average(&one), average(&other));
     assert_ne!(average(&one), weights(one.live()));
     // It is also not the one that both began with.

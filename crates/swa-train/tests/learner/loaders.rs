@@ -36,7 +36,7 @@ impl Watched {
 impl DataLoader<Batch> for Watched {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Batch> + 'a> {
         if let Some(swa) = &*self.asked.lock().unwrap() {
-            assert_eq!(swa.average().updates(), swa.updates());
+            assert_eq!(swa.average().unwrap().updates(), swa.updates());
         }
         if self.passes.fetch_add(1, Ordering::SeqCst) + 1 == self.fails_in {
             Box::new(Unreadable)

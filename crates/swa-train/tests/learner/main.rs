@@ -352,7 +352,7 @@ fn the_averaged_model_is_validated_and_given_re_estimated() {
     let (result, _) = train_swa(|training| training);
     let report = result.model.batch_norm_report();
     let (expected, _) = reestimate_batch_norm(
-        &result.model.average().model().unwrap(),
+        &result.model.average().unwrap().model().unwrap(),
         &ReestimationConfig::new(),
         loader()
             .to_device(&Device::default().autodiff())
@@ -761,7 +761,7 @@ fn weights_that_diverge_stop_the_training_with_the_last_average() {
     let error = result.error.expect("the training fails").to_string();
     assert!(error.contains("`input.weight` holds a NaN"), "{error}");
     assert_eq!(result.model.updates(), 1);
-    let average = result.model.average().model().unwrap();
+    let average = result.model.average().unwrap().model().unwrap();
     let weights = weights(&average);
     assert!(weights.values().flatten().all(|it| it.is_finite()));
     assert!(result.model.averaged_model().is_err());
