@@ -1,6 +1,7 @@
 //! Training on several devices, by Burn's own strategies. Flex has no collectives, so the network adds
 //! its gradients up itself.
 
+use std::fmt::Debug;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,11 +18,13 @@ use burn::train::{
     SupervisedTraining, TrainStep,
 };
 use burn_swa_test_support::network::Net;
-use burn_swa_test_support::parameters::{Values, assert_is_mean_of, floats, weights};
+use burn_swa_test_support::parameters::{Values, assert_is_mean_of, floats, values, weights};
 use burn_swa_test_support::points::{BATCH, Batch, ITEMS, loader, loader_of};
 use burn_swa_test_support::renderer::Recorder;
+use swa_train::swa_core::Role;
 use swa_train::{Collect, PaperLrSchedulerConfig, RunLength, Swa, SwaConfig};
 
+use crate::ensembles::Shelf;
 use crate::loaders::Watched;
 use crate::replica::{Counts, Replica};
 use crate::{EPOCHS, in_temporary_folder};
@@ -264,6 +267,59 @@ fn ddp_resumes_weights_and_average_to_the_bit() {
         outcome(result)
     });
     assert_eq!(resumed, whole);
+}
+
+/// The outcome of a training with SWAG that collects members too.
+fn of_all_collectors(
+    result: LearningResult<Swa<Replica>>,
+    shelf: &Shelf,
+) -> impl PartialEq + Debug + use<> {
+    let steps: Vec<usize> = result.model.members().iter().map(|it| it.step).collect();
+    assert_eq!(steps, [4, 8, 12, 16, 20, 24]);
+    assert_eq!(*shelf.puts.lock().unwrap(), steps.len());
+    let average = result.model.average().unwrap();
+    let deviations = average.deviations();
+    let variance = average.variance().unwrap();
+    let spread = deviations.iter().chain([&variance]).map(|vector| {
+        let layout = vector.layout().parameters().iter();
+        let layout = layout.filter(|it| it.role == Role::Weight);
+        let of = |path: &str| values(vector.parameter(path).unwrap());
+        layout.map(|it| of(&it.path)).collect::<Vec<_>>()
+    });
+    let spread: Vec<_> = spread.collect();
+    let members = shelf.members.lock().unwrap().clone();
+    (outcome(result), spread, members)
+}
+
+#[test]
+fn members_and_swag_are_the_same_on_two_devices() {
+    let wrap = |model: Replica, shelf: &Shelf| {
+        let run = RunLength::new(EPOCHS, STEPS_PER_EPOCH).unwrap();
+        let collect = Collect::from_epoch(1, &run).unwrap();
+        let swa = config().with_swag_rank(Some(3)).init(model, loader());
+        swa.unwrap().with_members(collect, shelf.clone()).unwrap()
+    };
+    let shelf = Shelf::default();
+    let expected = in_temporary_folder(|directory| {
+        let swa = wrap(Replica::alone(Net::new()), &shelf);
+        training(directory, loader_of(by_turns(), DEVICE_BATCH))
+            .grads_accumulation(2)
+            .launch(learner(swa, 0.1))
+    });
+    let expected = of_all_collectors(expected, &shelf);
+    for strategy in [
+        multi(MultiDeviceOptim::OptimMainDevice),
+        multi(MultiDeviceOptim::OptimSharded),
+        ddp(),
+    ] {
+        let model = match &strategy {
+            ExecutionStrategy::DistributedDataParallel { .. } => Replica::of(2, Net::new()),
+            _ => Replica::alone(Net::new()),
+        };
+        let shelf = Shelf::default();
+        let result = on_two_devices(strategy, wrap(model, &shelf), 0.1);
+        assert!(of_all_collectors(result, &shelf) == expected);
+    }
 }
 
 #[test]

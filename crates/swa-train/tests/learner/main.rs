@@ -3,6 +3,7 @@
 mod adapters;
 mod batch_norm;
 mod devices;
+mod ensembles;
 mod loaders;
 #[cfg(target_os = "linux")]
 mod on_a_terminal;
