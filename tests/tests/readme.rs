@@ -9,9 +9,15 @@ use burn::optim::ModuleOptimizer;
 use burn::tensor::{Int, Tensor};
 use burn::train::metric::{AccuracyMetric, LossMetric};
 use burn::train::{ClassificationOutput, InferenceStep, TrainStep};
-use burn::train::{Learner, LearnerModel, SupervisedTraining};
+use burn::train::{Learner, LearnerModel, LearningResult, SupervisedTraining};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use swa_models::PreResNet;
-use swa_train::swa_core::{self, Weights};
+use swa_store::MemberFiles;
+use swa_train::swa_core::{self, Covariance, EnsembleConfig, Weights, evaluate_ensemble};
+use swa_train::{
+    Collect, CyclicalLrSchedulerConfig, PaperLrSchedulerConfig, RunLength, Swa, SwaConfig,
+};
 
 type Loader = Arc<dyn DataLoader<Tensor<4>>>;
 
@@ -94,6 +100,12 @@ fn core(
         .put_into(&start)?;
     let soup = Weights::combine(&[(0.5, &first), (0.3, &second), (0.2, &third)])?;
     drop((soup, halfway));
+
+    let mut rng = StdRng::seed_from_u64(1);
+    let mut average = Average::new(&model, EqualWeights)?.with_deviations(20)?;
+    average.update(&model)?;
+    let sampled = average.sample(0.5, Covariance::Full, &mut rng)?;
+    drop(sampled);
     Ok(model)
 }
 
@@ -120,6 +132,67 @@ fn ensemble(
     Ok(losses)
 }
 
+#[allow(dead_code, reason = "that it compiles is the test")]
+fn snapshots<M: LearnerModel>(
+    (model, net): (M, PreResNet),
+    training: SupervisedTraining<Swa<M>>,
+    optimizer: ModuleOptimizer,
+    run: RunLength,
+    test_loader: &Arc<dyn DataLoader<Batch>>,
+) -> Result<f64, Box<dyn Error>> {
+    let cycles = CyclicalLrSchedulerConfig::snapshot(0.2, 5, &run)?;
+    let files = MemberFiles::new("members");
+    let snapshots = Swa::ensemble(model, cycles.collect(&run)?, files.clone())?;
+    let result = training.launch(Learner::new(snapshots, optimizer, cycles.init()?));
+    let members = result.model.members();
+
+    let model = net;
+    let forward = |model: &PreResNet, batch: Batch| (model.forward(batch.images), batch.labels);
+    let members = members
+        .iter()
+        .map(|member| files.load(member, model.clone()));
+    let report = evaluate_ensemble(
+        &EnsembleConfig::new(),
+        members,
+        || test_loader.iter(),
+        forward,
+    )?;
+    Ok(report.members[0].ensemble.nll)
+}
+
+#[allow(dead_code, reason = "that it compiles is the test")]
+fn fge<M: LearnerModel>(
+    model: M,
+    optimizer: ModuleOptimizer,
+    run: RunLength,
+    files: &MemberFiles,
+) -> Result<Learner<Swa<M>>, Box<dyn Error>> {
+    let cycles = CyclicalLrSchedulerConfig::fge(0.05, 5e-4, 4, &run)?.from_epoch(161, &run)?;
+    let schedule = cycles.init_after(PaperLrSchedulerConfig::sgd(0.05, run).init()?)?;
+    let fge = Swa::ensemble(model, cycles.collect(&run)?, files.clone())?;
+    Ok(Learner::new(fge, optimizer, schedule))
+}
+
+#[allow(dead_code, reason = "that it compiles is the test")]
+fn swag<M>(
+    model: M,
+    train_loader: Arc<dyn DataLoader<<M as InferenceStep>::Input>>,
+    collect: Collect,
+    launch: impl FnOnce(Swa<M>) -> LearningResult<Swa<M>>,
+) -> Result<M, Box<dyn Error>>
+where
+    M: LearnerModel,
+    <M as InferenceStep>::Input: Clone,
+{
+    let mut rng = StdRng::seed_from_u64(1);
+    let swag = SwaConfig::new(collect)
+        .with_swag_rank(Some(20))
+        .init(model, train_loader)?;
+    let result = launch(swag);
+    let sampled = result.model.sample(0.5, Covariance::Full, &mut rng)?;
+    Ok(sampled)
+}
+
 /// The code of a README, without comments and line breaks.
 fn statements(readme: &str) -> Vec<String> {
     let blocks = readme.split("```rust,ignore\n").skip(1);
@@ -144,6 +217,7 @@ fn the_code_of_the_readmes_is_code_of_this_file() {
         include_str!("../../README.md"),
         include_str!("../../crates/swa-train/README.md"),
         include_str!("../../crates/swa-core/README.md"),
+        include_str!("../../docs/methods.md"),
     ] {
         let statements = statements(readme);
         assert!(statements.len() > 4, "{statements:?}");

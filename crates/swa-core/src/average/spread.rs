@@ -47,6 +47,11 @@ impl<M: burn::module::Module> Average<M> {
         Ok(self)
     }
 
+    /// The largest number of deviations that are [kept](Self::with_deviations), if they are.
+    pub fn rank(&self) -> Option<usize> {
+        self.spread.as_ref().map(Spread::rank)
+    }
+
     /// The variance of each weight, if deviations are [kept](Self::with_deviations). The running statistics, ints and bools that
     /// come along are the average's.
     pub fn variance(&self) -> Option<Weights> {
@@ -68,7 +73,7 @@ type Vector = Vec<Floats>;
 /// The variance of the weights that an average was updated with, and the last of their deviations from it.
 #[derive(Clone)]
 pub(super) struct Spread {
-    rank: usize,
+    rank: Counter,
     /// The number of updates since deviations are kept.
     collected: Counter,
     variance: Vector,
@@ -82,7 +87,7 @@ impl Spread {
     fn new(rank: usize, mean: &Weights) -> Self {
         let variance: Vector = mean.weights().map(zeros).collect();
         Self {
-            rank,
+            rank: Counter::new(rank),
             collected: Counter::new(0),
             ids: variance.iter().map(|_| ParamId::new()).collect(),
             variance,
@@ -99,7 +104,7 @@ impl Spread {
     }
 
     pub(super) fn rank(&self) -> usize {
-        self.rank
+        self.rank.value
     }
 
     pub(super) fn collected(&self) -> usize {
@@ -112,10 +117,10 @@ impl Spread {
 
     /// The deviations, the oldest first.
     pub(super) fn in_order(&self) -> impl Iterator<Item = &Vector> {
-        let oldest = if self.deviations.len() < self.rank {
+        let oldest = if self.deviations.len() < self.rank() {
             0
         } else {
-            self.collected.value % self.rank
+            self.collected.value % self.rank()
         };
         let (last, first) = self.deviations.split_at(oldest);
         first.iter().chain(last)
@@ -123,7 +128,7 @@ impl Spread {
 
     /// Adds the deviation of weights from the mean that an update towards them by `weight` has left. The mean is on their device.
     pub(super) fn add(&mut self, mean: &Weights, current: &Weights, weight: f64) {
-        let place = self.collected.value % self.rank;
+        let place = self.collected.value % self.rank();
         if place == self.deviations.len() {
             self.deviations.push(mean.weights().map(zeros).collect());
         }
@@ -169,11 +174,14 @@ impl Spread {
         }
     }
 
-    /// Visits the number of updates as `collected`, the variance, and the deviations by their places. Each parameter is flat.
+    /// Visits the `rank`, the number of updates as `collected`, the variance, and the deviations by their places. Each parameter is
+    /// flat.
     pub(super) fn visit<V: ModuleVisitor>(&self, mean: &Weights, visitor: &mut V) {
-        visitor.enter_module(COLLECTED, CONTAINER);
-        visitor.visit_int(&self.collected.param(&first_device(mean)));
-        visitor.exit_module(COLLECTED, CONTAINER);
+        for (name, number) in [(RANK, &self.rank), (COLLECTED, &self.collected)] {
+            visitor.enter_module(name, CONTAINER);
+            visitor.visit_int(&number.param(&first_device(mean)));
+            visitor.exit_module(name, CONTAINER);
+        }
 
         visitor.enter_module(VARIANCE, CONTAINER);
         self.visit_vector(&self.variance, mean, visitor);
@@ -199,6 +207,13 @@ impl Spread {
 
     /// Maps what [`visit`](Self::visit) visits. A record brings as many deviations as it has, by its number of updates.
     pub(super) fn map<Mapper: ModuleMapper>(mut self, mean: &Weights, mapper: &mut Mapper) -> Self {
+        // One of another rank has other deviations, and does not fit.
+        let rank = self.rank();
+        mapper.enter_module(RANK, CONTAINER);
+        self.rank = self.rank.map(mapper, &first_device(mean));
+        mapper.exit_module(RANK, CONTAINER);
+        self.rank.value = rank;
+
         mapper.enter_module(COLLECTED, CONTAINER);
         self.collected = self.collected.map(mapper, &first_device(mean));
         mapper.exit_module(COLLECTED, CONTAINER);
@@ -209,7 +224,7 @@ impl Spread {
         mapper.exit_module(VARIANCE, CONTAINER);
 
         mapper.enter_module(DEVIATIONS, CONTAINER);
-        let held = self.collected.value.min(self.rank);
+        let held = self.collected.value.min(self.rank());
         let mut deviations = std::mem::take(&mut self.deviations).into_iter();
         for place in 0..held {
             let deviation = deviations.next();
@@ -241,6 +256,7 @@ impl Spread {
     }
 }
 
+const RANK: &str = "rank";
 const COLLECTED: &str = "collected";
 const VARIANCE: &str = "variance";
 const DEVIATIONS: &str = "deviations";
@@ -474,5 +490,48 @@ mod tests {
             let error = average.with_deviations(rank).unwrap_err();
             assert_eq!(error, AverageError::TooFewDeviations { rank });
         }
+    }
+
+    #[cfg(feature = "wgpu")]
+    #[test]
+    fn on_wgpu_spread_and_samples_are_those_of_flex() {
+        use burn::nn::{Linear, LinearConfig};
+        use rand::{SeedableRng, rngs::StdRng};
+
+        use crate::Covariance;
+
+        let wgpu = Device::wgpu(burn::tensor::DeviceKind::default());
+        let flex = Device::flex();
+        let models = [(); 5].map(|()| LinearConfig::new(7, 3).init(&flex));
+        let collected = |device: &Device, kept: Option<&Device>| {
+            let on_device = |model: &Linear| model.clone().to_device(device);
+            let average = Average::new(&on_device(&models[0]), EqualWeights).unwrap();
+            let mut average = average.with_deviations(3).unwrap();
+            if let Some(kept) = kept {
+                average = average.with_device(kept);
+            }
+            let mut records = Vec::new();
+            for model in &models {
+                average.update(&on_device(model)).unwrap();
+                // A record in memory must not change with later updates.
+                records.push(average.clone().into_record());
+            }
+            let vectors = [average.variance().unwrap()].into_iter();
+            let vectors = vectors.chain(average.deviations());
+            let vectors = vectors.flat_map(|it| values(it.parameter("weight").unwrap()));
+            let mut all: Vec<f64> = vectors.collect();
+            let mut rng = StdRng::seed_from_u64(1);
+            let sampled = average.sample(0.5, Covariance::Full, &mut rng).unwrap();
+            all.extend(values(sampled.weight.val()));
+            for record in records {
+                let loaded = Average::new(&on_device(&models[0]), EqualWeights).unwrap();
+                let loaded = loaded.with_deviations(3).unwrap().load_record(record);
+                all.extend(values(loaded.variance().unwrap().parameter("weight").unwrap()));
+            }
+            all
+        };
+        let expected = collected(&flex, None);
+        near(&collected(&wgpu, None), &expected);
+        near(&collected(&wgpu, Some(&flex)), &expected);
     }
 }

@@ -7,7 +7,7 @@ use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor};
 use burn::store::{ModuleRecord, RecordError};
 use burn::tensor::Device;
 use burn::train::LearnerModel;
-use swa_core::Counter;
+use swa_core::{Average, Counter};
 
 use super::collector::{Collectors, MAIN};
 use super::record::{Contents, PREFIX, STATISTICS_OF};
@@ -163,6 +163,10 @@ impl<M: LearnerModel> Module for Swa<M> {
         let contents = Contents::of(&record, &names, &self.device())?;
         if contents.format.is_none() {
             return self.load_plain_record(record);
+        }
+        let rank = self.read(|all| all.main().and_then(Average::rank));
+        if self.read(|all| all.main().is_some()) {
+            contents.check_swag_rank(rank)?;
         }
         self.loaded = Some(contents);
         // A module cannot call the method that it overrides. An option, which has the same paths, can.

@@ -18,6 +18,9 @@ pub(crate) const PREFIX: &str = "swa_train";
 /// another number of updates, they are the training's latest, and still to be re-estimated.
 pub(crate) const STATISTICS_OF: &str = "statistics_of";
 
+/// The entry with the number of deviations that are kept for SWAG.
+const SWAG_RANK: &str = "average.rank";
+
 /// What a record holds: by default, nothing of SWA.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Contents {
@@ -27,6 +30,8 @@ pub(crate) struct Contents {
     pub(crate) is_ready: bool,
     /// The names of the averages that it holds, of those that were asked for.
     averages: Vec<Arc<str>>,
+    /// The number of deviations that SWAG keeps, if the first average has some.
+    swag_rank: Option<usize>,
     /// True if it holds members of an ensemble.
     pub(super) has_members: bool,
 }
@@ -51,7 +56,7 @@ impl Contents {
             }
         };
         let of_members = format!("{MEMBERS}.count");
-        let first = ["format", "steps", STATISTICS_OF, &of_members].map(str::to_owned);
+        let first = ["format", "steps", STATISTICS_OF, &of_members, SWAG_RANK].map(str::to_owned);
         let named = [MAIN].into_iter().chain(names.iter().map(|name| &**name));
         let earlier: Vec<String> = first.into_iter().chain(named.map(updates)).collect();
         let now = earlier.iter().map(|path| below(path));
@@ -87,6 +92,7 @@ impl Contents {
             format,
             is_ready: statistics_of.is_some() && statistics_of == number(&below(&updates(MAIN))),
             averages: names.iter().filter(|name| is_held(name)).cloned().collect(),
+            swag_rank: number(&below(SWAG_RANK)),
             has_members: number(&below(&of_members)).is_some(),
         })
     }
@@ -94,6 +100,30 @@ impl Contents {
     /// Tells whether SWA's entries are below [`PREFIX`], and the live model's on the first level.
     pub(crate) fn is_below_prefix(&self) -> bool {
         self.format.is_none_or(is_below_prefix)
+    }
+
+    /// Checks that an average of this rank goes on from the record.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError::Validation`].
+    pub(crate) fn check_swag_rank(&self, rank: Option<usize>) -> Result<(), RecordError> {
+        if !self.holds(MAIN) || self.swag_rank == rank {
+            return Ok(());
+        }
+        let said = |rank: Option<usize>| match rank {
+            Some(rank) => format!("{rank} deviations"),
+            None => "no deviations".to_owned(),
+        };
+        let set = match self.swag_rank {
+            Some(rank) => format!("with_swag_rank(Some({rank}))"),
+            None => "with_swag_rank(None)".to_owned(),
+        };
+        Err(RecordError::Validation(format!(
+            "the record is of a training that keeps {} for SWAG, and this one keeps {}: go on with `SwaConfig::{set}`",
+            said(self.swag_rank),
+            said(rank),
+        )))
     }
 
     /// Tells whether it holds the average with this name.

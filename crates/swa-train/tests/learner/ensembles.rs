@@ -305,6 +305,21 @@ fn swag_resumes_to_the_bit() {
 }
 
 #[test]
+fn a_record_of_another_rank_says_which_to_take() {
+    let trained = |swa: Swa<Net>| {
+        let result = in_temporary_folder(|folder| training(folder).launch(learner(swa)));
+        result.model.into_record()
+    };
+    let error = |swa: Swa<Net>, record| swa.try_load_record(record).unwrap_err().to_string();
+    let got = error(wrap(Net::new()), trained(swag()));
+    let expected = "keeps 3 deviations for SWAG, and this one keeps no deviations: go on with \
+                    `SwaConfig::with_swag_rank(Some(3))`";
+    assert!(got.contains(expected), "{got}");
+    let got = error(swag(), trained(wrap(Net::new())));
+    assert!(got.contains("`SwaConfig::with_swag_rank(None)`"), "{got}");
+}
+
+#[test]
 fn swag_of_a_single_deviation_is_refused_before_the_training() {
     let config = SwaConfig::new(Collect::from_epoch(3, &run_length()).unwrap());
     let error = config.with_swag_rank(Some(1)).init(Net::new(), loader());
