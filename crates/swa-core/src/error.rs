@@ -130,7 +130,8 @@ pub enum AverageError {
 
     /// A sample was asked for from an average that keeps no deviations.
     #[error(
-        "the average keeps no deviations to draw samples by: make it with `with_deviations(20)`"
+        "the average keeps no deviations to draw samples by: make it with `with_deviations(20)`, or in a `Learner`, \
+         set `swag_rank` of `SwaConfig` to 20"
     )]
     NoDeviations,
 

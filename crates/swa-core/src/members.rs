@@ -260,6 +260,18 @@ impl<M: Module> Members<M> {
         bytes.map(i64::from).collect()
     }
 
+    /// Numbers to be visited. As of a [`Counter`], their tensor is made only if a visitor looks at it: one that accumulates gradients
+    /// comes at every batch, and does not.
+    fn param<const D: usize>(
+        &self,
+        id: ParamId,
+        values: Vec<i64>,
+        shape: [usize; D],
+    ) -> Param<Tensor<D, Int>> {
+        let tensor = move |device: &Device, _| ints(values, shape, device);
+        Param::uninitialized(id, tensor, self.device.clone(), false, shape.into())
+    }
+
     /// Maps numbers of a member each, or as many as a record is to bring.
     fn mapped<const D: usize, Mapper: ModuleMapper>(
         &self,
@@ -337,14 +349,12 @@ impl<M: Module> Module for Members<M> {
         if members == 0 {
             return;
         }
-        let steps = ints(self.steps(), [members], device);
         visitor.enter_module("steps", CONTAINER);
-        visitor.visit_int(&Param::initialized(self.ids[0], steps));
+        visitor.visit_int(&self.param(self.ids[0], self.steps(), [members]));
         visitor.exit_module("steps", CONTAINER);
 
-        let rates = ints(self.learning_rates(), [members, BYTES], device);
         visitor.enter_module("learning_rates", CONTAINER);
-        visitor.visit_int(&Param::initialized(self.ids[1], rates));
+        visitor.visit_int(&self.param(self.ids[1], self.learning_rates(), [members, BYTES]));
         visitor.exit_module("learning_rates", CONTAINER);
     }
 

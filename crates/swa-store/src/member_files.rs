@@ -47,7 +47,7 @@ impl MemberFiles {
         }
     }
 
-    /// Adds an entry to the metadata of all files that are written from here on.
+    /// Adds an entry to the metadata of all files that are written from here on, beside their `step` and `learning_rate`, which stay.
     pub fn with_metadata(mut self, key: &str, value: &str) -> Self {
         self.metadata.insert(key.to_owned(), value.to_owned());
         self
@@ -89,9 +89,8 @@ impl<M: Module> MemberSink<M> for MemberFiles {
             .metadata
             .iter()
             .map(|(key, value)| (key.as_str(), value));
-        let state_dict = own
-            .into_iter()
-            .chain(given)
+        let state_dict = given
+            .chain(own)
             .fold(StateDict::of(model), |state_dict, (key, value)| {
                 state_dict.with_metadata(key, value)
             });
@@ -120,7 +119,9 @@ mod tests {
     }
 
     fn members(folder: &Path) -> Members<Linear> {
-        let files = MemberFiles::new(folder).with_metadata("of", "a test");
+        let files = MemberFiles::new(folder)
+            .with_metadata("of", "a test")
+            .with_metadata("step", "0");
         let mut members = Members::new(files);
         for step in [5, 10] {
             members.collect(&model(), step, 0.1).unwrap();

@@ -47,7 +47,8 @@ pub fn load_averaged<M: Module + 'static>(file: impl AsRef<Path>, model: M) -> R
     } else {
         "average".to_owned()
     };
-    let averaged = match load(file, &path, average, record)?.model() {
+    let network = format!("{path}.model.");
+    let averaged = match load(file, &path, &network, average, record)?.model() {
         Err(AverageError::NothingAveraged) => return Err(refused(file, NOTHING_AVERAGED)),
         averaged => averaged?,
     };
@@ -74,7 +75,8 @@ pub fn load_live<M: Module>(file: impl AsRef<Path>, model: M) -> Result<M, SwaEr
     } else {
         "model"
     };
-    load(file, path, model, record)
+    let network = if path.is_empty() { "" } else { "model." };
+    load(file, path, network, model, record)
 }
 
 /// Turns a checkpoint of a training with SWA into one that the same training without SWA goes on from: the live model, the
@@ -157,10 +159,12 @@ fn read<M: Module>(file: &Path, model: &M) -> Result<(ModuleRecord, Contents), S
     }
 }
 
-/// Loads into `module` the entries below a path of a record, and all of them.
+/// Loads into `module` the entries below a path of a record, and all of those that begin with `network`. Others, such as an
+/// average's deviations for SWAG, are left out.
 fn load<M: Module>(
     file: &Path,
     path: &str,
+    network: &str,
     module: M,
     record: ModuleRecord,
 ) -> Result<M, SwaError> {
@@ -169,11 +173,8 @@ fn load<M: Module>(
     let loaded = module.try_load_record(record.allow_unused(true));
     let mut loaded = loaded.map_err(|error| of_another_network(file, &error.to_string()))?;
     let mut left = left.iter().filter(|name| {
-        if path.is_empty() {
-            !name.starts_with(&format!("{PREFIX}."))
-        } else {
-            name.starts_with(&format!("{path}."))
-        }
+        let is_of_swa = name.starts_with(&format!("{PREFIX}."));
+        name.starts_with(network) && !(path.is_empty() && is_of_swa)
     });
     match (left.next(), loaded.0.pop()) {
         (None, Some((_, module))) => Ok(module),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::module::{Module, ModuleMapper, ModuleVisitor};
 use burn::tensor::Device;
 use burn::train::LearnerModel;
-use swa_core::{Average, AverageError, Members};
+use swa_core::{Average, AverageError, MemberError, Members, SinkError};
 
 use super::record::Contents;
 use crate::evaluation::Evaluation;
@@ -39,6 +39,30 @@ pub(super) fn error_of(name: &str, error: AverageError) -> SwaError {
 pub(super) struct MemberCollector<M: Module> {
     pub(super) collect: Collect,
     pub(super) members: Members<M>,
+}
+
+impl<M: LearnerModel> MemberCollector<M> {
+    /// Makes `model` the member after optimizer step `step`. A member that has this number from before an epoch had another number of
+    /// steps is not overwritten.
+    ///
+    /// # Errors
+    ///
+    /// [`MemberError::NotKept`].
+    pub(super) fn collect(
+        &mut self,
+        model: &M,
+        step: usize,
+        learning_rate: f64,
+    ) -> Result<(), MemberError> {
+        if self.members.kept().iter().any(|kept| kept.step == step) {
+            let reason: SinkError = "a member of that step is there from before an epoch had another number of steps, and stays".into();
+            return Err(MemberError::NotKept {
+                step,
+                reason: reason.into(),
+            });
+        }
+        self.members.collect(model, step, learning_rate)
+    }
 }
 
 /// All that a training collects: averages, of which the first one is validated, and the members of an ensemble.

@@ -274,6 +274,8 @@ impl<M: LearnerModel> Swa<M> {
     /// The crate `swa-store` has a sink that writes files. After the training, [`members`](Self::members) says which there are, and
     /// [`evaluate_ensemble`](swa_core::evaluate_ensemble) scores them. See also [`with_members`](Self::with_members).
     ///
+    /// Members are handed on as they are, also with weights that are not finite: see `EnsembleConfig::leave_out_not_finite`.
+    ///
     /// # Errors
     ///
     /// None so far.

@@ -79,7 +79,7 @@ use state::{Averaged, State};
 /// the same average. Burn validates, checkpoints and returns that of the first device. Under both,
 /// BatchNorm is re-estimated on the first device only.
 ///
-/// A failure interrupts all workers of `ddp` after the same step, the next one (see
+/// A failure, unless it is of a member, interrupts all workers of `ddp` after the same step, the next one (see
 /// [`with_interrupter`](Self::with_interrupter)): a worker that went on alone would wait forever for the
 /// gradients of the others. After the last step there is nothing to interrupt: there,
 /// [`failure`](Self::failure) and [`averaged_model`](Self::averaged_model) return the error.
@@ -89,7 +89,7 @@ use state::{Averaged, State};
 /// bytes, and for several machines, see
 /// [`docs/several-machines.md`](https://github.com/burn-swa/burn-swa/blob/main/docs/several-machines.md).
 ///
-/// Made by [`SwaConfig::init`].
+/// Made by [`SwaConfig::init`], or without an average by [`Swa::ensemble`].
 pub struct Swa<M: LearnerModel> {
     model: M,
     /// Optimizer steps taken, over all resumed parts of the run.
@@ -128,7 +128,8 @@ const LIVE: &str = "live";
 
 /// Settings that a configuration cannot hold, and the results.
 impl<M: LearnerModel> Swa<M> {
-    /// Sets the rule of the first average, from the next update on: a rule of your own, for example.
+    /// Sets the rule of the first average, from the next update on: a rule of your own, for example. An
+    /// [ensemble](Self::ensemble) has none, and stays as it is.
     pub fn with_rule(self, rule: impl AveragingRule + 'static) -> Self {
         let collectors = self.collectors();
         let changed = collectors.with_main(|average| Ok::<_, Infallible>(average.with_rule(rule)));
@@ -141,7 +142,8 @@ impl<M: LearnerModel> Swa<M> {
     /// one. Validation stays as it is. For an ensemble alone, see [`Swa::ensemble`].
     ///
     /// A member that the sink does not take, as on a full disk, or that is gone when the training is resumed, is a
-    /// [`failure`](Self::failure) that is logged and shown. The training goes on.
+    /// [`failure`](Self::failure) that is logged and shown. The training goes on. After a failure of an average or of the run's length,
+    /// no more members are collected, as no more weights are averaged.
     ///
     /// # Errors
     ///
@@ -172,9 +174,13 @@ impl<M: LearnerModel> Swa<M> {
     ///
     /// # Errors
     ///
-    /// [`SwaError::Average`] if `averaged` is another model than the live one, or not finite.
+    /// [`SwaError::Average`] if `averaged` is another model than the live one, or not finite, and [`SwaError::NoAverage`] for an
+    /// [ensemble](Self::ensemble).
     pub fn with_initial_average(self, averaged: &M, updates: usize) -> Result<Self, SwaError> {
         let collectors = self.collectors();
+        if collectors.main().is_none() {
+            return Err(SwaError::NoAverage);
+        }
         let changed =
             collectors.with_main(|average| average.with_initial_average(averaged, updates))?;
         Ok(self.with_collectors(changed))
@@ -185,7 +191,8 @@ impl<M: LearnerModel> Swa<M> {
     /// training goes on, validated with the live model. An average that could not be updated keeps its
     /// last good value, and [`averaged_model`](Self::averaged_model) returns the error.
     ///
-    /// Weights that are not finite are found when they are collected, or at the next validation if none have been collected yet.
+    /// Weights that are not finite are found when an average collects them, or at the next validation if it has collected none yet.
+    /// Those of members are not looked at.
     ///
     /// Give it that of the training:
     ///
@@ -241,7 +248,7 @@ impl<M: LearnerModel> Swa<M> {
     ///
     /// # Errors
     ///
-    /// [`SwaError::UnknownAverage`] for another name.
+    /// [`SwaError::UnknownAverage`] for another name, and [`SwaError::NoAverage`] for a name beside `live` without an average.
     pub fn with_metrics_of(self, names: &[&str]) -> Result<SwaMetrics<M>, SwaError>
     where
         <M as InferenceStep>::Input: Clone,
@@ -272,10 +279,7 @@ impl<M: LearnerModel> Swa<M> {
     ///
     /// Those of [`averaged_model`](Self::averaged_model), and [`SwaError::UnknownAverage`].
     pub fn averaged(&self, name: &str) -> Result<M, SwaError> {
-        self.check();
-        if let Some(failed) = self.failures.of_averaging.get() {
-            return Err(failed.error());
-        }
+        self.check_averaging()?;
         if let Some(averaged) = self.evaluate(name)? {
             return Ok(averaged);
         }
@@ -331,13 +335,15 @@ impl<M: LearnerModel> Swa<M> {
     ///
     /// # Errors
     ///
-    /// [`SwaError::NoAverage`], [`SwaError::Average`] for a sample that cannot be drawn, and [`SwaError::BatchNorm`].
+    /// The error that kept the average from being updated, [`SwaError::NoAverage`], [`SwaError::Average`] for a sample that cannot
+    /// be drawn, and [`SwaError::BatchNorm`].
     pub fn sample(
         &self,
         scale: f64,
         covariance: Covariance,
         rng: &mut impl Rng,
     ) -> Result<M, SwaError> {
+        self.check_averaging()?;
         let average = self.average()?;
         let sampled = average.sample(scale, covariance, rng)?;
         let (updates, device) = (average.updates(), self.device());
@@ -448,6 +454,17 @@ impl<M: LearnerModel> Swa<M> {
             if let Err(error) = checked {
                 self.fail(error);
             }
+        }
+    }
+
+    /// # Errors
+    ///
+    /// The failure that ended the averaging.
+    fn check_averaging(&self) -> Result<(), SwaError> {
+        self.check();
+        match self.failures.of_averaging.get() {
+            None => Ok(()),
+            Some(failed) => Err(failed.error()),
         }
     }
 

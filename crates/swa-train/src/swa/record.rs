@@ -30,6 +30,8 @@ pub(crate) struct Contents {
     pub(crate) is_ready: bool,
     /// The names of the averages that it holds, of those that were asked for.
     averages: Vec<Arc<str>>,
+    /// True if it holds the first average, asked for or not.
+    pub(super) has_average: bool,
     /// The number of deviations that SWAG keeps, if the first average has some.
     swag_rank: Option<usize>,
     /// True if it holds members of an ensemble.
@@ -92,6 +94,7 @@ impl Contents {
             format,
             is_ready: statistics_of.is_some() && statistics_of == number(&below(&updates(MAIN))),
             averages: names.iter().filter(|name| is_held(name)).cloned().collect(),
+            has_average: is_held(MAIN),
             swag_rank: number(&below(SWAG_RANK)),
             has_members: number(&below(&of_members)).is_some(),
         })

@@ -65,7 +65,7 @@ impl<M: LearnerModel> State<M> {
             evaluation.forget(name);
         })?;
         Ok(match &mut self.collectors.members {
-            Some(collector) if is_member => collector.members.collect(model, step, learning_rate),
+            Some(collector) if is_member => collector.collect(model, step, learning_rate),
             _ => Ok(()),
         })
     }

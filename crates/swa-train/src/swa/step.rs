@@ -96,12 +96,13 @@ impl<M: LearnerModel> Swa<M> {
         self
     }
 
-    /// Interrupts the training of a replica if a replica has failed before this step.
+    /// Interrupts the training of a replica if a replica has failed before this step, unless a member alone is lacking.
     ///
     /// Each step takes the gradients of all replicas. So at its end, all know of failures before it, and
     /// all stop here. Some may not know yet of failures in this step.
     fn interrupt_with_the_others(&self) {
         if let Some(failed) = self.failures.first()
+            && failed.stops()
             && failed.step < self.steps()
         {
             self.interrupt(failed);

@@ -2,6 +2,8 @@ use burn::module::Module;
 use burn_swa_test_support::network::Net;
 use burn_swa_test_support::parameters::{scaled, weights};
 use burn_swa_test_support::points::loader;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 
 use super::*;
 use crate::{Collect, RunLength};
@@ -61,6 +63,9 @@ fn diverged_weights_are_not_averaged_until_a_record_is_loaded() {
     let diverged = swa.after_step(0.1);
     assert!(diverged.try_evaluate(MAIN).is_none());
     assert!(diverged.clone().averaged_model().is_err());
+    let mut rng = StdRng::seed_from_u64(1);
+    let error = diverged.sample(0.5, Covariance::Full, &mut rng);
+    assert!(matches!(error, Err(SwaError::AfterStep { .. })));
     let diverged = diverged.after_step(0.1);
     assert_eq!((diverged.updates(), diverged.steps()), (1, 3));
 

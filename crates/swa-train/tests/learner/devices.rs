@@ -323,6 +323,31 @@ fn members_and_swag_are_the_same_on_two_devices() {
 }
 
 #[test]
+fn a_member_that_finds_no_room_does_not_stop_ddp() {
+    let shelf = Shelf {
+        no_room_at: Some(8),
+        ..Shelf::default()
+    };
+    let run = RunLength::new(EPOCHS, STEPS_PER_EPOCH).unwrap();
+    let collect = Collect::from_epoch(1, &run).unwrap();
+    let interrupter = Interrupter::new();
+    let swa = wrap(Replica::of(2, Net::new())).with_members(collect, shelf);
+    let swa = swa.unwrap().with_interrupter(interrupter.clone());
+    let result = in_temporary_folder(|directory| {
+        training(directory, loader_of(0..POINTS, DEVICE_BATCH))
+            .with_training_strategy(ddp().into())
+            .with_interrupter(interrupter)
+            .launch(learner(swa, 0.1))
+    });
+    assert!(result.error.is_none());
+    assert_eq!(result.model.steps(), STEPS);
+    let steps: Vec<usize> = result.model.members().iter().map(|it| it.step).collect();
+    assert_eq!(steps, [4, 12, 16, 20, 24]);
+    let failure = result.model.failure().unwrap().to_string();
+    assert!(failure.contains("step 8 was not kept"), "{failure}");
+}
+
+#[test]
 fn ddp_stops_if_its_steps_changed_within_an_epoch() {
     in_temporary_folder(|directory| {
         let training = || {

@@ -26,7 +26,7 @@ pub(crate) struct Shelf {
     pub(crate) members: Arc<Mutex<BTreeMap<usize, Values>>>,
     /// The number of members that were put, each time that they were.
     pub(crate) puts: Arc<Mutex<usize>>,
-    no_room_at: Option<usize>,
+    pub(crate) no_room_at: Option<usize>,
 }
 
 impl<M: Module> MemberSink<M> for Shelf {
@@ -101,6 +101,8 @@ fn members_are_the_live_networks_at_the_ends_of_cycles() {
     assert_eq!(result.model.updates(), 0);
     let error = result.model.averaged_model().unwrap_err();
     assert!(matches!(error, SwaError::NoAverage), "{error}");
+    let error = result.model.clone().with_initial_average(&Net::new(), 3);
+    assert!(matches!(error, Err(SwaError::NoAverage)));
     let valid = result.model.valid();
     assert_eq!(floats(valid.validated()), floats(result.model.live()));
 }
@@ -210,7 +212,7 @@ fn members_of_another_length_of_epochs_are_refused() {
     assert!(error.contains("not 7 (`members`) beside 5"), "{error}");
 }
 
-fn swag() -> Swa<Net> {
+pub(crate) fn swag() -> Swa<Net> {
     SwaConfig::new(Collect::from_epoch(3, &run_length()).unwrap())
         .with_swag_rank(Some(3))
         .init(Net::new(), loader())
@@ -320,6 +322,21 @@ fn a_record_of_another_rank_says_which_to_take() {
 }
 
 #[test]
+fn a_record_of_other_collectors_says_what_to_do() {
+    let averaged = in_temporary_folder(|folder| training(folder).launch(learner(wrap(Net::new()))));
+    let record = averaged.model.into_record();
+    let shelf = Shelf::default();
+    let error = ensemble(&shelf).try_load_record(record).unwrap_err();
+    assert!(error.to_string().contains("`load_live`"), "{error}");
+
+    let swa = ensemble(&shelf);
+    let members = in_temporary_folder(|folder| training(folder).launch(cyclical(swa)));
+    let record = members.model.into_record();
+    let error = wrap(Net::new()).try_load_record(record).unwrap_err();
+    assert!(error.to_string().contains("add `with_members`"), "{error}");
+}
+
+#[test]
 fn swag_of_a_single_deviation_is_refused_before_the_training() {
     let config = SwaConfig::new(Collect::from_epoch(3, &run_length()).unwrap());
     let error = config.with_swag_rank(Some(1)).init(Net::new(), loader());
@@ -334,6 +351,31 @@ fn swag_on_a_device_of_its_own_is_the_same() {
     let apart = in_temporary_folder(|folder| training(folder).launch(learner(apart)));
     let path = "input.weight";
     assert_eq!(spread(&result.model, path), spread(&apart.model, path));
+}
+
+#[test]
+fn fewer_steps_in_an_epoch_overwrite_no_member() {
+    let shelf = Shelf::default();
+    let shorter = RunLength::new(EPOCHS, 4).unwrap();
+    let result = in_temporary_folder(|folder| {
+        let first: SupervisedTraining<Swa<Net>> = training(folder);
+        let first = first.with_default_checkpointers().num_epochs(4);
+        first.launch(cyclical(ensemble(&shelf)));
+        // Epoch 5 now ends after step 20, as epoch 4 did before.
+        let collect = Collect::from_epoch(5, &shorter).unwrap();
+        let swa = Swa::ensemble(Net::new(), collect, shelf.clone()).unwrap();
+        let train: Loader =
+            burn_swa_test_support::points::loader_of(0..burn_swa_test_support::points::ITEMS, 18);
+        let resumed = crate::training_on(train, folder)
+            .with_default_checkpointers()
+            .checkpoint(4);
+        resumed.launch(learner_for(swa, &shorter))
+    });
+    let steps: Vec<usize> = result.model.members().iter().map(|it| it.step).collect();
+    assert_eq!(steps, [10, 20, 24]);
+    assert_eq!(*shelf.puts.lock().unwrap(), 3);
+    let failure = result.model.failure().unwrap().to_string();
+    assert!(failure.contains("step 20 was not kept"), "{failure}");
 }
 
 #[test]

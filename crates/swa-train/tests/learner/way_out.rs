@@ -113,6 +113,25 @@ fn whatever_a_wrapper_is_saved_to_gives_both_models() {
 }
 
 #[test]
+fn a_checkpoint_of_swag_gives_both_models() {
+    let swag = super::ensembles::swag();
+    let result = in_temporary_folder(|folder| training(folder).launch(super::learner(swag)));
+    let expected = [
+        floats(&result.model.averaged_model().unwrap()),
+        floats(result.model.live()),
+    ];
+    in_temporary_folder(|directory| {
+        let file = directory.join("model.bpk");
+        result.model.save_file(&file).unwrap();
+        let models = [
+            load_averaged(&file, Net::new()).unwrap(),
+            load_live(&file, Net::new()).unwrap(),
+        ];
+        assert_eq!(models.map(|model| floats(&model)), expected);
+    });
+}
+
+#[test]
 fn statistics_that_no_validation_followed_are_not_given() {
     // Stopped within its second epoch.
     let run = run_length().unchecked();
