@@ -134,11 +134,11 @@ pub(crate) fn predictions(
     }
 }
 
-/// The bin of reliability that begins at `lower`, one of five.
+/// A bin of reliability, a fifth wide at most.
 pub(crate) fn bin(lower: f64, count: usize, confidence: f64, accuracy: f64) -> ReliabilityRecord {
     ReliabilityRecord {
         lower,
-        upper: lower + 0.2,
+        upper: (lower + 0.2).min(1.0),
         count,
         confidence,
         accuracy,

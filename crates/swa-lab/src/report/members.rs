@@ -1,5 +1,6 @@
 //! The curve over members: accuracy and NLL of an ensemble as it grows.
 
+use std::cmp::Reverse;
 use std::ops::Range;
 
 use plotters::prelude::*;
@@ -29,10 +30,11 @@ pub(crate) struct MemberCurves {
 type Curve = Vec<Sample>;
 
 /// The scores that are shown: their headings, and a score of an ensemble.
-const PANELS: [(&str, fn(&ScoresRecord) -> f64); 2] = [
+const PANELS: [Panel; 2] = [
     (SCORES[0].heading, |scores| scores.accuracy),
     (SCORES[1].heading, |scores| scores.nll),
 ];
+type Panel = (&'static str, fn(&ScoresRecord) -> f64);
 
 impl MemberCurves {
     /// The curves of some methods, if there is an ensemble among them.
@@ -110,22 +112,25 @@ impl MemberCurves {
         };
         draw_axes(&mut chart, &members, &score)?;
 
+        // Shorter curves lie on top of longer ones.
+        let mut ensembles: Vec<_> = self.ensembles.iter().collect();
+        ensembles.sort_by_key(|(_, curves)| Reverse(curves[panel].len()));
         let mut data: Vec<Element<B>> = Vec::new();
-        for (line, curves) in &self.ensembles {
+        for (line, curves) in &ensembles {
             data.extend(band(&curves[panel], line.color));
         }
         for (line, means) in &self.single {
             let ends = [1.0 - room, most + room].map(|x| (x, means[panel]));
             data.push(line.path(ends.to_vec()));
         }
-        for (line, curves) in &self.ensembles {
+        for (line, curves) in &ensembles {
             data.push(line.path(points(&curves[panel]).collect()));
         }
         chart.draw_series(data)?;
         // The last network has a mark, and so many before it as do not touch.
         let width = f64::from(SIZE.0) - LEFT - RIGHT;
         let every = (MARK_DISTANCE * (most - 1.0) / width).ceil().max(1.0) as usize;
-        for (line, curves) in &self.ensembles {
+        for (line, curves) in &ensembles {
             let marked = points(&curves[panel]).rev().step_by(every);
             for point in marked {
                 let point = on_canvas(canvas, &chart, point);

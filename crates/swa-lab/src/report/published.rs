@@ -222,6 +222,29 @@ mod tests {
     }
 
     #[test]
+    fn the_columns_of_the_readmes_have_their_sums() {
+        let runs = ["cifar100", "cifar10"].into_iter().flat_map(|set| {
+            let networks = [("vgg16", 200), ("preresnet-164", 150), ("wrn-28-10", 200)];
+            networks.map(|(network, budget)| papers_run(set, network, budget))
+        });
+        let runs: Vec<_> = runs.collect();
+        // SGD, SWA, SWAG and SWAG with the diagonal alone: 1.73 + 0.95 + 0.80 + 0.33 + 0.18 + 0.13 = 4.12.
+        let sums = [0, 3, 6, 7].map(|predictor: usize| {
+            let nlls = runs.iter().map(|run| nll(run, &PREDICTORS[predictor]));
+            nlls.map(Option::unwrap).sum::<f64>()
+        });
+        for (sum, expected) in sums.into_iter().zip([4.12, 3.21, 2.69, 2.78]) {
+            assert!((sum - expected).abs() < 1e-9, "{sum} instead of {expected}");
+        }
+        // 74.6 + 80.3 + 82.3 + 93.64 + 96.42, and 0.1 + 0.2 + 0.2.
+        let found: Vec<_> = runs.iter().filter_map(fge).collect();
+        let means: f64 = found.iter().map(|fge| fge.mean).sum();
+        assert!((means - 427.26).abs() < 1e-9, "{means}");
+        let deviations: f64 = found.iter().filter_map(|fge| fge.deviation).sum();
+        assert!((deviations - 0.5).abs() < 1e-9, "{deviations}");
+    }
+
+    #[test]
     fn another_experiment_is_held_against_nothing_and_says_why() {
         let reason = |run: RunRecord| of(&run).unwrap_err();
         let paper = papers_run("cifar10", "vgg16", 200);

@@ -12,7 +12,7 @@ use super::legend::draw_sample;
 use super::line::{GREY, LIGHT_GREY, Line, stroke};
 use super::methods::{MethodRow, Methods, SCORES};
 use super::picture::{Canvas, Drawing, Drawn, SIZE, px, text};
-use crate::experiment::record::PredictionsRecord;
+use crate::experiment::record::{PredictionsRecord, ReliabilityRecord};
 
 /// The width of the diagram with its labels. The rest is the column of predictors.
 const DIAGRAM_WIDTH: f64 = 590.0;
@@ -70,30 +70,41 @@ impl Reliability {
         }
     }
 
+    /// The beginning of the axes. Only small bins may lie outside.
+    fn start(&self) -> f64 {
+        let bins = self.predictors.iter().flat_map(|(.., bins)| bins);
+        let large = bins.filter(|bin| !bin.is_small());
+        let least = large.map(|bin| bin.lower.min(bin.accuracy));
+        let least = least.reduce(f64::min).unwrap_or(0.0);
+        ((10.0 * least).floor() / 10.0).clamp(0.0, 0.8)
+    }
+
     fn draw_diagram<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Drawn<B> {
+        let start = self.start();
         let mut chart = ChartBuilder::on(canvas)
             .margin_top(px(TOP))
             .margin_left(px(MARGIN))
             .margin_bottom(px(MARGIN))
             .x_label_area_size(px(BELOW))
             .y_label_area_size(px(LEFT - MARGIN))
-            .build_cartesian_2d(0.0..1.0, 0.0..1.0)?;
+            .build_cartesian_2d(start..1.0, start..1.0)?;
         let axis = |title| Axis {
             title,
             labels: 11,
             label: short,
         };
         draw_axes(&mut chart, &axis("confidence"), &axis("accuracy"))?;
-        let ends = [(0.0, 0.0), (1.0, 1.0)];
+        let ends = [(start, start), (1.0, 1.0)];
         let diagonal = DashedPathElement::new(ends, px(1.5), px(3.0), stroke(GREY, 1.2));
         chart.draw_series([diagonal])?;
         let style = text(LABEL_SIZE - 1.0).color(&GREY);
         for (name, place, side) in [
-            ("less confident than accurate", (0.04, 0.95), HPos::Left),
-            ("more confident than accurate", (0.96, 0.05), HPos::Right),
+            ("less confident than accurate", [0.04, 0.95], HPos::Left),
+            ("more confident than accurate", [0.96, 0.05], HPos::Right),
         ] {
             let style = style.pos(Pos::new(side, VPos::Center));
-            let place = on_canvas(canvas, &chart, place);
+            let place = place.map(|part: f64| start + part * (1.0 - start));
+            let place = on_canvas(canvas, &chart, place.into());
             canvas.draw(&Text::new(name, place, style))?;
         }
         let lines = self.predictors.iter().flat_map(|(line, _, bins)| {
@@ -105,7 +116,8 @@ impl Reliability {
         // The marks of small bins are drawn first, below the others.
         for small in [true, false] {
             for (line, _, bins) in &self.predictors {
-                for bin in bins.iter().filter(|bin| bin.is_small() == small) {
+                let bins = bins.iter().filter(|bin| bin.is_small() == small);
+                for bin in bins.filter(|bin| bin.confidence.min(bin.accuracy) >= start) {
                     let color = if small { line.pale() } else { line.color };
                     let radius = (RADIUS * bin.share.sqrt()).clamp(RADII.0, RADII.1);
                     let point = on_canvas(canvas, &chart, bin.point());
@@ -191,9 +203,15 @@ fn calibration_error(row: &MethodRow<'_>) -> String {
 
 /// The bins of all seeds together: each image counts alike.
 fn pooled(predictions: &[&PredictionsRecord]) -> Vec<Bin> {
-    // The limits of bins are positive, so that their bits are in the order of the numbers.
+    // A line of the results that somebody has edited may have any number.
+    let is_valid = |bin: &&ReliabilityRecord| {
+        let parts = [bin.lower, bin.upper, bin.confidence, bin.accuracy];
+        parts.iter().all(|part| (0.0..=1.0).contains(part))
+    };
+    // The bits of positive numbers are in the numbers' order.
     let mut bins: BTreeMap<(u64, u64), [f64; 3]> = BTreeMap::new();
-    for bin in predictions.iter().flat_map(|of| &of.reliability) {
+    let all = predictions.iter().flat_map(|of| &of.reliability);
+    for bin in all.filter(is_valid) {
         let count = bin.count as f64;
         let limits = (bin.lower.to_bits(), bin.upper.to_bits());
         let [images, confidence, accuracy] = bins.entry(limits).or_default();
@@ -219,6 +237,7 @@ mod tests {
     use super::*;
     use crate::experiment::record::PredictingModels;
     use crate::report::fixture::{bin, predictions};
+    use crate::report::predictor::PREDICTORS;
 
     #[test]
     fn the_bins_of_all_seeds_are_pooled_by_their_images() {
@@ -226,7 +245,11 @@ mod tests {
             reliability,
             ..predictions("any", PredictingModels::Live, &[])
         };
-        let one = of(vec![bin(0.2, 0, 0.3, 0.3), bin(0.4, 10, 0.5, 0.6)]);
+        let one = of(vec![
+            bin(0.2, 0, 0.3, 0.3),
+            bin(0.4, 10, 0.5, 0.6),
+            bin(0.4, 10, 5e300, 0.6),
+        ]);
         let other = of(vec![bin(0.4, 30, 0.45, 0.2), bin(0.8, 60, 0.9, 0.75)]);
         let pooled = pooled(&[&other, &one]);
         let expected = [
@@ -245,5 +268,26 @@ mod tests {
                 assert!((number - expected).abs() < 1e-12, "{bin:?}");
             }
         }
+    }
+
+    #[test]
+    fn the_axes_begin_below_all_but_small_bins() {
+        let start = |reliability: &[_]| {
+            let of = PredictionsRecord {
+                reliability: reliability.to_vec(),
+                ..predictions("any", PredictingModels::Live, &[])
+            };
+            let [predictor, ..] = PREDICTORS;
+            let bins = pooled(&[&of]);
+            let predictors = vec![(predictor.line, String::new(), bins)];
+            Reliability { predictors }.start()
+        };
+        let small = bin(0.2, 99, 0.3, 0.0);
+        // The accuracy of the lowest large bin is below the bin.
+        assert_eq!(start(&[small, bin(0.6, 100, 0.7, 0.56)]), 0.5);
+        assert_eq!(start(&[small, bin(0.6, 100, 0.7, 0.9)]), 0.6);
+        // A diagram is not of next to nothing.
+        assert_eq!(start(&[small, bin(0.95, 100, 0.97, 0.99)]), 0.8);
+        assert_eq!(start(&[small]), 0.0);
     }
 }
