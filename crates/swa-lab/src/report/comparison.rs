@@ -1,24 +1,35 @@
-//! The comparisons of SGD with SWA, all else alike.
+//! The comparisons of SGD with SWA and with other methods, all else alike.
+
+use std::collections::HashSet;
 
 use super::results::FinishedRun;
 use crate::experiment::record::{Method, RunRecord};
+use crate::run::config::SgdSettings;
 
-/// The runs of one network on one data set that differ only in their seeds, and in being SGD or
-/// SWA.
+/// The runs of one network on one data set that differ only in their seeds and in their method.
 #[derive(Debug)]
 pub(crate) struct Comparison<'a> {
+    /// One of its runs, of SWA or SWAG if there is one.
+    kind: &'a RunRecord,
     pub(crate) sgd: Vec<&'a FinishedRun>,
+    /// Of SWA, and of SWAG with those seeds with which there is no SWA: SWAG's mean is SWA's average.
     pub(crate) swa: Vec<&'a FinishedRun>,
+    ema: Vec<&'a FinishedRun>,
+    /// Of several learning rates, those of one.
+    snapshot: Vec<&'a FinishedRun>,
+    fge: Vec<&'a FinishedRun>,
+    swag: Vec<&'a FinishedRun>,
 }
 
 impl<'a> Comparison<'a> {
-    /// The comparisons among `runs`, data set by data set. Runs of SWA that start at different
-    /// epochs, or have different learning rates, are each compared with SGD.
+    /// The comparisons among `runs`, data set by data set. Runs of SWA or SWAG that start at different
+    /// epochs, or have different learning rates, are each compared with the others.
     pub(crate) fn all(runs: &'a [FinishedRun]) -> Vec<Self> {
         let with = |method| runs.iter().filter(move |run| run.record.method == method);
-        // A run of each kind. SGD is of a kind of its own only if there is no SWA like it.
+        // A run of each kind. SGD is of a kind of its own only if there is no SWA like it, and so on.
         let mut kinds: Vec<&RunRecord> = Vec::new();
-        for run in with(Method::Swa).chain(with(Method::Sgd)) {
+        let methods = [Method::Swa, Method::Swag].into_iter().chain(METHODS);
+        for run in methods.flat_map(with) {
             if !kinds.iter().any(|kind| alike(kind, &run.record)) {
                 kinds.push(&run.record);
             }
@@ -29,15 +40,31 @@ impl<'a> Comparison<'a> {
             like.sort_by_key(|run| run.record.seed);
             like
         };
-        let comparisons = kinds.into_iter().map(|kind| Self {
-            sgd: of(kind, Method::Sgd),
-            swa: of(kind, Method::Swa),
+        let comparisons = kinds.into_iter().map(|kind| {
+            let swag = of(kind, Method::Swag);
+            let mut swa = of(kind, Method::Swa);
+            let own: HashSet<u64> = swa.iter().map(|run| run.record.seed).collect();
+            swa.extend(swag.iter().filter(|run| !own.contains(&run.record.seed)));
+            swa.sort_by_key(|run| run.record.seed);
+            let mut snapshot = of(kind, Method::Snapshot);
+            if let Some(first) = snapshot.first() {
+                let first = first.record.sgd;
+                snapshot.retain(|run| run.record.sgd == first);
+            }
+            Self {
+                kind,
+                sgd: of(kind, Method::Sgd),
+                swa,
+                ema: of(kind, Method::Ema),
+                snapshot,
+                fge: of(kind, Method::Fge),
+                swag,
+            }
         });
         let mut comparisons: Vec<_> = comparisons.collect();
         // RFC 3339 in UTC sorts as text.
         comparisons.sort_by_cached_key(|comparison| {
-            let runs = comparison.sgd.iter().chain(&comparison.swa);
-            let started = runs.map(|run| run.record.started.clone());
+            let started = comparison.runs().map(|run| run.record.started.clone());
             (comparison.record().data_set.clone(), started.min())
         });
         comparisons
@@ -45,8 +72,7 @@ impl<'a> Comparison<'a> {
 
     /// The record of one of its runs, of SWA if there is one.
     pub(crate) fn record(&self) -> &'a RunRecord {
-        // A comparison is never made without a run.
-        &self.swa.first().unwrap_or_else(|| &self.sgd[0]).record
+        self.kind
     }
 
     /// Its runs of a method.
@@ -54,8 +80,23 @@ impl<'a> Comparison<'a> {
         match method {
             Method::Sgd => &self.sgd,
             Method::Swa => &self.swa,
-            _ => &[],
+            Method::Ema => &self.ema,
+            Method::Snapshot => &self.snapshot,
+            Method::Fge => &self.fge,
+            Method::Swag => &self.swag,
         }
+    }
+
+    /// All its runs. Those of SWAG may come twice, as SWA's too.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = &'a FinishedRun> {
+        let methods = METHODS.into_iter();
+        methods.flat_map(|method| self.of(method).iter().copied())
+    }
+
+    /// Tells whether some of its runs of SWA are those of SWAG.
+    pub(crate) fn takes_swa_from_swag(&self) -> bool {
+        let mut swa = self.swa.iter();
+        swa.any(|run| run.record.method == Method::Swag)
     }
 
     /// The network, in words.
@@ -77,6 +118,28 @@ impl<'a> Comparison<'a> {
     }
 }
 
+/// The methods. The one whose learning rate is its own comes last.
+pub(crate) const METHODS: [Method; 6] = [
+    Method::Sgd,
+    Method::Swa,
+    Method::Ema,
+    Method::Fge,
+    Method::Swag,
+    Method::Snapshot,
+];
+
+/// A method as its paper writes it.
+pub(crate) fn method_name(method: Method) -> &'static str {
+    match method {
+        Method::Sgd => "SGD",
+        Method::Swa => "SWA",
+        Method::Ema => "EMA",
+        Method::Snapshot => "Snapshot",
+        Method::Fge => "FGE",
+        Method::Swag => "SWAG",
+    }
+}
+
 /// A data set as the paper writes it.
 pub(crate) fn data_set_name(data_set: &str) -> &str {
     match data_set {
@@ -95,15 +158,25 @@ fn alike(kind: &RunRecord, run: &RunRecord) -> bool {
         && kind.test_images == run.test_images
         && kind.evaluate_on == run.evaluate_on
         && kind.budget == run.budget
-        && kind.sgd == run.sgd
-        && (run.method == Method::Sgd
-            || (kind.swa_start, kind.swa_lr) == (run.swa_start, run.swa_lr))
+        && match run.method {
+            Method::Sgd | Method::Ema | Method::Fge => kind.sgd == run.sgd,
+            Method::Swa | Method::Swag => {
+                let averaging = |run: &RunRecord| (run.swa_start, run.swa_lr);
+                kind.sgd == run.sgd && averaging(kind) == averaging(run)
+            }
+            // The rate that its cycles begin at is a setting of its own.
+            Method::Snapshot => {
+                let lr = kind.sgd.lr;
+                kind.sgd == SgdSettings { lr, ..run.sgd }
+            }
+        }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::fixture::{sgd_run, swa_run};
+    use crate::experiment::record::PredictingModels;
+    use crate::report::fixture::{method_run, sgd_run, swa_run};
 
     fn names<'a>(runs: &[&'a FinishedRun]) -> Vec<&'a str> {
         runs.iter().map(|run| run.record.run.as_str()).collect()
@@ -141,5 +214,35 @@ mod tests {
             assert_eq!(names(&comparison.sgd), ["sgd-seed1"]);
             assert_eq!(names(&comparison.swa), ["swa-seed1"]);
         }
+    }
+    #[test]
+    fn each_method_is_compared_with_sgd_and_swa() {
+        let members = PredictingModels::Members;
+        let mut snapshot = method_run(Method::Snapshot, 1, members, &[]);
+        snapshot.record.sgd.lr = 0.2;
+        let runs = [
+            snapshot,
+            method_run(Method::Fge, 1, members, &[]),
+            method_run(Method::Ema, 1, PredictingModels::Averaged, &[]),
+            swa_run(1, &[40.0]),
+            sgd_run(1, &[50.0]),
+        ];
+        let comparisons = Comparison::all(&runs);
+        assert_eq!(comparisons.len(), 1);
+        let methods = [Method::Ema, Method::Snapshot, Method::Fge, Method::Swag];
+        let found = methods.map(|method| names(comparisons[0].of(method)).join(" "));
+        assert_eq!(found, ["ema-seed1", "snapshot-seed1", "fge-seed1", ""]);
+    }
+
+    #[test]
+    fn swag_stands_in_for_swa_with_seeds_that_have_none() {
+        let swag = |seed| method_run(Method::Swag, seed, PredictingModels::Averaged, &[]);
+        let runs = [swag(3), swag(2), swa_run(2, &[40.0])];
+        let comparisons = Comparison::all(&runs);
+        assert_eq!(comparisons.len(), 1);
+        assert_eq!(names(&comparisons[0].swa), ["swa-seed2", "swag-seed3"]);
+        let swag = comparisons[0].of(Method::Swag);
+        assert_eq!(names(swag), ["swag-seed2", "swag-seed3"]);
+        assert!(comparisons[0].takes_swa_from_swag());
     }
 }

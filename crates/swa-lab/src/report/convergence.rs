@@ -5,33 +5,26 @@ use std::ops::Range;
 
 use plotters::coord::ranged1d::ValueFormatter;
 use plotters::coord::types::RangedCoordf64;
-use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use super::axes::{
+    Axis, Chart, Element, LABEL_SIZE, LEFT, MARGIN, RIGHT, draw_axes, on_canvas, short, whole,
+};
 use super::comparison::Comparison;
 use super::curve::{Point, curve};
+use super::legend::{LEGEND_HEIGHT, draw_legend};
+use super::line::{BLUE, GREY, Line, VERMILION, stroke};
 use super::picture::{Canvas, Drawing, Drawn, SIZE, px, text};
 use super::table::{COLUMNS, epoch_of};
 use crate::experiment::record::{EvaluationRecord, Method};
 
-/// A line of the picture. Each differs from the others without its colour, too.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Line {
-    /// Its name, in the words of the page.
-    pub(crate) name: &'static str,
-    color: RGBColor,
-    width: f64,
-    dashes: Option<(f64, f64)>,
-}
-
-/// The lines. Their colours are ones that colour-blind readers can tell apart: Okabe and Ito, *Color
-/// Universal Design*, 2008.
+/// The lines.
 #[rustfmt::skip]
 pub(crate) const LINES: [Line; 3] = [
-    Line { name: "SGD", color: BLACK, width: 1.6, dashes: None },
-    Line { name: "SWA average", color: RGBColor(213, 94, 0), width: 3.0, dashes: None },
-    Line { name: "live models that SWA averages", color: RGBColor(0, 114, 178), width: 1.6, dashes: DASHES },
+    Line { name: "SGD", color: BLACK, width: 1.6, dashes: None, mark: None },
+    Line { name: "SWA average", color: VERMILION, width: 3.0, dashes: None, mark: None },
+    Line { name: "live models that SWA averages", color: BLUE, width: 1.6, dashes: DASHES, mark: None },
 ];
 /// The lengths of a dash and of the gap after it.
 const DASHES: Option<(f64, f64)> = Some((6.0, 3.5));
@@ -40,17 +33,6 @@ const SGD: usize = 0;
 const SWA: usize = 1;
 const LIVE: usize = 2;
 
-/// The colour of all that is not data.
-const GREY: RGBColor = RGBColor(110, 110, 110);
-const LIGHT_GREY: RGBColor = RGBColor(222, 222, 222);
-
-const LABEL_SIZE: f64 = 16.0;
-/// The distance between the edge and the nearest text.
-const MARGIN: f64 = 10.0;
-/// The distance from the left edge to the panels.
-const LEFT: f64 = 76.0;
-const RIGHT: f64 = 28.0;
-const LEGEND_HEIGHT: f64 = 34.0;
 /// The height of the upper panel, with the labels over it.
 const ERROR_HEIGHT: f64 = 384.0;
 const MARK_LABEL_HEIGHT: f64 = 40.0;
@@ -75,11 +57,6 @@ pub(crate) struct Convergence {
     seeds: usize,
 }
 
-/// A panel with epochs from left to right.
-type Chart<'a, B, Y> = ChartContext<'a, B, Cartesian2d<RangedCoordf64, Y>>;
-/// Something that is drawn at epochs and values.
-type Element<B> = DynElement<'static, B, (f64, f64)>;
-
 impl Convergence {
     /// The plot of a comparison, if its runs have epochs to show.
     pub(crate) fn of(comparison: &Comparison<'_>) -> Option<Self> {
@@ -98,10 +75,7 @@ impl Convergence {
         let in_table = [1, 0, 2, 3].map(|column| {
             let (method, quarters, _) = COLUMNS[column];
             let epoch = epoch_of(run.budget, quarters);
-            let line = match method {
-                Method::Sgd => SGD,
-                _ => SWA,
-            };
+            let line = if method == Method::Sgd { SGD } else { SWA };
             let point = errors[line].iter().find(|point| point.epoch == epoch)?;
             Some((epoch as f64, point.mean, LINES[line]))
         });
@@ -142,30 +116,6 @@ impl Convergence {
         self.seeds > 1
     }
 
-    fn draw_legend<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Drawn<B> {
-        let style = text(LABEL_SIZE).pos(Pos::new(HPos::Left, VPos::Center));
-        let (sample, gap) = (px(34.0), px(7.0));
-        let middle = px(LEGEND_HEIGHT / 2.0);
-        let mut left = px(LEFT);
-        let lines = LINES.iter().zip(&self.errors);
-        for (line, _) in lines.filter(|(_, points)| !points.is_empty()) {
-            let ends = [(left, middle), (left + sample, middle)];
-            canvas.draw(&line.path(ends.to_vec()))?;
-            left += sample + gap;
-            canvas.draw(&Text::new(line.name, (left, middle), style.clone()))?;
-            let (width, _) = canvas.estimate_text_size(line.name, &style)?;
-            left += width as i32 + px(26.0);
-        }
-        if self.has_bands() {
-            let (top, bottom) = (middle - px(6.0), middle + px(6.0));
-            let corners = [(left, top), (left + sample, bottom)];
-            canvas.draw(&Rectangle::new(corners, LIGHT_GREY.filled()))?;
-            left += sample + gap;
-            canvas.draw(&Text::new("range over seeds", (left, middle), style))?;
-        }
-        Ok(())
-    }
-
     fn draw_errors<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Drawn<B> {
         let top = self.shown.end;
         let mut chart = ChartBuilder::on(canvas)
@@ -190,7 +140,12 @@ impl Convergence {
                 data.push(dot.into_dyn());
             }
         }
-        self.draw_panel(&mut chart, &self.shown, ("test error (%)", 8), data)?;
+        let axis = Axis {
+            title: "test error (%)",
+            labels: 8,
+            label: short,
+        };
+        self.draw_panel(&mut chart, &self.shown, &axis, data)?;
         self.label_marks(&chart, canvas)
     }
 
@@ -217,56 +172,40 @@ impl Convergence {
         let lines = lines.filter(|(points, _)| !points.is_empty());
         let data = lines.map(|(points, line)| LINES[line].path(means(points)));
         let data = data.collect();
-        let (epochs, axis) = (self.epochs.clone(), ("learning rate", 4));
+        let epochs = self.epochs.clone();
+        let axis = Axis {
+            title: "learning rate",
+            labels: 4,
+            label: short,
+        };
         if logarithmic {
             let values = range.clone().log_scale();
             let mut chart = builder.build_cartesian_2d(epochs, values)?;
-            self.draw_panel(&mut chart, &range, axis, data)
+            self.draw_panel(&mut chart, &range, &axis, data)
         } else {
             let mut chart = builder.build_cartesian_2d(epochs, range.clone())?;
-            self.draw_panel(&mut chart, &range, axis, data)
+            self.draw_panel(&mut chart, &range, &axis, data)
         }
     }
 
-    /// Draws a panel: its axes, a vertical line at each marked epoch, and data. Its `axis` is the
-    /// title of the values and the number of labels at them.
+    /// Draws a panel: its axes, a vertical line at each marked epoch, and data.
     fn draw_panel<B, Y>(
         &self,
         chart: &mut Chart<'_, B, Y>,
         range: &Range<f64>,
-        axis: (&str, usize),
+        axis: &Axis,
         data: Vec<Element<B>>,
     ) -> Drawn<B>
     where
         B: DrawingBackend,
         Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
     {
-        let whole = |epoch: &f64| match epoch.fract() {
-            0.0 => format!("{epoch}"),
-            _ => String::new(),
+        let epochs = Axis {
+            title: "epoch",
+            labels: 12,
+            label: whole,
         };
-        let short = |value: &f64| {
-            // Steps of plotters are sums of fractions: 0.30000000000000004.
-            let rounded = format!("{value:.6}");
-            let digits = rounded.trim_end_matches('0');
-            digits.trim_end_matches('.').to_owned()
-        };
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .bold_line_style(stroke(LIGHT_GREY, 0.8))
-            .light_line_style(TRANSPARENT)
-            .axis_style(stroke(GREY, 0.8))
-            .x_desc("epoch")
-            .y_desc(axis.0)
-            .x_labels(12)
-            .y_labels(axis.1)
-            .x_label_formatter(&whole)
-            .y_label_formatter(&short)
-            .label_style(text(LABEL_SIZE - 1.0).color(&GREY))
-            .axis_desc_style(text(LABEL_SIZE))
-            .set_all_tick_mark_size(px(4.0))
-            .draw()?;
+        draw_axes(chart, &epochs, axis)?;
         for (epoch, _) in &self.marks {
             let ends = [range.start, range.end].map(|value| (*epoch as f64, value));
             let dashes = DashedLineSeries::new(ends, px(1.5), px(3.0), stroke(GREY, 0.8));
@@ -284,18 +223,17 @@ impl Convergence {
     ) -> Drawn<B> {
         let style = text(LABEL_SIZE - 1.0).color(&GREY);
         let style = style.pos(Pos::new(HPos::Left, VPos::Bottom));
-        let (canvas_left, canvas_top) = canvas.get_base_pixel();
         let mut next = i32::MAX;
         for (epoch, name) in self.marks.iter().rev() {
-            let (x, y) = chart.backend_coord(&(*epoch as f64, self.shown.end));
+            let (x, y) = on_canvas(canvas, chart, (*epoch as f64, self.shown.end));
             let (width, _) = canvas.estimate_text_size(name, &style)?;
             let width = width as i32;
             // The label is over its line, and within the picture.
             let edge = px(SIZE.0.into()) - px(2.0) - width;
-            let left = (x - canvas_left - width / 2).clamp(px(MARGIN), edge.max(px(MARGIN)));
+            let left = (x - width / 2).clamp(px(MARGIN), edge.max(px(MARGIN)));
             let touches = left + width + px(6.0) > next;
             let raised = if touches { px(RAISED) } else { 0 };
-            let place = (left, y - canvas_top - px(5.0) - raised);
+            let place = (left, y - px(5.0) - raised);
             canvas.draw(&Text::new(name.as_str(), place, style.clone()))?;
             next = left;
         }
@@ -307,30 +245,14 @@ impl Drawing for Convergence {
     fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Drawn<B> {
         let (legend, panels) = canvas.split_vertically(px(LEGEND_HEIGHT));
         let (errors, rates) = panels.split_vertically(px(ERROR_HEIGHT));
-        self.draw_legend(&legend)?;
+        let lines = LINES.iter().zip(&self.errors);
+        let lines = lines.filter(|(_, points)| !points.is_empty());
+        let lines = lines.map(|(line, _)| (line.name.to_owned(), *line));
+        let bands = self.has_bands().then_some("range over seeds");
+        draw_legend(&legend, lines, bands)?;
         self.draw_errors(&errors)?;
         self.draw_learning_rates(&rates)
     }
-}
-
-impl Line {
-    /// The line through some points.
-    fn path<B: DrawingBackend, C: Clone + 'static>(
-        &self,
-        points: Vec<C>,
-    ) -> DynElement<'static, B, C> {
-        let stroke = stroke(self.color, self.width);
-        match self.dashes {
-            None => PathElement::new(points, stroke).into_dyn(),
-            Some((dash, gap)) => {
-                DashedPathElement::new(points, px(dash), px(gap), stroke).into_dyn()
-            }
-        }
-    }
-}
-
-fn stroke(color: RGBColor, width: f64) -> ShapeStyle {
-    color.stroke_width(px(width) as u32)
 }
 
 fn means(points: &[Point]) -> Vec<(f64, f64)> {

@@ -1,7 +1,10 @@
 //! Records for tests, of an experiment that is made up.
 
 use crate::experiment::record::tests::evaluation_record;
-use crate::experiment::record::{Method, Record, RunRecord};
+use crate::experiment::record::{
+    MemberRecord, Method, PredictingModels, PredictionsRecord, Record, ReliabilityRecord,
+    RunRecord, ScoresRecord,
+};
 use crate::report::results::FinishedRun;
 use crate::run::config::{EvaluateOn, RunConfig, SgdSettings};
 
@@ -52,6 +55,7 @@ pub(crate) fn sgd_run(seed: u64, accuracies: &[f64]) -> FinishedRun {
     });
     FinishedRun {
         epochs: epochs.collect(),
+        predictions: Vec::new(),
         record: RunRecord {
             seed,
             epochs: accuracies.len(),
@@ -74,4 +78,69 @@ pub(crate) fn swa_run(seed: u64, accuracies: &[f64]) -> FinishedRun {
         evaluation.reestimation_seconds = Some(0.75);
     }
     run
+}
+
+/// A finished run of another method, with the predictions of its models: accuracy, NLL, Brier score and
+/// calibration error of the ensembles of the first one, the first two, … of them.
+pub(crate) fn method_run(
+    method: Method,
+    seed: u64,
+    models: PredictingModels,
+    ensembles: &[[f64; 4]],
+) -> FinishedRun {
+    let mut run = match method {
+        Method::Swa | Method::Swag => swa_run(seed, &[60.0; 4]),
+        _ => sgd_run(seed, &[60.0; 4]),
+    };
+    run.record.run = format!("{method:?}-seed{seed}").to_lowercase();
+    run.record.method = method;
+    run.predictions
+        .push(predictions(&run.record.run, models, ensembles));
+    run
+}
+
+/// The predictions of models whose ensembles have these accuracies, NLLs, Brier scores and calibration
+/// errors.
+pub(crate) fn predictions(
+    run: &str,
+    models: PredictingModels,
+    ensembles: &[[f64; 4]],
+) -> PredictionsRecord {
+    let member = |[accuracy, nll, brier, ece]: &[f64; 4]| {
+        let ensemble = ScoresRecord {
+            accuracy: *accuracy,
+            nll: *nll,
+            brier: *brier,
+            ece: *ece,
+        };
+        let alone = ScoresRecord {
+            accuracy: accuracy - 1.0,
+            ..ensemble
+        };
+        MemberRecord {
+            step: None,
+            alone,
+            ensemble,
+        }
+    };
+    PredictionsRecord {
+        run: run.to_owned(),
+        models,
+        temperature: None,
+        images: 100,
+        members: ensembles.iter().map(member).collect(),
+        reliability: vec![bin(0.4, 25, 0.45, 0.5), bin(0.8, 75, 0.9, 0.8)],
+        seconds: 1.0,
+    }
+}
+
+/// A bin of reliability, a fifth wide at most.
+pub(crate) fn bin(lower: f64, count: usize, confidence: f64, accuracy: f64) -> ReliabilityRecord {
+    ReliabilityRecord {
+        lower,
+        upper: (lower + 0.2).min(1.0),
+        count,
+        confidence,
+        accuracy,
+    }
 }

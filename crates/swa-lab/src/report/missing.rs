@@ -1,31 +1,44 @@
 //! The missing parts of an experiment, in sentences.
 
-use super::comparison::data_set_name;
+use std::collections::BTreeSet;
+
+use super::comparison::{Comparison, METHODS, data_set_name, method_name};
 use super::results::{FinishedRun, Results};
 use super::table::Table;
+use super::wording::listed;
 use crate::experiment::record::Method;
 
 /// Returns a sentence for each missing part. Runs that are under way are not counted as missing.
 pub(crate) fn sentences(results: &Results, table: &Table<'_>) -> Vec<String> {
     let mut sentences: Vec<String> = results.finished.iter().filter_map(lost_epochs).collect();
+    sentences.extend(
+        results
+            .finished
+            .iter()
+            .filter_map(|run| outside(run, table)),
+    );
     for row in &table.rows {
         let comparison = row.comparison;
         let about = format!("{} on {}", row.network, data_set_name(&row.data_set));
-        for (method, name, runs, others) in [
-            (Method::Sgd, "SGD", &comparison.sgd, &comparison.swa),
-            (Method::Swa, "SWA", &comparison.swa, &comparison.sgd),
-        ] {
-            let seeds = others.iter().map(|run| run.record.seed);
-            let lacking = seeds.filter(|seed| runs.iter().all(|run| run.record.seed != *seed));
-            let lacking: Vec<String> = lacking.map(|seed| seed.to_string()).collect();
-            if !lacking.is_empty() {
+        let seeds: BTreeSet<u64> = comparison.runs().map(|run| run.record.seed).collect();
+        for method in METHODS {
+            let name = method_name(method);
+            let runs = comparison.of(method);
+            let lacking = seeds
+                .iter()
+                .filter(|seed| runs.iter().all(|run| run.record.seed != **seed));
+            let lacking: Vec<u64> = lacking.copied().collect();
+            if !lacking.is_empty() && is_expected(method, comparison) {
                 let plural = if lacking.len() == 1 { "" } else { "s" };
-                let lacking = lacking.join(", ");
+                let lacking = listed(&lacking);
                 sentences.push(format!(
                     "{about}: no finished run of {name} with seed{plural} {lacking}."
                 ));
             }
-            for column in row.columns.iter().filter(|column| column.method == method) {
+            // The numbers of other methods are their predictions'.
+            let columns = row.columns.iter().filter(|column| column.method == method);
+            let of_epochs = matches!(method, Method::Sgd | Method::Swa);
+            for column in columns.filter(|_| of_epochs) {
                 let long_enough = runs.iter().filter(|run| run.record.epochs >= column.epoch);
                 let (expected, found) = (long_enough.count(), column.seeds.len());
                 if found < expected {
@@ -36,13 +49,48 @@ pub(crate) fn sentences(results: &Results, table: &Table<'_>) -> Vec<String> {
                 }
             }
         }
-        if comparison.sgd.len().max(comparison.swa.len()) < 2 {
+        for method in row.methods.iter().flat_map(|methods| &methods.rows) {
+            let (expected, found) = (method.runs, method.predictions.len());
+            if found < expected {
+                sentences.push(format!(
+                    "{about}: {} has predictions from {found} of {expected} finished runs.",
+                    method.name,
+                ));
+            }
+        }
+        let most = METHODS.map(|method| comparison.of(method).len());
+        if most.into_iter().max() < Some(2) {
             sentences.push(format!(
                 "{about}: one seed, so no standard deviation, and no telling a difference from noise."
             ));
         }
     }
     sentences
+}
+
+/// Tells whether a comparison is to have runs of a method: of SGD and SWA, which it is about, and of
+/// others if there are any. A run of SWAG stands for one of SWA.
+fn is_expected(method: Method, comparison: &Comparison<'_>) -> bool {
+    match method {
+        Method::Sgd => true,
+        Method::Swa => !comparison.takes_swa_from_swag(),
+        Method::Ema | Method::Snapshot | Method::Fge | Method::Swag => {
+            !comparison.of(method).is_empty()
+        }
+    }
+}
+
+/// Names a run that is in no comparison.
+fn outside(run: &FinishedRun, table: &Table<'_>) -> Option<String> {
+    let mut compared = table.rows.iter().flat_map(|row| row.comparison.runs());
+    if compared.any(|other| std::ptr::eq(other, run)) {
+        return None;
+    }
+    Some(format!(
+        "{}: in no table, as its settings differ from those of another run of {}.",
+        run.record.run,
+        method_name(run.record.method),
+    ))
 }
 
 /// Names the epochs of a finished run that have no record.
@@ -60,8 +108,8 @@ fn lost_epochs(run: &FinishedRun) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::comparison::Comparison;
-    use crate::report::fixture::{sgd_run, swa_run};
+    use crate::experiment::record::PredictingModels;
+    use crate::report::fixture::{method_run, predictions, sgd_run, swa_run};
 
     fn missing(finished: Vec<FinishedRun>) -> Vec<String> {
         let results = Results {
@@ -102,5 +150,52 @@ mod tests {
             "{sentences:?}"
         );
         assert!(sentences[2].contains("one seed"), "{sentences:?}");
+    }
+
+    const ABOUT: &str = "vgg16-bn, widths divided by 8 on CIFAR-10";
+
+    #[test]
+    fn seeds_and_predictions_of_other_methods_are_named() {
+        let scores = [[60.0, 1.0, 0.5, 0.1]];
+        let members = PredictingModels::Members;
+        let mut fge = method_run(Method::Fge, 2, members, &scores);
+        fge.predictions.clear();
+        let mut sgd = method_run(Method::Sgd, 1, PredictingModels::Live, &scores);
+        sgd.predictions
+            .push(crate::experiment::record::PredictionsRecord {
+                temperature: Some(1.5),
+                ..predictions("sgd", PredictingModels::Live, &scores)
+            });
+        let runs = vec![
+            sgd,
+            method_run(Method::Sgd, 2, PredictingModels::Live, &scores),
+            method_run(Method::Swag, 2, PredictingModels::Averaged, &scores),
+            method_run(Method::Fge, 1, members, &scores),
+            fge,
+        ];
+        let of = |name: &str, found: usize, expected: usize| {
+            format!("{ABOUT}: {name} has predictions from {found} of {expected} finished runs.")
+        };
+        assert_eq!(
+            missing(runs),
+            [
+                // SWAG's run stands for SWA's, so that SWA is not named too.
+                format!("{ABOUT}: no finished run of SWAG with seed 1."),
+                of("SGD with temperature", 1, 2),
+                of("FGE", 1, 2),
+                of("SWAG", 0, 1),
+                of("SWAG, diagonal", 0, 1),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_run_of_other_settings_in_no_table_is_named() {
+        let snapshot = |seed| method_run(Method::Snapshot, seed, PredictingModels::Members, &[]);
+        let mut other = snapshot(2);
+        other.record.sgd.lr = 0.3;
+        let runs = vec![sgd_run(1, &[40.0; 4]), snapshot(1), other];
+        let expected = "snapshot-seed2: in no table, as its settings differ from those of another run of Snapshot.";
+        assert_eq!(missing(runs)[0], expected);
     }
 }

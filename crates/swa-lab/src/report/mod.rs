@@ -1,15 +1,22 @@
 //! The report of an experiment: a page, pictures and a table, made from its results alone.
 
+mod axes;
 mod comparison;
 mod convergence;
 mod cost;
 mod curve;
 #[cfg(test)]
 mod fixture;
+mod legend;
+mod line;
+mod members;
+mod methods;
 mod missing;
 mod page;
 mod picture;
+mod predictor;
 mod published;
+mod reliability;
 mod results;
 mod statistics;
 mod table;
@@ -25,8 +32,10 @@ use crate::output::say;
 use crate::run::directory::write_whole;
 use comparison::Comparison;
 use convergence::Convergence;
-use page::{Figure, Page};
-use picture::Picture;
+use members::MemberCurves;
+use page::{Figure, Figures, Page};
+use picture::{Drawing, Picture};
+use reliability::Reliability;
 use results::Results;
 use table::Table;
 
@@ -49,16 +58,24 @@ pub fn write(folder: &Path) -> Result<(), Failure> {
     let mut files = Vec::new();
     let mut figures = Vec::new();
     let mut names = HashSet::new();
-    for comparison in &comparisons {
-        let Some(plot) = Convergence::of(comparison) else {
-            figures.push(None);
-            continue;
-        };
-        let picture = Picture::of(&plot)?;
-        let name = file_name(comparison.record(), &mut names);
-        figures.push(Some(Figure::of(&plot, &picture.svg)));
-        files.push((format!("{name}.svg"), picture.svg.into_bytes()));
-        files.push((format!("{name}.png"), picture.png));
+    for row in &table.rows {
+        let name = file_name(row.comparison.record(), &mut names);
+        let mut found = Figures::default();
+        if let Some(plot) = Convergence::of(row.comparison) {
+            let svg = draw(&plot, &format!("convergence-{name}"), &mut files)?;
+            found.convergence = Some(Figure::of(&svg, plot.has_bands(), plot.is_cut()));
+        }
+        if let Some(methods) = &row.methods {
+            if let Some(diagram) = Reliability::of(methods) {
+                let svg = draw(&diagram, &format!("reliability-{name}"), &mut files)?;
+                found.reliability = Some(Figure::of(&svg, false, false));
+            }
+            if let Some(curves) = MemberCurves::of(methods) {
+                let svg = draw(&curves, &format!("members-{name}"), &mut files)?;
+                found.members = Some(Figure::of(&svg, curves.has_bands(), false));
+            }
+        }
+        figures.push(found);
     }
     let page = Page {
         results: &results,
@@ -88,11 +105,23 @@ pub fn write(folder: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The name of a comparison's picture, without the extension. No other comparison has it.
+/// Adds a picture to the files, in both formats, and returns the one in SVG.
+fn draw(
+    drawing: &impl Drawing,
+    name: &str,
+    files: &mut Vec<(String, Vec<u8>)>,
+) -> Result<String, Failure> {
+    let Picture { svg, png } = Picture::of(drawing)?;
+    files.push((format!("{name}.svg"), svg.clone().into_bytes()));
+    files.push((format!("{name}.png"), png));
+    Ok(svg)
+}
+
+/// The end of the names of a comparison's pictures, without the extension. No other comparison has it.
 fn file_name(run: &RunRecord, names: &mut HashSet<String>) -> String {
     // The results may come from anywhere: a name in them must not lead out of the folder.
     let plain = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-    let name = format!("convergence-{}-{}", plain(&run.data_set), plain(&run.model));
+    let name = format!("{}-{}", plain(&run.data_set), plain(&run.model));
     let numbered = (2..).map(|number| format!("{name}-{number}"));
     let mut candidates = std::iter::once(name.clone()).chain(numbered);
     let free = candidates.find(|name| names.insert(name.clone()));
@@ -102,23 +131,79 @@ fn file_name(run: &RunRecord, names: &mut HashSet<String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fixture::run_record;
+    use crate::experiment::record::{Method, PredictingModels, Record};
+    use fixture::{line, method_run, run_record};
 
     #[test]
     fn every_picture_has_a_name_of_its_own_in_the_folder() {
         let mut names = HashSet::new();
         let run = run_record("any");
         let name = file_name(&run, &mut names);
-        assert_eq!(name, "convergence-cifar10-vgg16-bn");
+        assert_eq!(name, "cifar10-vgg16-bn");
         assert_eq!(file_name(&run, &mut names), format!("{name}-2"));
 
         let elsewhere = RunRecord {
             data_set: "../../home".to_owned(),
             ..run
         };
-        assert_eq!(
-            file_name(&elsewhere, &mut names),
-            "convergence-------home-vgg16-bn"
+        let name = file_name(&elsewhere, &mut names);
+        assert_eq!(name, "------home-vgg16-bn");
+    }
+
+    #[test]
+    fn a_report_of_methods_has_their_table_and_pictures() {
+        let members = [[55.0, 1.5, 0.6, 0.2], [61.5, 1.0, 0.5, 0.05]];
+        let sgd = method_run(
+            Method::Sgd,
+            1,
+            PredictingModels::Live,
+            &[[60.0, 1.25, 0.6, 0.1]],
         );
+        let runs = [
+            sgd,
+            method_run(Method::Fge, 1, PredictingModels::Members, &members),
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        let lines = runs.into_iter().flat_map(|run| {
+            let epochs = run.epochs.into_values().map(|mut epoch| {
+                epoch.run.clone_from(&run.record.run);
+                Record::Evaluation(epoch)
+            });
+            let predictions = run.predictions.into_iter().map(Record::Predictions);
+            let records = epochs.chain(predictions);
+            let records = records.chain([Record::Run(run.record.clone())]);
+            records.map(|record| line(&record)).collect::<Vec<_>>()
+        });
+        let lines: String = lines.collect();
+        std::fs::write(folder.path().join("results.jsonl"), lines).unwrap();
+        write(folder.path()).unwrap();
+
+        for kind in ["convergence", "reliability", "members"] {
+            for extension in ["svg", "png"] {
+                let name = format!("{kind}-cifar10-vgg16-bn.{extension}");
+                assert!(folder.path().join(&name).is_file(), "{name}");
+            }
+        }
+        let table = std::fs::read(folder.path().join(TABLE)).unwrap();
+        let table: serde_json::Value = serde_json::from_slice(&table).unwrap();
+        let row = &table["rows"][0];
+        assert_eq!(row["columns"][1]["method"], "fge");
+        assert_eq!(row["columns"][1]["accuracy"]["mean"], 61.5);
+        let fge = &row["methods"][1];
+        assert_eq!(
+            (&fge["name"], &fge["nll"]["best"]),
+            (&"FGE".into(), &true.into())
+        );
+        assert_eq!(fge["networks"]["most"], 2.0);
+
+        let page = std::fs::read_to_string(folder.path().join(PAGE)).unwrap();
+        assert_eq!(page.matches("<svg ").count(), 3);
+        for text in [
+            "<strong>★ 61.50</strong>",
+            "<td class=\"number\">60.00</td>",
+            "<strong>★ 0.050</strong>",
+        ] {
+            assert!(page.contains(text), "{text}: {page}");
+        }
     }
 }

@@ -5,23 +5,34 @@ use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde::Serialize;
 
-use super::comparison::data_set_name;
-use super::convergence::{Convergence, LINES};
+use super::comparison::{data_set_name, method_name};
+use super::convergence::LINES;
+use super::methods::{Methods, SCORES};
+use super::published::NLL_EPOCHS;
 use super::results::{FinishedRun, Results};
-use super::table::{COLUMNS, Table};
-use super::wording::{difference, grouped, plural, signed, spread, verdict};
+use super::table::Table;
+use super::wording::{difference, grouped, listed, plural, signed, span, spread, verdict};
 use crate::Failure;
+use crate::experiment::record::Method;
 
 /// The contents of the page.
 pub(crate) struct Page<'a> {
     pub(crate) results: &'a Results,
     pub(crate) table: &'a Table<'a>,
-    /// The convergence plots of the rows, if they have epochs to show.
-    pub(crate) figures: &'a [Option<Figure>],
+    /// The pictures of the rows.
+    pub(crate) figures: &'a [Figures],
     pub(crate) missing: &'a [String],
 }
 
-/// A plot on the page.
+/// The pictures of a row, those that there is something to show in.
+#[derive(Default)]
+pub(crate) struct Figures {
+    pub(crate) convergence: Option<Figure>,
+    pub(crate) reliability: Option<Figure>,
+    pub(crate) members: Option<Figure>,
+}
+
+/// A picture on the page.
 #[derive(Serialize)]
 pub(crate) struct Figure {
     /// The text of the SVG file after `<svg `.
@@ -31,14 +42,14 @@ pub(crate) struct Figure {
 }
 
 impl Figure {
-    /// A plot whose picture is `svg`, a whole file.
-    pub(crate) fn of(plot: &Convergence, svg: &str) -> Self {
+    /// A picture of a whole SVG file.
+    pub(crate) fn of(svg: &str, has_bands: bool, is_cut: bool) -> Self {
         // A file of SVG must name its namespace. Within HTML, that is not needed.
         let svg = svg.replacen(" xmlns=\"http://www.w3.org/2000/svg\"", "", 1);
         Self {
             svg: svg.replacen("<svg ", "", 1),
-            has_bands: plot.has_bands(),
-            is_cut: plot.is_cut(),
+            has_bands,
+            is_cut,
         }
     }
 }
@@ -54,12 +65,17 @@ impl Page<'_> {
         let columns = table.rows.iter().flat_map(|row| &row.columns);
         let gains = columns.filter_map(|column| Some(column.gain.as_ref()?.difference));
         let verdicts = gains.map(|gain| verdict(gain.points, gain.beyond_noise));
-        let comparisons = table.rows.iter().zip(self.figures).map(|(row, figure)| {
+        let comparisons = table.rows.iter().zip(self.figures).map(|(row, figures)| {
             let run = row.comparison.record();
             context! {
                 run => Serde(run),
                 row => Serde(row),
-                figure => Serde(figure),
+                figure => Serde(&figures.convergence),
+                reliability => Serde(&figures.reliability),
+                members => Serde(&figures.members),
+                methods => Serde(&row.methods),
+                has_published => row.methods.as_ref().is_some_and(Methods::has_published),
+                swa_from_swag => row.comparison.takes_swa_from_swag(),
                 sgd => Serde(run.sgd.by_name()),
                 swa_lr => run.swa_lr.map(|lr| lr.to_string()),
                 slower => row.cost.slower(),
@@ -67,17 +83,34 @@ impl Page<'_> {
             }
         });
         let runs = results.finished.iter();
-        let runs = runs.map(|run| context! { time => time(run), ..Serde(&run.record) });
+        let runs = runs.map(|run| {
+            let method_name = method_name(run.record.method);
+            context! { time => time(run), method_name, ..Serde(&run.record) }
+        });
         let unfinished = results.unfinished.iter();
         let unfinished = unfinished.map(|(name, epochs)| (name, epochs.values().next_back()));
         let tables = table.rows.chunk_by(|a, b| a.data_set == b.data_set);
+        let tables = tables.map(|rows| {
+            let headings = rows[0].columns.iter().map(|column| column.heading);
+            context! { rows => Serde(rows), headings => headings.collect::<Vec<_>>() }
+        });
+        let methods = || table.rows.iter().filter_map(|row| row.methods.as_ref());
+        let columns = table.rows.iter().flat_map(|row| &row.columns);
+        let mut fge = columns
+            .filter(|column| column.method == Method::Fge)
+            .peekable();
         let page = context! {
+            has_methods => methods().next().is_some(),
+            has_fge => fge.peek().is_some(),
+            has_published_fge => fge.any(|column| column.published.is_some()),
+            has_nll => methods().any(Methods::has_published),
             css => include_str!("page.css"),
             version => env!("CARGO_PKG_VERSION"),
-            column_headings => Serde(COLUMNS.map(|(.., heading)| heading)),
+            scores => Serde(SCORES.map(|column| (column.heading, column.decimals))),
+            nll_epochs => NLL_EPOCHS,
             line_names => Serde(LINES.map(|line| line.name)),
             verdicts => verdicts.collect::<Vec<_>>(),
-            tables => Serde(tables.collect::<Vec<_>>()),
+            tables => tables.collect::<Vec<_>>(),
             comparisons => comparisons.collect::<Vec<_>>(),
             runs => runs.collect::<Vec<_>>(),
             missing => Serde(self.missing),
@@ -111,8 +144,10 @@ fn environment() -> Result<Environment<'static>, Failure> {
     environment.add_filter("data_set_name", |name: &str| data_set_name(name).to_owned());
     environment.add_filter("difference", difference);
     environment.add_filter("grouped", grouped);
+    environment.add_filter("listed", |numbers: Vec<u64>| listed(&numbers));
     environment.add_filter("plural", plural);
     environment.add_filter("signed", signed);
+    environment.add_filter("span", span);
     environment.add_filter("spread", spread);
     environment.add_filter("verdict", verdict);
     Ok(environment)
@@ -159,8 +194,12 @@ mod tests {
             finished: vec![run],
         };
         let comparisons = Comparison::all(&results.finished);
-        let plot = Convergence::of(&comparisons[0]);
-        let figures = [plot.map(|plot| Figure::of(&plot, "<svg ></svg>"))];
+        let figure = || Some(Figure::of("<svg ></svg>", false, false));
+        let figures = [Figures {
+            convergence: figure(),
+            reliability: figure(),
+            members: figure(),
+        }];
         let page = Page {
             results: &results,
             table: &Table::of(&comparisons),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::Failure;
-use crate::experiment::record::{EvaluationRecord, Method, Record, RunRecord};
+use crate::experiment::record::{EvaluationRecord, Method, PredictionsRecord, Record, RunRecord};
 use crate::experiment::results_file::{FILE, Records, ResultsFile};
 
 /// The evaluations of a run, by epoch.
@@ -24,6 +24,8 @@ pub(crate) struct Results {
 pub(crate) struct FinishedRun {
     pub(crate) record: RunRecord,
     pub(crate) epochs: Epochs,
+    /// The predictions of its models: of the same models, with a temperature or without one, only once.
+    pub(crate) predictions: Vec<PredictionsRecord>,
 }
 
 impl FinishedRun {
@@ -76,7 +78,7 @@ impl Results {
 
     /// The results in `records`.
     fn of(records: Vec<Record>) -> Self {
-        let mut runs: Vec<(String, Option<RunRecord>, Epochs)> = Vec::new();
+        let mut runs: Vec<(String, FoundRun)> = Vec::new();
         for record in records {
             let name = match &record {
                 Record::Run(run) => &run.run,
@@ -85,34 +87,56 @@ impl Results {
             };
             let known = runs.iter().position(|(known, ..)| known == name);
             let index = known.unwrap_or_else(|| {
-                runs.push((name.clone(), None, Epochs::new()));
+                runs.push((name.clone(), FoundRun::default()));
                 runs.len() - 1
             });
-            let (_, finished, epochs) = &mut runs[index];
+            let (_, run) = &mut runs[index];
             match record {
-                Record::Run(run) => *finished = Some(run),
+                Record::Run(record) => run.record = Some(record),
                 Record::Evaluation(evaluation) => {
-                    epochs.insert(evaluation.epoch, evaluation);
+                    run.epochs.insert(evaluation.epoch, evaluation);
                 }
-                Record::Predictions(_) => {}
+                Record::Predictions(predictions) => {
+                    run.predictions
+                        .retain(|earlier| !same_models(earlier, &predictions));
+                    run.predictions.push(predictions);
+                }
             }
         }
         let mut results = Self::default();
-        for (name, finished, epochs) in runs {
-            match finished {
-                Some(record) => results.finished.push(FinishedRun { record, epochs }),
-                None => results.unfinished.push((name, epochs)),
+        for (name, run) in runs {
+            match run.record {
+                Some(record) => results.finished.push(FinishedRun {
+                    record,
+                    epochs: run.epochs,
+                    predictions: run.predictions,
+                }),
+                None => results.unfinished.push((name, run.epochs)),
             }
         }
         results
     }
 }
 
+/// The records of a run, as far as they have been read.
+#[derive(Default)]
+struct FoundRun {
+    record: Option<RunRecord>,
+    epochs: Epochs,
+    predictions: Vec<PredictionsRecord>,
+}
+
+/// Tells whether two predictions of a run are of the same models, both with a temperature or both without.
+fn same_models(a: &PredictionsRecord, b: &PredictionsRecord) -> bool {
+    a.models == b.models && a.temperature.is_some() == b.temperature.is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experiment::record::PredictingModels;
     use crate::experiment::record::tests::evaluation_record;
-    use crate::report::fixture::{line, run_record};
+    use crate::report::fixture::{line, predictions, run_record};
 
     fn parsed(lines: &str) -> Result<Results, String> {
         let folder = tempfile::tempdir().unwrap();
@@ -158,6 +182,36 @@ mod tests {
         let lines = evaluation("a", 1, 50.0) + &evaluation("a", 1, 40.0);
         let results = parsed(&lines).unwrap();
         assert_eq!(results.unfinished[0].1[&1].live_test_accuracy, 40.0);
+    }
+
+    #[test]
+    fn of_two_predictions_of_the_same_models_the_last_counts() {
+        let of = |models, temperature, accuracy| {
+            let scores = [accuracy, 1.0, 0.5, 0.1];
+            line(&Record::Predictions(PredictionsRecord {
+                temperature,
+                ..predictions("a", models, &[scores])
+            }))
+        };
+        let lines = [
+            of(PredictingModels::Live, None, 50.0),
+            of(PredictingModels::Live, Some(1.5), 51.0),
+            of(PredictingModels::Averaged, None, 60.0),
+            of(PredictingModels::Live, Some(1.25), 52.0),
+            of(PredictingModels::Live, None, 53.0),
+            line(&Record::Run(run_record("a"))),
+        ];
+        let results = parsed(&lines.concat()).unwrap();
+        let found = results.finished[0].predictions.iter();
+        let found = found.map(|of| (of.models, of.temperature, of.members[0].ensemble.accuracy));
+        assert_eq!(
+            found.collect::<Vec<_>>(),
+            [
+                (PredictingModels::Averaged, None, 60.0),
+                (PredictingModels::Live, Some(1.25), 52.0),
+                (PredictingModels::Live, None, 53.0),
+            ]
+        );
     }
 
     #[test]

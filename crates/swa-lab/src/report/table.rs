@@ -5,11 +5,12 @@ use serde::Serialize;
 
 use super::comparison::Comparison;
 use super::cost::Cost;
+use super::methods::Methods;
 use super::published::{self, Distance, Published};
 use super::results::FinishedRun;
 use super::statistics::{Difference, Sample};
 use crate::experiment::epoch_after;
-use crate::experiment::record::Method;
+use crate::experiment::record::{Method, PredictingModels};
 use crate::run::config::EvaluateOn;
 
 /// Test accuracies in per cent, a row for each comparison.
@@ -35,11 +36,14 @@ pub(crate) struct Row<'a> {
     pub(crate) budget: usize,
     /// The epoch from which SWA averages, and its learning rate, in words.
     pub(crate) averaging: Option<String>,
-    /// SGD after a budget, SWA after 1, 1.25 and 1.5 of them.
-    pub(crate) columns: [Column; 4],
+    /// SGD after a budget, FGE after one if there is FGE, SWA after 1, 1.25 and 1.5 of them.
+    pub(crate) columns: Vec<Column>,
     pub(crate) cost: Cost,
     /// The reason why there are no published numbers to compare with, if there are none.
     pub(crate) unpublished: Option<String>,
+    /// The table of methods, if there is more than the columns to show.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) methods: Option<Methods<'a>>,
 }
 
 /// A method after some budgets.
@@ -81,6 +85,9 @@ pub(crate) const COLUMNS: [(Method, usize, &str); 4] = [
     (Method::Swa, 6, "SWA, 1.5 budgets"),
 ];
 
+/// The column of FGE, for tables that have it.
+const FGE_COLUMN: (Method, usize, &str) = (Method::Fge, 4, "FGE, 1 budget");
+
 /// The epoch at whose end so many quarters of a budget are over.
 pub(crate) fn epoch_of(budget: usize, quarters: usize) -> usize {
     epoch_after(quarters as f64 / 4.0, budget)
@@ -89,41 +96,38 @@ pub(crate) fn epoch_of(budget: usize, quarters: usize) -> usize {
 impl<'a> Table<'a> {
     /// The table of some comparisons.
     pub(crate) fn of(comparisons: &'a [Comparison<'a>]) -> Self {
+        let has_fge = comparisons
+            .iter()
+            .any(|comparison| !comparison.of(Method::Fge).is_empty());
+        let rows = comparisons.iter();
         Self {
-            rows: comparisons.iter().map(Row::of).collect(),
+            rows: rows.map(|row| Row::of(row, has_fge)).collect(),
         }
     }
 }
 
 impl<'a> Row<'a> {
-    fn of(comparison: &'a Comparison<'a>) -> Self {
+    fn of(comparison: &'a Comparison<'a>, has_fge: bool) -> Self {
         let run = comparison.record();
         let published = published::of(run);
         let sgd = accuracies(&comparison.sgd, epoch_of(run.budget, 4));
-        let columns = [0, 1, 2, 3].map(|index| {
-            let (method, quarters, heading) = COLUMNS[index];
-            let epoch = epoch_of(run.budget, quarters);
-            let ours = accuracies(comparison.of(method), epoch);
-            let gain = match method {
-                Method::Sgd => None,
-                _ => Gain::of(&ours, &sgd),
-            };
-            let accuracy = sample(&ours);
+        let columns = COLUMNS.iter().enumerate().map(|(index, column)| {
+            let epoch = epoch_of(run.budget, column.1);
+            let ours = accuracies(comparison.of(column.0), epoch);
             let published = published.as_ref().ok().map(|row| row[index]);
-            Column {
-                heading,
-                method,
-                budgets: quarters as f64 / 4.0,
-                epoch,
-                seeds: ours.iter().map(|(seed, _)| *seed).collect(),
-                accuracy,
-                gain,
-                published,
-                less_published: accuracy
-                    .zip(published)
-                    .map(|(ours, published)| published.distance(ours.mean, ours.deviation)),
+            let mut column = Column::of(*column, epoch, &ours, published);
+            if column.method != Method::Sgd {
+                column.gain = Gain::of(&ours, &sgd);
             }
+            column
         });
+        let mut columns: Vec<_> = columns.collect();
+        if has_fge {
+            let epoch = epoch_of(run.budget, FGE_COLUMN.1);
+            let ours = ensemble_accuracies(comparison.of(Method::Fge), epoch);
+            // As in the paper, between SGD and SWA.
+            columns.insert(1, Column::of(FGE_COLUMN, epoch, &ours, published::fge(run)));
+        }
         Self {
             comparison,
             data_set: run.data_set.clone(),
@@ -138,6 +142,32 @@ impl<'a> Row<'a> {
             columns,
             cost: Cost::of(comparison),
             unpublished: published.err(),
+            methods: Methods::of(comparison),
+        }
+    }
+}
+
+impl Column {
+    /// A column with the accuracies of some seeds.
+    fn of(
+        (method, quarters, heading): (Method, usize, &'static str),
+        epoch: usize,
+        ours: &[(u64, f64)],
+        published: Option<Published>,
+    ) -> Self {
+        let accuracy = sample(ours);
+        Self {
+            heading,
+            method,
+            budgets: quarters as f64 / 4.0,
+            epoch,
+            seeds: ours.iter().map(|(seed, _)| *seed).collect(),
+            accuracy,
+            gain: None,
+            published,
+            less_published: accuracy
+                .zip(published)
+                .map(|(ours, published)| published.distance(ours.mean, ours.deviation)),
         }
     }
 }
@@ -164,6 +194,18 @@ fn accuracies(runs: &[&FinishedRun], epoch: usize) -> Vec<(u64, f64)> {
     runs.iter().filter_map(accuracy).collect()
 }
 
+/// The seeds of runs of FGE that are as many epochs long, and the test accuracies of their ensembles.
+fn ensemble_accuracies(runs: &[&FinishedRun], epochs: usize) -> Vec<(u64, f64)> {
+    let runs = runs.iter().filter(|run| run.record.epochs == epochs);
+    let accuracy = |run: &&FinishedRun| {
+        let members = run.predictions.iter();
+        let mut members = members.filter(|of| of.models == PredictingModels::Members);
+        let whole = members.next()?.members.last()?.ensemble;
+        Some((run.record.seed, whole.accuracy))
+    };
+    runs.filter_map(accuracy).collect()
+}
+
 fn sample(accuracies: &[(u64, f64)]) -> Option<Sample> {
     let values: Vec<f64> = accuracies.iter().map(|(_, accuracy)| *accuracy).collect();
     Sample::of(&values)
@@ -172,7 +214,7 @@ fn sample(accuracies: &[(u64, f64)]) -> Option<Sample> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::fixture::{sgd_run, swa_run};
+    use crate::report::fixture::{method_run, sgd_run, swa_run};
 
     #[test]
     fn sgd_is_read_off_after_one_budget_and_swa_after_one_and_more() {
@@ -187,12 +229,10 @@ mod tests {
         let table = Table::of(&comparisons);
         assert_eq!(table.rows.len(), 1);
         let columns = &table.rows[0].columns;
-        let epochs = columns.each_ref().map(|column| column.epoch);
-        assert_eq!(epochs, [4, 4, 5, 6]);
-        let means = columns
-            .each_ref()
-            .map(|column| column.accuracy.unwrap().mean);
-        assert_eq!(means, [59.0, 59.0, 62.0, 64.0]);
+        let epochs = columns.iter().map(|column| column.epoch);
+        assert_eq!(epochs.collect::<Vec<_>>(), [4, 4, 5, 6]);
+        let means = columns.iter().map(|column| column.accuracy.unwrap().mean);
+        assert_eq!(means.collect::<Vec<_>>(), [59.0, 59.0, 62.0, 64.0]);
         // 61 and 63: squares of 1 and 1, divided by one less than two.
         let deviation = columns[2].accuracy.unwrap().deviation.unwrap();
         assert!((deviation - 2f64.sqrt()).abs() < 1e-12);
@@ -236,10 +276,7 @@ mod tests {
         let runs = [swa_run(1, &[40.0])];
         let comparisons = Comparison::all(&runs);
         let table = Table::of(&comparisons);
-        let headings = table.rows[0]
-            .columns
-            .each_ref()
-            .map(|column| column.heading);
+        let headings = headings(&table.rows[0]);
         assert_eq!(
             headings,
             [
@@ -249,5 +286,43 @@ mod tests {
                 "SWA, 1.5 budgets"
             ]
         );
+    }
+
+    fn headings(row: &Row<'_>) -> Vec<&'static str> {
+        row.columns.iter().map(|column| column.heading).collect()
+    }
+
+    #[test]
+    fn fge_has_a_column_of_its_whole_ensembles_if_there_is_any() {
+        let members = [[50.0, 1.0, 0.5, 0.1], [61.0, 1.0, 0.5, 0.1]];
+        let fge = |seed| method_run(Method::Fge, seed, PredictingModels::Members, &members);
+        let mut longer = fge(2);
+        longer.record.epochs = 8;
+        let mut other = sgd_run(1, &[60.0; 4]);
+        other.record.model = "preresnet-20".to_owned();
+        let runs = [fge(1), longer, sgd_run(1, &[60.0; 4]), other];
+        let comparisons = Comparison::all(&runs);
+        let table = Table::of(&comparisons);
+        assert_eq!(table.rows.len(), 2);
+        for row in &table.rows {
+            assert_eq!(headings(row)[..2], ["SGD, 1 budget", "FGE, 1 budget"]);
+        }
+        // The run of two budgets does not count.
+        let [ours, none] = [0, 1].map(|row: usize| &table.rows[row].columns[1]);
+        assert_eq!(ours.accuracy.unwrap().mean, 61.0);
+        assert_eq!((ours.epoch, ours.seeds.as_slice()), (4, &[1][..]));
+        assert_eq!(none.accuracy, None);
+    }
+
+    #[test]
+    fn swa_is_read_off_swags_average_where_there_is_no_swa() {
+        let swag = method_run(Method::Swag, 1, PredictingModels::Averaged, &[]);
+        let runs = [swag, sgd_run(1, &[58.0; 4])];
+        let comparisons = Comparison::all(&runs);
+        let table = Table::of(&comparisons);
+        // The average of the fixture's run is 60 % from epoch 3 to 6.
+        let columns = &table.rows[0].columns;
+        assert_eq!(columns[3].accuracy.unwrap().mean, 60.0);
+        assert_eq!(columns[1].gain.as_ref().unwrap().difference.points, 2.0);
     }
 }

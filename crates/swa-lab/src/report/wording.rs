@@ -52,6 +52,28 @@ pub(crate) fn grouped(number: usize) -> String {
     thousands.join("\u{a0}")
 }
 
+/// Such as `1.25`, or `4–5` if the greatest of some numbers is not the least.
+pub(crate) fn span(least: f64, most: f64) -> String {
+    let [least, most] = [least, most].map(|number| {
+        let digits = format!("{number:.2}");
+        digits
+            .trim_end_matches('0')
+            .trim_end_matches('.')
+            .to_owned()
+    });
+    if least == most {
+        least
+    } else {
+        format!("{least}–{most}")
+    }
+}
+
+/// Such as `1, 2, 3`.
+pub(crate) fn listed(numbers: &[u64]) -> String {
+    let numbers: Vec<String> = numbers.iter().map(u64::to_string).collect();
+    numbers.join(", ")
+}
+
 /// Such as `1 run`, `2 runs`.
 pub(crate) fn plural(count: usize, name: &str) -> String {
     match count {
@@ -78,6 +100,13 @@ mod tests {
             written,
             ["999", "4000", "50\u{a0}000", "1\u{a0}281\u{a0}167"]
         );
+    }
+
+    #[test]
+    fn a_span_is_one_number_if_its_ends_are_written_alike() {
+        assert_eq!(span(30.0, 30.0), "30");
+        assert_eq!(span(1.249, 1.251), "1.25");
+        assert_eq!(span(4.0, 5.5), "4–5.5");
     }
 
     #[test]
