@@ -39,7 +39,12 @@ pub fn load_averaged<M: Module + 'static>(file: impl AsRef<Path>, model: M) -> R
     let file = file.as_ref();
     let (record, contents) = read(file, &model)?;
     if !contents.holds(MAIN) {
-        return Err(refused(file, NOTHING_AVERAGED));
+        let reason = if contents.has_members {
+            NO_AVERAGE
+        } else {
+            NOTHING_AVERAGED
+        };
+        return Err(refused(file, reason));
     }
     let average = Average::new(&model, EqualWeights)?;
     let path = if contents.is_below_prefix() {
@@ -144,6 +149,9 @@ pub fn write_plain_checkpoint<M: Module>(
 
 const NOTHING_AVERAGED: &str = "nothing had been averaged when it was written: take a later checkpoint, or the live model, by \
                                 `load_live`";
+
+const NO_AVERAGE: &str = "it is of an ensemble, or nothing had been averaged yet: its members are where they were put, and its last \
+                          network is the live model, by `load_live`";
 
 /// Reads a record, and what it holds.
 fn read<M: Module>(file: &Path, model: &M) -> Result<(ModuleRecord, Contents), SwaError> {

@@ -512,8 +512,12 @@ impl<M: Module> Module for Average<M> {
         self.to_device(device)
     }
 
+    /// The same on `device`, unless it is [kept](Self::with_device) on another.
     fn to_device(self, device: &Device) -> Self {
-        self.moved_to(&device.clone().without_autodiff())
+        match self.device {
+            Some(_) => self,
+            None => self.moved_to(&device.clone().without_autodiff()),
+        }
     }
 
     /// Returns the average unchanged: its parameters are never trained.

@@ -4,7 +4,6 @@ use burn::module::{ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, FloatDType, Tensor};
 
 use super::CONTAINER;
-use crate::burn_0_22::reads_when_looked_at;
 use crate::kernels::{self, Floats, Spreading, accumulator_dtype};
 use crate::weights::{Role, Weights};
 use crate::{Average, AverageError, Counter};
@@ -134,9 +133,6 @@ impl Spread {
         }
         let variance = std::mem::take(&mut self.variance);
         let deviation = std::mem::take(&mut self.deviations[place]);
-        // While there is another handle on it, no memory is changed in place.
-        let is_read_later = mean.devices().iter().any(reads_when_looked_at);
-        let _protected = is_read_later.then(|| (variance.clone(), deviation.clone()));
         let written = variance.into_iter().zip(deviation);
         let parameters = current.weights().zip(mean.weights()).zip(written);
         let parameters = parameters.map(|((current, mean), (variance, deviation))| {

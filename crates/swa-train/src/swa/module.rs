@@ -164,41 +164,20 @@ impl<M: LearnerModel> Module for Swa<M> {
         if contents.format.is_none() {
             return self.load_plain_record(record);
         }
-        let rank = self.read(|all| all.main().and_then(Average::rank));
-        if self.read(|all| all.main().is_some()) {
-            contents.check_swag_rank(rank)?;
-        }
-        let other = self.read(|all| other_collectors(&contents, all));
+        let difference = self.read(|all| {
+            let (average, members) = (all.main(), all.members.is_some());
+            contents.difference(average.is_some(), members, average.and_then(Average::rank))
+        });
         self.loaded = Some(contents);
         // A module cannot call the method that it overrides. An option, which has the same paths, can.
-        match (Some(self).try_load_record(record), other) {
+        match (Some(self).try_load_record(record), difference) {
             (Ok(Some(swa)), _) => Ok(swa),
             (Ok(None), _) => unreachable!("an option that is mapped keeps its module"),
-            (Err(RecordError::Validation(reason)), Some(other)) => {
-                Err(RecordError::Validation(format!("{other} ({reason})")))
+            (Err(RecordError::Validation(reason)), Some(difference)) => {
+                Err(RecordError::Validation(format!("{difference} ({reason})")))
             }
             (Err(error), _) => Err(error),
         }
-    }
-}
-
-/// The reason why a record may not fit, and what to do, if it holds what this training does not collect. (With `allow_unused`, it
-/// fits.)
-fn other_collectors<M: LearnerModel>(
-    record: &Contents,
-    own: &Collectors<M>,
-) -> Option<&'static str> {
-    if record.has_average && own.main().is_none() {
-        Some(
-            "the record holds an average, and this training collects the members of an ensemble alone: wrap the model by \
-             `SwaConfig::init` and `with_members`, or begin with the model of `load_live`",
-        )
-    } else if record.has_members && own.members.is_none() {
-        Some(
-            "the record holds the members of an ensemble, and this training collects none: add `with_members`",
-        )
-    } else {
-        None
     }
 }
 

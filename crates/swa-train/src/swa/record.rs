@@ -31,11 +31,11 @@ pub(crate) struct Contents {
     /// The names of the averages that it holds, of those that were asked for.
     averages: Vec<Arc<str>>,
     /// True if it holds the first average, asked for or not.
-    pub(super) has_average: bool,
+    has_average: bool,
     /// The number of deviations that SWAG keeps, if the first average has some.
     swag_rank: Option<usize>,
     /// True if it holds members of an ensemble.
-    pub(super) has_members: bool,
+    pub(crate) has_members: bool,
 }
 
 impl Contents {
@@ -105,28 +105,40 @@ impl Contents {
         self.format.is_none_or(is_below_prefix)
     }
 
-    /// Checks that an average of this rank goes on from the record.
-    ///
-    /// # Errors
-    ///
-    /// [`RecordError::Validation`].
-    pub(crate) fn check_swag_rank(&self, rank: Option<usize>) -> Result<(), RecordError> {
-        if !self.holds(MAIN) || self.swag_rank == rank {
-            return Ok(());
-        }
-        let said = |rank: Option<usize>| match rank {
+    /// The reason why it may not fit a training with collectors like these, and what to do: none if it holds what they collect. (With
+    /// options of Burn's, such as `allow_unused`, it may fit all the same.)
+    pub(super) fn difference(
+        &self,
+        has_average: bool,
+        has_members: bool,
+        swag_rank: Option<usize>,
+    ) -> Option<String> {
+        let deviations = |rank: Option<usize>| match rank {
             Some(rank) => format!("{rank} deviations"),
             None => "no deviations".to_owned(),
         };
-        let set = match self.swag_rank {
-            Some(rank) => format!("with_swag_rank(Some({rank}))"),
-            None => "with_swag_rank(None)".to_owned(),
-        };
-        Err(RecordError::Validation(format!(
-            "the record is of a training that keeps {} for SWAG, and this one keeps {}: go on with `SwaConfig::{set}`",
-            said(self.swag_rank),
-            said(rank),
-        )))
+        if self.has_average && !has_average {
+            Some(
+                "the record holds an average, and this training collects the members of an ensemble alone: wrap the model by \
+                 `SwaConfig::init` and `with_members`, or begin with the model of `load_live`"
+                    .to_owned(),
+            )
+        } else if self.has_average && self.swag_rank != swag_rank {
+            Some(format!(
+                "the record is of a training that keeps {} for SWAG, and this one keeps {}: go on with \
+                 `SwaConfig::with_swag_rank({:?})`",
+                deviations(self.swag_rank),
+                deviations(swag_rank),
+                self.swag_rank,
+            ))
+        } else if self.has_members && !has_members {
+            Some(
+                "the record holds the members of an ensemble, and this training collects none: add `with_members`"
+                    .to_owned(),
+            )
+        } else {
+            None
+        }
     }
 
     /// Tells whether it holds the average with this name.
