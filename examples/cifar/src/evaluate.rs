@@ -92,7 +92,7 @@ pub(crate) fn run(args: &EvaluateArgs) -> Result<(), Failure> {
 }
 
 /// The names of classes, or of the first few of them.
-fn listed(class_names: &[String]) -> String {
+pub(crate) fn listed(class_names: &[String]) -> String {
     const SHOWN: usize = 3;
 
     match class_names {

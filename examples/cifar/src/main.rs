@@ -1,6 +1,7 @@
 //! The program `cifar`: SWA on CIFAR-10 and CIFAR-100 from the command line.
 
 mod check;
+mod ensemble;
 mod evaluate;
 mod experiment;
 mod export;
@@ -26,6 +27,7 @@ struct Arguments {
 enum Command {
     Train(Box<train::TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
+    Ensemble(ensemble::EnsembleArgs),
     Export(export::ExportArgs),
     Report(report::ReportArgs),
     Experiment(Box<experiment::ExperimentArgs>),
@@ -46,6 +48,7 @@ fn run(command: &Command) -> Result<i32, Failure> {
     match command {
         Command::Train(args) => train::run(args),
         Command::Evaluate(args) => evaluate::run(args).map(|()| 0),
+        Command::Ensemble(args) => ensemble::run(args).map(|()| 0),
         Command::Export(args) => export::run(args).map(|()| 0),
         Command::Report(args) => report::run(args).map(|()| 0),
         Command::Experiment(args) => experiment::run(args),

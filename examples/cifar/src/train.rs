@@ -1,4 +1,4 @@
-//! `cifar train`: SGD with or without SWA, through Burn's `Learner`.
+//! `cifar train`: SGD alone or with a method on top of it, through Burn's `Learner`.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::Device;
+use swa_core::Weights;
 use swa_lab::Failure;
 use swa_lab::data::{ImageSet, Position};
 use swa_lab::device::{self, DEFAULT_DEVICE};
@@ -13,16 +14,17 @@ use swa_lab::output::say;
 use swa_lab::provenance::command_line;
 use swa_lab::run::checkpoint::Checkpoints;
 use swa_lab::run::config::{EvaluateOn, RunConfig};
-use swa_lab::run::directory::{RunDirectory, delete_unfinished_files};
+use swa_lab::run::directory::RunDirectory;
 use swa_lab::run::epoch_log::{EpochRow, Score};
 use swa_lab::run::given::GivenSettings;
 use swa_lab::run::images::load_images;
 use swa_lab::run::interruption::INTERRUPTED;
+use swa_lab::run::method::MethodSettings;
 use swa_lab::run::progress::Progress;
 use swa_lab::run::session::{End, Session, Show};
 use swa_models::Network;
 
-/// Trains a network with SWA, or with plain SGD.
+/// Trains a network with SWA, with plain SGD, or with a method that is compared with SWA.
 ///
 /// Without settings it is the paper's training of a PreResNet-20 on images that are made up: say
 /// --data to train on real ones.
@@ -140,6 +142,9 @@ impl Training<'_> {
         };
         let steps_per_epoch = session.length()?.steps_per_epoch();
         self.announce(&directory, from, steps_per_epoch);
+        if let MethodSettings::Swag { swag, .. } = self.config.method {
+            announce_copies(swag.rank + 2, &network)?;
+        }
         session.interruption.on_signals()?;
         match session.train(network)? {
             End::Finished(last) => {
@@ -165,10 +170,14 @@ impl Training<'_> {
         directory.check_images(self.images)?;
         let checkpoints = Checkpoints::new(directory.checkpoints())?;
         checkpoints.delete_unfinished()?;
-        delete_unfinished_files(directory.path())?;
+        directory.delete_unfinished()?;
         let from = checkpoints.last()?;
         if self.config.epochs != began.epochs {
-            say(self.config.lengthened(began, from.unwrap_or_default())?);
+            let length = self.config.length(self.images)?;
+            let done = from.unwrap_or_default();
+            say(self
+                .config
+                .lengthened(began, done, length.steps_per_epoch())?);
         }
         Ok(from)
     }
@@ -177,10 +186,7 @@ impl Training<'_> {
 impl Training<'_> {
     fn announce(&self, directory: &RunDirectory, from: Option<Position>, steps_per_epoch: usize) {
         let config = self.config;
-        let method = match config.swa {
-            None => "SGD".to_owned(),
-            Some(swa) => format!("SGD, averaged from epoch {} on", swa.start),
-        };
+        let method = config.method.in_words();
         let scored = match config.images.evaluate_on {
             EvaluateOn::Test => "test",
             EvaluateOn::Validation => "held out",
@@ -235,16 +241,52 @@ impl Training<'_> {
     }
 
     fn print_scores(&self, directory: &RunDirectory, last: &EpochRow) {
-        let Some(swa) = self.config.swa else {
-            return print_scores(&[("SGD", last.live(), directory.live_model())]);
+        let method = self.config.method;
+        let average = match method {
+            MethodSettings::Ema(_) => "EMA".to_owned(),
+            method => {
+                let swa = method.swa();
+                let averaged = swa.map_or(0, |swa| swa.averaged_after(last.epoch));
+                format!("SWA, {averaged} averaged")
+            }
         };
-        let averages = format!("SWA, {} averaged", swa.averaged_after(last.epoch));
-        let mut scores = vec![("live", last.live(), directory.live_model())];
+        let live = match method {
+            MethodSettings::Sgd => "SGD",
+            _ => "live",
+        };
+        let mut scores = vec![(live, last.live(), directory.live_model())];
         if let Some(score) = last.averaged() {
-            scores.push((averages.as_str(), score, directory.averaged_model()));
+            scores.push((average.as_str(), score, directory.averaged_model()));
         }
         print_scores(&scores);
+        let ensemble = match method {
+            MethodSettings::Snapshot(_) | MethodSettings::Fge(_) => {
+                format!("members in {}", directory.members().display())
+            }
+            MethodSettings::Swag { .. } => {
+                format!("Gaussian of SWAG in {}", directory.swag().display())
+            }
+            _ => return,
+        };
+        let command = [
+            "ensemble".to_owned(),
+            directory.path().display().to_string(),
+        ];
+        say(format!(
+            "\n{ensemble}; what they predict together:\n  {}",
+            command_line(command.into_iter())
+        ));
     }
+}
+
+/// Says what SWAG costs: its mean, its variance and its deviations are a copy of the weights each.
+fn announce_copies(copies: usize, network: &Network) -> Result<(), Failure> {
+    let bytes = copies * Weights::of(network)?.num_elements() * size_of::<f32>();
+    say(format!(
+        "SWAG keeps up to {copies} copies of the weights: {:.1} MiB in memory, and in each checkpoint.",
+        bytes as f64 / f64::from(1 << 20)
+    ));
+    Ok(())
 }
 
 /// The table at the end.

@@ -1,12 +1,13 @@
 //! The paper's experiment: the runs of a plan, and their results.
 //!
-//! A [`Plan`] names networks, data sets and seeds. Each run is a training as `cifar train` makes
+//! A [`Plan`] names networks, data sets, methods and seeds. Each run is a training as `cifar train` makes
 //! it. It has a folder of its own, and a process of its own, the [`worker`], so that its memory can
 //! be measured. The results of all runs are [`record`]s in one file, the [`results_file`].
 
 mod data_set;
 mod directory;
 mod plan;
+mod predictions;
 pub mod record;
 pub mod results_file;
 mod state;
@@ -16,4 +17,4 @@ pub mod worker;
 
 pub use data_set::DataSet;
 pub use directory::ExperimentDirectory;
-pub use plan::{ModelPlan, Plan, PlanError, PlannedRun, epoch_after};
+pub use plan::{FurtherSettings, ModelPlan, Plan, PlanError, PlannedRun, epoch_after};

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::run::config::{EvaluateOn, SgdSettings};
+pub use crate::run::method::Method;
+pub use crate::run::predictors::PredictingModels;
 
 /// A line of `results.jsonl`.
 #[allow(
@@ -73,24 +75,6 @@ pub struct RunRecord {
     pub peak_memory_bytes: Option<u64>,
 }
 
-/// The method of training a network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Method {
-    /// SGD whose learning rate falls to a hundredth.
-    Sgd,
-    /// SGD under a learning rate that stays high, with its weights averaged.
-    Swa,
-    /// SGD as without SWA, with the weights of all steps averaged exponentially.
-    Ema,
-    /// Snapshot Ensembles: the networks at the ends of cycles of the learning rate.
-    Snapshot,
-    /// Fast Geometric Ensembling: the networks in the middles of short cycles, after a usual training.
-    Fge,
-    /// SWAG: SWA, with samples of a Gaussian around the average.
-    Swag,
-}
-
 /// The results of an epoch. Losses are mean cross-entropies in nats. Accuracies are in per cent, and
 /// stand in the file as errors: the shares of images that are classified wrongly.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -143,22 +127,6 @@ pub struct PredictionsRecord {
     pub reliability: Vec<ReliabilityRecord>,
     /// Seconds that the predictions took, with all that made the models ready for them.
     pub seconds: f64,
-}
-
-/// The models of a run that predict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PredictingModels {
-    /// The live model at the end.
-    Live,
-    /// The averaged model at the end, its BatchNorm re-estimated.
-    Averaged,
-    /// The members of an ensemble that were kept on the way: those of Snapshot Ensembles and of Fast Geometric Ensembling.
-    Members,
-    /// Samples of SWAG, with the full covariance.
-    Samples,
-    /// Samples of SWAG, with the diagonal covariance.
-    DiagonalSamples,
 }
 
 /// A member of an ensemble.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::record::{EvaluationRecord, Record, RunRecord};
+use super::record::{EvaluationRecord, PredictingModels, PredictionsRecord, Record, RunRecord};
 use crate::Failure;
 use crate::run::directory::{DirectoryError, io_error};
 
@@ -32,6 +32,16 @@ impl Records {
         })
     }
 
+    /// The predictions of a finished run's models as they are, the last ones if there are several.
+    pub fn predictions(&self, run: &str, models: PredictingModels) -> Option<&PredictionsRecord> {
+        let records = self.0.iter().rev();
+        let mut predictions = records.filter_map(|record| match record {
+            Record::Predictions(predictions) => Some(predictions),
+            _ => None,
+        });
+        predictions.find(|it| it.run == run && it.models == models && it.temperature.is_none())
+    }
+
     /// The epochs of a run, in their order.
     pub fn of<'a>(&'a self, run: &'a str) -> impl Iterator<Item = &'a EvaluationRecord> {
         self.0.iter().filter_map(move |record| match record {
@@ -44,7 +54,7 @@ impl Records {
 /// The error for a line of a file of results that is no record.
 #[derive(Debug, Error)]
 #[error(
-    "line {line}: expected a record of a run or an evaluation in JSON, found {found} ({reason}); \
+    "line {line}: expected a record of a run, an evaluation or predictions in JSON, found {found} ({reason}); \
      restore the line or delete it"
 )]
 pub struct LineError {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::directory::ExperimentDirectory;
 use super::plan::{Plan, PlannedRun, epoch_after};
-use super::record::Method;
+use super::record::{Method, PredictingModels, Record};
 use super::results_file::Records;
 use crate::Failure;
 use crate::output::say;
@@ -61,12 +61,29 @@ pub(super) fn result(plan: &Plan, run: &PlannedRun, records: &Records) -> String
     let percent = |accuracy: Option<f64>| {
         accuracy.map_or("?".to_owned(), |accuracy| format!("{accuracy:.2} %"))
     };
+    let together = |models: PredictingModels| {
+        let predictions = records.predictions(&run.name, models);
+        predictions.and_then(|it| it.members.last()).map_or_else(
+            || format!("{images} accuracy ?"),
+            |last| {
+                let count = predictions.map_or(0, |it| it.members.len());
+                let accuracy = percent(Some(last.ensemble.accuracy));
+                format!("{images} accuracy {accuracy} by {count} networks")
+            },
+        )
+    };
+    let last = at(run.config.epochs);
     match run.method {
         Method::Sgd => {
-            let last = at(run.config.epochs).map(|row| row.live_test_accuracy);
-            format!("{images} accuracy {}", percent(last))
+            let live = last.map(|row| row.live_test_accuracy);
+            format!("{images} accuracy {}", percent(live))
         }
-        _ => {
+        Method::Ema => {
+            let average = last.and_then(|row| row.swa_test_accuracy);
+            format!("{images} accuracy {}", percent(average))
+        }
+        Method::Snapshot | Method::Fge => together(PredictingModels::Members),
+        Method::Swa | Method::Swag => {
             let accuracies = plan.swa_budgets.iter().map(|budgets| {
                 let row = at(epoch_after(*budgets, run.budget));
                 let accuracy = percent(row.and_then(|row| row.swa_test_accuracy));
@@ -74,7 +91,15 @@ pub(super) fn result(plan: &Plan, run: &PlannedRun, records: &Records) -> String
                 format!("{accuracy} after {budgets} budget{plural}")
             });
             let accuracies: Vec<String> = accuracies.collect();
-            format!("{images} accuracy {}", accuracies.join(", "))
+            let averaged = format!("{images} accuracy {}", accuracies.join(", "));
+            if run.method == Method::Swag {
+                format!(
+                    "{averaged}; samples: {}",
+                    together(PredictingModels::Samples)
+                )
+            } else {
+                averaged
+            }
         }
     }
 }
@@ -91,9 +116,11 @@ struct Estimate {
 impl Estimate {
     fn of(runs: &[PlannedRun], records: &Records) -> Self {
         let kind = |run: &PlannedRun, averaged: bool| {
-            (run.data_set.to_string(), run.config.model.clone(), averaged)
+            // An average of every step is another work than one that is re-estimated after an epoch.
+            let average = averaged.then_some(run.method == Method::Ema);
+            (run.data_set, run.config.model.clone(), average)
         };
-        let mut measured: HashMap<(String, String, bool), (f64, usize)> = HashMap::new();
+        let mut measured: HashMap<_, (f64, usize)> = HashMap::new();
         for run in runs {
             for row in records.of(&run.name) {
                 let sum = measured.entry(kind(run, row.averaged > 0)).or_default();
@@ -107,18 +134,34 @@ impl Estimate {
             let sum = sum.or_else(|| measured.get(&kind(run, false)))?;
             Some(sum.0 / sum.1 as f64)
         };
+        // The predictions of a run take as long as those of another seed's.
+        let predictions = |run: &PlannedRun| {
+            let alike = runs.iter().filter(|other| {
+                let of = |run: &PlannedRun| (run.data_set, run.config.model.clone(), run.method);
+                of(other) == of(run) && records.run(&other.name).is_some()
+            });
+            let mut seconds = alike.map(|other| {
+                let all = records.0.iter().filter_map(|record| match record {
+                    Record::Predictions(it) if it.run == other.name => Some(it.seconds),
+                    _ => None,
+                });
+                all.sum::<f64>()
+            });
+            seconds.next_back().unwrap_or(0.0)
+        };
         let mut estimate = Self {
             seconds: 0.0,
             unknown: Vec::new(),
         };
         for run in runs.iter().filter(|run| records.run(&run.name).is_none()) {
+            estimate.seconds += predictions(run);
             let taken_over = match (&run.shares, run.method) {
                 (Some((_, epochs)), Method::Sgd) => *epochs,
                 _ => 0,
             };
             for epoch in epochs_done(run, records).max(taken_over) + 1..=run.config.epochs {
-                let averaged = run.config.swa.map_or(0, |swa| swa.averaged_after(epoch));
-                match seconds(run, averaged > 0) {
+                let from = run.config.method.averages_from();
+                match seconds(run, from.is_some_and(|from| epoch >= from)) {
                     Some(seconds) => estimate.seconds += seconds,
                     None => {
                         let name = format!("{} on {}", run.config.model, run.data_set);

@@ -12,23 +12,25 @@ use swa_models::Network;
 
 use super::directory::ExperimentDirectory;
 use super::plan::{Plan, PlanError, PlannedRun};
-use super::record::{EvaluationRecord, Method, Record, RunRecord};
+use super::predictions::Predictions;
+use super::record::{EvaluationRecord, Record, RunRecord};
 use super::results_file::ResultsFile;
 use super::state::RunState;
 use super::status;
 use super::supervisor::delete_checkpoints;
 use crate::Failure;
-use crate::data::{ImageSet, Position};
+use crate::data::{ImageSet, Images, Position};
 use crate::device;
 use crate::output::say;
 use crate::provenance;
 use crate::run::checkpoint::Checkpoints;
 use crate::run::config::RunConfig;
-use crate::run::directory::{RunDirectory, delete_unfinished_files, io_error};
+use crate::run::directory::{RunDirectory, io_error};
 use crate::run::epoch_log::{EpochRow, read_rows, write_rows};
 use crate::run::images::load_images;
 use crate::run::interruption::INTERRUPTED;
 use crate::run::interruption::Interruption;
+use crate::run::predictors::FinishedRun;
 use crate::run::progress::Progress;
 use crate::run::session::{End, Session, Show};
 
@@ -68,8 +70,8 @@ pub fn run(args: &WorkerArgs) -> Result<i32, Failure> {
     let device = device::parse(&args.device)?;
     let images = load_images(&run.config.data, &mut Progress::of_images())?;
     run.data_set.check(&images, &run.config.data)?;
-    let images = run.config.images_of(images);
-    let images = images.map_err(|error| PlanError::of_run(&run.name, &error))?;
+    let images = run.config.with_held_out(images);
+    let (images, held_out) = images.map_err(|error| PlanError::of_run(&run.name, &error))?;
 
     let classes = images.class_names.len();
     let network = run.config.network(classes, &device.clone().autodiff());
@@ -80,6 +82,7 @@ pub fn run(args: &WorkerArgs) -> Result<i32, Failure> {
         runs: &runs,
         run,
         images: &images,
+        held_out,
         device: &device,
         results: directory.results(),
         directory,
@@ -108,6 +111,7 @@ struct Worker<'a> {
     runs: &'a [PlannedRun],
     run: &'a PlannedRun,
     images: &'a ImageSet,
+    held_out: Option<Arc<Images>>,
     device: &'a Device,
     directory: ExperimentDirectory,
     results: ResultsFile,
@@ -155,7 +159,7 @@ impl Worker<'_> {
         }
         self.announce(&session);
         match session.train(network)? {
-            End::Finished(_) => self.finish(&folder).map(|()| 0),
+            End::Finished(_) => self.finish(&folder),
             End::Reached => Ok(0),
             End::Stopped(_) => Ok(INTERRUPTED),
         }
@@ -166,10 +170,9 @@ impl Worker<'_> {
     /// Opens the folder of the run, and makes it if the run has not begun.
     fn open(&self) -> Result<RunDirectory, Failure> {
         let path = self.directory.run(&self.run.name);
-        if path.is_dir() {
-            delete_unfinished_files(&path)?;
-        }
-        if !RunDirectory::at(&path).config_file().exists() {
+        let folder = RunDirectory::at(&path);
+        folder.delete_unfinished()?;
+        if !folder.config_file().exists() {
             return Ok(RunDirectory::create(&path, &self.run.config, false)?);
         }
         let (folder, mut config) = RunDirectory::open(&path)?;
@@ -192,7 +195,8 @@ impl Worker<'_> {
     fn taker(&self) -> Option<(&PlannedRun, usize)> {
         let (name, epochs) = self.run.shares.as_ref()?;
         let taker = self.runs.iter().find(|run| run.name == *name)?;
-        let waits = self.run.method == Method::Swa && !self.directory.run(name).exists();
+        let is_first = self.run.config.method.swa().is_some();
+        let waits = is_first && !self.directory.run(name).exists();
         waits.then_some((taker, *epochs))
     }
 
@@ -204,9 +208,6 @@ impl Worker<'_> {
         taker: &PlannedRun,
         at: Position,
     ) -> Result<(), Failure> {
-        let Some(swa) = self.run.config.swa else {
-            return Ok(());
-        };
         // Made beside its place and then moved there, so that a folder in its place is complete.
         let path = self.directory.run_in_preparation(&taker.name);
         if path.exists() {
@@ -214,7 +215,7 @@ impl Worker<'_> {
         }
         let folder = RunDirectory::create(&path, &taker.config, false)?;
         folder.record(&taker.config, self.images)?;
-        session.hand_over(network, swa, at, &Checkpoints::new(folder.checkpoints())?)?;
+        session.hand_over(network, at, &Checkpoints::new(folder.checkpoints())?)?;
         let mut rows = read_rows(&session.directory.metrics())?;
         rows.retain(|row| row.epoch <= at.epoch);
         write_rows(&folder.metrics(), &rows)?;
@@ -271,16 +272,21 @@ impl Worker<'_> {
         let recorded = Mutex::new(self.recorded_epochs()?);
         let (results, run) = (self.results.clone(), self.run.name.clone());
         let (config, folder) = (self.run.config.clone(), folder.path().to_owned());
+        let steps_per_epoch = self.steps_per_epoch()?;
         Ok(Arc::new(move |row| {
             let mut recorded = recorded.lock().unwrap_or_else(PoisonError::into_inner);
             if recorded.insert(row.epoch) {
-                results.append(&evaluation(&run, &config, row)?)?;
+                results.append(&evaluation(&run, &config, steps_per_epoch, row)?)?;
             }
             let state = state.clone();
             state
                 .with_memory(provenance::peak_memory_bytes())
                 .write(&folder)
         }))
+    }
+
+    fn steps_per_epoch(&self) -> Result<usize, Failure> {
+        Ok(self.run.config.length(self.images)?.steps_per_epoch())
     }
 
     fn recorded_epochs(&self) -> Result<HashSet<usize>, Failure> {
@@ -292,22 +298,44 @@ impl Worker<'_> {
     /// from another run, and one whose process was killed between writing the two.
     fn record_epochs_until(&self, folder: &RunDirectory, epoch: usize) -> Result<(), Failure> {
         let recorded = self.recorded_epochs()?;
+        let steps_per_epoch = self.steps_per_epoch()?;
         for row in read_rows(&folder.metrics())? {
             if row.epoch <= epoch && !recorded.contains(&row.epoch) {
-                let record = evaluation(&self.run.name, &self.run.config, &row)?;
+                let (name, config) = (&self.run.name, &self.run.config);
+                let record = evaluation(name, config, steps_per_epoch, &row)?;
                 self.results.append(&record)?;
             }
         }
         Ok(())
     }
 
-    /// Records that the run is finished, and deletes its checkpoints. Its settings, metrics and
-    /// models stay.
-    fn finish(&self, folder: &RunDirectory) -> Result<(), Failure> {
+    /// Records what the run's models predict and that it is finished, and deletes its checkpoints. Its settings,
+    /// metrics and models stay. Returns the program's exit status.
+    fn finish(&self, folder: &RunDirectory) -> Result<i32, Failure> {
         folder.check()?;
         let (run, config) = (self.run, &self.run.config);
+        // Memory and time are the training's, without the predictions.
         let state = RunState::read(folder.path())?.with_memory(provenance::peak_memory_bytes());
+        state.write(folder.path())?;
         let finished = provenance::now();
+        let predictions = Predictions {
+            run: FinishedRun {
+                directory: folder.clone(),
+                config: config.clone(),
+            },
+            name: &run.name,
+            images: self.images,
+            held_out: self.held_out.as_ref(),
+            device: self.device,
+            interruption: &self.interruption,
+        };
+        for record in predictions.records() {
+            match record {
+                // A worker that goes on with this run makes all of them again.
+                _ if self.interruption.is_asked() => return Ok(INTERRUPTED),
+                record => self.results.append(&Record::Predictions(record?))?,
+            }
+        }
         let record = RunRecord {
             run: run.name.clone(),
             data_set: run.data_set.to_string(),
@@ -316,8 +344,8 @@ impl Worker<'_> {
             method: run.method,
             budget: run.budget,
             epochs: config.epochs,
-            swa_start: config.swa.map(|swa| swa.start),
-            swa_lr: config.swa.map(|swa| swa.lr),
+            swa_start: config.method.swa().map(|swa| swa.start),
+            swa_lr: config.method.swa().map(|swa| swa.lr),
             sgd: config.sgd,
             seed: config.seed,
             train_images: self.images.train.len(),
@@ -341,7 +369,7 @@ impl Worker<'_> {
             run.name,
             status::result(self.plan, run, &records)
         ));
-        Ok(())
+        Ok(0)
     }
 }
 
@@ -351,7 +379,12 @@ impl Worker<'_> {
 ///
 /// If the training has diverged. JSON cannot hold a loss that is not a number, and to go on would
 /// be pointless.
-fn evaluation(run: &str, config: &RunConfig, row: &EpochRow) -> Result<Record, Failure> {
+fn evaluation(
+    run: &str,
+    config: &RunConfig,
+    steps_per_epoch: usize,
+    row: &EpochRow,
+) -> Result<Record, Failure> {
     let losses = [Some(row.live_test_loss), row.train_loss, row.swa_test_loss];
     if !losses.into_iter().flatten().all(f64::is_finite) {
         return Err(format!(
@@ -371,7 +404,7 @@ fn evaluation(run: &str, config: &RunConfig, row: &EpochRow) -> Result<Record, F
         live_test_accuracy: row.live_test_accuracy,
         swa_test_loss: row.swa_test_loss,
         swa_test_accuracy: row.swa_test_accuracy,
-        averaged: config.swa.map_or(0, |swa| swa.averaged_after(row.epoch)),
+        averaged: config.method.averaged_after(row.epoch, steps_per_epoch),
         seconds: row.seconds,
         reestimation_seconds: row.reestimation_seconds,
     }))

@@ -48,6 +48,11 @@ impl<N: ImageNetwork> Classifier<N> {
         }
     }
 
+    /// The network.
+    pub fn network(&self) -> &N {
+        &self.network
+    }
+
     /// The network alone.
     pub fn into_network(self) -> N {
         self.network

@@ -17,7 +17,8 @@ use swa_store::{StateDict, StateDictError};
 use thiserror::Error;
 
 use crate::Failure;
-use crate::data::{DataSource, ImageSet};
+use crate::data::{Augmentation, DataSource, ImageSet, Images, Padding};
+use crate::run::method::{Method, MethodSettings, paper_budget};
 
 /// The settings of a run, as `config.json` holds them.
 ///
@@ -59,9 +60,11 @@ pub struct RunConfig {
     #[serde(flatten)]
     pub sgd: SgdSettings,
 
-    /// The settings of SWA; none for plain SGD.
-    #[arg(skip)]
-    pub swa: Option<SwaSettings>,
+    /// The method, with its settings.
+    // A default for the derived parser, which has no place for it: `GivenSettings` sets it.
+    #[arg(skip = MethodSettings::Sgd)]
+    #[serde(flatten)]
+    pub method: MethodSettings,
 
     /// The seed of weights, order, augmentation and dropout [default: 1]
     #[arg(long, value_name = "N")]
@@ -99,7 +102,8 @@ pub struct SgdSettings {
     #[serde(default = "paper_batch_size")]
     pub batch_size: usize,
 
-    /// The learning rate that training starts with [default: 0.05 for VGG, else 0.1]
+    /// The learning rate that training starts with, and each cycle of snapshot [default: 0.05 for VGG,
+    /// else 0.1; 0.2 for snapshot]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub lr: f64,
 
@@ -111,35 +115,6 @@ pub struct SgdSettings {
     /// The weight decay of SGD [default: 3e-4 for PreResNet, else 5e-4]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub weight_decay: f64,
-}
-
-/// The settings of SWA.
-// An argument's id is its key in `config.json`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, clap::Args)]
-#[serde(deny_unknown_fields)]
-pub struct SwaSettings {
-    /// Average from the end of this epoch on [default: 126 of PreResNet's 150, 161 of the others' 200,
-    /// three quarters of any other number]
-    #[arg(id = "swa.start", long = "swa-start", value_name = "E")]
-    pub start: usize,
-
-    /// Collect weights at the end of every so many epochs [default: 1]
-    #[arg(id = "swa.every", long = "swa-every", value_name = "N")]
-    pub every: usize,
-
-    /// The learning rate under which weights are collected [default: 0.01; 0.05 for WideResNet, and
-    /// for PreResNet on a hundred classes]
-    #[arg(
-        id = "swa.lr",
-        long = "swa-lr",
-        value_name = "X",
-        allow_negative_numbers = true
-    )]
-    pub lr: f64,
-
-    /// Re-estimate BatchNorm from this many batches of training images [default: all]
-    #[arg(id = "swa.batch_norm_batches", long = "bn-batches", value_name = "N")]
-    pub batch_norm_batches: Option<usize>,
 }
 
 /// A file of weights that training starts from.
@@ -234,15 +209,57 @@ pub enum ConfigError {
         epochs: usize,
     },
 
-    /// A run that goes on would end before SWA starts.
+    /// SWAG would collect weights once.
     #[error(
-        "--epochs must be at least {start}, the epoch from which the run averages, not {epochs}"
+        "--method swag needs weights of two collections, and {epochs} epochs have one, from --swa-start {start} \
+         with --swa-every {every}: start earlier, collect more often, or train longer"
     )]
-    EndsBeforeAveraging {
+    CollectsOnce {
         /// The epoch at which SWA starts.
         start: usize,
+        /// The number of epochs from one collection to the next.
+        every: usize,
         /// The number of epochs.
         epochs: usize,
+    },
+
+    /// Fast Geometric Ensembling would have no member.
+    #[error(
+        "--cycle-start {start} and --cycle-epochs {cycle_epochs} put the middle of the first cycle after the last of \
+         {epochs} epochs, so no network would be kept: start earlier, take shorter cycles, or train longer"
+    )]
+    NoMember {
+        /// The epoch with which cycles start.
+        start: usize,
+        /// The number of epochs in a cycle.
+        cycle_epochs: usize,
+        /// The number of epochs.
+        epochs: usize,
+    },
+
+    /// A run that goes on would end before it collects what its method needs.
+    #[error("--epochs must be at least {least}, {reason}, not {epochs}")]
+    EndsBeforeCollecting {
+        /// The least number of epochs.
+        least: usize,
+        /// The reason for that number.
+        reason: &'static str,
+        /// The number of epochs.
+        epochs: usize,
+    },
+
+    /// A setting of another method.
+    #[error(
+        "{flag} belongs to --method {}, and this run's method is {method}: leave it out, or choose that method",
+        .methods.iter().map(Method::to_string).collect::<Vec<_>>().join(" or ")
+    )]
+    OfAnotherMethod {
+        /// The flag.
+        flag: String,
+        /// The methods that have it.
+        methods: Vec<Method>,
+        /// The method of the run.
+        method: Method,
     },
 
     /// There are no images to score on.
@@ -252,12 +269,12 @@ pub enum ConfigError {
     )]
     NothingHeldOut,
 
-    /// Fewer images than the settings need.
+    /// A number that is too large for the images or the epochs that there are.
     #[error("{flag} must be at most {most}, {reason}, not {got}")]
-    Images {
+    AtMost {
         /// The flag.
         flag: &'static str,
-        /// The number of images that can be asked for.
+        /// The largest number that can be asked for.
         most: usize,
         /// The reason for that number.
         reason: &'static str,
@@ -279,15 +296,15 @@ pub enum ConfigError {
 }
 
 impl RunConfig {
-    /// The settings with which the paper trains `network` on CIFAR-10, or on CIFAR-100 if there are a
+    /// The settings with which the paper trains `network` with SWA on CIFAR-10, or on CIFAR-100 if there are a
     /// hundred `classes` (Izmailov et al. 2018, section 4.1, and the commands of the paper's code).
     pub fn paper(network: &NetworkConfig, classes: usize) -> Self {
-        let (epochs, lr, weight_decay, start, swa_lr) = match (network, classes) {
-            (NetworkConfig::Vgg(_), _) => (200, 0.05, 5e-4, 161, 0.01),
-            (NetworkConfig::PreResNet(_), 100) => (150, 0.1, 3e-4, 126, 0.05),
-            (NetworkConfig::PreResNet(_), _) => (150, 0.1, 3e-4, 126, 0.01),
-            (NetworkConfig::WideResNet(_), _) => (200, 0.1, 5e-4, 161, 0.05),
+        let (lr, weight_decay) = match network {
+            NetworkConfig::Vgg(_) => (0.05, 5e-4),
+            NetworkConfig::PreResNet(_) => (0.1, 3e-4),
+            NetworkConfig::WideResNet(_) => (0.1, 5e-4),
         };
+        let epochs = paper_budget(network);
         Self {
             data: "synthetic".to_owned(),
             images: ImageSettings {
@@ -306,14 +323,23 @@ impl RunConfig {
                 momentum: paper_momentum(),
                 weight_decay,
             },
-            swa: Some(SwaSettings {
-                start,
-                every: 1,
-                lr: swa_lr,
-                batch_norm_batches: None,
-            }),
+            method: MethodSettings::paper(Method::Swa, network, classes, epochs),
             seed: 1,
         }
+    }
+
+    /// The same with another method, and its paper's settings for this number of epochs.
+    pub(crate) fn with_method(
+        mut self,
+        method: Method,
+        network: &NetworkConfig,
+        classes: usize,
+    ) -> Self {
+        self.method = MethodSettings::paper(method, network, classes, self.epochs);
+        if method == Method::Snapshot {
+            self.sgd.lr = SNAPSHOT_LR;
+        }
+        self
     }
 
     /// Checks the settings against each other and their ranges.
@@ -322,23 +348,29 @@ impl RunConfig {
             images,
             epochs,
             sgd,
-            swa,
+            method,
             ..
         } = self;
         images.validate()?;
         at_least_one("--epochs", *epochs)?;
         sgd.validate()?;
-        match swa {
-            None => Ok(()),
-            Some(swa) => swa.validate(*epochs),
-        }
+        method.validate(*epochs)
     }
 
     /// Checks the settings of a run that was begun, of which the number of epochs alone can change.
     pub(crate) fn validate_begun(&self) -> Result<(), ConfigError> {
+        let epochs = self.epochs;
         self.validate().map_err(|error| match error {
-            ConfigError::NeverAverages { start, epochs } => {
-                ConfigError::EndsBeforeAveraging { start, epochs }
+            ConfigError::NeverAverages { .. }
+            | ConfigError::CollectsOnce { .. }
+            | ConfigError::NoMember { .. }
+            | ConfigError::AtMost { .. } => {
+                let (least, reason) = self.method.least_epochs();
+                ConfigError::EndsBeforeCollecting {
+                    least,
+                    reason,
+                    epochs,
+                }
             }
             error => error,
         })
@@ -357,43 +389,68 @@ impl RunConfig {
         Ok(network.init(device)?)
     }
 
+    /// The augmentation of its training images.
+    pub(super) fn augmentation(&self) -> Augmentation {
+        match self.images.padding {
+            PaddingChoice::Zero => Augmentation::CropAndFlip(Padding::Zero),
+            PaddingChoice::Reflect => Augmentation::CropAndFlip(Padding::Reflect),
+            PaddingChoice::None => Augmentation::None,
+        }
+    }
+
     /// The images that the run uses from a whole data set: those that it trains on, and as test
     /// images those that it is scored on.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Images`] if there are fewer than the run needs.
-    pub fn images_of(&self, mut images: ImageSet) -> Result<ImageSet, ConfigError> {
+    /// [`ConfigError::AtMost`] if there are fewer than the run needs.
+    pub fn images_of(&self, images: ImageSet) -> Result<ImageSet, ConfigError> {
+        Ok(self.with_held_out(images)?.0)
+    }
+
+    /// The same, with the training images that the run neither trains on nor is scored on, if there are any.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`images_of`](Self::images_of).
+    pub(crate) fn with_held_out(
+        &self,
+        mut images: ImageSet,
+    ) -> Result<(ImageSet, Option<Arc<Images>>), ConfigError> {
         if let Some(items) = self.images.train_items {
             let there_are = images.train.len();
             let reason = "the number of training images";
             let subset = images.train.subset(items, self.seed);
-            images.train = Arc::new(subset.map_err(|_| ConfigError::Images {
+            images.train = Arc::new(subset.map_err(|_| ConfigError::AtMost {
                 flag: "--train-items",
                 most: there_are,
                 reason,
                 got: items,
             })?);
         }
-        if let Some(items) = self.images.validation_items {
-            let most = images.train.len().saturating_sub(1);
-            let refused = ConfigError::Images {
-                flag: "--validation-items",
-                most,
-                reason: "or no image is left to train on",
-                got: items,
-            };
-            match images.train.split(items, self.seed) {
-                Ok((held_out, rest)) if !rest.is_empty() => {
-                    images.train = Arc::new(rest);
-                    if self.images.evaluate_on == EvaluateOn::Validation {
-                        images.test = Arc::new(held_out);
-                    }
+        let Some(items) = self.images.validation_items else {
+            return Ok((images, None));
+        };
+        let most = images.train.len().saturating_sub(1);
+        let refused = ConfigError::AtMost {
+            flag: "--validation-items",
+            most,
+            reason: "or no image is left to train on",
+            got: items,
+        };
+        match images.train.split(items, self.seed) {
+            Ok((held_out, rest)) if !rest.is_empty() => {
+                images.train = Arc::new(rest);
+                let held_out = Arc::new(held_out);
+                if self.images.evaluate_on == EvaluateOn::Validation {
+                    images.test = held_out;
+                    Ok((images, None))
+                } else {
+                    Ok((images, Some(held_out)))
                 }
-                _ => return Err(refused),
             }
+            _ => Err(refused),
         }
-        Ok(images)
     }
 }
 
@@ -460,33 +517,6 @@ impl SgdSettings {
     }
 }
 
-impl SwaSettings {
-    fn validate(&self, epochs: usize) -> Result<(), ConfigError> {
-        let Self {
-            start,
-            every,
-            lr,
-            batch_norm_batches,
-        } = *self;
-        at_least_one("--swa-start", start)?;
-        at_least_one("--swa-every", every)?;
-        at_least_one("--bn-batches", batch_norm_batches.unwrap_or(1))?;
-        number("--swa-lr", lr, lr > 0.0, "above 0")?;
-        if start > epochs {
-            return Err(ConfigError::NeverAverages { start, epochs });
-        }
-        Ok(())
-    }
-
-    /// The number of weights in the average at the end of `epoch`, counted from 1.
-    pub fn averaged_after(&self, epoch: usize) -> usize {
-        match epoch.checked_sub(self.start) {
-            None => 0,
-            Some(epochs) => epochs / self.every + 1,
-        }
-    }
-}
-
 impl InitialWeights {
     /// `network` with the weights of the file.
     ///
@@ -517,6 +547,9 @@ impl InitialWeights {
     }
 }
 
+/// The learning rate that each cycle of Snapshot Ensembles begins with (Huang et al. 2017, section 4.1).
+pub(crate) const SNAPSHOT_LR: f64 = 0.2;
+
 fn paper_batch_size() -> usize {
     128
 }
@@ -525,11 +558,11 @@ fn paper_momentum() -> f64 {
     0.9
 }
 
-fn at_least_one(flag: &'static str, value: usize) -> Result<(), ConfigError> {
+pub(super) fn at_least_one(flag: &'static str, value: usize) -> Result<(), ConfigError> {
     number(flag, value as f64, value > 0, "at least 1")
 }
 
-fn number(
+pub(super) fn number(
     flag: &'static str,
     value: f64,
     fits: bool,
@@ -565,7 +598,7 @@ pub(super) fn absolute(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{IMAGE_BYTES, Images};
+    use crate::data::IMAGE_BYTES;
     use crate::run::given::tests::given;
 
     #[test]
@@ -617,20 +650,6 @@ mod tests {
             let error = taken(arguments).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
-    }
-
-    #[test]
-    fn the_average_collects_every_few_epochs_from_its_start_on() {
-        let swa = SwaSettings {
-            start: 161,
-            every: 1,
-            lr: 0.01,
-            batch_norm_batches: None,
-        };
-        let averaged = [160, 161, 162, 200, 300].map(|epoch| swa.averaged_after(epoch));
-        assert_eq!(averaged, [0, 1, 2, 40, 140]);
-        let swa = SwaSettings { every: 3, ..swa };
-        assert_eq!([163, 164].map(|epoch| swa.averaged_after(epoch)), [1, 2]);
     }
 
     #[test]

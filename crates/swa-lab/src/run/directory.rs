@@ -50,6 +50,13 @@ pub enum DirectoryError {
         path: PathBuf,
     },
 
+    /// There is no run in it.
+    #[error("{path} holds no run: expected config.json in it, as `cifar train` leaves it")]
+    NotARun {
+        /// The folder.
+        path: PathBuf,
+    },
+
     /// A file cannot be read, or is not what it should be.
     #[error(
         "{path} does not hold {content} ({reason}): mend it, or resume with the version of this program \
@@ -155,7 +162,7 @@ impl RunDirectory {
         if is_taken(&directory) {
             return Err(taken());
         }
-        delete_unfinished_files(path)?;
+        directory.delete_unfinished()?;
         directory.clear()?;
         directory.write_config(config)?;
         Ok(directory)
@@ -177,12 +184,36 @@ impl RunDirectory {
         }
         // Another process may change them as long as the folder is its own.
         let directory = directory.locked()?;
-        let config: RunConfig = read_json(&file, "a run's settings")?;
+        let config = directory.settings()?;
+        Ok((directory, config))
+    }
+
+    /// The settings of the run in the folder `path`, which another process may go on with, and the folder for
+    /// reading alone.
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryError::NotARun`] or [`Content`](DirectoryError::Content) if there is none.
+    pub fn read(path: &Path) -> Result<(Self, RunConfig), DirectoryError> {
+        let directory = Self::at(path);
+        if !directory.config_file().exists() {
+            return Err(DirectoryError::NotARun {
+                path: path.to_owned(),
+            });
+        }
+        let config = directory.settings()?;
+        Ok((directory, config))
+    }
+
+    fn settings(&self) -> Result<RunConfig, DirectoryError> {
+        let path = self.config_file();
+        let content = "a run's settings";
+        let config: RunConfig = read_json(&path, content)?;
         match config.validate_begun() {
-            Ok(()) => Ok((directory, config)),
+            Ok(()) => Ok(config),
             Err(error) => Err(DirectoryError::Content {
-                path: file,
-                content: "a run's settings",
+                path,
+                content,
                 reason: error.to_string(),
             }),
         }
@@ -276,6 +307,7 @@ impl RunDirectory {
     fn clear(&self) -> Result<(), DirectoryError> {
         for folder in [
             self.checkpoints(),
+            self.members(),
             self.path.join("train"),
             self.path.join("valid"),
         ] {
@@ -288,11 +320,26 @@ impl RunDirectory {
             self.metrics(),
             self.averaged_model(),
             self.live_model(),
+            self.swag(),
             self.log(),
         ];
         for file in files {
             if file.is_file() {
                 fs::remove_file(&file).map_err(io_error("delete", &file))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the unfinished files that a process left in the folder when it was killed.
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryError::Io`].
+    pub fn delete_unfinished(&self) -> Result<(), DirectoryError> {
+        for folder in [self.path.clone(), self.members()] {
+            if folder.is_dir() {
+                delete_unfinished_files(&folder)?;
             }
         }
         Ok(())
@@ -350,6 +397,16 @@ impl RunDirectory {
         self.path.join("averaged.safetensors")
     }
 
+    /// The folder of the members of an ensemble, each in a model file.
+    pub fn members(&self) -> PathBuf {
+        self.path.join("members")
+    }
+
+    /// The Gaussian of SWAG, as a record of Burn's.
+    pub fn swag(&self) -> PathBuf {
+        self.path.join("swag.bpk")
+    }
+
     /// The live model.
     pub fn live_model(&self) -> PathBuf {
         self.path.join("live.safetensors")
@@ -364,8 +421,11 @@ pub(crate) fn is_unfinished(file: &Path) -> bool {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     // A model's file is first written as `.tmpXXXXXX` and then as `live.safetensors.PID-N.tmp`: by SafeTensors (0.8.0)
     // and by Burn (0.22.1).
-    let of_a_model = name.starts_with(".tmp") && name.len() == 10
-        || name.contains(".safetensors.") && name.ends_with(".tmp");
+    let is_burns = [".safetensors.", "swag.bpk."]
+        .iter()
+        .any(|part| name.contains(part));
+    let of_a_model =
+        name.starts_with(".tmp") && name.len() == 10 || is_burns && name.ends_with(".tmp");
     name.starts_with(UNFINISHED) || of_a_model
 }
 

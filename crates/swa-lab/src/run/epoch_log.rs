@@ -66,11 +66,14 @@ impl EpochRow {
         })
     }
 
-    /// The headings of [`line`](Self::line).
-    pub const HEADINGS: [&str; 2] = [
-        "          learning      train          live test       SWA test      ",
-        "epoch         rate   loss      %     loss      %     loss      %  seconds",
-    ];
+    /// The headings of [`line`](Self::line), if the average is that of such a method.
+    pub fn headings(average: &str) -> [String; 2] {
+        let average = format!("{average} test");
+        [
+            format!("          learning      train          live test  {average:>13}      "),
+            "epoch         rate   loss      %     loss      %     loss      %  seconds".to_owned(),
+        ]
+    }
 
     /// The row as a line.
     pub fn line(&self, epochs: usize) -> String {

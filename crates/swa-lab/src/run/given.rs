@@ -2,14 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use clap::builder::EnumValueParser;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use serde_json::Value;
 use swa_models::NetworkConfig;
 
-use super::config::{ConfigError, InitialWeights, RunConfig, SwaSettings, absolute, located};
+use super::config::{ConfigError, InitialWeights, RunConfig, absolute, located};
+use super::method::{Method, MethodSettings};
 
-/// The argument for a run of plain SGD.
+/// The argument for the method.
+const METHOD: &str = "method";
+
+/// Another argument for a run of plain SGD.
 const NO_SWA: &str = "no_swa";
 
 /// The settings given on the command line. Those that are not given keep their value in a run that
@@ -25,14 +30,19 @@ impl Args for GivenSettings {
     }
 
     fn augment_args_for_update(command: Command) -> Command {
+        let method = Arg::new(METHOD)
+            .long("method")
+            .value_name("NAME")
+            .value_parser(EnumValueParser::<Method>::new())
+            .help("The method of training [default: swa]");
         let no_swa = Arg::new(NO_SWA)
             .long("no-swa")
             .action(ArgAction::SetTrue)
-            .conflicts_with_all(["swa.start", "swa.every", "swa.lr", "swa.batch_norm_batches"])
-            .help("Plain SGD: no averaging, and the learning rate down to a hundredth");
+            .conflicts_with(METHOD)
+            .help("The same as --method sgd");
         let command = RunConfig::augment_args_for_update(command);
-        let command = InitialWeights::augment_args_for_update(command).arg(no_swa);
-        SwaSettings::augment_args_for_update(command)
+        let command = InitialWeights::augment_args_for_update(command);
+        MethodSettings::augment_args(command.arg(method).arg(no_swa))
     }
 }
 
@@ -57,15 +67,40 @@ impl GivenSettings {
         let default = RunConfig::paper(&"preresnet-20".parse()?, classes);
         let model: NetworkConfig = self.on_top_of(default)?.model.parse()?;
         let mut paper = RunConfig::paper(&model, classes);
-        let epochs = self.on_top_of(paper.clone())?.epochs;
-        if let Some(swa) = &mut paper.swa
-            && epochs != paper.epochs
-        {
-            swa.start = epochs.saturating_sub(epochs / 4).max(1);
-        }
-        let config = self.on_top_of(paper)?;
+        paper.epochs = self.on_top_of(paper.clone())?.epochs;
+        let method = self.method();
+        self.check_flags(method)?;
+        let config = self.on_top_of(paper.with_method(method, &model, classes))?;
         config.validate()?;
         Ok(config)
+    }
+
+    /// The method of a new run.
+    fn method(&self) -> Method {
+        if self.0.get_flag(NO_SWA) {
+            return Method::Sgd;
+        }
+        let given = self.0.get_one::<Method>(METHOD);
+        given.copied().unwrap_or(Method::Swa)
+    }
+
+    /// Checks that no setting of another method is given.
+    fn check_flags(&self, method: Method) -> Result<(), ConfigError> {
+        for argument in Self::augment_args(Command::new("")).get_arguments() {
+            let path = argument.get_id().as_str();
+            let Some((key, _)) = path.split_once('.') else {
+                continue;
+            };
+            let methods: Vec<Method> = Method::with_key(key).collect();
+            if self.has(path) && !methods.is_empty() && !methods.contains(&method) {
+                return Err(ConfigError::OfAnotherMethod {
+                    flag: format!("--{}", argument.get_long().unwrap_or(path)),
+                    methods,
+                    method,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// `config` with what is given in place of its own.
@@ -89,11 +124,7 @@ impl GivenSettings {
                 });
             }
         }
-        if given.get_flag(NO_SWA) {
-            config.swa = None;
-        } else if let Some(swa) = &mut config.swa {
-            swa.update_from_arg_matches(given)?;
-        }
+        config.method.update_from(given)?;
         Ok(config)
     }
 
@@ -105,7 +136,9 @@ impl GivenSettings {
     /// [`ConfigError::Differs`] if anything else that is given differs from the run.
     pub fn resumed(&self, run: &RunConfig) -> Result<RunConfig, ConfigError> {
         let given = self.on_top_of(run.clone())?;
-        let (here, there) = (by_path(&given), by_path(run));
+        let (here, mut there) = (by_path(&given), by_path(run));
+        let method = run.method.method();
+        there.insert(METHOD.to_owned(), method.to_string());
         let mut differences = Vec::new();
         for argument in Self::augment_args(Command::new("")).get_arguments() {
             let path = argument.get_id().as_str();
@@ -114,12 +147,12 @@ impl GivenSettings {
             }
             let flag = argument.get_long().unwrap_or(path);
             if path == NO_SWA {
-                if run.swa.is_some() {
+                if method != Method::Sgd {
                     differences.push(format!("--{flag} is given here and not there"));
                 }
                 continue;
             }
-            // A run without SWA has no place for its settings.
+            // A run has no place for the settings of another method.
             let here = here.get(path).cloned().or_else(|| self.raw(path));
             let here = here.unwrap_or_default();
             match there.get(path) {
@@ -192,7 +225,7 @@ pub(crate) mod tests {
         let sgd = run.sgd;
         assert_eq!((run.epochs, sgd.lr, sgd.weight_decay), (200, 0.05, 5e-4));
         assert_eq!((sgd.batch_size, sgd.momentum), (128, 0.9));
-        let swa = run.swa.unwrap();
+        let swa = run.method.swa().unwrap();
         assert_eq!((swa.start, swa.lr, swa.every), (161, 0.01, 1));
     }
 
@@ -200,7 +233,7 @@ pub(crate) mod tests {
     fn on_a_hundred_classes_preresnet_averages_at_the_papers_rate() {
         let lr = |arguments: &str, classes: usize| {
             let run = given(arguments).new_run(classes);
-            run.unwrap().swa.unwrap().lr
+            run.unwrap().method.swa().unwrap().lr
         };
         assert_eq!(lr("--model preresnet-110", 10), 0.01);
         assert_eq!(lr("--model preresnet-110", 100), 0.05);
@@ -210,7 +243,10 @@ pub(crate) mod tests {
 
     #[test]
     fn a_shorter_run_averages_its_last_quarter() {
-        let start = |arguments: &str| given(arguments).new_run(10).unwrap().swa.unwrap().start;
+        let start = |arguments: &str| {
+            let run = given(arguments).new_run(10).unwrap();
+            run.method.swa().unwrap().start
+        };
         assert_eq!(start("--epochs 20"), 15);
         assert_eq!(start("--epochs 6"), 5);
         assert_eq!(start("--epochs 1"), 1);
@@ -221,7 +257,7 @@ pub(crate) mod tests {
     fn plain_sgd_and_initial_weights_are_given_too() {
         let run = given("--no-swa --init a.pt --init-key best").new_run(10);
         let run = run.unwrap();
-        assert_eq!(run.swa, None);
+        assert_eq!(run.method, MethodSettings::Sgd);
         let init = run.init.unwrap();
         assert_eq!(init.file, std::env::current_dir().unwrap().join("a.pt"));
         assert_eq!(init.key.as_deref(), Some("best"));

@@ -79,6 +79,11 @@ impl Interruption {
         on_signals(move || ctrl_c.signal(), move || others.ask())
     }
 
+    /// True once a signal, or something that means the same, has asked for a stop.
+    pub(crate) fn is_asked(&self) -> bool {
+        lock(&self.signalled).is_some()
+    }
+
     /// Asks for a stop, unless that was done before.
     fn ask(&self) {
         if lock(&self.signalled).is_none() {

@@ -1,52 +1,26 @@
-//! The learning rates of a run, and a run that is made longer.
+//! A run that is made longer.
 
-use swa_train::{Collect, PaperLrScheduler, PaperLrSchedulerConfig, RunLength};
+use swa_train::RunLength;
 
 use super::config::RunConfig;
+use super::method::MethodSettings;
 use crate::Failure;
 use crate::data::Position;
 
 impl RunConfig {
-    /// The paper's schedule for a run of this length.
-    ///
-    /// # Errors
-    ///
-    /// If a rate is not positive, or SWA would start after the end.
-    pub fn schedule(&self, length: RunLength) -> Result<PaperLrScheduler, Failure> {
-        let schedule = match self.swa {
-            Some(swa) => {
-                let collect = Collect::from_epoch(swa.start, &length)?;
-                PaperLrSchedulerConfig::swa(self.sgd.lr, swa.lr, &collect)
-            }
-            None => PaperLrSchedulerConfig::sgd(self.sgd.lr, length),
-        };
-        Ok(schedule.init()?)
-    }
-
-    /// The number of epochs, of the first `epochs`, until the learning rate is another than in the run `other`.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`schedule`](Self::schedule).
-    pub(crate) fn epochs_alike(&self, other: &Self, epochs: usize) -> Result<usize, Failure> {
-        let (here, there) = (self.by_epoch()?, other.by_epoch()?);
-        let alike = (0..epochs).take_while(|&epoch| here.lr(epoch) == there.lr(epoch));
-        Ok(alike.count())
-    }
-
-    /// The schedule as if an epoch had one step.
-    fn by_epoch(&self) -> Result<PaperLrScheduler, Failure> {
-        self.schedule(RunLength::new(self.epochs, 1)?)
-    }
-
-    /// The learning rates from `done` on, in words, if the run that `began` goes on from there to
+    /// The learning rates from `done` on, in words, if the run that `began`, with so many steps in an epoch, goes on from there to
     /// another number of epochs.
     ///
     /// # Errors
     ///
     /// If more epochs are done, or they would have had other learning rates: it would not be the run
     /// of that length.
-    pub fn lengthened(&self, began: &Self, done: Position) -> Result<String, Failure> {
+    pub fn lengthened(
+        &self,
+        began: &Self,
+        done: Position,
+        steps_per_epoch: usize,
+    ) -> Result<String, Failure> {
         let (before, now) = (began.epochs, self.epochs);
         let begun = done.epoch + usize::from(done.batches > 0);
         if now < begun {
@@ -55,21 +29,30 @@ impl RunConfig {
             )
             .into());
         }
-        if self.epochs_alike(began, begun)? < begun {
+        let rates = |run: &Self| run.rates(RunLength::new(run.epochs, steps_per_epoch)?);
+        let (rates, rates_before) = (rates(self)?, rates(began)?);
+        let pairs = rates.iter().zip(&rates_before);
+        let alike = pairs.take_while(|(now, before)| now == before).count();
+        if alike < begun * steps_per_epoch {
             return Err(format!(
                 "--epochs cannot be {now} for a run that was begun with {before}: the learning rate of \
-                 plain SGD falls with the length of the run, and in the {begun} epochs so far it was \
+                 {} depends on the length of the run, and in the {begun} epochs so far it was \
                  another than in a run of {now}. Leave --epochs out, or start a run in another folder \
-                 with --out"
+                 with --out",
+                match self.method {
+                    MethodSettings::Sgd => "plain SGD".to_owned(),
+                    method => format!("the method {}", method.method()),
+                }
             )
             .into());
         }
-        let schedule = self.by_epoch()?;
-        let (next, last) = (schedule.lr(done.epoch), schedule.lr(now.saturating_sub(1)));
-        let rate = if next == last {
-            format!("stays at {next}")
-        } else {
-            format!("goes from {next} to {last}")
+        let next = rates.get(done.epoch * steps_per_epoch).or(rates.last());
+        let rate = match (&self.method, next, rates.last()) {
+            (MethodSettings::Snapshot(_) | MethodSettings::Fge(_), _, _) => {
+                "goes in cycles".to_owned()
+            }
+            (_, Some(next), Some(last)) if next != last => format!("goes from {next} to {last}"),
+            (_, _, last) => format!("stays at {}", last.copied().unwrap_or_default()),
         };
         Ok(format!(
             "The run now has {now} epochs, not {before}. Its learning rate {rate}."
@@ -94,7 +77,7 @@ mod tests {
             ..began.clone()
         };
         longer
-            .lengthened(&began, done)
+            .lengthened(&began, done, 3)
             .map_err(|error| error.to_string())
     }
 
@@ -133,5 +116,18 @@ mod tests {
         let error = lengthened("--epochs 24", 20, after(21)).unwrap_err();
         assert!(error.starts_with("--epochs must be at least 21"), "{error}");
         lengthened("--epochs 24", 20, after(20)).unwrap();
+    }
+
+    #[test]
+    fn a_run_in_cycles_is_as_long_as_it_began() {
+        // Of 36 steps, cycles have 8, and of 27 they have 6.
+        let snapshot = "--method snapshot --epochs 9";
+        let error = lengthened(snapshot, 12, after(1)).unwrap_err();
+        assert!(error.contains("the method snapshot depends"), "{error}");
+        let words = lengthened(snapshot, 12, after(0)).unwrap();
+        assert!(words.ends_with("goes in cycles."), "{words}");
+        // The first half of plain SGD is the same.
+        lengthened("--method fge --epochs 10", 20, after(6)).unwrap();
+        lengthened("--method fge --epochs 10", 20, after(7)).unwrap_err();
     }
 }

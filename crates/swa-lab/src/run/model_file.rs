@@ -44,6 +44,15 @@ pub struct FileArgs {
     key: Option<String>,
 }
 
+impl FileArgs {
+    /// None of them, for the files of `cifar train`.
+    pub const NONE: &Self = &Self {
+        model: None,
+        width_divisor: None,
+        key: None,
+    };
+}
+
 /// The reason why a model could not be loaded.
 #[derive(Debug, Error)]
 pub enum ModelFileError {
@@ -78,9 +87,15 @@ pub enum ModelFileError {
 ///
 /// If the file cannot be written; what was there stays.
 pub fn save(network: &Network, description: &Description, path: &Path) -> Result<(), Failure> {
-    let description = serde_json::to_string(description)?;
-    let state_dict = StateDict::of(network).with_metadata(DESCRIPTION, &description);
-    Ok(state_dict.write(path)?)
+    let (key, text) = described_by(description)?;
+    Ok(StateDict::of(network)
+        .with_metadata(key, &text)
+        .write(path)?)
+}
+
+/// The key and the text of a description in a file's metadata.
+pub(super) fn described_by(description: &Description) -> Result<(&'static str, String), Failure> {
+    Ok((DESCRIPTION, serde_json::to_string(description)?))
 }
 
 /// A model file that was read, from `cifar train` or from PyTorch.

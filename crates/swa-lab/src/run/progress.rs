@@ -29,6 +29,7 @@ pub struct Progress {
     began: Instant,
     last_line: Instant,
     total: usize,
+    done: usize,
 }
 
 impl Progress {
@@ -46,6 +47,7 @@ impl Progress {
             began: Instant::now(),
             last_line: Instant::now(),
             total: 0,
+            done: 0,
         }
     }
 
@@ -53,6 +55,7 @@ impl Progress {
     pub fn begin(&mut self, label: &str, total: usize) {
         label.clone_into(&mut self.label);
         self.total = total;
+        self.done = 0;
         self.began = Instant::now();
         self.last_line = self.began;
         if let Some(bar) = &self.bar {
@@ -72,6 +75,7 @@ impl Progress {
 
     /// Sets the number of images that are done.
     pub fn set(&mut self, done: usize) {
+        self.done = done;
         match &self.bar {
             // The bar is shared with other clones, which may have shown something else since.
             Some(bar) => {
@@ -89,6 +93,11 @@ impl Progress {
             }
             None => {}
         }
+    }
+
+    /// Adds images that are done.
+    pub fn advance(&mut self, images: usize) {
+        self.set(self.done + images);
     }
 
     /// Takes the bar away.

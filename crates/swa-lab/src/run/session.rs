@@ -21,23 +21,24 @@ use burn::train::{
     TrainStep, TrainingError,
 };
 use swa_models::Network;
-use swa_train::{
-    Collect, ModelMetric, PaperLrScheduler, ReestimationConfig, RunLength, RunningStatistics, Swa,
-    SwaConfig,
-};
+use swa_store::MemberFiles;
+use swa_train::{ModelMetric, ReestimationConfig, RunLength, RunningStatistics, Swa, SwaConfig};
 
 use crate::Failure;
-use crate::data::{Augmentation, EpochLoader, ImageBatch, ImageSet, Padding, Position};
+use crate::data::{EpochLoader, ImageBatch, ImageSet, Position};
 use crate::output::say;
 use crate::run::checkpoint::{AfterLog, Checkpoints, Saved};
 use crate::run::classifier::Classifier;
-use crate::run::config::{PaddingChoice, RunConfig, SwaSettings};
+use crate::run::config::RunConfig;
 use crate::run::directory::RunDirectory;
 use crate::run::epoch_log::{EpochLog, EpochRow, read_rows};
 use crate::run::evaluate::BATCH_SIZE;
 use crate::run::interruption::Interruption;
+use crate::run::members::RunMembers;
+use crate::run::method::MethodSettings;
 use crate::run::model_file::{self, Description};
 use crate::run::progress::{PlainRenderer, Progress, ShownLoader};
+use crate::run::schedule::Schedule;
 use crate::run::terminal;
 use crate::run::timed_loader::{PassTime, TimedLoader};
 
@@ -96,9 +97,12 @@ impl Session<'_> {
     /// With one line that says what is wrong and what to do.
     pub fn train(self, network: Network) -> Result<End, Failure> {
         self.directory.check_log()?;
-        match self.config.swa {
-            Some(swa) => self.train_swa(network, swa),
-            None => self.train_sgd(network),
+        match self.config.method {
+            MethodSettings::Swa(_) | MethodSettings::Ema(_) | MethodSettings::Swag { .. } => {
+                self.train_averaging(network)
+            }
+            MethodSettings::Snapshot(_) | MethodSettings::Fge(_) => self.train_ensemble(network),
+            MethodSettings::Sgd => self.train_sgd(network),
         }
     }
 
@@ -108,19 +112,14 @@ impl Session<'_> {
     ///
     /// If it has no epoch or no image.
     pub fn length(&self) -> Result<RunLength, Failure> {
-        let items = self.images.train.len();
-        Ok(RunLength::of_items(
-            self.config.epochs,
-            items,
-            self.config.sgd.batch_size,
-        )?)
+        self.config.length(self.images)
     }
 
-    fn train_swa(self, network: Network, swa: SwaSettings) -> Result<End, Failure> {
+    fn train_averaging(self, network: Network) -> Result<End, Failure> {
         let progress = Progress::of_images();
         let reestimation = PassTime::default();
         let model = self
-            .averaging(network, swa, &progress, &reestimation)?
+            .averaging(network, &progress, &reestimation)?
             .with_metrics_of(&["live"])?;
         let schedule = self.config.schedule(self.length()?)?;
 
@@ -139,6 +138,47 @@ impl Session<'_> {
         self.save(&live, self.directory.live_model(), None)?;
         let averaged = model.averaged_model()?.into_network();
         self.save(&averaged, self.directory.averaged_model(), Some(updates))?;
+        if let MethodSettings::Swag { .. } = self.config.method {
+            let average = model.average()?;
+            average
+                .save_file(self.directory.swag())
+                .map_err(|error| resumable(reason(&error)))?;
+        }
+        Ok(End::Finished(self.last_row()?))
+    }
+
+    fn train_ensemble(self, network: Network) -> Result<End, Failure> {
+        let length = self.length()?;
+        let schedule = self.config.schedule(length)?;
+        let collect = self.config.collect(&length)?;
+        let collect = collect.ok_or("the method collects nothing")?;
+        let members = RunMembers::new(self.directory.clone(), &self.description(None))?;
+        let model = Swa::ensemble(self.classifier(network), collect, members)?;
+        let (progress, no_reestimation) = (Progress::of_images(), PassTime::default());
+        let fitted = self.fit(model, schedule, progress, no_reestimation, |training| {
+            training
+        })?;
+        let model = match fitted {
+            Fitted::Model(model) => model,
+            Fitted::Ended(end) => return Ok(end),
+        };
+        // Burn's checkpoint knows which members there were, and a file may have been deleted since.
+        let files = MemberFiles::new(self.directory.members());
+        let members = model.members();
+        let kept = members.iter().filter(|it| files.path(it).is_file()).count();
+        let failure = model.failure();
+        let live = model.into_live().into_network();
+        self.save(&live, self.directory.live_model(), None)?;
+        let steps = 1..=length.total_steps();
+        let all = steps.filter(|step| collect.is_due(*step)).count();
+        if kept < all {
+            return Err(format!(
+                "{} holds {kept} of {all} members{}: make the run again with --overwrite to have all",
+                self.directory.members().display(),
+                failure.map_or(String::new(), |failure| format!(" ({failure})")),
+            )
+            .into());
+        }
         Ok(End::Finished(self.last_row()?))
     }
 
@@ -165,16 +205,41 @@ impl Session<'_> {
     fn averaging(
         &self,
         network: Network,
-        swa: SwaSettings,
         progress: &Progress,
         reestimation: &PassTime,
     ) -> Result<Swa<Classifier<Network>>, Failure> {
-        let collect = Collect::from_epoch(swa.start, &self.length()?)?.every_epochs(swa.every)?;
-        let batch_norm = ReestimationConfig::new().with_first_batches(swa.batch_norm_batches);
+        let model = self.classifier(network);
+        let length = self.length()?;
+        let config = self.config;
+        let swa = match (config.method, config.collect(&length)?) {
+            (MethodSettings::Ema(ema), _) => SwaConfig::ema(ema.decay).init_without_data(model)?,
+            (MethodSettings::Swa(swa) | MethodSettings::Swag { swa, .. }, Some(collect)) => {
+                let batch_norm =
+                    ReestimationConfig::new().with_first_batches(swa.batch_norm_batches);
+                let rank = match config.method {
+                    MethodSettings::Swag { swag, .. } => Some(swag.rank),
+                    _ => None,
+                };
+                SwaConfig::new(collect)
+                    .with_swag_rank(rank)
+                    .with_running_statistics(RunningStatistics::Reestimated(batch_norm))
+                    .init(model, self.reestimation_images(progress, reestimation)?)?
+            }
+            (method, _) => return Err(format!("{} averages nothing", method.method()).into()),
+        };
+        Ok(swa.with_interrupter(self.interruption.interrupter()))
+    }
+
+    /// The training images as BatchNorm is re-estimated from them.
+    fn reestimation_images(
+        &self,
+        progress: &Progress,
+        time: &PassTime,
+    ) -> Result<Arc<dyn DataLoader<ImageBatch>>, Failure> {
         let train_images = EpochLoader::reestimation(
             self.images.train.clone(),
             self.config.sgd.batch_size,
-            self.augmentation(),
+            self.config.augmentation(),
             self.config.seed,
             self.device,
         )?;
@@ -186,15 +251,15 @@ impl Session<'_> {
                 progress.clone(),
             ));
         }
-        let train_images = TimedLoader::new(train_images, self.device, reestimation.clone());
-        let swa = SwaConfig::new(collect)
-            .with_running_statistics(RunningStatistics::Reestimated(batch_norm))
-            .init(self.classifier(network), Arc::new(train_images))?;
-        Ok(swa.with_interrupter(self.interruption.interrupter()))
+        Ok(Arc::new(TimedLoader::new(
+            train_images,
+            self.device,
+            time.clone(),
+        )))
     }
 
-    /// Copies the checkpoint `at` of this run to `to`, without the average. This run is one of SWA,
-    /// and a run of plain SGD can then go on from the copy.
+    /// Copies the checkpoint `at` of this run to `to`, without the average. This run is one of SWA or
+    /// SWAG, and a run of plain SGD can then go on from the copy.
     ///
     /// # Errors
     ///
@@ -202,12 +267,11 @@ impl Session<'_> {
     pub fn hand_over(
         &self,
         network: Network,
-        swa: SwaSettings,
         at: Position,
         to: &Checkpoints,
     ) -> Result<(), Failure> {
         let (progress, reestimation) = (Progress::of_images(), PassTime::default());
-        let model = self.averaging(network, swa, &progress, &reestimation)?;
+        let model = self.averaging(network, &progress, &reestimation)?;
         let checkpoints = Checkpoints::new(self.directory.checkpoints())?;
         let mut saved = self.read(&checkpoints, at, &model)?;
         let model = model.load_record(saved.model).into_live();
@@ -215,19 +279,11 @@ impl Session<'_> {
         Ok(to.save(at, saved)?)
     }
 
-    fn augmentation(&self) -> Augmentation {
-        match self.config.images.padding {
-            PaddingChoice::Zero => Augmentation::CropAndFlip(Padding::Zero),
-            PaddingChoice::Reflect => Augmentation::CropAndFlip(Padding::Reflect),
-            PaddingChoice::None => Augmentation::None,
-        }
-    }
-
     /// Trains until the session is over, or is asked to stop. Then it leaves a checkpoint.
     fn fit<M>(
         &self,
         model: M,
-        schedule: PaperLrScheduler,
+        schedule: Schedule,
         progress: Progress,
         reestimation: PassTime,
         more_metrics: impl FnOnce(SupervisedTraining<M>) -> SupervisedTraining<M>,
@@ -251,7 +307,7 @@ impl Session<'_> {
         let train_images = EpochLoader::training(
             self.images.train.clone(),
             config.sgd.batch_size,
-            self.augmentation(),
+            config.augmentation(),
             config.seed,
             self.device,
         )?
@@ -281,7 +337,11 @@ impl Session<'_> {
         training = training.renderer(match &self.show {
             Show::Lines(prefix) => {
                 let space = " ".repeat(prefix.chars().count());
-                for heading in EpochRow::HEADINGS {
+                let average = match config.method {
+                    MethodSettings::Ema(_) => "EMA",
+                    _ => "SWA",
+                };
+                for heading in EpochRow::headings(average) {
                     say(format!("{space}{heading}"));
                 }
                 Box::new(PlainRenderer::new(progress))
@@ -330,7 +390,7 @@ impl Session<'_> {
     fn leave_checkpoint<M: Module>(
         &self,
         model: M,
-        mut schedule: PaperLrScheduler,
+        mut schedule: Schedule,
         checkpoints: &Checkpoints,
     ) -> Result<(), Failure> {
         let Some((steps, optimizer)) = self.interruption.stopped_after() else {
@@ -371,7 +431,7 @@ impl Session<'_> {
 
     fn epoch_log(
         &self,
-        schedule: &PaperLrScheduler,
+        schedule: &Schedule,
         progress: Progress,
         reestimation: PassTime,
         unlogged: Arc<AtomicBool>,
@@ -380,12 +440,16 @@ impl Session<'_> {
         let mut rows = read_rows(&self.directory.metrics())?;
         rows.retain(|row| row.epoch <= done);
         let (show, epochs) = (self.show.clone(), self.config.epochs);
+        // The rate of the last step of the epoch under way.
+        let mut schedule = schedule.clone();
+        let steps = (done + 1) * self.length()?.steps_per_epoch();
+        let learning_rate = (0..steps).fold(0.0, |_, _| schedule.step());
         let (on_epoch, interrupter) = (self.on_epoch.clone(), self.interruption.interrupter());
         Ok(EpochLog::new(
             self.directory.clone(),
             rows,
-            schedule.lr(done),
-            self.config.swa.map(|swa| swa.start),
+            learning_rate,
+            self.config.method.averages_from(),
             reestimation,
             move |row, written| {
                 if let Show::Lines(prefix) = &show {
@@ -421,24 +485,34 @@ impl Session<'_> {
         file: PathBuf,
         averaged: Option<usize>,
     ) -> Result<(), Failure> {
-        let description = Description {
+        self.directory.check()?;
+        model_file::save(network, &self.description(averaged), &file).map_err(resumable)
+    }
+
+    fn description(&self, averaged: Option<usize>) -> Description {
+        Description {
             model: self.config.model.clone(),
             width_divisor: self.config.width_divisor,
             class_names: self.images.class_names.clone(),
             averaged,
-        };
-        self.directory.check()?;
-        model_file::save(network, &description, &file).map_err(resumable)
+        }
     }
 }
 
 /// The error for a checkpoint that could not be written, with Burn's reason alone.
 fn unwritable(error: &CheckpointerError) -> Failure {
-    let reason = match error {
-        CheckpointerError::Record(RecordError::Io(reason)) => reason.clone(),
+    resumable(match error {
+        CheckpointerError::Record(error) => reason(error),
         error => error.to_string(),
-    };
-    resumable(reason)
+    })
+}
+
+/// The reason why a record could not be written.
+fn reason(error: &RecordError) -> String {
+    match error {
+        RecordError::Io(reason) => reason.clone(),
+        error => error.to_string(),
+    }
 }
 
 /// The error for something that could not be written, and what to do about it.

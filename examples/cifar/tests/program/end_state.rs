@@ -1,32 +1,59 @@
 //! The end state of a run.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use burn::store::burn_pack::{Reader, Tensor};
 
+use crate::snapshot::Snapshot;
+
 /// Everything that a run ends with, apart from the time it took.
 #[derive(Debug)]
 pub(crate) struct EndState {
-    /// The bytes of `averaged.safetensors` and `live.safetensors`.
+    /// The bytes of `averaged.safetensors`, `live.safetensors`, and the files of members, of those that there are.
     models: BTreeMap<String, Vec<u8>>,
+    /// The content of `swag.bpk`, if there is one.
+    swag: BTreeMap<String, (Vec<usize>, Vec<u8>)>,
     checkpoint: Checkpoint,
     metrics: Metrics,
 }
 
 impl EndState {
+    /// The names of its model files.
+    pub(crate) fn models(&self) -> Vec<&str> {
+        self.models.keys().map(String::as_str).collect()
+    }
+
+    /// The number of tensors in `swag.bpk`.
+    pub(crate) fn tensors_of_swag(&self) -> usize {
+        self.swag.len()
+    }
+
     /// The end state of a small run.
     pub(crate) fn of(out: &Path) -> Self {
         Self::after_epoch(out, 6)
     }
 
     pub(crate) fn after_epoch(out: &Path, epoch: usize) -> Self {
-        let models = ["averaged.safetensors", "live.safetensors"];
+        let models = Snapshot::of(out).files.into_iter();
+        let models =
+            models.filter(|(name, _)| name.extension().is_some_and(|end| end == "safetensors"));
+        let models = models.map(|(name, bytes)| (name.to_str().unwrap().to_owned(), bytes));
+        let swag = out.join("swag.bpk");
+        let swag = if swag.exists() {
+            Reader::from_file_exact(swag)
+                .unwrap()
+                .into_tensors()
+                .unwrap()
+        } else {
+            Vec::new()
+        };
         Self {
-            models: models
-                .map(|name| (name.to_owned(), fs::read(out.join(name)).unwrap()))
-                .into(),
+            models: models.collect(),
+            swag: swag
+                .iter()
+                .map(|tensor| (tensor.name.clone(), content(tensor)))
+                .collect(),
             checkpoint: Checkpoint::read(out, &epoch.to_string()),
             metrics: Metrics::read(out),
         }
@@ -36,6 +63,7 @@ impl EndState {
     /// interrupted: no process has seen the whole of these.
     pub(crate) fn assert_same_bits(&self, other: &Self, resumed_amid: &[usize]) {
         assert_same_entries(&self.models, &other.models);
+        assert_same_entries(&self.swag, &other.swag);
         let [this, other_checkpoint] = [&self.checkpoint, &other.checkpoint];
         assert_same_entries(&this.tensors, &other_checkpoint.tensors);
         assert_eq!(this.scalars, other_checkpoint.scalars);
@@ -44,6 +72,11 @@ impl EndState {
             other.metrics.without_training_of(resumed_amid)
         );
     }
+}
+
+/// The shape and the bytes of a tensor.
+fn content(tensor: &Tensor) -> (Vec<usize>, Vec<u8>) {
+    (tensor.shape.to_vec(), tensor.to_bytes().unwrap().to_vec())
 }
 
 fn assert_same_entries<T: PartialEq>(left: &BTreeMap<String, T>, right: &BTreeMap<String, T>) {
@@ -70,9 +103,6 @@ impl Checkpoint {
             let file = out.join(format!("checkpoint/{part}-{position}.bpk"));
             Reader::from_file_exact(file).unwrap()
         };
-        let content =
-            |tensor: &Tensor| (tensor.shape.to_vec(), tensor.to_bytes().unwrap().to_vec());
-
         let model = reader("model").into_tensors().unwrap();
         let mut tensors: BTreeMap<_, _> = model
             .iter()

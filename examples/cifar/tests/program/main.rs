@@ -4,9 +4,12 @@ mod checking;
 mod data_folder;
 mod earlier_version;
 mod end_state;
+mod ensemble;
 mod experiment;
+mod experiment_methods;
 mod going_on;
 mod killing;
+mod methods;
 #[cfg(target_os = "linux")]
 mod no_room;
 #[cfg(target_os = "linux")]

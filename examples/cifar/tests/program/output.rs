@@ -174,7 +174,8 @@ fn every_command_explains_itself() {
     }
     let train = help(&["train", "--help"]);
     let flags = "--data --train-items --padding --model --width-divisor --epochs --batch-size --lr \
-                 --momentum --weight-decay --no-swa --swa-start --swa-every --swa-lr --bn-batches --seed \
+                 --momentum --weight-decay --method --no-swa --swa-start --swa-every --swa-lr --bn-batches --rank \
+                 --ema-decay --cycles --cycle-start --cycle-epochs --cycle-lr --cycle-lowest-lr --seed \
                  --device --out --resume --overwrite --plain";
     for flag in flags.split_whitespace() {
         assert!(train.contains(flag), "{flag}");

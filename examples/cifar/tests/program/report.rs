@@ -18,11 +18,9 @@ const BUDGET: usize = 4;
 /// The lines of a run. Its live model has a test accuracy of 60 % from the first epoch on, its average
 /// one of 62, 63, … % from the third on, both less `less`.
 fn run(method: Method, seed: u64, less: f64) -> Vec<Record> {
-    let (name, epochs) = match method {
-        Method::Sgd => (format!("sgd-seed{seed}"), BUDGET),
-        Method::Swa => (format!("swa-seed{seed}"), BUDGET * 3 / 2),
-    };
     let is_swa = method == Method::Swa;
+    let name = format!("{method}-seed{seed}");
+    let epochs = if is_swa { BUDGET * 3 / 2 } else { BUDGET };
     let evaluation = |epoch: usize| {
         let average = (is_swa && epoch >= 3).then_some(59.0 + epoch as f64 - less);
         Record::Evaluation(EvaluationRecord {

@@ -14,7 +14,8 @@ use super::data_set::DataSet;
 use super::record::Method;
 use crate::Failure;
 use crate::data::DataSource;
-use crate::run::config::{ImageSettings, RunConfig, SgdSettings, SwaSettings};
+use crate::run::config::{ImageSettings, RunConfig, SgdSettings};
+use crate::run::method::MethodSettings;
 use text::BUILT_IN;
 
 /// An experiment, as a TOML file describes it.
@@ -29,6 +30,9 @@ pub struct Plan {
     /// The numbers of budgets after which the average is scored. SWA is one run, as long as the
     /// largest.
     pub swa_budgets: Vec<f64>,
+    /// The methods: SGD and SWA if they are not given. SWAG takes the place of SWA, which is its mean.
+    #[serde(default = "default_methods", skip_serializing_if = "is_default")]
+    pub methods: Vec<Method>,
     /// The images that are used.
     #[serde(flatten)]
     pub images: ImageSettings,
@@ -36,7 +40,8 @@ pub struct Plan {
     pub models: Vec<ModelPlan>,
 }
 
-/// A network, and how it is trained on some data sets: by SGD for a budget, and by SWA.
+/// A network, and how it is trained on some data sets: with SWA and SWAG for as long as the plan says, and with the other methods
+/// for a budget.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelPlan {
@@ -53,9 +58,52 @@ pub struct ModelPlan {
     pub swa_start: usize,
     /// The learning rate under which weights are collected.
     pub swa_lr: f64,
+    /// The methods, if they are not the plan's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub methods: Option<Vec<Method>>,
     /// The settings of SGD.
     #[serde(flatten)]
     pub sgd: SgdSettings,
+    /// Those of the other methods.
+    #[serde(flatten)]
+    pub further: FurtherSettings,
+}
+
+/// The settings of the methods beyond SGD and SWA: those of their papers where they are not given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct FurtherSettings {
+    /// The decay of the exponential average.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f64>,
+    /// The learning rate that each cycle of Snapshot Ensembles begins with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot_lr: Option<f64>,
+    /// The number of cycles of Snapshot Ensembles.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cycles: Option<usize>,
+    /// The epoch, counted from 1, with which the first cycle of Fast Geometric Ensembling begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cycle_start: Option<usize>,
+    /// The number of epochs in a cycle of Fast Geometric Ensembling.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cycle_epochs: Option<usize>,
+    /// The learning rate at both ends of that cycle.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cycle_lr: Option<f64>,
+    /// The learning rate in its middle.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cycle_lowest_lr: Option<f64>,
+    /// The number of deviations that SWAG keeps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank: Option<usize>,
+}
+
+fn default_methods() -> Vec<Method> {
+    vec![Method::Sgd, Method::Swa]
+}
+
+fn is_default(methods: &[Method]) -> bool {
+    methods == default_methods()
 }
 
 fn one() -> usize {
@@ -86,7 +134,7 @@ pub enum PlanError {
     /// There is no such plan.
     #[error(
         "{name}: no such file, and no plan of this program's own, which are {}",
-        BUILT_IN.map(|(name, _)| name).join(" and ")
+        BUILT_IN.map(|(name, _)| name).join(", ")
     )]
     NoSuchPlan {
         /// The name that was asked for.
@@ -199,7 +247,7 @@ impl Plan {
     }
 
     /// The runs, in the order in which they are made. They go seed by seed, so that the whole table
-    /// is complete for one seed before the next one begins. The SWA run of a model comes before its
+    /// is complete for one seed before the next one begins. The SWA or SWAG run of a model comes before its
     /// SGD run, which takes over its beginning.
     ///
     /// # Errors
@@ -213,7 +261,7 @@ impl Plan {
             for data_set in &data_sets {
                 let models = self.models.iter();
                 for model in models.filter(|model| model.data_sets.contains(data_set)) {
-                    runs.extend(self.pair(model, *data_set, *seed)?);
+                    runs.extend(self.of_model(model, *data_set, *seed)?);
                 }
             }
         }
@@ -228,58 +276,114 @@ impl Plan {
         Ok(runs)
     }
 
-    /// The SWA run and the SGD run of a model.
-    fn pair(
+    /// The methods with which `model` is trained, in the order of its runs.
+    fn methods<'a>(&'a self, model: &'a ModelPlan) -> impl Iterator<Item = Method> + 'a {
+        const ORDER: [Method; 6] = [
+            Method::Swa,
+            Method::Swag,
+            Method::Sgd,
+            Method::Ema,
+            Method::Snapshot,
+            Method::Fge,
+        ];
+        let methods = model.methods.as_ref().unwrap_or(&self.methods);
+        let is_swa_of_swag =
+            |method: Method| method == Method::Swa && methods.contains(&Method::Swag);
+        ORDER
+            .into_iter()
+            .filter(move |method| methods.contains(method) && !is_swa_of_swag(*method))
+    }
+
+    /// The runs of a model, one a method.
+    fn of_model(
         &self,
         model: &ModelPlan,
         data_set: DataSet,
         seed: u64,
-    ) -> Result<[PlannedRun; 2], PlanError> {
+    ) -> Result<Vec<PlannedRun>, PlanError> {
         let network: NetworkConfig = model.model.parse()?;
-        let network = network.name();
-        let data = self.data.as_deref().unwrap_or("synthetic");
-        let name = |method: &str| format!("{data_set}-{network}-{method}-seed{seed}");
-        let sgd = RunConfig {
-            data: data_set.location(data, self.data_sets().len() > 1),
-            images: self.images,
-            model: network.clone(),
-            init: None,
-            width_divisor: model.width_divisor,
-            epochs: model.budget,
-            sgd: model.sgd,
-            swa: None,
-            seed,
-        };
-        let swa = RunConfig {
-            epochs: self.swa_epochs(model),
-            swa: Some(SwaSettings {
-                start: model.swa_start,
-                every: 1,
-                lr: model.swa_lr,
-                batch_norm_batches: None,
-            }),
-            ..sgd.clone()
-        };
-        let validated = swa.validate();
-        validated.map_err(|error| PlanError::of_run(&name("swa"), &error))?;
-        let before_collecting = model.swa_start - 1;
-        let shared = swa.epochs_alike(&sgd, before_collecting);
-        let shared = shared.map_err(|error| PlanError::of_run(&name("swa"), &error))?;
-        let run = |method: Method, config: RunConfig| {
-            let (own, other) = match method {
-                Method::Sgd => ("sgd", "swa"),
-                _ => ("swa", "sgd"),
-            };
-            PlannedRun {
-                name: name(own),
+        let name = |method: Method| format!("{data_set}-{}-{method}-seed{seed}", network.name());
+        let mut runs = Vec::new();
+        for method in self.methods(model) {
+            let config = self.config(model, &network, data_set, method, seed);
+            let validated = config.validate();
+            validated.map_err(|error| PlanError::of_run(&name(method), &error))?;
+            runs.push(PlannedRun {
+                name: name(method),
                 data_set,
                 method,
                 budget: model.budget,
                 config,
-                shares: (shared > 0).then(|| (name(other), shared)),
+                shares: None,
+            });
+        }
+        let averaging = runs
+            .iter()
+            .position(|run| run.config.method.swa().is_some());
+        let plain = runs.iter().position(|run| run.method == Method::Sgd);
+        if let (Some(averaging), Some(plain)) = (averaging, plain) {
+            let before_collecting = model.swa_start - 1;
+            let (swa, sgd) = (&runs[averaging], &runs[plain]);
+            let shared = swa.config.epochs_alike(&sgd.config, before_collecting);
+            let shared = shared.map_err(|error| PlanError::of_run(&swa.name, &error))?;
+            if shared > 0 {
+                let names = [swa.name.clone(), sgd.name.clone()];
+                let [swa, sgd] = names;
+                runs[averaging].shares = Some((sgd, shared));
+                runs[plain].shares = Some((swa, shared));
             }
-        };
-        Ok([run(Method::Swa, swa), run(Method::Sgd, sgd)])
+        }
+        Ok(runs)
+    }
+
+    /// The settings of a model's run with a method.
+    fn config(
+        &self,
+        model: &ModelPlan,
+        network: &NetworkConfig,
+        data_set: DataSet,
+        method: Method,
+        seed: u64,
+    ) -> RunConfig {
+        let data = self.data.as_deref().unwrap_or("synthetic");
+        let further = model.further;
+        let mut config = RunConfig {
+            data: data_set.location(data, self.data_sets().len() > 1),
+            images: self.images,
+            model: network.name(),
+            init: None,
+            width_divisor: model.width_divisor,
+            epochs: model.budget,
+            sgd: model.sgd,
+            method: MethodSettings::Sgd,
+            seed,
+        }
+        .with_method(method, network, data_set.classes());
+        let set = |setting: &mut f64, given: Option<f64>| *setting = given.unwrap_or(*setting);
+        let set_number =
+            |setting: &mut usize, given: Option<usize>| *setting = given.unwrap_or(*setting);
+        match &mut config.method {
+            MethodSettings::Sgd => {}
+            MethodSettings::Ema(ema) => set(&mut ema.decay, further.ema_decay),
+            MethodSettings::Snapshot(snapshot) => {
+                set_number(&mut snapshot.cycles, further.cycles);
+                set(&mut config.sgd.lr, further.snapshot_lr);
+            }
+            MethodSettings::Fge(fge) => {
+                set_number(&mut fge.start, further.cycle_start);
+                set_number(&mut fge.cycle_epochs, further.cycle_epochs);
+                set(&mut fge.lr, further.cycle_lr);
+                set(&mut fge.lowest_lr, further.cycle_lowest_lr);
+            }
+            MethodSettings::Swag { swag, .. } => set_number(&mut swag.rank, further.rank),
+            MethodSettings::Swa(_) => {}
+        }
+        if let MethodSettings::Swa(swa) | MethodSettings::Swag { swa, .. } = &mut config.method {
+            config.epochs = self.swa_epochs(model);
+            swa.start = model.swa_start;
+            swa.lr = model.swa_lr;
+        }
+        config
     }
 
     fn validate(&self) -> Result<(), PlanError> {
@@ -310,8 +414,23 @@ impl Plan {
             !self.models.is_empty(),
             "none".to_owned(),
         )?;
+        let are_methods = |methods: &[Method]| {
+            let distinct: HashSet<_> = methods.iter().collect();
+            !methods.is_empty() && distinct.len() == methods.len()
+        };
+        let expected = "one or more of sgd, swa, ema, snapshot, fge and swag, each once";
+        let listed = |methods: &[Method]| {
+            let names: Vec<String> = methods.iter().map(Method::to_string).collect();
+            format!("[{}]", names.join(", "))
+        };
+        let fits = are_methods(&self.methods);
+        check("methods", expected, fits, listed(&self.methods))?;
         for model in &self.models {
             let key = |key: &str| format!("{key} of {}", model.model);
+            if let Some(methods) = &model.methods {
+                let fits = are_methods(methods);
+                check(&key("methods"), expected, fits, listed(methods))?;
+            }
             let no_data = model.data_sets.is_empty();
             let got = "none".to_owned();
             check(&key("data_sets"), "at least one", !no_data, got)?;
@@ -453,8 +572,8 @@ mod tests {
         // from 0) on; of 126, from 64 on. SGD's falls later.
         let shared = |plan: &Plan| -> Vec<usize> {
             let pairs = plan.models.iter().map(|model| {
-                let [swa, _] = plan.pair(model, model.data_sets[0], 1).unwrap();
-                swa.shares.map_or(0, |(_, epochs)| epochs)
+                let runs = plan.of_model(model, model.data_sets[0], 1).unwrap();
+                runs[0].shares.as_ref().map_or(0, |(_, epochs)| *epochs)
             });
             pairs.collect()
         };
@@ -490,5 +609,85 @@ mod tests {
         assert_eq!(swa.shares, Some((sgd.name.clone(), 10)));
         assert_eq!(sgd.shares, Some((swa.name.clone(), 10)));
         assert_eq!((swa.method, sgd.method), (Method::Swa, Method::Sgd));
+    }
+
+    #[test]
+    fn a_plan_with_swag_trains_no_swa_and_other_methods_last() {
+        let of = |methods: &str, model: &str| -> Vec<String> {
+            let settings = [methods, model, "seeds=[1]"].map(str::to_owned);
+            let plan = Plan::parse(&Plan::text("small").unwrap(), "small", &settings);
+            let runs = plan.unwrap().runs().unwrap();
+            let runs = runs.iter().filter(|run| run.config.model == "preresnet-14");
+            runs.map(|run| run.method.to_string()).collect()
+        };
+        let all = "methods=[\"fge\", \"sgd\", \"swa\", \"ema\", \"swag\", \"snapshot\"]";
+        assert_eq!(
+            of(all, "preresnet-14.budget=24"),
+            ["swag", "sgd", "ema", "snapshot", "fge"]
+        );
+        // A model has its own methods.
+        assert_eq!(
+            of(all, "preresnet-14.methods=[\"ema\", \"swa\"]"),
+            ["swa", "ema"]
+        );
+        assert_eq!(of("methods=[\"sgd\"]", "preresnet-14.budget=24"), ["sgd"]);
+    }
+
+    #[test]
+    fn all_methods_but_swas_are_trained_for_one_budget() {
+        let settings = ["methods=[\"sgd\", \"swag\", \"fge\", \"snapshot\", \"ema\"]"];
+        let settings = settings.map(str::to_owned);
+        let plan = Plan::parse(&Plan::text("small").unwrap(), "small", &settings).unwrap();
+        let runs = plan.runs().unwrap();
+        // The first network is a VGG16, with cycles of four epochs from the one after 19.2 of 24 on.
+        let epochs = runs[..5].iter().map(|run| (run.method, run.config.epochs));
+        assert_eq!(
+            epochs.collect::<Vec<_>>(),
+            [
+                (Method::Swag, 36),
+                (Method::Sgd, 24),
+                (Method::Ema, 24),
+                (Method::Snapshot, 24),
+                (Method::Fge, 24),
+            ]
+        );
+        assert_eq!(runs[0].shares, Some((runs[1].name.clone(), 10)));
+        assert_eq!(runs[4].shares, None);
+        let MethodSettings::Fge(fge) = runs[4].config.method else {
+            panic!("FGE");
+        };
+        assert_eq!((fge.start, fge.cycle_epochs, fge.lr), (20, 4, 0.05));
+        assert_eq!((runs[3].config.sgd.lr, runs[1].config.sgd.lr), (0.2, 0.02));
+    }
+
+    /// Garipov et al. 2018: of 200 epochs, 160 as plain SGD, and 120 of 150; Maddox et al. 2019: 20 deviations.
+    #[test]
+    fn the_papers_plan_has_fge_and_swag_where_their_papers_do() {
+        let runs = built_in("paper").runs().unwrap();
+        let of = |name: &str| {
+            let run = runs.iter().find(|run| run.name == name);
+            run.map(|run| run.config.clone())
+        };
+        for data_set in ["cifar10", "cifar100"] {
+            for (network, start, cycle_epochs) in [
+                ("vgg16", 161, 4),
+                ("preresnet-164", 121, 2),
+                ("wrn-28-10", 161, 2),
+            ] {
+                let fge = of(&format!("{data_set}-{network}-fge-seed1")).unwrap();
+                let MethodSettings::Fge(fge) = fge.method else {
+                    panic!("FGE");
+                };
+                assert_eq!((fge.start, fge.cycle_epochs), (start, cycle_epochs));
+                assert_eq!((fge.lr, fge.lowest_lr), (0.05, 5e-4));
+                let swag = of(&format!("{data_set}-{network}-swag-seed1")).unwrap();
+                let MethodSettings::Swag { swag, .. } = swag.method else {
+                    panic!("SWAG");
+                };
+                assert_eq!(swag.rank, 20);
+                assert_eq!(of(&format!("{data_set}-{network}-swa-seed1")), None);
+            }
+            assert!(of(&format!("{data_set}-preresnet-110-swa-seed1")).is_some());
+        }
     }
 }

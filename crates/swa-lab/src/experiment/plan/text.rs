@@ -6,14 +6,15 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{Plan, PlanError};
+use super::{FurtherSettings, Plan, PlanError};
 use crate::experiment::data_set::DataSet;
 use crate::run::config::{ImageSettings, SgdSettings};
 
 /// The plans that are part of the program: their names and their texts.
-pub(super) const BUILT_IN: [(&str, &str); 2] = [
+pub(super) const BUILT_IN: [(&str, &str); 3] = [
     ("paper", include_str!("paper.toml")),
     ("small", include_str!("small.toml")),
+    ("small-methods", include_str!("small-methods.toml")),
 ];
 
 impl Plan {
@@ -130,14 +131,16 @@ impl Plan {
 /// table around it.
 fn better_placed(error: toml::de::Error, text: &str) -> toml::de::Error {
     #[derive(Deserialize)]
-    struct Models {
+    struct Models<T> {
         #[serde(rename = "models")]
-        _models: Vec<SgdSettings>,
+        _models: Vec<T>,
     }
-    let images = toml::from_str::<ImageSettings>(text).err();
-    let sgd = || toml::from_str::<Models>(text).err();
     let same = |other: &toml::de::Error| other.message() == error.message();
-    images.or_else(sgd).filter(same).unwrap_or(error)
+    let images = toml::from_str::<ImageSettings>(text).err().filter(same);
+    let sgd = || toml::from_str::<Models<SgdSettings>>(text).err();
+    let further = || toml::from_str::<Models<FurtherSettings>>(text).err();
+    let better = images.or_else(|| sgd().filter(same));
+    better.or_else(|| further().filter(same)).unwrap_or(error)
 }
 
 /// The line of an error, counted from 1. An unknown key's is the first that begins with it.
@@ -168,10 +171,11 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<(), PlanError> {
         Some((of, key)) => (Some(of), key),
         None => (None, key.trim()),
     };
-    const OF_THE_PLAN: [&str; 7] = [
+    const OF_THE_PLAN: [&str; 8] = [
         "data",
         "seeds",
         "swa_budgets",
+        "methods",
         "train_items",
         "validation_items",
         "evaluate_on",
@@ -203,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_plan_survives_its_file() {
-        for name in ["paper", "small"] {
+        for (name, _) in BUILT_IN {
             let plan = built_in(name);
             let again = Plan::parse(&plan.to_toml().unwrap(), name, &[]).unwrap();
             assert_eq!(again, plan);
@@ -279,6 +283,34 @@ mod tests {
             (error(&small, &["seeds=[1, 1]"]), "seeds must be"),
             (error(&small, &["swa_budgets=[0.5]"]), "swa_budgets must be"),
             (
+                error(&small, &["methods=[]"]),
+                "methods must be one or more of sgd, swa,",
+            ),
+            (
+                error(&small, &["methods=[\"ema\", \"ema\"]"]),
+                "each once, not [ema, ema]",
+            ),
+            (
+                error(&small, &["vgg16-bn.methods=[]"]),
+                "methods of vgg16-bn must be",
+            ),
+            (
+                error(&small, &["methods=[\"adam\"]"]),
+                "unknown variant `adam`",
+            ),
+            (
+                error(&small, &["methods=[\"fge\"]", "cycle_start=25"]),
+                "cannot be run: cycle_start 25 and cycle_epochs 4 put the middle",
+            ),
+            (
+                error(&small, &["methods=[\"swag\"]", "rank=1"]),
+                "cannot be run: rank must be at least 2",
+            ),
+            (
+                error(&small.replace("lr = 0.2", "lr = 0.2\nrank = 2.5"), &[]),
+                "plan.toml, line 31: invalid type: floating point `2.5`, expected usize",
+            ),
+            (
                 error(&small, &["swa_start=25"]),
                 "swa_start of vgg16-bn must be",
             ),
@@ -304,6 +336,7 @@ mod tests {
             assert!(error.contains(part), "{error} has no {part}");
         }
         let error = Plan::text("papers").unwrap_err().to_string();
-        assert!(error.ends_with("which are paper and small"), "{error}");
+        let expected = "which are paper, small, small-methods";
+        assert!(error.ends_with(expected), "{error}");
     }
 }

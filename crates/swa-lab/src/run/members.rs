@@ -1,0 +1,42 @@
+//! The members of an ensemble, which a run keeps in its folder.
+
+use swa_core::{Member, MemberSink, SinkError};
+use swa_models::Network;
+use swa_store::MemberFiles;
+
+use super::classifier::Classifier;
+use super::directory::RunDirectory;
+use super::model_file::{Description, described_by};
+use crate::Failure;
+
+/// Model files as `cifar train` leaves them, in the folder of a run as long as that is the one that was opened.
+pub(super) struct RunMembers {
+    files: MemberFiles,
+    directory: RunDirectory,
+}
+
+impl RunMembers {
+    /// Files in `directory`, which all have this description.
+    ///
+    /// # Errors
+    ///
+    /// None that is known: the description is text.
+    pub(super) fn new(directory: RunDirectory, description: &Description) -> Result<Self, Failure> {
+        let (key, text) = described_by(description)?;
+        Ok(Self {
+            files: MemberFiles::new(directory.members()).with_metadata(key, &text),
+            directory,
+        })
+    }
+}
+
+impl MemberSink<Classifier<Network>> for RunMembers {
+    fn put(&mut self, member: &Member, model: &Classifier<Network>) -> Result<(), SinkError> {
+        self.directory.check()?;
+        self.files.put(member, model.network())
+    }
+
+    fn check(&mut self, member: &Member) -> Result<(), SinkError> {
+        MemberSink::<Network>::check(&mut self.files, member)
+    }
+}

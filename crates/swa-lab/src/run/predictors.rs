@@ -1,0 +1,337 @@
+//! The networks that a finished run stands for in an ensemble.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::data::dataloader::DataLoader;
+use burn::module::Module;
+use burn::tensor::Device;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use serde::{Deserialize, Serialize};
+use swa_core::{Average, Covariance, EqualWeights, ReestimationConfig, reestimate_batch_norm};
+use swa_models::Network;
+
+use super::classifier::{Classifier, ImageNetwork};
+use super::config::RunConfig;
+use super::directory::{RunDirectory, io_error};
+use super::method::{Method, MethodSettings};
+use super::model_file::{FileArgs, ModelFile};
+use super::progress::{Progress, ShownLoader};
+use crate::Failure;
+use crate::data::{EpochLoader, ImageBatch, ImageSet, Images};
+
+/// The models of a run that predict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PredictingModels {
+    /// The live model at the end.
+    Live,
+    /// The averaged model at the end, its BatchNorm re-estimated.
+    Averaged,
+    /// The members of an ensemble that were kept on the way: those of Snapshot Ensembles and of Fast Geometric Ensembling.
+    Members,
+    /// Samples of SWAG, with the full covariance.
+    Samples,
+    /// Samples of SWAG, with the diagonal covariance.
+    DiagonalSamples,
+}
+
+impl PredictingModels {
+    /// True for samples of SWAG.
+    pub fn are_samples(self) -> bool {
+        matches!(self, Self::Samples | Self::DiagonalSamples)
+    }
+}
+
+/// The samples that are drawn from SWAG's Gaussian.
+#[derive(Debug, Clone, Copy, PartialEq, clap::Args)]
+pub struct Sampling {
+    /// The number of samples of a run of SWAG
+    #[arg(long, value_name = "N", default_value_t = Sampling::PAPER.samples)]
+    pub samples: usize,
+
+    /// The part of the covariance that they are drawn with
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = Sampling::PAPER.scale,
+        allow_negative_numbers = true
+    )]
+    pub scale: f64,
+
+    /// The seed that they are drawn from
+    #[arg(long, value_name = "N", default_value_t = Sampling::PAPER.seed)]
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// The paper's 30 samples with half of the covariance (Maddox et al. 2019, section 5).
+    pub const PAPER: Self = Self {
+        samples: 30,
+        scale: 0.5,
+        seed: 1,
+    };
+
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    ///
+    /// If there is no sample, or no covariance of such a scale.
+    pub fn validate(&self) -> Result<(), Failure> {
+        let Self { samples, scale, .. } = *self;
+        if samples == 0 {
+            return Err("--samples must be at least 1, not 0".into());
+        }
+        if scale.is_finite() && scale >= 0.0 {
+            Ok(())
+        } else {
+            Err(format!("--scale must be at least 0, not {scale}").into())
+        }
+    }
+}
+
+/// Networks, each of which is made when its turn comes, so that one is in memory at a time.
+pub struct Predictors<'a> {
+    /// A name for each, such as its file.
+    pub names: Vec<String>,
+    /// The optimizer steps that they were collected after, of those that were.
+    pub steps: Vec<Option<usize>>,
+    /// The networks.
+    pub networks: Box<dyn Iterator<Item = Result<Network, Failure>> + 'a>,
+}
+
+impl<'a> Predictors<'a> {
+    /// The networks in files, each of which tells so many `classes` apart.
+    pub fn of_files(
+        files: Vec<PathBuf>,
+        args: &'a FileArgs,
+        classes: usize,
+        device: &'a Device,
+    ) -> Self {
+        Self {
+            names: files
+                .iter()
+                .map(|file| file.display().to_string())
+                .collect(),
+            steps: files.iter().map(|file| step_of(file)).collect(),
+            networks: Box::new(
+                files
+                    .into_iter()
+                    .map(move |file| ModelFile::read(&file, args)?.network(classes, device)),
+            ),
+        }
+    }
+
+    /// These, and then `others`.
+    #[must_use]
+    pub fn chain(mut self, others: Self) -> Self {
+        self.names.extend(others.names);
+        self.steps.extend(others.steps);
+        self.networks = Box::new(self.networks.chain(others.networks));
+        self
+    }
+
+    /// The same, with an error in the place of the next network once `stop` says so.
+    #[must_use]
+    pub fn unless(mut self, stop: impl Fn() -> bool + 'a) -> Self {
+        self.networks = Box::new(self.networks.map(move |network| {
+            if stop() {
+                Err("stopped".into())
+            } else {
+                network
+            }
+        }));
+        self
+    }
+}
+
+/// The optimizer step in the name of a member's file, such as `step-000391.safetensors`.
+fn step_of(file: &Path) -> Option<usize> {
+    let name = file.file_stem()?.to_str()?;
+    name.strip_prefix("step-")?.parse().ok()
+}
+
+/// The images of a run.
+pub struct RunImages {
+    /// Those that it trains on, and those that it is scored on.
+    pub used: ImageSet,
+    /// The training images that it neither trains on nor is scored on, if there are any.
+    pub held_out: Option<Arc<Images>>,
+}
+
+/// A run that is finished.
+pub struct FinishedRun {
+    /// Its folder, for reading.
+    pub directory: RunDirectory,
+    /// Its settings.
+    pub config: RunConfig,
+}
+
+impl FinishedRun {
+    /// The run in the folder `path`.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or it is not finished.
+    pub fn read(path: &Path) -> Result<Self, Failure> {
+        let (directory, config) = RunDirectory::read(path)?;
+        if !directory.live_model().is_file() {
+            return Err(format!(
+                "{} holds a run that is not finished: go on with it with `cifar train --resume --out`",
+                path.display()
+            )
+            .into());
+        }
+        Ok(Self { directory, config })
+    }
+
+    /// Its images in the data set that holds `all`, and an error if they are not those that it began with.
+    ///
+    /// # Errors
+    ///
+    /// If they are others.
+    pub fn images(&self, all: &ImageSet) -> Result<RunImages, Failure> {
+        let split = self.config.with_held_out(all.clone());
+        let (used, held_out) =
+            split.map_err(|error| self.directory.other_images(error.to_string()))?;
+        self.directory.check_images(&used)?;
+        Ok(RunImages { used, held_out })
+    }
+
+    /// The models that stand for it: those that its method's paper predicts with.
+    pub fn own_models(&self, is_diagonal: bool) -> PredictingModels {
+        match self.config.method.method() {
+            Method::Sgd => PredictingModels::Live,
+            Method::Swa | Method::Ema => PredictingModels::Averaged,
+            Method::Snapshot | Method::Fge => PredictingModels::Members,
+            Method::Swag if is_diagonal => PredictingModels::DiagonalSamples,
+            Method::Swag => PredictingModels::Samples,
+        }
+    }
+
+    /// The files of these models, which all describe what they hold. Samples have that of their mean.
+    ///
+    /// # Errors
+    ///
+    /// If one is missing.
+    pub fn files(&self, models: PredictingModels) -> Result<Vec<PathBuf>, Failure> {
+        let directory = &self.directory;
+        let files = match models {
+            PredictingModels::Live => vec![directory.live_model()],
+            PredictingModels::Averaged
+            | PredictingModels::Samples
+            | PredictingModels::DiagonalSamples => vec![directory.averaged_model()],
+            PredictingModels::Members => member_files(&directory.members())?,
+        };
+        match files.iter().find(|file| !file.is_file()) {
+            None => Ok(files),
+            Some(missing) => Err(format!(
+                "{} is missing, which a run of {} leaves: make the run again with --overwrite",
+                missing.display(),
+                self.config.method.method()
+            )
+            .into()),
+        }
+    }
+
+    /// These models from their files, which tell so many `classes` apart.
+    ///
+    /// # Errors
+    ///
+    /// If a file is missing.
+    pub fn networks<'a>(
+        &self,
+        models: PredictingModels,
+        classes: usize,
+        device: &'a Device,
+    ) -> Result<Predictors<'a>, Failure> {
+        let files = self.files(models)?;
+        Ok(Predictors::of_files(files, FileArgs::NONE, classes, device))
+    }
+
+    /// Samples of SWAG's Gaussian, their BatchNorm re-estimated from the training images of the run's `images`, which `progress`
+    /// shows.
+    ///
+    /// # Errors
+    ///
+    /// If the run is not one of SWAG, or its file is missing or damaged.
+    pub fn samples<'a>(
+        &self,
+        models: PredictingModels,
+        sampling: &Sampling,
+        images: &ImageSet,
+        device: &Device,
+        progress: &Progress,
+    ) -> Result<Predictors<'a>, Failure> {
+        let covariance = match models {
+            PredictingModels::DiagonalSamples => Covariance::Diagonal,
+            _ => Covariance::Full,
+        };
+        let MethodSettings::Swag { swa, swag } = self.config.method else {
+            let method = self.config.method.method();
+            return Err(format!("a run of {method} has no samples").into());
+        };
+        let file = self.directory.swag();
+        let network = self.config.network(images.class_names.len(), device)?;
+        let average = Average::new(&Classifier::new(network, Arc::default()), EqualWeights)?;
+        let average = average.with_deviations(swag.rank)?;
+        let average = average.try_load_file(&file).map_err(|error| {
+            format!(
+                "{} is damaged, or that of another network ({error}): make the run again with --overwrite",
+                file.display()
+            )
+        })?;
+
+        // A re-estimation puts BatchNorm into training mode by the device.
+        let train_images = EpochLoader::reestimation(
+            images.train.clone(),
+            self.config.sgd.batch_size,
+            self.config.augmentation(),
+            self.config.seed,
+            &device.clone().autodiff(),
+        )?;
+        let label = "re-estimating BatchNorm";
+        let train_images = ShownLoader::new(Arc::new(train_images), label, progress.clone());
+        let batch_norm = ReestimationConfig::new().with_first_batches(swa.batch_norm_batches);
+        let Sampling {
+            samples,
+            scale,
+            seed,
+        } = *sampling;
+        let mut rng = StdRng::seed_from_u64(seed);
+        let names = (1..=samples).map(|sample| format!("{}, sample {sample}", file.display()));
+        Ok(Predictors {
+            names: names.collect(),
+            steps: vec![None; samples],
+            networks: Box::new((0..samples).map(move |_| {
+                let sample = average.sample(scale, covariance, &mut rng)?.into_network();
+                let batches = train_images.iter();
+                let forward = |network: &Network, batch: ImageBatch| {
+                    let items = batch.images.dims()[0];
+                    network.logits(batch.images);
+                    items
+                };
+                let (sample, _) = reestimate_batch_norm(&sample, &batch_norm, batches, forward)?;
+                Ok(sample)
+            })),
+        })
+    }
+}
+
+/// The files of members in a folder, from the first to the last.
+fn member_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(io_error("read the folder", folder))? {
+        let file = entry.map_err(io_error("read the folder", folder))?.path();
+        if file.extension().is_some_and(|end| end == "safetensors") {
+            files.extend(step_of(&file).map(|step| (step, file)));
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        return Err(format!("{} holds no member", folder.display()).into());
+    }
+    Ok(files.into_iter().map(|(_, file)| file).collect())
+}
