@@ -34,7 +34,7 @@ fn records(out: &Path) -> Vec<Value> {
 }
 
 fn name(method: &str) -> String {
-    format!("synthetic-preresnet-14-{method}-seed1")
+    format!("synthetic-preresnet-8-{method}-seed1")
 }
 
 #[test]
