@@ -526,7 +526,9 @@ mod tests {
             for record in records {
                 let loaded = Average::new(&on_device(&models[0]), EqualWeights).unwrap();
                 let loaded = loaded.with_deviations(3).unwrap().load_record(record);
-                all.extend(values(loaded.variance().unwrap().parameter("weight").unwrap()));
+                all.extend(values(
+                    loaded.variance().unwrap().parameter("weight").unwrap(),
+                ));
             }
             all
         };
