@@ -57,11 +57,13 @@ impl Plane {
     pub fn through(w0: Weights, w1: Weights, w2: Weights) -> Result<Self, LandscapeError> {
         let (u, dx) = first_axis(&w0, w1)?;
         let norm = finite_norm(&w2, "third")?.max(w0.norm()?);
-        let beside = Weights::combine(&[(-1.0, &w0), (1.0, &w2)]);
-        let beside = beside.map_err(of_network("third"))?;
-        drop(w2);
-        let x = u.dot(&beside)?;
-        let beside = beside.axpy(-x, &u)?;
+        let (beside, x) = {
+            let to_third = Weights::combine(&[(-1.0, &w0), (1.0, &w2)]);
+            let to_third = to_third.map_err(of_network("third"))?;
+            drop(w2);
+            let x = u.dot(&to_third)?;
+            (to_third.axpy(-x, &u)?, x)
+        };
         let dy = beside.norm()?;
         if dy <= rounding(&w0, norm.max(dx)) {
             return Err(LandscapeError::OnALine { distance: dy });

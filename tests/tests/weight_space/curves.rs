@@ -91,16 +91,12 @@ impl Kind {
     }
 }
 
-/// A loss of the weights alone.
+/// A loss of the weights alone: `<slope, w> + 1/2 sum curvature (w - target)^2`.
 #[derive(Debug, Clone)]
-pub(crate) enum Loss {
-    /// `<g, w>`.
-    Linear(Tensor<1>),
-    /// `1/2 sum h (w - target)^2`.
-    Quadratic {
-        curvature: Tensor<1>,
-        target: Tensor<1>,
-    },
+pub(crate) struct Loss {
+    slope: Tensor<1>,
+    curvature: Tensor<1>,
+    target: Tensor<1>,
 }
 
 #[derive(Debug)]
@@ -114,14 +110,12 @@ impl ItemLazy for Value {
 
 impl Loss {
     fn of(&self, net: &Net) -> Tensor<1> {
+        let [slope, curvature, target] =
+            [&self.slope, &self.curvature, &self.target].map(|it| Tensor::from_inner(it.clone()));
         let weights = net.flattened();
-        match self.clone() {
-            Self::Linear(gradient) => weights.mul(Tensor::from_inner(gradient)).sum(),
-            Self::Quadratic { curvature, target } => {
-                let off = weights.sub(Tensor::from_inner(target)).square();
-                off.mul(Tensor::from_inner(curvature)).sum().mul_scalar(0.5)
-            }
-        }
+        let off = weights.clone().sub(target).square();
+        let sum = weights.mul(slope).sum();
+        sum.add(off.mul(curvature).sum().mul_scalar(0.5))
     }
 }
 
@@ -316,7 +310,12 @@ fn weight_space_gradients_of_bends_are_the_authors() {
             let Some(tensor) = &case.tensor else { continue };
             let points = &networks[..case.bends];
             let curve = curve_through(points, case.kind, expected.weight_decay)?;
-            let output = curve.step_at(case.t, Loss::Linear(gradient.clone()))?;
+            let loss = Loss {
+                slope: gradient.clone(),
+                curvature: gradient.zeros_like(),
+                target: gradient.zeros_like(),
+            };
+            let output = curve.step_at(case.t, loss)?;
             let ours = gradients(&curve, &output.grads);
             let theirs = (1..case.bends - 1).map(|bend| {
                 let name = format!("{tensor}.gradient_of_bend{bend}");
@@ -369,8 +368,10 @@ fn weight_space_a_curve_trains_as_by_the_authors_code() {
         let expected = &vectors.description;
         let training = &expected.training;
         let networks = precision.networks(expected)?;
-        let loss = Loss::Quadratic {
-            curvature: precision.uniform(expected, training.curvature_stream, 1.0, 1.0),
+        let curvature = precision.uniform(expected, training.curvature_stream, 1.0, 1.0);
+        let loss = Loss {
+            slope: curvature.zeros_like(),
+            curvature,
             target: precision.uniform(expected, training.target_stream, 0.5, 0.0),
         };
         let drawn = bits(training.t_stream, training.steps);
