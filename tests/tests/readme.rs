@@ -1,5 +1,6 @@
 //! The lines of the READMEs that turn averaging on are lines of this file, which compiles.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,9 +13,12 @@ use burn::train::{ClassificationOutput, InferenceStep, TrainStep};
 use burn::train::{Learner, LearnerModel, LearningResult, SupervisedTraining};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use swa_landscape::{Curve, CurveConfig, Line, RaysConfig};
 use swa_models::PreResNet;
 use swa_store::MemberFiles;
-use swa_train::swa_core::{self, Covariance, EnsembleConfig, Weights, evaluate_ensemble};
+use swa_train::swa_core::{
+    self, Covariance, EnsembleConfig, ReestimationConfig, Weights, evaluate_ensemble,
+};
 use swa_train::{
     Collect, CyclicalLrSchedulerConfig, PaperLrSchedulerConfig, RunLength, Swa, SwaConfig,
 };
@@ -193,6 +197,57 @@ where
     Ok(sampled)
 }
 
+#[allow(dead_code, reason = "that it compiles is the test")]
+fn landscape(
+    (sgd, swa, live): (PreResNet, PreResNet, PreResNet),
+    (first, second): (PreResNet, PreResNet),
+    train_loader: &Arc<dyn DataLoader<Batch>>,
+    forward: impl Fn(&PreResNet, Batch) -> usize,
+    [loss, error]: [fn(&PreResNet) -> f64; 2],
+    known: &BTreeMap<usize, [f64; 2]>,
+    losses: Vec<f64>,
+) -> Result<f64, Box<dyn Error>> {
+    use swa_landscape::{Evaluation, GridConfig, Plane};
+
+    let plane = Plane::through(Weights::of(&sgd)?, Weights::of(&swa)?, Weights::of(&live)?)?;
+    let grid = GridConfig::new().init(plane)?;
+    let config = ReestimationConfig::new().with_first_batches(Some(16));
+    let mut evaluation = Evaluation::new(&swa, &config, || train_loader.iter(), forward)?;
+    for point in evaluation.scores(
+        &grid,
+        |index| known.get(&index).copied(),
+        |model| [loss(model), error(model)],
+    ) {
+        let point = point?;
+        println!("{:?} {:?}", point.at, point.score);
+    }
+    for solution in [&sgd, &swa] {
+        let rays = RaysConfig::new(20.0).init(Weights::of(solution)?)?;
+        let errors = evaluation.scores(&rays, |_| None, |model| [error(model)]);
+        println!("{}", errors.len());
+    }
+    let line = Line::between(Weights::of(&first)?, Weights::of(&second)?)?;
+    let barrier = line.barrier(&losses)?.height;
+    Ok(barrier)
+}
+
+#[allow(dead_code, reason = "that it compiles is the test")]
+fn curve<M: LearnerModel>(
+    (first, second): (M, M),
+    training: SupervisedTraining<Curve<M>>,
+    optimizer: ModuleOptimizer,
+    learning_rate: f64,
+    losses: Vec<f64>,
+) -> Result<f64, Box<dyn Error>> {
+    let curve = CurveConfig::new()
+        .with_weight_decay(5e-4)
+        .init(&first, &second)?;
+    let result = training.launch(Learner::new(curve, optimizer, learning_rate));
+    let path = result.model.path()?;
+    let statistics = path.statistics(&losses)?;
+    Ok(statistics.integral)
+}
+
 /// The code of a README, without comments and line breaks.
 fn statements(readme: &str) -> Vec<String> {
     let blocks = readme.split("```rust,ignore\n").skip(1);
@@ -217,6 +272,7 @@ fn the_code_of_the_readmes_is_code_of_this_file() {
         include_str!("../../README.md"),
         include_str!("../../crates/swa-train/README.md"),
         include_str!("../../crates/swa-core/README.md"),
+        include_str!("../../crates/swa-landscape/README.md"),
         include_str!("../../docs/methods.md"),
     ] {
         let statements = statements(readme);

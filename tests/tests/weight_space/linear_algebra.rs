@@ -9,7 +9,8 @@ use burn_swa_test_support::random::uniform;
 use burn_swa_tests::comparison::{Comparisons, relative_l2};
 use burn_swa_tests::vectors::{self, VectorsOf};
 use serde::Deserialize;
-use swa_train::swa_core::{Weights, WeightsError};
+use swa_landscape::{GridConfig, Line as StraightLine, Plane, Points};
+use swa_train::swa_core::Weights;
 
 use super::network::{Net, Parameter, flat};
 use super::{FLOAT32, FLOAT64};
@@ -25,6 +26,9 @@ struct LinearAlgebra {
     dx: f64,
     dy: f64,
     coordinates: Vec<[f64; 2]>,
+    margin: f64,
+    grid: usize,
+    axis: Vec<f64>,
     plane_points: Vec<PlanePoint>,
     rays: Vec<Ray>,
     lines: Vec<Line>,
@@ -37,8 +41,10 @@ struct LinearAlgebra {
 #[derive(Debug, Deserialize)]
 struct PlanePoint {
     tensor: String,
-    alpha: f64,
-    beta: f64,
+    i: usize,
+    j: usize,
+    x: f64,
+    y: f64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -137,33 +143,45 @@ fn compare(
     let cosine = w0.dot(w1)? / (w0.norm()? * w1.norm()?);
     number("cosine".into(), cosine, expected.cosine_0_1, 1.0);
 
-    let plane = Plane::through(w0, w1, w2)?;
-    number("plane dx".into(), plane.dx, expected.dx, expected.dx);
-    number("plane dy".into(), plane.dy, expected.dy, expected.dy);
-    vector("basis.u", &plane.u)?;
-    vector("basis.v", &plane.v)?;
-    for (k, point) in weights.iter().enumerate() {
-        for (axis, ours) in plane.coordinates(point)?.into_iter().enumerate() {
+    let plane = Plane::through(w0.clone(), w1.clone(), w2.clone())?;
+    let [dx, dy] = plane.extent();
+    number("plane dx".into(), dx, expected.dx, expected.dx);
+    number("plane dy".into(), dy, expected.dy, expected.dy);
+    let [u, v] = plane.basis();
+    vector("basis.u", u)?;
+    vector("basis.v", v)?;
+    let networks = plane.networks().iter().copied();
+    let computed = weights.iter().map(|point| plane.coordinates(point));
+    let computed = computed.collect::<Result<Vec<_>, _>>()?;
+    for (k, ours) in networks.enumerate().chain(computed.into_iter().enumerate()) {
+        for (axis, ours) in ours.into_iter().enumerate() {
             let theirs = expected.coordinates[k][axis];
             number(format!("coordinate {k} {axis}"), ours, theirs, expected.dx);
         }
     }
-    let [x, y] = plane.coordinates(w3)?;
-    let height = w3.distance(&plane.point(x, y)?)?;
     let theirs = expected.distance_to_plane_of_3;
+    let ours = plane.distance(w3)?;
     number(
         "plane's distance from a fourth".into(),
-        height,
+        ours,
         theirs,
         theirs,
     );
-    for PlanePoint {
-        tensor,
-        alpha,
-        beta,
-    } in &expected.plane_points
-    {
-        vector(tensor, &plane.point(alpha * plane.dx, beta * plane.dy)?)?;
+    let grid = GridConfig::new()
+        .with_margin(expected.margin)
+        .with_points(expected.grid)
+        .init(plane)?;
+    assert_eq!(grid.axis().len(), expected.axis.len());
+    for (k, (ours, theirs)) in grid.axis().iter().zip(&expected.axis).enumerate() {
+        number(format!("axis {k}"), *ours, *theirs, 1.0);
+    }
+    let coordinates = grid.coordinates();
+    assert_eq!(coordinates.len(), expected.grid * expected.grid);
+    for PlanePoint { tensor, i, j, x, y } in &expected.plane_points {
+        let at = coordinates[i * expected.grid + j];
+        number(format!("grid {i} {j} x"), at[0], *x, expected.dx);
+        number(format!("grid {i} {j} y"), at[1], *y, expected.dx);
+        vector(tensor, &grid.weights(at)?)?;
     }
 
     for ray in &expected.rays {
@@ -174,49 +192,20 @@ fn compare(
         let filtered = ray.direction.replace("direction", "filter_normalised");
         vector(&filtered, &noise.filter_normalised(w0)?)?;
     }
+    let line = StraightLine::between(w0.clone(), w1.clone())?;
+    number(
+        "distance of a line's ends".into(),
+        line.distance(),
+        distance,
+        distance,
+    );
     for Line { tensor, t } in &expected.lines {
-        vector(tensor, &w0.clone().lerp(w1, *t)?)?;
+        vector(tensor, &line.weights(*t)?)?;
     }
     for (name, deviation) in numbers {
         comparisons.note(name, deviation, allowed);
     }
     Ok(comparisons)
-}
-
-/// A plane through three points: its origin, and an orthonormal basis, by Gram and Schmidt.
-struct Plane {
-    origin: Weights,
-    u: Weights,
-    v: Weights,
-    dx: f64,
-    dy: f64,
-}
-
-impl Plane {
-    fn through(w0: &Weights, w1: &Weights, w2: &Weights) -> Result<Self, WeightsError> {
-        let u = w1.axpy(-1.0, w0)?;
-        let (dx, u) = (u.norm()?, u.normalised()?);
-        let v = w2.axpy(-1.0, w0)?;
-        let v = v.axpy(-u.dot(&v)?, &u)?;
-        let (dy, v) = (v.norm()?, v.normalised()?);
-        let origin = w0.clone();
-        Ok(Self {
-            origin,
-            u,
-            v,
-            dx,
-            dy,
-        })
-    }
-
-    fn point(&self, x: f64, y: f64) -> Result<Weights, WeightsError> {
-        Weights::combine(&[(1.0, &self.origin), (x, &self.u), (y, &self.v)])
-    }
-
-    fn coordinates(&self, point: &Weights) -> Result<[f64; 2], WeightsError> {
-        let from_origin = point.axpy(-1.0, &self.origin)?;
-        Ok([from_origin.dot(&self.u)?, from_origin.dot(&self.v)?])
-    }
 }
 
 /// Uniform numbers from one stream, over all parameters.

@@ -69,6 +69,19 @@ impl Net {
     }
 }
 
+impl Net {
+    /// All weights in the order of the files' parameters, in the graph of the module.
+    pub(crate) fn flattened(&self) -> Tensor<1> {
+        fn parts<const D: usize>(layer: &Layer<D>) -> [Tensor<1>; 2] {
+            let weight = layer.weight.val();
+            let elements = [weight.shape().num_elements()];
+            [weight.reshape(elements), layer.bias.val()]
+        }
+        let parts = [parts(&self.conv), parts(&self.norm), parts(&self.fc)];
+        Tensor::cat(parts.concat(), 0)
+    }
+}
+
 impl<const D: usize> Layer<D> {
     fn new(
         name: &str,

@@ -420,7 +420,7 @@ impl<M: Module> Average<M> {
 
     fn moved_to(mut self, device: &Device) -> Self {
         self.skeleton = self.skeleton.moved_to(device);
-        self.weights = self.weights.moved_to(device);
+        self.weights = self.weights.to_device(device);
         self.spread = self.spread.map(|spread| spread.moved_to(device));
         self.is_large.clear();
         self

@@ -1,6 +1,8 @@
 //! Directions in weight space.
 
-use burn::tensor::{Distribution, Tensor};
+use burn::tensor::{DType, Tensor, TensorData};
+use rand::Rng;
+use rand_distr::{Distribution, StandardNormal};
 
 use super::arithmetic::is_weight;
 use super::{Role, Weights, WeightsError};
@@ -10,19 +12,25 @@ use crate::kernels::{Floats, accumulator_dtype};
 const SMALLEST: f64 = 1e-10;
 
 impl Weights {
-    /// A direction that is uniform on the sphere of radius 1: `z / |z|`, where `z` is a vector of standard normal numbers from
-    /// the generators of the weights' devices (see `Device::seed`).
+    /// A direction that is uniform on the sphere of radius 1: `z / |z|`, where `z` is a vector of standard normal numbers.
+    ///
+    /// Equal generators draw equal directions on all devices, but for the rounding of `|z|`, since the numbers are drawn in the
+    /// host's memory, in the order of the layout.
     ///
     /// Source: Izmailov et al. 2018, sec. 3.3, the rays of Fig. 4.
     ///
     /// # Errors
     ///
     /// [`WeightsError::Device`], and [`WeightsError::NoDirection`] for weights of no elements.
-    pub fn random_direction(&self) -> Result<Self, WeightsError> {
+    pub fn random_direction(&self, rng: &mut impl Rng) -> Result<Self, WeightsError> {
         let normal = self.weights().map(|values| {
-            let options = (&values.device(), accumulator_dtype(values.dtype()).into());
-            let distribution = Distribution::Normal(0.0, 1.0);
-            Floats::of(Tensor::<1>::random([values.len()], distribution, options))
+            let drawn: Vec<f32> = StandardNormal
+                .sample_iter(&mut *rng)
+                .take(values.len())
+                .collect();
+            let drawn = TensorData::new(drawn, [values.len()]);
+            let dtype = DType::from(accumulator_dtype(values.dtype()));
+            Floats::of(Tensor::<1>::from_data(drawn, (&values.device(), dtype)))
         });
         let normal = normal.collect();
         self.with_weights(normal).normalised()

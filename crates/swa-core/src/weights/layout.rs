@@ -81,6 +81,16 @@ impl Layout {
         self.places.get(path).copied()
     }
 
+    /// Checks that another layout is alike.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::MissingParameter`], [`WeightsError::UnknownParameter`] and [`WeightsError::ShapeMismatch`], for the first
+    /// parameter of the other that differs.
+    pub fn check_alike(&self, other: &Self) -> Result<(), WeightsError> {
+        self.places_in(other).map(|_| ())
+    }
+
     /// Gives the parameter at `place` another shape.
     pub(super) fn reshape(&mut self, place: usize, shape: &[usize]) {
         self.parameters[place].shape = shape.to_vec();

@@ -118,6 +118,13 @@ impl Weights {
         devices
     }
 
+    /// The same on `device`, without a copy of what is there already.
+    pub fn to_device(self, device: &Device) -> Self {
+        let values = self.values.into_iter();
+        let values = values.map(|value| value.moved_to(device)).collect();
+        Self { values, ..self }
+    }
+
     /// The values of parameters with [`Role::Weight`].
     pub(crate) fn weights(&self) -> impl Iterator<Item = &Floats> {
         let parameters = self.layout.parameters().iter().zip(&self.values);
@@ -182,13 +189,6 @@ impl Weights {
 
     pub(crate) fn layout_shared(&self) -> &Arc<Layout> {
         &self.layout
-    }
-
-    /// The same on `device`.
-    pub(crate) fn moved_to(self, device: &Device) -> Self {
-        let values = self.values.into_iter();
-        let values = values.map(|value| value.moved_to(device)).collect();
-        Self { values, ..self }
     }
 
     /// Takes the values out, to be [put back](Self::put_values), so that there is no other handle on them.

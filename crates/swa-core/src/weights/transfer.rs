@@ -77,7 +77,7 @@ impl Weights {
     /// [`WeightsError::Device`].
     pub(crate) fn transferred_to(self, device: &Device) -> Result<Self, WeightsError> {
         if !is_host(device) {
-            return Ok(self.moved_to(device));
+            return Ok(self.to_device(device));
         }
         let (layout, values) = self.into_parts();
         Ok(Self::from_parts(layout, download(values, device)?))
