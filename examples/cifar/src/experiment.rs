@@ -10,8 +10,8 @@ use swa_lab::experiment::{ExperimentDirectory, Plan, status};
 use swa_lab::output::say;
 use swa_lab::provenance::command_line;
 
-/// Makes the paper's experiment, or one of a plan of your own: SGD and SWA on several networks and
-/// data sets, over several seeds.
+/// Makes the paper's experiment, or one of a plan of your own: SGD, SWA and the methods beside it, on several
+/// networks and data sets, over several seeds.
 ///
 /// It can be stopped at any moment: the same command goes on with it.
 #[derive(Debug, Clone, clap::Args)]
@@ -40,7 +40,8 @@ enum ExperimentCommand {
 
 #[derive(Debug, Clone, clap::Args)]
 struct BeginArgs {
-    /// The plan: `paper` (a GPU's work of weeks), `small` (two hours of two CPU cores), or a TOML file
+    /// The plan: `paper` (a GPU's work of weeks), `small` (SGD and SWA, two hours of two CPU cores),
+    /// `small-methods` (all methods, an hour of them), or a TOML file
     #[arg(value_name = "PLAN")]
     plan: String,
 
@@ -81,7 +82,7 @@ pub(crate) fn run(args: &ExperimentArgs) -> Result<i32, Failure> {
         (Some(ExperimentCommand::Status { dir }), _) => status::show(dir).map(|()| 0),
         (Some(ExperimentCommand::Run(worker)), _) => worker::run(worker),
         (None, Some(begin)) => begin.run(),
-        (None, None) => Err("name a plan: paper, small, or a TOML file".into()),
+        (None, None) => Err("name a plan: paper, small, small-methods, or a TOML file".into()),
     }
 }
 

@@ -107,6 +107,8 @@ pub(super) fn result(plan: &Plan, run: &PlannedRun, records: &Records) -> String
 /// The time that is left, estimated from the epochs that were measured.
 #[derive(Debug, PartialEq)]
 struct Estimate {
+    /// The number of runs that are not finished.
+    runs: usize,
     /// The seconds left for the networks that were measured.
     seconds: f64,
     /// The networks of which no epoch was measured.
@@ -150,10 +152,12 @@ impl Estimate {
             seconds.next_back().unwrap_or(0.0)
         };
         let mut estimate = Self {
+            runs: 0,
             seconds: 0.0,
             unknown: Vec::new(),
         };
         for run in runs.iter().filter(|run| records.run(&run.name).is_none()) {
+            estimate.runs += 1;
             estimate.seconds += predictions(run);
             let taken_over = match (&run.shares, run.method) {
                 (Some((_, epochs)), Method::Sgd) => *epochs,
@@ -178,7 +182,7 @@ impl Estimate {
     fn text(&self) -> String {
         let known = format!("about {} left", duration(self.seconds));
         match self.unknown.as_slice() {
-            [] if self.seconds == 0.0 => "nothing left".to_owned(),
+            [] if self.runs == 0 => "nothing left".to_owned(),
             [] => known,
             unknown => format!("{known} without {}, not yet measured", unknown.join(", ")),
         }
@@ -250,5 +254,37 @@ mod tests {
             said,
             ["12 s", "2 min", "1 h 0 min", "2 h 30 min", "4 days 15 h"]
         );
+    }
+
+    #[test]
+    fn the_predictions_of_another_seed_are_a_part_of_the_time_left() {
+        let settings = ["seeds=[1, 2]", "methods=[\"fge\"]"].map(str::to_owned);
+        let plan = Plan::parse(&Plan::text("small").unwrap(), "small", &settings).unwrap();
+        let mut plan = plan.on_synthetic_images();
+        plan.models.truncate(1);
+        let runs = plan.runs().unwrap();
+        let [first, second] = [&runs[0].name, &runs[1].name];
+        let mut records = Records::default();
+        let epochs = |run: &'static str| (1..=24).map(move |epoch| measured(run, epoch, 0, 2.0));
+        assert_eq!(first, "synthetic-vgg16-bn-fge-seed1");
+        records.0.extend(epochs("synthetic-vgg16-bn-fge-seed1"));
+        // All epochs of the first are over, and not its predictions: it is not done.
+        let estimate = Estimate::of(&runs, &records);
+        assert_eq!((estimate.runs, estimate.seconds), (2, 48.0));
+        let predictions = r#"{"record":"predictions","run":"RUN","models":"members","temperature":null,
+            "images":1,"members":[],"reliability":[],"seconds":30.0}"#;
+        let run = r#"{"record":"run","run":"RUN","data_set":"synthetic","model":"vgg16-bn","width_divisor":8,
+            "method":"fge","budget":24,"epochs":24,"swa_start":null,"swa_lr":null,"batch_size":64,"lr":0.02,
+            "momentum":0.9,"weight_decay":5e-4,"seed":1,"train_images":1,"test_images":1,"evaluate_on":"test",
+            "shared_epochs":0,"device":"flex","machine":"","command":"","version":"","burn_version":"",
+            "started":"","finished":"","peak_memory_bytes":null}"#;
+        for record in [predictions, run] {
+            let record = serde_json::from_str(&record.replace("RUN", first));
+            records.0.push(record.unwrap());
+        }
+        // 24 epochs of the second of 2 seconds, and predictions as long as the first's.
+        let estimate = Estimate::of(&runs, &records);
+        assert_eq!((estimate.runs, estimate.seconds), (1, 48.0 + 30.0));
+        assert_eq!(epochs_done(&runs[1], &records), 0, "{second}");
     }
 }

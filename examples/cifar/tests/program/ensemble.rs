@@ -242,6 +242,45 @@ fn what_is_no_network_is_refused_with_its_name() {
 }
 
 #[test]
+fn samples_of_a_run_on_other_images_than_its_own_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    write_image_folder(&data, &["cat", "dog", "owl"], 5);
+    let settings = "--method swag --model preresnet-8 --width-divisor 16 --epochs 2 --swa-start 1 --batch-size 6 --data";
+    let settings: Vec<&str> = settings
+        .split(' ')
+        .chain([data.to_str().unwrap()])
+        .collect();
+    let out = folder.path().join("run");
+    train(&settings, &out).end().success();
+    let run = out.to_str().unwrap();
+    ensemble([run, "--samples", "1"]).success();
+    // The same classes, and fewer images.
+    let other = folder.path().join("other");
+    write_image_folder(&other, &["cat", "dog", "owl"], 4);
+    let refusal = ensemble([run, "--samples", "1", "--data", other.to_str().unwrap()]).refusal();
+    assert!(
+        refusal.contains("was begun with other images: there are 12 images to train on"),
+        "{refusal}"
+    );
+    // Its average needs no training images.
+    let averaged = out.join("averaged.safetensors");
+    ensemble([
+        averaged.to_str().unwrap(),
+        "--data",
+        other.to_str().unwrap(),
+    ])
+    .success();
+
+    fs::write(out.join("swag.bpk"), "no record").unwrap();
+    let refusal = ensemble([run, "--samples", "1"]).refusal();
+    assert!(
+        refusal.contains("swag.bpk is damaged, or that of another network ("),
+        "{refusal}"
+    );
+}
+
+#[test]
 fn without_images_held_out_there_is_no_temperature() {
     let run = SmallRun::PreResNet.finished();
     let output = ensemble([run.path().to_str().unwrap()]).success();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use safetensors::SafeTensors;
 
 use crate::end_state::{EndState, Metrics};
-use crate::small_run::{SmallRun, has_checkpoint, has_logged, resume, train};
+use crate::small_run::{SmallRun, checkpoint_files, has_checkpoint, has_logged, resume, train};
 use crate::snapshot::Snapshot;
 
 /// The settings of a small run with a method. It has six epochs of seven steps.
@@ -17,13 +17,23 @@ fn settings(method: &str) -> Vec<&str> {
     settings.split(' ').chain(method.split(' ')).collect()
 }
 
-/// Kills a run of a method within its epochs, twice amid one and once as a checkpoint is written, and compares its end with that of
-/// a run that nobody killed. Returns that one's.
+/// Stops a run of a method by a signal, kills it within epochs and at a checkpoint, and compares its end with that of a run that
+/// nothing disturbed. Returns that one's.
 fn kill_and_compare(method: &str) -> EndState {
     let folder = tempfile::tempdir().unwrap();
     let [whole, out] = ["whole", "killed"].map(|name| folder.path().join(name));
     train(&settings(method), &whole).end().success();
     let whole_end = EndState::of(&whole);
+
+    let mut process = train(&settings(method), &out);
+    assert!(process.runs_until(|| has_logged(&out, 1)));
+    process.signal("TERM");
+    assert_eq!(process.end().status, Some(130));
+    let files = checkpoint_files(&out);
+    let amid = files
+        .iter()
+        .find_map(|name| name.strip_prefix("model-")?.split_once('+'));
+    let stopped_in = amid.unwrap().0.parse::<usize>().unwrap() + 1;
 
     let mut killed = 0;
     for (sign, milliseconds) in [
@@ -32,11 +42,7 @@ fn kill_and_compare(method: &str) -> EndState {
         (|out| has_logged(out, 4), 30),
         (|out| has_logged(out, 5), 10),
     ] {
-        let mut process = if out.join("config.json").exists() {
-            resume(&out)
-        } else {
-            train(&settings(method), &out)
-        };
+        let mut process = resume(&out);
         if process.runs_until(|| sign(&out)) {
             sleep(Duration::from_millis(milliseconds));
             process.signal("KILL");
@@ -45,7 +51,7 @@ fn kill_and_compare(method: &str) -> EndState {
     }
     assert!(killed >= 2, "{killed} were killed");
     resume(&out).end().success();
-    EndState::of(&out).assert_same_bits(&whole_end, &[]);
+    EndState::of(&out).assert_same_bits(&whole_end, &[stopped_in]);
     assert_eq!(Snapshot::of(&out).names(), Snapshot::of(&whole).names());
     whole_end
 }

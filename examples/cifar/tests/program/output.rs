@@ -169,7 +169,7 @@ fn nobody_has_to_listen_to_the_end() {
 fn every_command_explains_itself() {
     let help = |arguments: &[&str]| cifar(arguments).success();
     let program = help(&["--help"]);
-    for command in ["train", "evaluate", "report"] {
+    for command in ["train", "evaluate", "ensemble", "report"] {
         assert!(program.contains(command), "{program}");
     }
     let train = help(&["train", "--help"]);
@@ -183,6 +183,12 @@ fn every_command_explains_itself() {
     let evaluate = help(&["evaluate", "--help"]);
     for flag in ["--model-file", "--data", "--device"] {
         assert!(evaluate.contains(flag), "{flag}");
+    }
+    let ensemble = help(&["ensemble", "--help"]);
+    let flags = "--samples --scale --diagonal --seed --model --width-divisor --key --data --device \
+                 --leave-out-not-finite --bins";
+    for flag in flags.split_whitespace() {
+        assert!(ensemble.contains(flag), "{flag}");
     }
     let report = help(&["report", "--help"]);
     assert!(report.contains("results.jsonl"), "{report}");

@@ -19,6 +19,7 @@ use burn::train::metric::store::{Aggregate, EventStoreClient, Split};
 
 use crate::data::Position;
 use crate::run::directory::{DirectoryError, RunDirectory, io_error};
+pub(super) use read::in_brief;
 
 /// The parts of a checkpoint. Each has its own file, as in Burn's own checkpointers.
 const PARTS: [&str; 3] = [MODEL, OPTIMIZER, SCHEDULER];

@@ -90,7 +90,7 @@ impl Problem {
 }
 
 /// The beginning of a message that may be long, because it lists a network's parameters.
-fn in_brief(message: &str) -> String {
+pub(in crate::run) fn in_brief(message: &str) -> String {
     const LENGTH: usize = 160;
 
     match message.char_indices().nth(LENGTH) {
