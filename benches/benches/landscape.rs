@@ -1,8 +1,8 @@
 //! The cost of evaluating a plane, on flex.
 //!
-//! - Each point of a grid against a re-estimation of BatchNorm and a score of a network that is there, both over two batches of 128
-//!   images. What a point adds is the combination of three vectors, and a copy of the module without its weights. **Limit: 1.05 times as
-//!   long**, for all points of a plane as for the few here.
+//! - Each point of a grid against a re-estimation of BatchNorm and a score of a network that is there, both over two batches of 32
+//!   images. **Limit: 1.05 times as long**, for all points of a plane as for the few here. What a point adds is the combination of three
+//!   vectors, and a copy of the module without its weights: timed alone too, since the passes of data vary more than that.
 //! - The memory of a plane through three networks of VGG16 with BatchNorm, made and evaluated at some points, each with batches of 8
 //!   images, against one such network that is re-estimated and scored. Each is a process of its own, and its peak that of its resident memory
 //!   (`VmHWM`). **Limit: 4 f32 copies of the parameters more.** The plane itself is three, and the network at a point is the one that
@@ -16,7 +16,7 @@ use burn_swa_benches::rounds;
 use swa_core::{ReestimationConfig, Weights, reestimate_batch_norm};
 use swa_lab::measure::{Spread, by_turns, seconds};
 use swa_lab::run::classifier::ImageNetwork;
-use swa_landscape::{Evaluation, Grid, GridConfig, Plane};
+use swa_landscape::{Evaluation, Grid, GridConfig, Plane, Points};
 use swa_models::{PreResNetConfig, Vgg, VggConfig};
 
 const ROUNDS: usize = 12;
@@ -67,13 +67,14 @@ fn forward<N: ImageNetwork>(network: &N, images: Tensor<4>) -> usize {
 }
 
 fn time<N: ImageNetwork + 'static>(name: &str, network: impl Fn() -> N) {
-    let (model, batches) = (network(), images(128));
+    let (model, batches) = (network(), images(32));
     let grid = grid(&model, network);
     let config = ReestimationConfig::new();
     let mut evaluation =
         Evaluation::new(&model, &config, || batches.clone(), forward).expect("layers of f32");
     let mut next = 0;
-    let [alone, on_plane] = by_turns(
+    let corners = grid.coordinates();
+    let [alone, on_plane, making] = by_turns(
         rounds(ROUNDS),
         [
             &mut || {
@@ -94,12 +95,19 @@ fn time<N: ImageNetwork + 'static>(name: &str, network: impl Fn() -> N) {
                     scores.collect::<Result<Vec<_>, _>>().expect("scores")
                 })
             },
+            &mut || {
+                seconds(|| {
+                    let weights = grid.weights(corners[3]).expect("a point");
+                    weights.put_into(&model).expect("the same network")
+                })
+            },
         ],
     );
     println!(
-        "{name}: an evaluation {:.0} ms, a point of a plane {:.3} times as long, limit 1.05",
+        "{name}: an evaluation {:.0} ms, a point of a plane {:.3} times as long, limit 1.05; making its network {:.4} times",
         1e3 * Spread::of(alone.iter().copied()).median,
         Spread::of_ratios(&on_plane, &alone),
+        Spread::of_ratios(&making, &alone),
     );
 }
 
@@ -129,11 +137,7 @@ fn one() {
 
 fn plane() {
     let (model, batches) = (vgg(), images(8));
-    let plane = Plane::through(of(&model), of(&vgg()), of(&vgg())).expect("a plane");
-    let grid = GridConfig::new()
-        .with_points(2)
-        .init(plane)
-        .expect("a grid");
+    let grid = grid(&model, vgg);
     let config = ReestimationConfig::new();
     let mut evaluation =
         Evaluation::new(&model, &config, || batches.clone(), forward).expect("layers of f32");

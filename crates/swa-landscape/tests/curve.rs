@@ -262,7 +262,7 @@ fn a_resumed_curve_is_the_same_to_the_bit() {
 }
 
 #[test]
-fn batches_of_a_step_have_points_of_their_own() {
+fn every_batch_has_a_point_of_its_own() {
     let curve = curve_of(&CurveConfig::new(), &untrained());
     let batch: Batch = batches().remove(0);
     let loss = |curve: &Curve<Net>| {
@@ -274,6 +274,13 @@ fn batches_of_a_step_have_points_of_their_own() {
     assert!(drawn[0] != drawn[1] && drawn[1] != drawn[2] && drawn[0] != drawn[2]);
     let again = curve_of(&CurveConfig::new(), &untrained());
     assert_eq!(drawn, [loss(&again), loss(&again), loss(&again)]);
+
+    // At a rate of 0, the next step has the same bends, and other points.
+    let mut optimizer = SgdConfig::new().init();
+    let gradients = TrainStep::step(&again, batch.clone()).grads;
+    let next = again.optimize(&mut optimizer, 0.0.into(), gradients);
+    let later = [loss(&next), loss(&next), loss(&next)];
+    assert!(drawn.iter().all(|loss| !later.contains(loss)));
 }
 
 #[test]
