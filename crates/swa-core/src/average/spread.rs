@@ -4,6 +4,7 @@ use burn::module::{ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, FloatDType, Tensor};
 
 use super::CONTAINER;
+use crate::burn_0_22::reads_when_looked_at;
 use crate::kernels::{self, Floats, Spreading, accumulator_dtype};
 use crate::weights::{Role, Weights};
 use crate::{Average, AverageError, Counter};
@@ -80,6 +81,9 @@ pub(super) struct Spread {
     deviations: Vec<Vector>,
     /// The ids of the parameters in records.
     ids: Vec<ParamId>,
+    /// The variance and the deviation before the last update, on a device where a record may not have been read yet: while there is
+    /// another handle on them, their memory is not written to, even where Burn defers operations.
+    replaced: Option<(Vector, Vector)>,
 }
 
 impl Spread {
@@ -91,6 +95,7 @@ impl Spread {
             ids: variance.iter().map(|_| ParamId::new()).collect(),
             variance,
             deviations: Vec::new(),
+            replaced: None,
         }
     }
 
@@ -133,6 +138,9 @@ impl Spread {
         }
         let variance = std::mem::take(&mut self.variance);
         let deviation = std::mem::take(&mut self.deviations[place]);
+        // The operations of the last update are done by now, since this one has read whether the weights are finite.
+        let is_read_later = mean.devices().iter().any(reads_when_looked_at);
+        self.replaced = is_read_later.then(|| (variance.clone(), deviation.clone()));
         let written = variance.into_iter().zip(deviation);
         let parameters = current.weights().zip(mean.weights()).zip(written);
         let parameters = parameters.map(|((current, mean), (variance, deviation))| {
