@@ -8,11 +8,9 @@
 //!   (`VmHWM`). **Limit: 4 f32 copies of the parameters more.** The plane itself is three, and the network at a point is the one that
 //!   the other process has too.
 
-use std::process::Command;
-
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor};
-use burn_swa_benches::rounds;
+use burn_swa_benches::{peak_megabytes, print_peak, rounds};
 use swa_core::{ReestimationConfig, Weights, reestimate_batch_norm};
 use swa_lab::measure::{Spread, by_turns, seconds};
 use swa_lab::run::classifier::ImageNetwork;
@@ -33,7 +31,7 @@ fn main() {
         } else {
             plane();
         }
-        println!("{}", peak_kilobytes());
+        print_peak();
         return;
     }
     let device = Device::flex();
@@ -149,8 +147,8 @@ fn memory() {
     let copy = (size_of::<f32>() * vgg().num_params()) as f64 / 1e6;
     let [one, plane] = by_turns(
         rounds(3),
-        [&mut || peak_megabytes("one"), &mut || {
-            peak_megabytes("plane")
+        [&mut || peak_megabytes(&["one"]), &mut || {
+            peak_megabytes(&["plane"])
         }],
     );
     let more = one
@@ -163,26 +161,4 @@ fn memory() {
         Spread::of(plane.iter().copied()).median,
         Spread::of(more),
     );
-}
-
-/// The peak of a process of its own.
-fn peak_megabytes(points: &str) -> f64 {
-    let program = std::env::current_exe().expect("the path of this program");
-    let output = Command::new(program).arg(points).output().expect("a run");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
-    let output = String::from_utf8_lossy(&output.stdout).into_owned();
-    let kilobytes = output
-        .lines()
-        .last()
-        .and_then(|line| line.parse::<f64>().ok());
-    kilobytes.expect("a peak") * 1024.0 / 1e6
-}
-
-/// The most memory that this process has ever had.
-fn peak_kilobytes() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let peak = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    peak.expect("a peak in kB")
 }

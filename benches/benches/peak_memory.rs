@@ -11,7 +11,6 @@
 //! everything that a checkpoint will hold, and it holds the average beside the live model. Small batches
 //! show this. With large ones, this takes less memory than a step does.
 
-use std::process::Command;
 use std::sync::Arc;
 
 use burn::module::Module;
@@ -20,7 +19,7 @@ use burn::train::metric::{Adaptor, LossInput, LossMetric};
 use burn::train::{
     ClassificationOutput, InferenceStep, LearnerModel, SupervisedTraining, TrainStep,
 };
-use burn_swa_benches::rounds;
+use burn_swa_benches::{peak_megabytes, print_peak, rounds};
 use swa_lab::data::{Augmentation, EpochLoader, ImageBatch, Images};
 use swa_lab::measure::{LEARNING_RATE, Spread, by_turns, images, learner, swa};
 use swa_lab::run::classifier::Classifier;
@@ -36,7 +35,7 @@ fn main() {
     if let [model, checkpoints, batch_size] = arguments.as_slice() {
         let batch_size = batch_size.parse().expect("a number");
         train(model == "swa", checkpoints == "with", batch_size);
-        println!("{}", peak_kilobytes());
+        print_peak();
         return;
     }
 
@@ -45,8 +44,8 @@ fn main() {
         let [bare, swa] = by_turns(
             rounds(ROUNDS),
             [
-                &mut || peak_megabytes(["bare", checkpoints, batch_size]),
-                &mut || peak_megabytes(["swa", checkpoints, batch_size]),
+                &mut || peak_megabytes(&["bare", checkpoints, batch_size]),
+                &mut || peak_megabytes(&["swa", checkpoints, batch_size]),
             ],
         );
         let more = bare.iter().zip(&swa).map(|(bare, swa)| (swa - bare) / copy);
@@ -58,34 +57,6 @@ fn main() {
             Spread::of(more),
         );
     }
-}
-
-/// The peak of a run in a process of its own.
-fn peak_megabytes(arguments: [&str; 3]) -> f64 {
-    let program = std::env::current_exe().expect("the path of this program");
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .expect("a run");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let output = String::from_utf8_lossy(&output.stdout).into_owned();
-    let kilobytes = output
-        .lines()
-        .last()
-        .and_then(|line| line.parse::<f64>().ok());
-    kilobytes.expect("a peak") * 1024.0 / 1e6
-}
-
-/// The most memory that this process has ever had.
-fn peak_kilobytes() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let peak = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    peak.expect("a peak in kB")
 }
 
 fn network() -> Vgg {

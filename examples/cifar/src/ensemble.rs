@@ -29,7 +29,7 @@ pub(crate) struct EnsembleArgs {
     #[command(flatten)]
     sampling: Sampling,
 
-    /// Draw samples with the variance of each weight alone
+    /// Draw samples with the variance of each weight alone, for which the paper's --scale is 1
     #[arg(long)]
     diagonal: bool,
 

@@ -5,7 +5,7 @@ use burn::tensor::{Tensor, TensorData};
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use super::spread::Spread;
+use super::spread::{Spread, as_mean};
 use crate::kernels::{self, Floats};
 use crate::{Average, AverageError};
 
@@ -120,12 +120,6 @@ fn noise_of(spread: &Spread, mean: &[Floats], mut noise: impl FnMut() -> f32) ->
         Floats::of(variance.sqrt().mul(drawn))
     });
     noises.collect()
-}
-
-/// The values on the device of the mean, and in its dtype.
-fn as_mean(values: Floats, mean: &Floats) -> Floats {
-    let (device, dtype) = (mean.device(), mean.dtype().into());
-    values.moved_to(&device).cast(dtype)
 }
 
 #[cfg(test)]

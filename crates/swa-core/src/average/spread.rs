@@ -143,15 +143,11 @@ impl Spread {
         self.replaced = is_read_later.then(|| (variance.clone(), deviation.clone()));
         let written = variance.into_iter().zip(deviation);
         let parameters = current.weights().zip(mean.weights()).zip(written);
-        let parameters = parameters.map(|((current, mean), (variance, deviation))| {
-            let (device, dtype) = (mean.device(), mean.dtype().into());
-            let as_mean = |values: Floats| values.moved_to(&device).cast(dtype);
-            Spreading {
-                current: as_mean(current.clone()),
-                mean: mean.clone(),
-                variance: as_mean(variance),
-                deviation: as_mean(deviation),
-            }
+        let parameters = parameters.map(|((current, mean), (variance, deviation))| Spreading {
+            current: as_mean(current.clone(), mean),
+            mean: mean.clone(),
+            variance: as_mean(variance, mean),
+            deviation: as_mean(deviation, mean),
         });
         let mut parameters: Vec<Spreading> = parameters.collect();
         // A weight of 1 forgets all that was before.
@@ -270,6 +266,12 @@ const LIST: &str = "Vec";
 
 fn first_device(mean: &Weights) -> Device {
     mean.devices().into_iter().next().unwrap_or_default()
+}
+
+/// The values on the device of the mean, and in its dtype.
+pub(super) fn as_mean(values: Floats, mean: &Floats) -> Floats {
+    let (device, dtype) = (mean.device(), mean.dtype().into());
+    values.moved_to(&device).cast(dtype)
 }
 
 /// Zeros in the dtype of an accumulator, in memory of their own.
