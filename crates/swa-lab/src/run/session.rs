@@ -326,6 +326,7 @@ impl Session<'_> {
         .metrics((AccuracyMetric::new(), LossMetric::new()))
         .metric_train_numeric(LearningRateMetric::new())
         .with_interrupter(self.interruption.interrupter())
+        .with_application_logger(Some(terminal::Logger::of_run(self.directory.path())))
         .with_custom_checkpointers(model_files, optimizer_files, schedule_files)
         .with_checkpointing_strategy(AfterLog::new(unlogged.clone()))
         .num_epochs(self.until);
