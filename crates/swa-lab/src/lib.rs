@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`data`] | images, from files or made up, and their batches in the order of a seed |
 //! | [`run`] | one training: settings, folder, checkpoints, metrics, the model's file |
+//! | [`landscape`] | the geometry of trained networks: planes, rays, lines, curves, and their points' scores |
 //! | [`experiment`] | the many runs of a plan, and their results |
 //! | [`report`] | the pages, pictures and tables of an experiment, from its results alone |
 //!
@@ -16,6 +17,7 @@ pub mod device;
 pub mod experiment;
 #[cfg(test)]
 mod hostile_files;
+pub mod landscape;
 pub mod measure;
 pub mod output;
 pub mod provenance;

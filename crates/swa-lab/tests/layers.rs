@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 /// The layers, from the lowest up.
-const LAYERS: [&str; 4] = ["data", "run", "experiment", "report"];
+const LAYERS: [&str; 5] = ["data", "run", "landscape", "experiment", "report"];
 
 #[test]
 fn no_layer_uses_a_later_one() {

@@ -116,7 +116,12 @@ pub struct Barrier {
 }
 
 impl Barrier {
-    fn of(ts: &[f64], scores: &[f64]) -> Result<Self, LandscapeError> {
+    /// The barrier of scores that were evaluated at `ts`, in order, the first and the last of which are the ends'.
+    ///
+    /// # Errors
+    ///
+    /// [`LandscapeError::Count`] for another number of scores than of points, and for none.
+    pub fn of(ts: &[f64], scores: &[f64]) -> Result<Self, LandscapeError> {
         let (Some(first), Some(last), true) =
             (scores.first(), scores.last(), ts.len() == scores.len())
         else {

@@ -5,6 +5,7 @@ mod ensemble;
 mod evaluate;
 mod experiment;
 mod export;
+mod landscape;
 mod report;
 mod train;
 
@@ -28,6 +29,7 @@ enum Command {
     Train(Box<train::TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
     Ensemble(ensemble::EnsembleArgs),
+    Landscape(landscape::LandscapeCommand),
     Export(export::ExportArgs),
     Report(report::ReportArgs),
     Experiment(Box<experiment::ExperimentArgs>),
@@ -49,6 +51,7 @@ fn run(command: &Command) -> Result<i32, Failure> {
         Command::Train(args) => train::run(args),
         Command::Evaluate(args) => evaluate::run(args).map(|()| 0),
         Command::Ensemble(args) => ensemble::run(args).map(|()| 0),
+        Command::Landscape(args) => landscape::run(args),
         Command::Export(args) => export::run(args).map(|()| 0),
         Command::Report(args) => report::run(args).map(|()| 0),
         Command::Experiment(args) => experiment::run(args),

@@ -9,6 +9,7 @@ use burn_swa_test_support::random::uniform;
 use burn_swa_tests::comparison::{Comparisons, relative_l2};
 use burn_swa_tests::vectors::{self, VectorsOf};
 use serde::Deserialize;
+use swa_lab::report::contour_levels;
 use swa_landscape::{GridConfig, Line as StraightLine, Plane, Points};
 use swa_train::swa_core::Weights;
 
@@ -33,9 +34,25 @@ struct LinearAlgebra {
     rays: Vec<Ray>,
     lines: Vec<Line>,
     distance_to_plane_of_3: f64,
+    contours: Contours,
     /// Other entries, such as the products `dot.0.1`.
     #[serde(flatten)]
     rest: BTreeMap<String, serde_json::Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Contours {
+    values_stream: u64,
+    loss: Levels,
+    error: Levels,
+}
+
+#[derive(Debug, Deserialize)]
+struct Levels {
+    vmax: f64,
+    log_alpha: f64,
+    count: usize,
+    levels: Vec<f64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -70,6 +87,29 @@ fn weight_space_linear_algebra_agrees_with_the_papers_formulas() {
         let comparisons = compare(&vectors, dtype, allowed).unwrap();
         println!("{dtype:?}: {}", comparisons.summary());
         comparisons.finish().unwrap();
+    }
+}
+
+#[test]
+fn weight_space_contour_levels_are_those_of_plane_plot() {
+    let file = vectors::folder().join("weight_space/linear_algebra.safetensors");
+    let vectors = VectorsOf::<LinearAlgebra>::read(&file);
+    let vectors = vectors.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let LinearAlgebra { contours, grid, .. } = &vectors.description;
+    let values = uniform(contours.values_stream, grid * grid, 2.0, 0.0);
+    let values = values
+        .into_iter()
+        .map(|value| f64::from(value).abs() * 4.0 + 0.1);
+    let values: Vec<f64> = values.collect();
+    for expected in [&contours.loss, &contours.error] {
+        let levels = contour_levels(&values, expected.vmax, expected.log_alpha, expected.count);
+        assert_eq!(levels.len(), expected.levels.len());
+        for (level, expected) in levels.iter().zip(&expected.levels) {
+            assert!(
+                (level - expected).abs() <= 1e-13 * expected,
+                "{level} and {expected}"
+            );
+        }
     }
 }
 

@@ -128,18 +128,6 @@ pub(crate) const METHODS: [Method; 6] = [
     Method::Snapshot,
 ];
 
-/// A method as its paper writes it.
-pub(crate) fn method_name(method: Method) -> &'static str {
-    match method {
-        Method::Sgd => "SGD",
-        Method::Swa => "SWA",
-        Method::Ema => "EMA",
-        Method::Snapshot => "Snapshot",
-        Method::Fge => "FGE",
-        Method::Swag => "SWAG",
-    }
-}
-
 /// A data set as the paper writes it.
 pub(crate) fn data_set_name(data_set: &str) -> &str {
     match data_set {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::comparison::{Comparison, METHODS, data_set_name, method_name};
+use super::comparison::{Comparison, METHODS, data_set_name};
 use super::results::{FinishedRun, Results};
 use super::table::Table;
 use super::wording::listed;
@@ -22,7 +22,7 @@ pub(crate) fn sentences(results: &Results, table: &Table<'_>) -> Vec<String> {
         let about = format!("{} on {}", row.network, data_set_name(&row.data_set));
         let seeds: BTreeSet<u64> = comparison.runs().map(|run| run.record.seed).collect();
         for method in METHODS {
-            let name = method_name(method);
+            let name = method.name();
             let runs = comparison.of(method);
             let lacking = seeds
                 .iter()
@@ -89,7 +89,7 @@ fn outside(run: &FinishedRun, table: &Table<'_>) -> Option<String> {
     Some(format!(
         "{}: in no table, as its settings differ from those of another run of {}.",
         run.record.run,
-        method_name(run.record.method),
+        run.record.method.name(),
     ))
 }
 

@@ -7,6 +7,7 @@ mod cost;
 mod curve;
 #[cfg(test)]
 mod fixture;
+mod landscape;
 mod legend;
 mod line;
 mod members;
@@ -32,12 +33,15 @@ use crate::output::say;
 use crate::run::directory::write_whole;
 use comparison::Comparison;
 use convergence::Convergence;
+use landscape::Section;
 use members::MemberCurves;
 use page::{Figure, Figures, Page};
 use picture::{Drawing, Picture};
 use reliability::Reliability;
 use results::Results;
 use table::Table;
+
+pub use landscape::{Kind, contour_levels};
 
 /// The page.
 const PAGE: &str = "report.html";
@@ -77,10 +81,15 @@ pub fn write(folder: &Path) -> Result<(), Failure> {
         }
         figures.push(found);
     }
+    let mut landscape = Vec::new();
+    for kind in Kind::ALL {
+        landscape.extend(kind.section(folder, &mut files)?);
+    }
     let page = Page {
         results: &results,
         table: &table,
         figures: &figures,
+        landscape: &landscape,
         missing: &missing,
     };
     files.push((TABLE.to_owned(), serde_json::to_vec_pretty(&table)?));
@@ -92,6 +101,7 @@ pub fn write(folder: &Path) -> Result<(), Failure> {
     for line in text::lines(&table) {
         say(line);
     }
+    say_landscape(landscape.iter());
     for sentence in &missing {
         say(format!("missing: {sentence}"));
     }
@@ -103,6 +113,33 @@ pub fn write(folder: &Path) -> Result<(), Failure> {
         say(format!("written: {}", folder.join(name).display()));
     }
     Ok(())
+}
+
+/// Draws the picture of the points in `folder` into it, and prints what it shows.
+///
+/// # Errors
+///
+/// If the file of points cannot be read, or the picture not be written.
+pub fn write_landscape(folder: &Path, kind: Kind) -> Result<(), Failure> {
+    let mut files = Vec::new();
+    say_landscape(kind.section(folder, &mut files)?.iter());
+    say("");
+    for (name, content) in &files {
+        let file = folder.join(name);
+        write_whole(&file, content)?;
+        say(format!("written: {}", file.display()));
+    }
+    Ok(())
+}
+
+fn say_landscape<'a>(sections: impl Iterator<Item = &'a Section>) {
+    for section in sections {
+        say("");
+        say(section.title);
+        for sentence in &section.sentences {
+            say(format!("  {sentence}"));
+        }
+    }
 }
 
 /// Adds a picture to the files, in both formats, and returns the one in SVG.

@@ -5,8 +5,9 @@ use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde::Serialize;
 
-use super::comparison::{data_set_name, method_name};
+use super::comparison::data_set_name;
 use super::convergence::LINES;
+use super::landscape::Section;
 use super::methods::{Methods, SCORES};
 use super::published::NLL_EPOCHS;
 use super::results::{FinishedRun, Results};
@@ -21,6 +22,8 @@ pub(crate) struct Page<'a> {
     pub(crate) table: &'a Table<'a>,
     /// The pictures of the rows.
     pub(crate) figures: &'a [Figures],
+    /// The pictures of the geometry of networks.
+    pub(crate) landscape: &'a [Section],
     pub(crate) missing: &'a [String],
 }
 
@@ -84,7 +87,7 @@ impl Page<'_> {
         });
         let runs = results.finished.iter();
         let runs = runs.map(|run| {
-            let method_name = method_name(run.record.method);
+            let method_name = run.record.method.name();
             context! { time => time(run), method_name, ..Serde(&run.record) }
         });
         let unfinished = results.unfinished.iter();
@@ -112,6 +115,7 @@ impl Page<'_> {
             verdicts => verdicts.collect::<Vec<_>>(),
             tables => tables.collect::<Vec<_>>(),
             comparisons => comparisons.collect::<Vec<_>>(),
+            landscape => Serde(self.landscape),
             runs => runs.collect::<Vec<_>>(),
             missing => Serde(self.missing),
             unfinished => Serde(unfinished.collect::<Vec<_>>()),
@@ -204,6 +208,14 @@ mod tests {
             results: &results,
             table: &Table::of(&comparisons),
             figures: &figures,
+            landscape: &[Section {
+                title: "a plane",
+                figure: Figure::of("<svg ></svg>", false, false),
+                caption: evil.to_owned(),
+                sentences: vec![evil.to_owned()],
+                command: evil.to_owned(),
+                version: evil.to_owned(),
+            }],
             missing: &[evil.to_owned()],
         };
         let html = page.html().unwrap();

@@ -390,7 +390,7 @@ impl RunConfig {
     }
 
     /// The augmentation of its training images.
-    pub(super) fn augmentation(&self) -> Augmentation {
+    pub(crate) fn augmentation(&self) -> Augmentation {
         match self.images.padding {
             PaddingChoice::Zero => Augmentation::CropAndFlip(Padding::Zero),
             PaddingChoice::Reflect => Augmentation::CropAndFlip(Padding::Reflect),

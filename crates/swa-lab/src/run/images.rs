@@ -64,6 +64,16 @@ impl ImagesRecord {
         }
     }
 
+    /// The numbers of images to train on and to score on.
+    pub(crate) fn counts(&self) -> [usize; 2] {
+        [self.train, self.scored]
+    }
+
+    /// The number of classes.
+    pub(crate) fn classes(&self) -> usize {
+        self.class_names.len()
+    }
+
     /// The first difference from those that the run began with, in words.
     pub(crate) fn difference(&self, began: &Self) -> Option<String> {
         let lacks = |names: &[String], name: &&String| !names.contains(name);

@@ -32,6 +32,7 @@ pub struct Interruption {
     /// read.
     ui: Interrupter,
     shows_ui: AtomicBool,
+    scores_points: AtomicBool,
     /// The time at which a signal first asked for a stop.
     signalled: Mutex<Option<Instant>>,
     /// Optimizer steps of this process.
@@ -49,6 +50,11 @@ impl Interruption {
     pub fn terminal_ui(&self, checkpoint: Option<usize>) -> Box<dyn MetricsRenderer> {
         self.shows_ui.store(true, Ordering::SeqCst);
         terminal::ui(self.ui.clone(), checkpoint)
+    }
+
+    /// Takes note that points are scored from now on, and no training is under way.
+    pub(crate) fn begin_points(&self) {
+        self.scores_points.store(true, Ordering::SeqCst);
     }
 
     /// Counts an optimizer step, and stops after it if that was asked for.
@@ -108,7 +114,9 @@ impl Interruption {
             }
             None => {
                 *signalled = Some(Instant::now());
-                if !shows_ui {
+                if self.scores_points.load(Ordering::SeqCst) {
+                    note("\nStopping after this point. Ctrl-C again stops at once, and loses it.");
+                } else if !shows_ui {
                     note(
                         "\nStopping after this step, with a checkpoint (a validation under way is \
                          finished first). Ctrl-C again stops at once, and loses the epoch under way.",

@@ -39,6 +39,18 @@ pub enum Method {
 }
 
 impl Method {
+    /// Its name in texts and pictures.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sgd => "SGD",
+            Self::Swa => "SWA",
+            Self::Ema => "EMA",
+            Self::Snapshot => "Snapshot",
+            Self::Fge => "FGE",
+            Self::Swag => "SWAG",
+        }
+    }
+
     /// The keys of its settings in `config.json`.
     pub(super) fn keys(self) -> &'static [&'static str] {
         match self {

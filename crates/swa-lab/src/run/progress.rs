@@ -25,6 +25,7 @@ const LINE_EVERY: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct Progress {
     bar: Option<ProgressBar>,
+    unit: Unit,
     label: String,
     began: Instant,
     last_line: Instant,
@@ -32,10 +33,29 @@ pub struct Progress {
     done: usize,
 }
 
+/// The unit that progress is counted in.
+#[derive(Debug, Clone, Copy)]
+enum Unit {
+    Images,
+    Points,
+}
+
 impl Progress {
     /// Progress of something counted in images.
     pub fn of_images() -> Self {
-        let style = "{msg:24} [{bar:30}] {pos}/{len} images {per_sec} eta {eta}";
+        Self::of(Unit::Images)
+    }
+
+    /// Progress of something counted in points, each of which takes a while.
+    pub(crate) fn of_points() -> Self {
+        Self::of(Unit::Points)
+    }
+
+    fn of(unit: Unit) -> Self {
+        let style = match unit {
+            Unit::Images => "{msg:24} [{bar:30}] {pos}/{len} images {per_sec} eta {eta}",
+            Unit::Points => "{msg:24} [{bar:30}] {pos}/{len} points eta {eta}",
+        };
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template(style);
             ProgressBar::no_length()
@@ -43,6 +63,7 @@ impl Progress {
         });
         Self {
             bar,
+            unit,
             label: String::new(),
             began: Instant::now(),
             last_line: Instant::now(),
@@ -85,11 +106,19 @@ impl Progress {
             }
             None if self.last_line.elapsed() > LINE_EVERY => {
                 self.last_line = Instant::now();
-                let rate = done as f64 / self.began.elapsed().as_secs_f64();
-                note(format!(
-                    "{}: {done} of {} images, {rate:.0} images/s",
-                    self.label, self.total
-                ));
+                let (label, total) = (&self.label, self.total);
+                let seconds = self.began.elapsed().as_secs_f64();
+                note(match self.unit {
+                    Unit::Images => {
+                        let rate = done as f64 / seconds;
+                        format!("{label}: {done} of {total} images, {rate:.0} images/s")
+                    }
+                    Unit::Points => {
+                        let left = total.saturating_sub(done) as f64 * seconds / done.max(1) as f64;
+                        let minutes = (left / 60.0).ceil();
+                        format!("{label}: {done} of {total} points, about {minutes} min left")
+                    }
+                });
             }
             None => {}
         }

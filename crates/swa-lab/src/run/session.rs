@@ -280,7 +280,11 @@ impl Session<'_> {
     }
 
     /// Trains until the session is over, or is asked to stop. Then it leaves a checkpoint.
-    fn fit<M>(
+    ///
+    /// # Errors
+    ///
+    /// With one line that says what is wrong and what to do.
+    pub(crate) fn fit<M>(
         &self,
         model: M,
         schedule: Schedule,
@@ -526,7 +530,7 @@ fn resumable(problem: impl std::fmt::Display) -> Failure {
 }
 
 /// The outcome of a call of the `Learner`.
-enum Fitted<M> {
+pub(crate) enum Fitted<M> {
     /// The run is over. This is its model.
     Model(M),
     /// The run is not over, and the session ended in this way.

@@ -3,7 +3,9 @@
 use std::cell::OnceCell;
 use std::sync::Arc;
 
-use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor};
+use burn::module::{
+    Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
+};
 use burn::store::{ModuleRecord, RecordError};
 use burn::tensor::Device;
 use burn::train::LearnerModel;
@@ -128,6 +130,15 @@ impl<M: LearnerModel> Module for Curve<M> {
         }
     }
 }
+
+/// Shows the bends, so that a module that holds a curve can be shown.
+impl<M: LearnerModel + ModuleDisplay> ModuleDisplayDefault for Curve<M> {
+    fn content(&self, content: Content) -> Option<Content> {
+        content.add("bends", &self.bends).optional()
+    }
+}
+
+impl<M: LearnerModel + ModuleDisplay> ModuleDisplay for Curve<M> {}
 
 impl<M: LearnerModel> Curve<M> {
     fn with_bends(mut self, change: impl FnMut(M) -> M) -> Self {

@@ -9,6 +9,7 @@ mod experiment;
 mod experiment_methods;
 mod going_on;
 mod killing;
+mod landscape;
 mod methods;
 #[cfg(target_os = "linux")]
 mod no_room;

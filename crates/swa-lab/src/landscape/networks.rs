@@ -1,0 +1,283 @@
+//! The networks that a picture is made of: those of runs, and model files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use swa_models::{Network, NetworkConfig};
+
+use crate::Failure;
+use crate::data::ImageSet;
+use crate::output::say;
+use crate::run::config::RunConfig;
+use crate::run::directory::{RunDirectory, io_error};
+use crate::run::images::load_images;
+use crate::run::model_file::{FileArgs, ModelFile};
+use crate::run::predictors::{FinishedRun, PredictingModels};
+use crate::run::progress::Progress;
+
+/// The arguments that say which networks, and where their images are.
+#[derive(Debug, Clone, clap::Args)]
+pub struct NetworksArgs {
+    /// Folders of runs, and model files. A run stands for its averaged model (swa, ema, swag) or its live model (sgd). A file in the
+    /// folder of a run, such as live.safetensors, is that run's
+    #[arg(value_name = "RUN|FILE", required = true)]
+    pub networks: Vec<PathBuf>,
+
+    #[command(flatten)]
+    file: FileArgs,
+
+    /// The images: `synthetic`, `download`, `download100`, or a folder, as in `cifar train` [default: the runs' own, without runs
+    /// synthetic]
+    #[arg(long, value_name = "WHERE")]
+    data: Option<String>,
+}
+
+/// A network in a file of points.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkRecord {
+    /// Its name in the picture: that of its run's method, or of its file.
+    pub name: String,
+    /// Its file.
+    pub file: PathBuf,
+    /// The CRC-32 of the file's bytes.
+    pub checksum: u32,
+    /// The name of the network, such as `preresnet-14`.
+    pub model: String,
+}
+
+/// Networks and their images.
+pub struct GivenNetworks {
+    sources: Vec<Source>,
+    /// The images of the first run, or all that there are.
+    pub images: ImageSet,
+}
+
+/// A file, and what is known about it.
+struct Source {
+    record: NetworkRecord,
+    run: Option<FinishedRun>,
+    model_file: ModelFile,
+}
+
+impl NetworksArgs {
+    /// Reads the networks and loads their images.
+    ///
+    /// # Errors
+    ///
+    /// If a file or the images cannot be read, or they do not fit each other.
+    pub fn read(&self) -> Result<GivenNetworks, Failure> {
+        let sources = self
+            .networks
+            .iter()
+            .map(|path| Source::read(path, &self.file));
+        let mut sources: Vec<Source> = sources.collect::<Result<_, _>>()?;
+        tell_apart(&mut sources);
+        let data = self.data(&sources)?;
+        let all = load_images(&data, &mut Progress::of_images())?;
+        for source in &sources {
+            if let Some(class_names) = &source.model_file.class_names
+                && !all.has_classes(class_names)
+            {
+                return Err(format!(
+                    "the model in {} tells other classes apart than those of {data}: say with --data where the images are that it was \
+                     trained on",
+                    source.record.file.display(),
+                )
+                .into());
+            }
+        }
+        let runs = || sources.iter().filter_map(|source| source.run.as_ref());
+        let images = match runs().next() {
+            None => all,
+            Some(first) => {
+                let images = first.images(&all)?.used;
+                for run in runs() {
+                    if run.directory.check_images(&images).is_err() {
+                        say(format!(
+                            "Note: {} was trained on another part of the images than {}, whose images are taken.",
+                            run.directory.path().display(),
+                            first.directory.path().display(),
+                        ));
+                    }
+                }
+                images
+            }
+        };
+        Ok(GivenNetworks { sources, images })
+    }
+
+    /// The location of the images.
+    fn data(&self, sources: &[Source]) -> Result<String, Failure> {
+        if let Some(data) = &self.data {
+            return Ok(data.clone());
+        }
+        let mut runs = sources.iter().filter_map(|source| source.run.as_ref());
+        let Some(first) = runs.next() else {
+            return Ok("synthetic".to_owned());
+        };
+        match runs.find(|run| run.config.data != first.config.data) {
+            None => Ok(first.config.data.clone()),
+            Some(other) => Err(format!(
+                "{} is of {} and {} of {}: say with --data on which images to score them",
+                first.directory.path().display(),
+                first.config.data,
+                other.directory.path().display(),
+                other.config.data,
+            )
+            .into()),
+        }
+    }
+}
+
+impl GivenNetworks {
+    /// What a file of points holds of them.
+    pub fn records(&self) -> Vec<NetworkRecord> {
+        let records = self.sources.iter().map(|source| source.record.clone());
+        records.collect()
+    }
+
+    /// The settings of the first run, or those of the first network's paper.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such network.
+    pub(super) fn run_or_paper(&self) -> Result<RunConfig, Failure> {
+        let mut runs = self.sources.iter().filter_map(|source| source.run.as_ref());
+        if let Some(run) = runs.next() {
+            return Ok(run.config.clone());
+        }
+        let first = self.sources.first().ok_or("there is no network")?;
+        let network: NetworkConfig = first.record.model.parse()?;
+        let classes = self.images.class_names.len();
+        Ok(RunConfig::paper(&network, classes))
+    }
+
+    /// The number of networks.
+    pub fn count(&self) -> usize {
+        self.sources.len()
+    }
+
+    /// The network with a number, counted from 0, on `device`.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or its file's tensors are not the network's parameters.
+    pub fn load(&self, number: usize, device: &Device) -> Result<Network, Failure> {
+        let source = self.sources.get(number).ok_or("there is no such network")?;
+        let classes = self.images.class_names.len();
+        source.model_file.network(classes, device)
+    }
+
+    /// Checks the number of networks.
+    ///
+    /// # Errors
+    ///
+    /// If there are fewer or more.
+    pub(super) fn check_count(&self, least: usize, most: usize) -> Result<(), Failure> {
+        let expected = match (least, most) {
+            (least, usize::MAX) => format!("at least {least} networks"),
+            (least, most) if least == most => format!("{least} networks"),
+            (least, most) => format!("{least} to {most} networks"),
+        };
+        let got = self.count();
+        if (least..=most).contains(&got) {
+            Ok(())
+        } else {
+            Err(
+                format!("expected {expected}, got {got}: name folders of runs, or model files")
+                    .into(),
+            )
+        }
+    }
+}
+
+impl Source {
+    fn read(path: &Path, args: &FileArgs) -> Result<Self, Failure> {
+        let (file, run, args) = if path.is_dir() {
+            let run = FinishedRun::read(path)?;
+            (file_of(&run)?, Some(run), FileArgs::NONE)
+        } else if path.exists() {
+            match run_around(path) {
+                Some(run) => (path.to_owned(), Some(run), FileArgs::NONE),
+                None => (path.to_owned(), None, args),
+            }
+        } else {
+            return Err(format!(
+                "{}: no such run or file: name the folder of a run, or a model file",
+                path.display()
+            )
+            .into());
+        };
+        let model_file = ModelFile::read(&file, args)?;
+        let bytes = fs::read(&file).map_err(io_error("read", &file))?;
+        Ok(Self {
+            record: NetworkRecord {
+                name: name(&file, run.as_ref()),
+                checksum: crc32fast::hash(&bytes),
+                model: model_file.name(),
+                file,
+            },
+            run,
+            model_file,
+        })
+    }
+}
+
+/// The one network that a run stands for.
+fn file_of(run: &FinishedRun) -> Result<PathBuf, Failure> {
+    match run.own_models(false) {
+        PredictingModels::Members => Err(format!(
+            "{} holds an ensemble: name one of its members in {}",
+            run.directory.path().display(),
+            run.directory.members().display()
+        )
+        .into()),
+        models => Ok(run.files(models)?.remove(0)),
+    }
+}
+
+/// The run in whose folder a file is, if it is in one.
+fn run_around(file: &Path) -> Option<FinishedRun> {
+    let folder = file.parent()?;
+    // A member of an ensemble is one folder deeper.
+    let folders = [Some(folder), folder.parent()].into_iter().flatten();
+    let mut runs = folders.filter_map(|folder| RunDirectory::read(folder).ok());
+    let (directory, config) = runs.next()?;
+    Some(FinishedRun { directory, config })
+}
+
+/// The name of a network in pictures: `SGD` for example, `live network of SWA` for the one that SWA averages, else that of its file.
+fn name(file: &Path, run: Option<&FinishedRun>) -> String {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let method = run.map(|run| run.config.method.method().name());
+    match (method, run) {
+        (Some(method), Some(run)) if file_of(run).is_ok_and(|own| own == file) => method.to_owned(),
+        (Some(method), _) => format!("{stem} network of {method}"),
+        (None, _) => stem.into_owned(),
+    }
+}
+
+/// Gives each network a name of its own: with its seed, else its path, where names are the same.
+fn tell_apart(sources: &mut [Source]) {
+    let is_double = |sources: &[Source], name: &str| {
+        sources.iter().filter(|it| it.record.name == name).count() > 1
+    };
+    let doubles = |sources: &[Source]| -> Vec<bool> {
+        let names = sources.iter().map(|it| is_double(sources, &it.record.name));
+        names.collect()
+    };
+    let double = doubles(sources);
+    for (source, double) in sources.iter_mut().zip(double) {
+        if let (true, Some(run)) = (double, &source.run) {
+            source.record.name += &format!(" (seed {})", run.config.seed);
+        }
+    }
+    let double = doubles(sources);
+    for (source, double) in sources.iter_mut().zip(double) {
+        if double {
+            source.record.name = source.record.file.display().to_string();
+        }
+    }
+}

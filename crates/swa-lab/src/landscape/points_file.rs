@@ -1,0 +1,304 @@
+//! The file of a picture's points and their scores.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::networks::NetworkRecord;
+use super::scoring::{PointScores, ScoringRecord};
+use crate::Failure;
+use crate::provenance::{self, BURN_VERSION, VERSION};
+use crate::run::directory::{DirectoryError, read_json, write_whole};
+
+/// A kind of picture, by the settings of its points.
+pub trait Geometry: Serialize + DeserializeOwned {
+    /// The coordinates of a point.
+    type At: Serialize + DeserializeOwned + Copy;
+    /// What is known of the networks and the points, beside their scores.
+    type Known: Serialize + DeserializeOwned;
+
+    /// The name of the file.
+    const FILE: &'static str;
+    /// Its content in words.
+    const CONTENT: &'static str;
+
+    /// The number of points, for so many networks.
+    fn count(&self, networks: usize) -> usize;
+
+    /// The number of networks that `known` is about must be this one.
+    fn is_known_of(known: &Self::Known, networks: usize) -> bool;
+}
+
+/// A file of points and their scores: `plane.json`, `rays.json`, `line.json` or `curve.json`.
+///
+/// It is written as a whole whenever a point is scored, so that a process that is killed loses one point.
+#[derive(Serialize, Deserialize)]
+#[serde(bound = "")]
+pub struct PointsFile<G: Geometry> {
+    #[serde(flatten)]
+    head: Head<G>,
+    /// The points, in the order of the geometry's.
+    pub points: Vec<PointRecord<G::At>>,
+    #[serde(skip)]
+    path: PathBuf,
+}
+
+/// All but the points.
+#[derive(Serialize, Deserialize)]
+#[serde(bound = "")]
+struct Head<G: Geometry> {
+    networks: Vec<NetworkRecord>,
+    scoring: ScoringRecord,
+    settings: G,
+    known: Option<G::Known>,
+    origin: Origin,
+}
+
+/// A point.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PointRecord<A> {
+    /// Its coordinates.
+    #[serde(flatten)]
+    pub at: A,
+    /// Its scores, once it has them.
+    pub scores: Option<PointScores>,
+}
+
+/// The origin of the scores.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Origin {
+    command: String,
+    version: String,
+    burn_version: String,
+    device: String,
+    machine: String,
+    started: String,
+}
+
+/// What the points of a new file are scored of and on.
+pub(super) struct Asked<'a, G: Geometry> {
+    pub(super) networks: Vec<NetworkRecord>,
+    pub(super) scoring: &'a ScoringRecord,
+    pub(super) settings: G,
+    /// The coordinates of all points.
+    pub(super) points: Vec<G::At>,
+    pub(super) device: &'a str,
+    /// A file in its place that is of something else is replaced.
+    pub(super) overwrite: bool,
+}
+
+impl<G: Geometry> PointsFile<G> {
+    /// The file in `folder` that is asked for: that which is there, or a new one.
+    ///
+    /// # Errors
+    ///
+    /// If the file that is there is of other networks, images or settings.
+    pub(super) fn open(folder: &Path, asked: Asked<'_, G>) -> Result<Self, Failure> {
+        let new = Self {
+            path: folder.join(G::FILE),
+            head: Head {
+                networks: asked.networks,
+                scoring: asked.scoring.clone(),
+                settings: asked.settings,
+                known: None,
+                origin: Origin {
+                    command: provenance::command_line(std::env::args().skip(1)),
+                    version: VERSION.to_owned(),
+                    burn_version: BURN_VERSION.to_owned(),
+                    device: asked.device.to_owned(),
+                    machine: provenance::machine(),
+                    started: provenance::now(),
+                },
+            },
+            points: asked
+                .points
+                .into_iter()
+                .map(|at| PointRecord { at, scores: None })
+                .collect(),
+        };
+        if asked.overwrite {
+            return Ok(new);
+        }
+        let Some(there) = Self::read(folder)? else {
+            return Ok(new);
+        };
+        match new.difference(&there)? {
+            None => Ok(there),
+            Some(difference) => Err(format!(
+                "{} {difference}: choose another folder with --out, or replace it with --overwrite",
+                there.path.display()
+            )
+            .into()),
+        }
+    }
+
+    /// The file in `folder`, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read, or holds something else.
+    pub fn read(folder: &Path) -> Result<Option<Self>, Failure> {
+        let path = folder.join(G::FILE);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let mut file: Self = read_json(&path, G::CONTENT).map_err(|error| match error {
+            DirectoryError::Content { path, reason, .. } => Failure::from(format!(
+                "{} does not hold {} ({reason}): replace it with `cifar landscape … --overwrite`, or move it elsewhere",
+                path.display(),
+                G::CONTENT
+            )),
+            error => error.into(),
+        })?;
+        let (points, networks) = (file.points.len(), file.networks().len());
+        let known = file.known();
+        if points != file.settings().count(networks)
+            || known.is_some_and(|known| !G::is_known_of(known, networks))
+        {
+            return Err(format!(
+                "{} has lost a part: it has {points} points of {networks} networks, and its settings are of another number. Replace \
+                 it with `cifar landscape … --overwrite`, or move it elsewhere",
+                path.display()
+            )
+            .into());
+        }
+        file.path = path;
+        Ok(Some(file))
+    }
+
+    /// The first difference from the file that is `there`, in words.
+    fn difference(&self, there: &Self) -> Result<Option<String>, Failure> {
+        let checksums =
+            |file: &Self| -> Vec<u32> { file.networks().iter().map(|it| it.checksum).collect() };
+        if checksums(self) != checksums(there) {
+            return Ok(Some(format!(
+                "is of {}, and given are {}",
+                listed(there.networks()),
+                listed(self.networks())
+            )));
+        }
+        let images = &there.head.scoring.images;
+        if let Some(difference) = self.head.scoring.images.difference(images) {
+            return Ok(Some(format!("was made with other images: {difference}")));
+        }
+        let values = |file: &Self| -> Result<[Value; 2], Failure> {
+            let head = &file.head;
+            Ok([
+                serde_json::to_value(&head.settings)?,
+                serde_json::to_value(head.scoring.batch_norm)?,
+            ])
+        };
+        let (here, before) = (values(self)?, values(there)?);
+        let [settings, batch_norm] = [0, 1].map(|part| (&here[part], &before[part]));
+        if let (Value::Object(here), Value::Object(before)) = settings
+            && let Some((name, value)) = here
+                .iter()
+                .find(|(key, value)| before.get(*key) != Some(value))
+        {
+            let before = before.get(name).unwrap_or(&Value::Null);
+            let name = name.replace('_', " ");
+            return Ok(Some(format!(
+                "was made with other settings: {name} is {value} here and {before} there"
+            )));
+        }
+        Ok((batch_norm.0 != batch_norm.1).then(|| {
+            format!(
+                "was made with other statistics of BatchNorm: {} here and {} there",
+                batch_norm.0, batch_norm.1
+            )
+        }))
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written; what was there stays.
+    pub(super) fn write(&self) -> Result<(), Failure> {
+        let Head { settings, .. } = &self.head;
+        debug_assert_eq!(self.points.len(), settings.count(self.networks().len()));
+        let head = serde_json::to_string_pretty(&self.head)?;
+        let mut text = head.trim_end_matches("\n}").to_owned();
+        // A line a point, so that one reads and compares them.
+        text += ",\n  \"points\": [\n";
+        for (index, point) in self.points.iter().enumerate() {
+            let end = if index + 1 < self.points.len() {
+                ","
+            } else {
+                ""
+            };
+            let _ = writeln!(text, "    {}{end}", serde_json::to_string(point)?);
+        }
+        text += "  ]\n}\n";
+        Ok(write_whole(&self.path, text.as_bytes())?)
+    }
+
+    /// The networks, as they were given.
+    pub fn networks(&self) -> &[NetworkRecord] {
+        &self.head.networks
+    }
+
+    /// The settings of the points.
+    pub fn settings(&self) -> &G {
+        &self.head.settings
+    }
+
+    /// The statistics of BatchNorm, and the images.
+    pub fn scoring(&self) -> &ScoringRecord {
+        &self.head.scoring
+    }
+
+    /// What is known beside the scores, once it is.
+    pub fn known(&self) -> Option<&G::Known> {
+        self.head.known.as_ref()
+    }
+
+    /// Adds what is known beside the scores, and writes the file.
+    pub(super) fn learn(&mut self, known: G::Known) -> Result<(), Failure> {
+        self.head.known = Some(known);
+        self.write()
+    }
+
+    /// The number of points without scores.
+    pub fn left(&self) -> usize {
+        let points = self.points.iter();
+        points.filter(|point| point.scores.is_none()).count()
+    }
+
+    /// The number of gaps: points whose scores are not numbers.
+    pub fn gaps(&self) -> usize {
+        let scores = self.points.iter().filter_map(|point| point.scores);
+        scores
+            .filter(|scores| !scores.train_loss.is_finite())
+            .count()
+    }
+
+    /// The command that began it.
+    pub fn command(&self) -> &str {
+        &self.head.origin.command
+    }
+
+    /// The version of the program that began it.
+    pub fn version(&self) -> &str {
+        &self.head.origin.version
+    }
+}
+
+/// The networks by name and file.
+fn listed(networks: &[NetworkRecord]) -> String {
+    let networks = networks.iter();
+    let networks: Vec<String> = networks
+        .map(|it| {
+            format!(
+                "{} ({}, CRC-32 {:08x})",
+                it.name,
+                it.file.display(),
+                it.checksum
+            )
+        })
+        .collect();
+    networks.join(" and ")
+}

@@ -1,0 +1,220 @@
+//! The geometry of networks: a picture and a few sentences for each file of points.
+
+mod contours;
+mod lines;
+mod path;
+mod plane;
+mod rays;
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::axes::short;
+use super::draw;
+use super::page::Figure;
+use super::wording::plural;
+use crate::Failure;
+use crate::landscape::{
+    BatchNormStatistics, CurveGeometry, Geometry, LineGeometry, PlaneGeometry, PointsFile,
+    RaysGeometry,
+};
+use path::PathPicture;
+use plane::PlanePicture;
+use rays::RaysPicture;
+
+pub use contours::contour_levels;
+
+/// A picture with what it shows.
+#[derive(Serialize)]
+pub(crate) struct Section {
+    pub(crate) title: &'static str,
+    pub(crate) figure: Figure,
+    /// What the picture shows, and on what.
+    pub(crate) caption: String,
+    /// The numbers that it is about, each in a sentence.
+    pub(crate) sentences: Vec<String>,
+    /// The command that scored the first of its points.
+    pub(crate) command: String,
+    /// The version of the program that did.
+    pub(crate) version: String,
+}
+
+/// A kind of picture, with a file of points of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `plane.json`.
+    Plane,
+    /// `rays.json`.
+    Rays,
+    /// `line.json`.
+    Line,
+    /// `curve.json`.
+    Curve,
+}
+
+impl Kind {
+    /// All kinds, in the order of a report.
+    pub(crate) const ALL: [Self; 4] = [Self::Plane, Self::Rays, Self::Line, Self::Curve];
+
+    /// The section of the file of points in `folder`, if there is one, with its picture in `files`.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, or the picture not be drawn.
+    pub(crate) fn section(
+        self,
+        folder: &Path,
+        files: &mut Vec<(String, Vec<u8>)>,
+    ) -> Result<Option<Section>, Failure> {
+        match self {
+            Self::Plane => plane_section(folder, files),
+            Self::Rays => rays_section(folder, files),
+            Self::Line => line_section(folder, files),
+            Self::Curve => curve_section(folder, files),
+        }
+    }
+}
+
+fn plane_section(
+    folder: &Path,
+    files: &mut Vec<(String, Vec<u8>)>,
+) -> Result<Option<Section>, Failure> {
+    let Some(file) = PointsFile::<PlaneGeometry>::read(folder)? else {
+        return Ok(None);
+    };
+    let Some(picture) = PlanePicture::of(&file)? else {
+        return Ok(None);
+    };
+    let svg = draw(&picture, "plane", files)?;
+    let caption = "Train loss and test error on the plane, by L2 distance of the weights. Levels are closer to each other towards the \
+                   least value, and end at that of guessing.";
+    let title = "The plane through the networks";
+    Ok(Some(section(
+        &file,
+        title,
+        &svg,
+        caption,
+        picture.sentences(),
+    )))
+}
+
+fn rays_section(
+    folder: &Path,
+    files: &mut Vec<(String, Vec<u8>)>,
+) -> Result<Option<Section>, Failure> {
+    let Some(file) = PointsFile::<RaysGeometry>::read(folder)? else {
+        return Ok(None);
+    };
+    let picture = RaysPicture::of(&file);
+    let svg = draw(&picture, "rays", files)?;
+    let caption = format!(
+        "Test error and train loss along {} from each network, the same for all; the thick lines are means.",
+        plural(file.settings().directions, "random direction")
+    );
+    let title = "The width of the optima";
+    Ok(Some(section(
+        &file,
+        title,
+        &svg,
+        &caption,
+        picture.sentences(),
+    )))
+}
+
+fn line_section(
+    folder: &Path,
+    files: &mut Vec<(String, Vec<u8>)>,
+) -> Result<Option<Section>, Failure> {
+    let Some(file) = PointsFile::<LineGeometry>::read(folder)? else {
+        return Ok(None);
+    };
+    let picture = PathPicture::of_line(&file);
+    let svg = draw(&picture, "line", files)?;
+    let caption = "Test error and train loss on the line.";
+    let title = "The line between two networks";
+    Ok(Some(section(
+        &file,
+        title,
+        &svg,
+        caption,
+        picture.sentences(),
+    )))
+}
+
+fn curve_section(
+    folder: &Path,
+    files: &mut Vec<(String, Vec<u8>)>,
+) -> Result<Option<Section>, Failure> {
+    let Some(file) = PointsFile::<CurveGeometry>::read(folder)? else {
+        return Ok(None);
+    };
+    let Some(picture) = PathPicture::of_curve(&file) else {
+        return Ok(None);
+    };
+    let svg = draw(&picture, "curve", files)?;
+    let settings = file.settings();
+    let caption = format!(
+        "Test error and train loss on a curve with {}, trained for {} from a learning rate of {}, and on the straight line.",
+        plural(settings.bends, "bend"),
+        plural(settings.epochs, "epoch"),
+        short(&settings.lr),
+    );
+    let title = "A curve between two networks";
+    Ok(Some(section(
+        &file,
+        title,
+        &svg,
+        &caption,
+        picture.sentences(),
+    )))
+}
+
+fn section<G: Geometry>(
+    file: &PointsFile<G>,
+    title: &'static str,
+    svg: &str,
+    caption: &str,
+    sentences: Vec<String>,
+) -> Section {
+    Section {
+        title,
+        figure: Figure::of(svg, false, false),
+        caption: format!("{caption} {}", on_what(file)),
+        sentences,
+        command: file.command().to_owned(),
+        version: file.version().to_owned(),
+    }
+}
+
+/// What the points of a file were scored on, and how many have no scores.
+fn on_what<G: Geometry>(file: &PointsFile<G>) -> String {
+    let scoring = file.scoring();
+    let [train, test] = scoring.images.counts();
+    let batch_norm = match scoring.batch_norm {
+        BatchNormStatistics::Reestimated { batches: None, .. } => {
+            "BatchNorm re-estimated at each point from these training images".to_owned()
+        }
+        BatchNormStatistics::Reestimated {
+            batches: Some(batches),
+            batch_size,
+        } => format!("BatchNorm re-estimated at each point from {batches} batches of {batch_size}"),
+        BatchNormStatistics::Kept => "BatchNorm's statistics left as they are".to_owned(),
+    };
+    let mut text = format!("On {train} training and {test} test images, {batch_norm}.");
+    if file.left() > 0 {
+        text += &format!(
+            " {} of {} points are not scored yet.",
+            file.left(),
+            file.points.len()
+        );
+    }
+    if file.gaps() > 0 {
+        text += &format!(
+            " {} of {} points are gaps: the loss there is no number.",
+            file.gaps(),
+            file.points.len()
+        );
+    }
+    text
+}
