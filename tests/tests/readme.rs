@@ -274,6 +274,7 @@ fn the_code_of_the_readmes_is_code_of_this_file() {
         include_str!("../../crates/swa-core/README.md"),
         include_str!("../../crates/swa-landscape/README.md"),
         include_str!("../../docs/methods.md"),
+        include_str!("../../docs/landscape.md"),
     ] {
         let statements = statements(readme);
         assert!(statements.len() > 4, "{statements:?}");

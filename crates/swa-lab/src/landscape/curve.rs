@@ -7,7 +7,7 @@ use swa_landscape::{CurvePath, CurveShape, Line, Points};
 use swa_models::Network;
 
 use super::curve_training::{train, training_config};
-use super::points_file::Geometry;
+use super::points_file::{Geometry, at_least_two};
 use super::{End, Landscape};
 use crate::Failure;
 
@@ -96,7 +96,7 @@ impl Geometry for CurveGeometry {
     const CONTENT: &'static str = "the points of a curve";
 
     fn count(&self, _networks: usize) -> usize {
-        self.points.saturating_mul(2)
+        at_least_two(self.points).saturating_mul(2)
     }
 
     fn is_known_of(known: &CurveKnown, _networks: usize) -> bool {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use swa_core::Weights;
 use swa_landscape::{Line, Points};
 
-use super::points_file::Geometry;
+use super::points_file::{Geometry, at_least_two};
 use super::{End, Landscape};
 use crate::Failure;
 
@@ -39,7 +39,7 @@ impl Geometry for LineGeometry {
     const CONTENT: &'static str = "the points of a line";
 
     fn count(&self, _networks: usize) -> usize {
-        self.points
+        at_least_two(self.points)
     }
 
     fn is_known_of(_known: &f64, _networks: usize) -> bool {

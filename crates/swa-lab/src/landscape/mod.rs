@@ -37,6 +37,8 @@ pub use curve::{CurveArgs, CurveGeometry, CurveKnown, OnPath, Way, curve};
 pub use line::{LineArgs, LineGeometry, OnLine, line};
 pub use networks::{GivenNetworks, NetworkRecord, NetworksArgs};
 pub use plane::{OnPlane, PlacedNetwork, PlaneArgs, PlaneGeometry, plane};
+#[cfg(test)]
+pub(crate) use points_file::tests::plane_json;
 pub use points_file::{Geometry, PointRecord, PointsFile};
 pub use rays::{OnRayOf, RaysArgs, RaysGeometry, rays};
 pub use scoring::{BatchNormStatistics, PointScores, ScoringArgs, ScoringRecord};

@@ -259,25 +259,28 @@ fn name(file: &Path, run: Option<&FinishedRun>) -> String {
     }
 }
 
-/// Gives each network a name of its own: with its seed, else its path, where names are the same.
+/// Gives each network a name of its own: with its run's seed, and with its run's folder, as far as that is needed; else its path.
 fn tell_apart(sources: &mut [Source]) {
-    let is_double = |sources: &[Source], name: &str| {
-        sources.iter().filter(|it| it.record.name == name).count() > 1
-    };
-    let doubles = |sources: &[Source]| -> Vec<bool> {
-        let names = sources.iter().map(|it| is_double(sources, &it.record.name));
-        names.collect()
-    };
-    let double = doubles(sources);
-    for (source, double) in sources.iter_mut().zip(double) {
-        if let (true, Some(run)) = (double, &source.run) {
-            source.record.name += &format!(" (seed {})", run.config.seed);
-        }
-    }
-    let double = doubles(sources);
-    for (source, double) in sources.iter_mut().zip(double) {
-        if double {
-            source.record.name = source.record.file.display().to_string();
+    let more: [fn(&Source) -> Option<String>; 3] = [
+        |source| {
+            let seed = source.run.as_ref()?.config.seed;
+            Some(format!("{} (seed {seed})", source.record.name))
+        },
+        |source| {
+            let folder = source.run.as_ref()?.directory.path().file_name()?;
+            Some(format!("{} in {}", source.record.name, folder.display()))
+        },
+        |source| Some(source.record.file.display().to_string()),
+    ];
+    for more in more {
+        let names: Vec<String> = sources.iter().map(|it| it.record.name.clone()).collect();
+        for source in &mut *sources {
+            let same = names.iter().filter(|name| **name == source.record.name);
+            if same.count() > 1
+                && let Some(name) = more(source)
+            {
+                source.record.name = name;
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use swa_core::Weights;
 use swa_landscape::{GridConfig, Plane, Points};
 
-use super::points_file::Geometry;
+use super::points_file::{Geometry, at_least_two};
 use super::scoring::PointScores;
 use super::{End, Landscape};
 use crate::Failure;
@@ -64,7 +64,8 @@ impl Geometry for PlaneGeometry {
     const CONTENT: &'static str = "the points of a plane";
 
     fn count(&self, _networks: usize) -> usize {
-        self.points.saturating_mul(self.points)
+        let along = at_least_two(self.points);
+        along.saturating_mul(along)
     }
 
     fn is_known_of(known: &Self::Known, networks: usize) -> bool {

@@ -25,7 +25,7 @@ pub trait Geometry: Serialize + DeserializeOwned {
     /// Its content in words.
     const CONTENT: &'static str;
 
-    /// The number of points, for so many networks.
+    /// The number of points, for so many networks; 0 if the settings are of no picture.
     fn count(&self, networks: usize) -> usize;
 
     /// The number of networks that `known` is about must be this one.
@@ -155,7 +155,8 @@ impl<G: Geometry> PointsFile<G> {
         })?;
         let (points, networks) = (file.points.len(), file.networks().len());
         let known = file.known();
-        if points != file.settings().count(networks)
+        if points == 0
+            || points != file.settings().count(networks)
             || known.is_some_and(|known| !G::is_known_of(known, networks))
         {
             return Err(format!(
@@ -301,4 +302,123 @@ fn listed(networks: &[NetworkRecord]) -> String {
         })
         .collect();
     networks.join(" and ")
+}
+
+/// `points` if they are enough for a picture: one for each end.
+pub(super) fn at_least_two(points: usize) -> usize {
+    if points >= 2 { points } else { 0 }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::hostile_files::survive;
+    use crate::landscape::{LineGeometry, PlaneGeometry};
+
+    /// A `plane.json` with 3 x 3 points, of which one is a gap and one is not scored yet.
+    pub(crate) fn plane_json() -> String {
+        let scores = |loss: f64| {
+            format!(
+                r#"{{"train_loss":{loss:?},"train_accuracy":60.0,"test_loss":1.5,"test_accuracy":{}}}"#,
+                70.0 - loss
+            )
+        };
+        let gap =
+            r#"{"train_loss":null,"train_accuracy":null,"test_loss":null,"test_accuracy":null}"#;
+        let mut points = Vec::new();
+        for (index, loss) in [1.0, 1.25, 1.5, 0.5, 0.75, 1.0, 2.0, 0.0, 3.0]
+            .into_iter()
+            .enumerate()
+        {
+            let (x, y) = ((index / 3) as f64, (index % 3) as f64 / 3.0);
+            let scores = match index {
+                1 => gap.to_owned(),
+                7 => "null".to_owned(),
+                _ => scores(loss),
+            };
+            points.push(format!(r#"{{"x":{x:?},"y":{y:?},"scores":{scores}}}"#));
+        }
+        let network = |name: &str| {
+            format!(
+                r#"{{"name":"{name}","file":"{name}.safetensors","checksum":7,"model":"preresnet-8"}}"#
+            )
+        };
+        let placed = |x: f64| {
+            let scores = scores(0.5);
+            format!(r#"{{"at":{{"x":{x:?},"y":0.0}},"distance":0.0,"scores":{scores}}}"#)
+        };
+        format!(
+            r#"{{"networks":[{},{}],"scoring":{{"images":{{"train":20,"scored":10,"class_names":["a","b"],"checksum":1}},
+            "batch_norm":"kept"}},"settings":{{"points":3,"margin":0.5}},"known":[{},{}],"origin":{{"command":"cifar landscape plane",
+            "version":"1","burn_version":"2","device":"flex","machine":"m","started":"s"}},"points":[{}]}}"#,
+            network("SGD"),
+            network("SWA"),
+            placed(0.0),
+            placed(1.0),
+            points.join(",")
+        )
+    }
+
+    #[test]
+    fn a_file_is_read_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plane.json");
+        fs::write(&path, plane_json()).unwrap();
+        let file = PointsFile::<PlaneGeometry>::read(folder.path())
+            .unwrap()
+            .unwrap();
+        assert_eq!((file.points.len(), file.left(), file.gaps()), (9, 1, 1));
+        assert_eq!(file.points[3].at.y, 0.0);
+        // 1/3 and 2/3 are read to the last bit.
+        assert_eq!(file.points[5].at.y, 2.0 / 3.0);
+        file.write().unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        let line = r#"    {"x":1.0,"y":0.0,"scores":{"train_loss":0.5,"train_accuracy":60.0,"test_loss":1.5,"test_accuracy":69.5}},"#;
+        assert!(text.contains(line), "{text}");
+        let again = PointsFile::<PlaneGeometry>::read(folder.path())
+            .unwrap()
+            .unwrap();
+        again.write().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    }
+
+    #[test]
+    fn no_file_is_none_and_another_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(
+            PointsFile::<LineGeometry>::read(folder.path())
+                .unwrap()
+                .is_none()
+        );
+        let message = |text: &str| {
+            fs::write(folder.path().join("plane.json"), text).unwrap();
+            let read = PointsFile::<PlaneGeometry>::read(folder.path());
+            read.err().unwrap().to_string()
+        };
+        let whole = plane_json();
+        let fewer = message(&whole.replace(r#""points":3"#, r#""points":4"#));
+        assert!(
+            fewer.contains("has lost a part: it has 9 points of 2 networks"),
+            "{fewer}"
+        );
+        let none = message(&whole.replace(r#""margin":0.5"#, r#""margins":0.5"#));
+        assert!(
+            none.contains("does not hold the points of a plane (missing field `margin`"),
+            "{none}"
+        );
+    }
+
+    #[test]
+    fn damaged_files_are_refused_or_read_in_bounded_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plane.json");
+        fs::write(&path, plane_json()).unwrap();
+        survive("points", &[path], 64, |path| {
+            let folder = path.parent().unwrap();
+            let read = PointsFile::<PlaneGeometry>::read(folder);
+            read.map(drop).map_err(|error| error.to_string())
+        });
+    }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use swa_core::Weights;
 use swa_landscape::{Directions, OnRay, Points, RaysConfig};
 
-use super::points_file::Geometry;
+use super::points_file::{Geometry, at_least_two};
 use super::{End, Landscape};
 use crate::Failure;
 
@@ -61,7 +61,7 @@ impl Geometry for RaysGeometry {
     const CONTENT: &'static str = "the points of rays";
 
     fn count(&self, networks: usize) -> usize {
-        let each = self.points.saturating_mul(self.directions);
+        let each = at_least_two(self.points).saturating_mul(self.directions);
         each.saturating_mul(networks)
     }
 

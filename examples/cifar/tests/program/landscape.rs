@@ -164,10 +164,9 @@ fn rays_are_the_same_for_networks_and_meet_in_the_middle() {
         (radius / length - 1.0).abs() < 0.006,
         "{radius} and {length}"
     );
-    assert!(
-        output.contains("SGD: the test error reaches 50 % at a distance of 0.00"),
-        "{output}"
-    );
+    // Which has hardly been trained.
+    let expected = "SGD: the test error is 89.00 % at the network itself.";
+    assert!(output.contains(expected), "{output}");
     runs.has_pictures("rays");
 }
 
@@ -214,7 +213,7 @@ fn a_curve_killed_anywhere_ends_with_the_same_bits() {
     assert!(killed >= 2, "{killed} were killed");
     again.draw(picture, &networks, "").success();
     assert_eq!(bend(&again), bend(&runs));
-    let scores = |text: &str| text.split_once("\"points\"").unwrap().1.to_owned();
+    let scores = |text: &str| text.split_once("\"points\": [").unwrap().1.to_owned();
     let resumed = fs::read_to_string(again.out.join("curve.json")).unwrap();
     assert_eq!(scores(&resumed), scores(&whole));
 }

@@ -218,3 +218,61 @@ fn on_what<G: Geometry>(file: &PointsFile<G>) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::landscape::plane_json;
+
+    #[test]
+    fn a_plane_says_its_best_points_and_counts_its_gaps() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("plane.json"), plane_json()).unwrap();
+        let mut files = Vec::new();
+        let section = Kind::Plane.section(folder.path(), &mut files);
+        let section = section.unwrap().unwrap();
+        let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["plane.svg", "plane.png"]);
+        // The least loss is 0.5 at (1, 0), where SWA is; errors are 30 + loss.
+        assert_eq!(
+            section.sentences,
+            [
+                "SGD: train loss 0.5000, test error 30.50 %.",
+                "SWA: train loss 0.5000, test error 30.50 %.",
+                "The least train loss of the grid is 0.500, at a distance of 0.00 from SWA.",
+                "The least test error (%) of the grid is 30.5, at a distance of 0.00 from SWA.",
+            ]
+        );
+        for part in [
+            "On 20 training and 10 test images, BatchNorm's statistics left as they are.",
+            "1 of 9 points are not scored yet.",
+            "1 of 9 points are gaps",
+        ] {
+            assert!(section.caption.contains(part), "{}", section.caption);
+        }
+    }
+
+    #[test]
+    fn a_folder_without_points_has_no_section() {
+        let folder = tempfile::tempdir().unwrap();
+        for kind in Kind::ALL {
+            let section = kind.section(folder.path(), &mut Vec::new()).unwrap();
+            assert!(section.is_none(), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_plane_whose_coordinates_are_no_grid_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = plane_json().replace("\"x\":2.0", "\"x\":1.0");
+        fs::write(folder.path().join("plane.json"), text).unwrap();
+        let section = Kind::Plane.section(folder.path(), &mut Vec::new());
+        let message = section.err().unwrap().to_string();
+        assert_eq!(
+            message,
+            "plane.json holds no grid: its coordinates do not rise"
+        );
+    }
+}

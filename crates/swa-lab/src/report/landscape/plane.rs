@@ -75,6 +75,10 @@ impl PlanePicture {
         let places = file.points.iter().map(|point| point.at);
         let x: Vec<f64> = places.clone().step_by(count).map(|at| at.x).collect();
         let y: Vec<f64> = places.take(count).map(|at| at.y).collect();
+        let rises = |axis: &[f64]| axis.windows(2).all(|pair| pair[0] < pair[1]);
+        if !rises(&x) || !rises(&y) {
+            return Err("plane.json holds no grid: its coordinates do not rise".into());
+        }
         let values = VALUES.map(|value| {
             let scores = file.points.iter().map(|point| point.scores.as_ref());
             let values = scores.map(|scores| scores.map_or(f64::NAN, value.of));

@@ -107,10 +107,9 @@ fn read_model<M: Module>(file: &Path, model: &M) -> Result<(Parameters, ModuleRe
     let contents = Contents::read(file)?;
     let record = contents.record::<ModuleRecord>()?;
     let entries = contents.entries()?;
-    let expected: HashMap<String, DType> = model
-        .collect(None, None, false)
-        .into_iter()
-        .map(|entry| (entry.name, entry.dtype))
+    let expected = model.collect(None, None, false).into_iter();
+    let expected: HashMap<String, (DType, Option<u64>)> = expected
+        .map(|entry| (entry.name, (entry.dtype, entry.param_id)))
         .collect();
     let is_earlier = entries.iter().any(|entry| entry.name == "average.updates");
     let mut parameters = Parameters::new();
@@ -122,7 +121,8 @@ fn read_model<M: Module>(file: &Path, model: &M) -> Result<(Parameters, ModuleRe
         }
         // Burn takes over a file's dtype, and panics if it does not match the others. The width of
         // an integer is that on the run's earlier device.
-        if let Some(expected) = expected.get(&*name_now)
+        let own = expected.get(&*name_now);
+        if let Some((expected, _)) = own
             && dtype != *expected
             && !(dtype.is_int() && expected.is_int())
         {
@@ -136,7 +136,11 @@ fn read_model<M: Module>(file: &Path, model: &M) -> Result<(Parameters, ModuleRe
         let Some(id) = entry.param_id else {
             return Err(Problem::Damaged(format!("{name} has no id")));
         };
-        if let Some(other) = parameters.insert(id, entry) {
+        // The bends of a curve have their running statistics' ids in common.
+        let own_id = own.and_then(|(_, id)| *id);
+        if let Some(other) = parameters.insert(id, entry)
+            && (own_id.is_none() || own_id != expected.get(&other.name).and_then(|(_, id)| *id))
+        {
             let reason = format!("{} has the id of another parameter", other.name);
             return Err(Problem::Damaged(reason));
         }
