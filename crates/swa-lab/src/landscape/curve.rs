@@ -6,7 +6,7 @@ use swa_core::Weights;
 use swa_landscape::{CurvePath, CurveShape, Line, Points};
 use swa_models::Network;
 
-use super::curve_training::{train, training_config};
+use super::curve_training::{CurveTraining, training_config};
 use super::points_file::{Geometry, at_least_two};
 use super::{End, Landscape};
 use crate::Failure;
@@ -142,12 +142,13 @@ pub fn curve(args: &CurveArgs, landscape: &mut Landscape<'_>) -> Result<End, Fai
         .map(at(Way::Curve))
         .chain(points().map(at(Way::Line)));
     let mut file = landscape.points_file(settings.clone(), points.collect())?;
-    if file.left() == file.points.len() {
-        // So that the folder says which networks the bends are between.
+    let training = CurveTraining::open(&settings, config, landscape, file.was_there())?;
+    if !file.was_there() {
+        // It says which networks the bends in that folder are between.
         file.write()?;
     }
 
-    let Some(bends) = train(&settings, &config, ends, landscape)? else {
+    let Some(bends) = training.bends(ends)? else {
         return Ok(End::Stopped);
     };
     let bends = bends.iter().map(Weights::of);

@@ -106,165 +106,186 @@ pub(super) fn training_config(
     Ok(config)
 }
 
-/// Trains the bends of a curve between two networks, or reads those that were trained before. There are none if the training was
-/// stopped: the same command goes on with it.
-///
-/// # Errors
-///
-/// If the curve cannot be trained, or what is in its folder is of something else.
-pub(super) fn train(
-    settings: &CurveGeometry,
-    config: &RunConfig,
-    ends: [Network; 2],
-    landscape: &Landscape<'_>,
-) -> Result<Option<Vec<Network>>, Failure> {
-    let path = landscape.args.out.join("curve");
-    let files: Vec<PathBuf> = (1..=settings.bends)
-        .map(|bend| path.join(format!("bend-{bend}.safetensors")))
-        .collect();
-    let directory = open(&path, config, &files, landscape)?;
-    if !files.iter().all(|file| file.is_file()) {
-        let Some(curve) = trained(settings, config, ends, &directory, landscape)? else {
-            return Ok(None);
+/// The training of a curve's bends, in the folder `curve` below that of the points.
+pub(super) struct CurveTraining<'a> {
+    settings: &'a CurveGeometry,
+    config: RunConfig,
+    landscape: &'a Landscape<'a>,
+    directory: RunDirectory,
+    /// The files of the bends.
+    files: Vec<PathBuf>,
+}
+
+impl<'a> CurveTraining<'a> {
+    /// Opens the folder of the training, and makes it if it has not begun, which it has only if the file of the curve's points
+    /// `was_there`.
+    ///
+    /// # Errors
+    ///
+    /// If the folder is of another curve, or cannot be made.
+    pub(super) fn open(
+        settings: &'a CurveGeometry,
+        config: RunConfig,
+        landscape: &'a Landscape<'a>,
+        was_there: bool,
+    ) -> Result<Self, Failure> {
+        let path = landscape.args.out.join("curve");
+        let files = (1..=settings.bends).map(|bend| path.join(format!("bend-{bend}.safetensors")));
+        let files: Vec<PathBuf> = files.collect();
+        let overwrite = landscape.args.overwrite;
+        let directory = if overwrite || !RunDirectory::at(&path).config_file().exists() {
+            let directory = RunDirectory::create(&path, &config, overwrite)?;
+            for file in files.iter().filter(|file| file.is_file()) {
+                fs::remove_file(file).map_err(io_error("delete", file))?;
+            }
+            directory
+        } else {
+            let (directory, began) = RunDirectory::open(&path)?;
+            if !was_there || began != config {
+                return Err(format!(
+                    "{} holds the training of another curve: choose another folder with --out, or replace it with --overwrite",
+                    path.display()
+                )
+                .into());
+            }
+            directory.delete_unfinished()?;
+            directory
         };
-        save(&curve, &files, landscape)?;
-        let checkpoints = directory.checkpoints();
-        fs::remove_dir_all(&checkpoints).map_err(io_error("delete", &checkpoints))?;
+        Ok(Self {
+            settings,
+            config,
+            landscape,
+            directory,
+            files,
+        })
     }
-    let classes = landscape.scoring.images.class_names.len();
-    let bends = files
-        .iter()
-        .map(|file| ModelFile::read(file, FileArgs::NONE)?.network(classes, landscape.device));
-    Ok(Some(bends.collect::<Result<_, Failure>>()?))
-}
 
-/// Opens the folder of the training, and makes it if it has not begun.
-fn open(
-    path: &std::path::Path,
-    config: &RunConfig,
-    files: &[PathBuf],
-    landscape: &Landscape<'_>,
-) -> Result<RunDirectory, Failure> {
-    if landscape.args.overwrite || !RunDirectory::at(path).config_file().exists() {
-        let directory = RunDirectory::create(path, config, landscape.args.overwrite)?;
-        for file in files.iter().filter(|file| file.is_file()) {
-            fs::remove_file(file).map_err(io_error("delete", file))?;
+    /// Trains the bends between two networks, or reads those that were trained before. There are none if the training was stopped:
+    /// the same command goes on with it.
+    ///
+    /// # Errors
+    ///
+    /// If the curve cannot be trained, or a file not be read or written.
+    pub(super) fn bends(&self, ends: [Network; 2]) -> Result<Option<Vec<Network>>, Failure> {
+        if !self.files.iter().all(|file| file.is_file()) {
+            let Some(curve) = self.train(ends)? else {
+                return Ok(None);
+            };
+            self.save(&curve)?;
+            let checkpoints = self.directory.checkpoints();
+            fs::remove_dir_all(&checkpoints).map_err(io_error("delete", &checkpoints))?;
         }
-        return Ok(directory);
+        let Landscape {
+            scoring, device, ..
+        } = self.landscape;
+        let classes = scoring.images.class_names.len();
+        let files = self.files.iter();
+        let bends =
+            files.map(|file| ModelFile::read(file, FileArgs::NONE)?.network(classes, device));
+        Ok(Some(bends.collect::<Result<_, Failure>>()?))
     }
-    let (directory, began) = RunDirectory::open(path)?;
-    directory.delete_unfinished()?;
-    if began == *config {
-        Ok(directory)
-    } else {
-        Err(format!(
-            "{} holds the training of another curve: choose another folder with --out, or replace it with --overwrite",
-            path.display()
-        )
-        .into())
-    }
-}
 
-/// Trains the curve to its end, unless that is stopped.
-fn trained(
-    settings: &CurveGeometry,
-    config: &RunConfig,
-    ends: [Network; 2],
-    directory: &RunDirectory,
-    landscape: &Landscape<'_>,
-) -> Result<Option<Curve<Classifier<Network>>>, Failure> {
-    let interruption = landscape.interruption;
-    let device = landscape.device.clone().autodiff();
-    let [start, end] =
-        ends.map(|network| Classifier::new(network.to_device(&device), interruption.clone()));
-    let curve = CurveConfig::new()
-        .with_bends(settings.bends)
-        .with_shape(settings.shape)
-        .with_weight_decay(settings.weight_decay)
-        .with_seed(settings.seed)
-        .init(&start, &end)
-        .map_err(|error| landscape.named(error))?
-        .with_interrupter(interruption.interrupter());
-    drop((start, end));
-    let batches = match landscape.scoring.record.batch_norm {
-        BatchNormStatistics::Reestimated { batches, .. } => batches,
-        BatchNormStatistics::Kept => None,
-    };
-    let images = landscape.scoring.reestimation_images();
-    let curve = curve.with_reestimation(move |middle: &Classifier<Network>| {
-        let config = ReestimationConfig::new().with_first_batches(batches);
-        let forward = |model: &Classifier<Network>, batch: ImageBatch| {
-            let items = batch.images.dims()[0];
-            model.network().logits(batch.images);
-            items
+    /// Trains the curve to its end, unless that is stopped.
+    fn train(&self, ends: [Network; 2]) -> Result<Option<Curve<Classifier<Network>>>, Failure> {
+        let Self {
+            settings,
+            config,
+            landscape,
+            directory,
+            ..
+        } = self;
+        let interruption = landscape.interruption;
+        let device = landscape.device.clone().autodiff();
+        let [start, end] =
+            ends.map(|network| Classifier::new(network.to_device(&device), interruption.clone()));
+        let curve = CurveConfig::new()
+            .with_bends(settings.bends)
+            .with_shape(settings.shape)
+            .with_weight_decay(settings.weight_decay)
+            .with_seed(settings.seed)
+            .init(&start, &end)
+            .map_err(|error| landscape.named(error))?
+            .with_interrupter(interruption.interrupter());
+        drop((start, end));
+        let batches = match landscape.scoring.record.batch_norm {
+            BatchNormStatistics::Reestimated { batches, .. } => batches,
+            BatchNormStatistics::Kept => None,
         };
-        Ok(reestimate_batch_norm(middle, &config, images.iter(), forward)?.0)
-    });
+        let images = landscape.scoring.reestimation_images();
+        let curve = curve.with_reestimation(move |middle: &Classifier<Network>| {
+            let config = ReestimationConfig::new().with_first_batches(batches);
+            let forward = |model: &Classifier<Network>, batch: ImageBatch| {
+                let items = batch.images.dims()[0];
+                model.network().logits(batch.images);
+                items
+            };
+            Ok(reestimate_batch_norm(middle, &config, images.iter(), forward)?.0)
+        });
 
-    directory.check_log()?;
-    directory.check_images(&landscape.scoring.images)?;
-    let checkpoints = Checkpoints::new(directory.checkpoints())?;
-    checkpoints.delete_unfinished()?;
-    let session = Session {
-        config,
-        images: &landscape.scoring.images,
-        device: landscape.device,
-        directory: directory.clone(),
-        from: checkpoints.last()?,
-        until: config.epochs,
-        show: Show::Lines(String::new()),
-        interruption: interruption.clone(),
-        on_epoch: Arc::new(|_| Ok(())),
-    };
-    say(format!(
-        "training {} for {} epochs; the columns of the live network are of the one in the middle of the curve",
-        match settings.bends {
-            1 => "a bend".to_owned(),
-            bends => format!("{bends} bends"),
-        },
-        config.epochs
-    ));
-    let model = StoppableCurve {
-        curve,
-        interruption: interruption.clone(),
-    };
-    let schedule = config.schedule(session.length()?)?;
-    let (progress, no_reestimation) = (Progress::of_images(), PassTime::default());
-    match session.fit(model, schedule, progress, no_reestimation, |training| {
-        training
-    })? {
-        Fitted::Model(model) => match model.curve.failure() {
-            None => Ok(Some(model.curve)),
-            Some(failure) => Err(failure.to_string().into()),
-        },
-        Fitted::Ended(_) => {
-            say(format!(
-                "Stopped. {} goes on with the training.",
-                landscape.same_command()
-            ));
-            Ok(None)
+        directory.check_log()?;
+        directory.check_images(&landscape.scoring.images)?;
+        let checkpoints = Checkpoints::new(directory.checkpoints())?;
+        checkpoints.delete_unfinished()?;
+        let session = Session {
+            config,
+            images: &landscape.scoring.images,
+            device: landscape.device,
+            directory: directory.clone(),
+            from: checkpoints.last()?,
+            until: config.epochs,
+            show: Show::Lines(String::new()),
+            interruption: interruption.clone(),
+            on_epoch: Arc::new(|_| Ok(())),
+        };
+        say(format!(
+            "training {} for {} epochs; the columns of the live network are of the one in the middle of the curve",
+            match settings.bends {
+                1 => "a bend".to_owned(),
+                bends => format!("{bends} bends"),
+            },
+            config.epochs
+        ));
+        let model = StoppableCurve {
+            curve,
+            interruption: interruption.clone(),
+        };
+        let schedule = config.schedule(session.length()?)?;
+        let (progress, no_reestimation) = (Progress::of_images(), PassTime::default());
+        match session.fit(model, schedule, progress, no_reestimation, |training| {
+            training
+        })? {
+            Fitted::Model(model) => match model.curve.failure() {
+                None => Ok(Some(model.curve)),
+                Some(failure) => Err(failure.to_string().into()),
+            },
+            Fitted::Ended(_) => {
+                say(format!(
+                    "Stopped. {} goes on with the training.",
+                    landscape.same_command()
+                ));
+                Ok(None)
+            }
         }
     }
-}
 
-/// Writes the bends of a curve to model files.
-fn save(
-    curve: &Curve<Classifier<Network>>,
-    files: &[PathBuf],
-    landscape: &Landscape<'_>,
-) -> Result<(), Failure> {
-    let path = curve.path()?;
-    let points = path.points();
-    let skeleton = Classifier::new(landscape.load(0)?, Arc::default());
-    let description = Description {
-        model: landscape.run.model.clone(),
-        width_divisor: landscape.run.width_divisor,
-        class_names: landscape.scoring.images.class_names.clone(),
-        averaged: None,
-    };
-    for (bend, file) in points[1..points.len() - 1].iter().zip(files) {
-        let network = bend.put_into(&skeleton)?.into_network();
-        model_file::save(&network, &description, file)?;
+    /// Writes the bends of a curve to model files.
+    fn save(&self, curve: &Curve<Classifier<Network>>) -> Result<(), Failure> {
+        let Self {
+            landscape, files, ..
+        } = self;
+        let path = curve.path()?;
+        let points = path.points();
+        let skeleton = Classifier::new(landscape.load(0)?, Arc::default());
+        let description = Description {
+            model: landscape.run.model.clone(),
+            width_divisor: landscape.run.width_divisor,
+            class_names: landscape.scoring.images.class_names.clone(),
+            averaged: None,
+        };
+        for (bend, file) in points[1..points.len() - 1].iter().zip(files) {
+            let network = bend.put_into(&skeleton)?.into_network();
+            model_file::save(&network, &description, file)?;
+        }
+        Ok(())
     }
-    Ok(())
 }

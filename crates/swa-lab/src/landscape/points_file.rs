@@ -44,6 +44,8 @@ pub struct PointsFile<G: Geometry> {
     pub points: Vec<PointRecord<G::At>>,
     #[serde(skip)]
     path: PathBuf,
+    #[serde(skip)]
+    was_there: bool,
 }
 
 /// All but the points.
@@ -99,6 +101,7 @@ impl<G: Geometry> PointsFile<G> {
     pub(super) fn open(folder: &Path, asked: Asked<'_, G>) -> Result<Self, Failure> {
         let new = Self {
             path: folder.join(G::FILE),
+            was_there: false,
             head: Head {
                 networks: asked.networks,
                 scoring: asked.scoring.clone(),
@@ -167,6 +170,7 @@ impl<G: Geometry> PointsFile<G> {
             .into());
         }
         file.path = path;
+        file.was_there = true;
         Ok(Some(file))
     }
 
@@ -261,6 +265,11 @@ impl<G: Geometry> PointsFile<G> {
     pub(super) fn learn(&mut self, known: G::Known) -> Result<(), Failure> {
         self.head.known = Some(known);
         self.write()
+    }
+
+    /// True if it was read, and not made anew.
+    pub(super) fn was_there(&self) -> bool {
+        self.was_there
     }
 
     /// The number of points without scores.

@@ -216,6 +216,18 @@ fn a_curve_killed_anywhere_ends_with_the_same_bits() {
     let scores = |text: &str| text.split_once("\"points\": [").unwrap().1.to_owned();
     let resumed = fs::read_to_string(again.out.join("curve.json")).unwrap();
     assert_eq!(scores(&resumed), scores(&whole));
+
+    // Without the file that says whose they are, the bends are not taken for these networks'.
+    fs::remove_file(again.out.join("curve.json")).unwrap();
+    let refusal = again.draw(picture, &networks, "").refusal();
+    assert!(
+        refusal.contains("holds the training of another curve"),
+        "{refusal}"
+    );
+    let live = again.live();
+    let networks: [&Path; 2] = [&again.sgd, &live];
+    again.draw(picture, &networks, "--overwrite").success();
+    assert_ne!(bend(&again), bend(&runs));
 }
 
 #[test]
