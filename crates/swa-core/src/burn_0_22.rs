@@ -10,6 +10,8 @@
 //!   parameters, which it reads at each.
 //! - Clones of a module share their running statistics, and `map` and `to_device` write through them. Only `Module::valid`
 //!   makes a copy, and applies what the last forward pass has left. So averages and re-estimations begin with it.
+//! - Burn keeps an entry of some 300 bytes for each operation on a device with autodiff, with gradients or without, until the next
+//!   backward pass: [`forget_operations`].
 //! - A record holds only tensor parameters: a [`Counter`](crate::Counter) is a number as a tensor parameter.
 
 use core::fmt;
@@ -33,6 +35,12 @@ use crate::path::Path;
 /// The price: the host's memory has to hold the whole checkpoint at once, not one tensor at a time.
 pub fn read_tensors_when_asked() {
     burn_std::set_runtime_kind(RuntimeKind::Async);
+}
+
+/// Frees what Burn keeps of operations on a device with autodiff whose tensors are gone. A backward pass of any tensor does that.
+pub(crate) fn forget_operations(device: &Device) {
+    let any = Tensor::<1>::zeros([1], &device.clone().autodiff());
+    drop(any.require_grad().backward());
 }
 
 /// Tells whether a device reads a tensor's data only when somebody looks at it.

@@ -12,11 +12,11 @@ use std::sync::Arc;
 
 use burn::config::Config;
 use burn::module::Module;
-use burn::tensor::DType;
+use burn::tensor::{DType, Device};
 use thiserror::Error;
 
 use crate::Loaded;
-use crate::burn_0_22::shown_momenta;
+use crate::burn_0_22::{forget_operations, shown_momenta};
 use layers::{Layer, Layers, SetStatistics, Start, training_mode};
 use momentum::{Momentum, is_updated};
 use passes::Watched;
@@ -141,7 +141,8 @@ where
     }
 
     let running = training_mode(model);
-    let mut pass = Pass::new(config.pooling, &layers, shown_momenta(&running));
+    let device = running.devices().into_iter().next().unwrap_or_default();
+    let mut pass = Pass::new(config.pooling, &layers, shown_momenta(&running), device);
     let mut watched = Watched::new(running, layers.clone());
     let mut batches = batches.into_iter();
     let mut taken = 0;
@@ -182,6 +183,8 @@ where
 /// A pass over the data that is under way.
 struct Pass<'a, S> {
     layers: &'a Layers,
+    /// The device of the model.
+    device: Device,
     progress: Vec<Progress>,
     /// The momenta that the model shows.
     shown: Vec<f64>,
@@ -203,9 +206,10 @@ struct Progress {
 const BATCHES_A_READING: usize = 16;
 
 impl<'a, S: BatchSize> Pass<'a, S> {
-    fn new(pooling: Pooling, layers: &'a Layers, shown: Vec<f64>) -> Self {
+    fn new(pooling: Pooling, layers: &'a Layers, shown: Vec<f64>, device: Device) -> Self {
         Self {
             layers,
+            device,
             shown,
             progress: vec![Progress::default(); layers.len()],
             unread: Vec::new(),
@@ -283,6 +287,7 @@ impl<'a, S: BatchSize> Pass<'a, S> {
             self.check_modes(&passes)?;
             self.pool(size, passes);
         }
+        forget_operations(&self.device);
         Ok(())
     }
 
