@@ -208,9 +208,17 @@ impl<'a> Landscape<'a> {
 
     /// An error with the networks' names in the place of their numbers.
     fn named(&self, error: LandscapeError) -> Failure {
-        let name = |number: usize| match self.given.records().get(number) {
-            None => String::new(),
-            Some(record) => format!("{} ({})", record.name, record.file.display()),
+        self.named_in(&[0, 1, 2], error)
+    }
+
+    /// The same where the first network, the second and the third have these numbers.
+    fn named_in(&self, order: &[usize], error: LandscapeError) -> Failure {
+        let records = self.given.records();
+        let name = |place: usize| {
+            let record = order.get(place).and_then(|number| records.get(*number));
+            record.map_or(String::new(), |it| {
+                format!("{} ({})", it.name, it.file.display())
+            })
         };
         match error {
             LandscapeError::Unlike { network, error } => {
@@ -219,7 +227,7 @@ impl<'a> Landscape<'a> {
                     "third" => 2,
                     _ => 3,
                 };
-                self.unlike(number, &error)
+                self.unlike(order.get(number).copied().unwrap_or(number), &error)
             }
             LandscapeError::NotFinite { network } => {
                 let number = match network {

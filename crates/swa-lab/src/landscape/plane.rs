@@ -1,7 +1,7 @@
 //! `plane.json`: the plane through networks.
 
 use serde::{Deserialize, Serialize};
-use swa_core::Weights;
+use swa_core::{Weights, WeightsError};
 use swa_landscape::{GridConfig, Plane, Points};
 
 use super::points_file::{Geometry, at_least_two};
@@ -38,9 +38,9 @@ pub struct PlaneGeometry {
 /// Coordinates on a plane, in L2 distances of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct OnPlane {
-    /// Along the line from the first network to the second.
+    /// Along the line between the two of the first three networks that are farthest apart.
     pub x: f64,
-    /// At a right angle to it.
+    /// At a right angle to it, towards the third.
     pub y: f64,
 }
 
@@ -80,19 +80,21 @@ impl Geometry for PlaneGeometry {
 /// If networks differ or are on a line, a setting is invalid, or the file is of something else.
 pub fn plane(args: &PlaneArgs, landscape: &mut Landscape<'_>) -> Result<End, Failure> {
     landscape.given.check_count(2, usize::MAX)?;
-    let spanning = landscape.given.count().min(3);
     let mut weights = Vec::new();
-    for number in 0..spanning {
+    for number in 0..landscape.given.count().min(3) {
         weights.push(Weights::of(&landscape.load(number)?)?);
     }
-    let network = landscape.load(0)?;
-    let mut weights = weights.into_iter();
-    let plane = match [weights.next(), weights.next(), weights.next()] {
+    let order =
+        farthest_apart(&weights).map_err(|(number, error)| landscape.unlike(number, &error))?;
+    let mut weights: Vec<Option<Weights>> = weights.into_iter().map(Some).collect();
+    let mut spanning = order.iter().filter_map(|number| weights[*number].take());
+    let plane = match [spanning.next(), spanning.next(), spanning.next()] {
         [Some(first), Some(second), Some(third)] => Plane::through(first, second, third),
         [Some(first), Some(second), None] => Plane::through_random(first, second, 0),
         _ => return Err("a plane needs two networks".into()),
     };
-    let plane = plane.map_err(|error| landscape.named(error))?;
+    let plane = plane.map_err(|error| landscape.named_in(&order, error))?;
+    let network = landscape.load(order[0])?;
     let places = plane.networks().to_vec();
     let grid = GridConfig {
         margin: args.margin,
@@ -114,8 +116,9 @@ pub fn plane(args: &PlaneArgs, landscape: &mut Landscape<'_>) -> Result<End, Fai
         for number in 0..landscape.given.count() {
             let network = landscape.load(number)?;
             let scores = landscape.scoring.score_one(&network)?;
-            let (place, distance) = match places.get(number) {
-                Some(place) => (*place, 0.0),
+            let spanning = order.iter().position(|it| *it == number);
+            let (place, distance) = match spanning {
+                Some(place) => (places[place], 0.0),
                 None => {
                     let weights = Weights::of(&network)?;
                     let first = grid.plane().basis()[0].layout();
@@ -135,4 +138,29 @@ pub fn plane(args: &PlaneArgs, landscape: &mut Landscape<'_>) -> Result<End, Fai
         file.learn(placed)?;
     }
     landscape.fill(&network, &grid, &mut file, 0, |_, _| false)
+}
+
+/// The numbers of two or three networks, those first that are farthest apart, so that the third is beside the line between them and
+/// within a grid. An error has the number of a network that is unlike the first.
+fn farthest_apart(networks: &[Weights]) -> Result<Vec<usize>, (usize, WeightsError)> {
+    let [first, second, third] = networks else {
+        return Ok((0..networks.len()).collect());
+    };
+    let sides = [
+        (
+            vec![0, 1, 2],
+            first.distance(second).map_err(|error| (1, error))?,
+        ),
+        (
+            vec![0, 2, 1],
+            first.distance(third).map_err(|error| (2, error))?,
+        ),
+        (
+            vec![1, 2, 0],
+            second.distance(third).map_err(|error| (2, error))?,
+        ),
+    ];
+    // The first of the longest.
+    let longest = sides.into_iter().rev().max_by(|a, b| a.1.total_cmp(&b.1));
+    Ok(longest.map(|(order, _)| order).unwrap_or_default())
 }
