@@ -40,7 +40,7 @@ enum ExperimentCommand {
 
 #[derive(Debug, Clone, clap::Args)]
 struct BeginArgs {
-    /// The plan: `paper` (a GPU's work of weeks), `small` (SGD and SWA, two hours of two CPU cores),
+    /// The plan: `paper` (a GPU's work of weeks), `small` (SGD and SWA, two hours and a half of two CPU cores),
     /// `small-methods` (all methods, an hour of them), or a TOML file
     #[arg(value_name = "PLAN")]
     plan: String,

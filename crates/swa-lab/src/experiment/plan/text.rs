@@ -171,10 +171,11 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<(), PlanError> {
         Some((of, key)) => (Some(of), key),
         None => (None, key.trim()),
     };
-    const OF_THE_PLAN: [&str; 8] = [
+    const OF_THE_PLAN: [&str; 9] = [
         "data",
         "seeds",
         "swa_budgets",
+        "sgd_budgets",
         "methods",
         "train_items",
         "validation_items",
@@ -259,7 +260,7 @@ mod tests {
             ),
             (
                 error(&small.replace("lr = 0.2", "lr = \"x\""), &[]),
-                "plan.toml, line 30: invalid type: string \"x\", expected f64",
+                "plan.toml, line 32: invalid type: string \"x\", expected f64",
             ),
             (
                 error(&small.replace("weight_decay = 3e-4", "decay = 3e-4"), &[]),
@@ -282,6 +283,13 @@ mod tests {
             ),
             (error(&small, &["seeds=[1, 1]"]), "seeds must be"),
             (error(&small, &["swa_budgets=[0.5]"]), "swa_budgets must be"),
+            (error(&small, &["sgd_budgets=[]"]), "sgd_budgets must be"),
+            (error(&small, &["sgd_budgets=[0.5]"]), "sgd_budgets must be"),
+            // Of 24 epochs, both are 24.
+            (
+                error(&small, &["vgg16-bn.sgd_budgets=[1, 1.01]"]),
+                "sgd_budgets of vgg16-bn must be numbers from 1 to 100, each",
+            ),
             (
                 error(&small, &["methods=[]"]),
                 "methods must be one or more of sgd, swa,",
@@ -308,7 +316,7 @@ mod tests {
             ),
             (
                 error(&small.replace("lr = 0.2", "lr = 0.2\nrank = 2.5"), &[]),
-                "plan.toml, line 31: invalid type: floating point `2.5`, expected usize",
+                "plan.toml, line 33: invalid type: floating point `2.5`, expected usize",
             ),
             (
                 error(&small, &["swa_start=25"]),
