@@ -9,6 +9,7 @@ use swa_lab::experiment::worker::{self, WorkerArgs};
 use swa_lab::experiment::{ExperimentDirectory, Plan, status};
 use swa_lab::output::say;
 use swa_lab::provenance::command_line;
+use swa_lab::run::time_limit::TimeLimit;
 
 /// Makes the paper's experiment, or one of a plan of your own: SGD, SWA and the methods beside it, on several
 /// networks and data sets, over several seeds.
@@ -67,6 +68,10 @@ struct BeginArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 
+    /// End by itself within so many minutes, after the last epoch that fits: the same command goes on
+    #[arg(long, value_name = "N", value_parser = TimeLimit::parse)]
+    until_minutes: Option<TimeLimit>,
+
     /// Print the plan, to be changed and given as a file, and run nothing
     #[arg(long)]
     print: bool,
@@ -116,6 +121,7 @@ impl BeginArgs {
             directory: &directory,
             runs: &runs,
             device: device_name,
+            limit: self.until_minutes,
             command: command_line(std::env::args().skip(1)),
         };
         supervisor.run()

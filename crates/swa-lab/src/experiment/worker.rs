@@ -33,6 +33,7 @@ use crate::run::interruption::Interruption;
 use crate::run::predictors::FinishedRun;
 use crate::run::progress::Progress;
 use crate::run::session::{End, Session, Show};
+use crate::run::time_limit::TimeLimit;
 
 /// The arguments that the supervisor gives a worker.
 #[derive(Debug, Clone, clap::Args)]
@@ -50,7 +51,14 @@ pub struct WorkerArgs {
     /// The command that started the experiment, or went on with it
     #[arg(long)]
     command: String,
+
+    /// The time that is left for it
+    #[arg(long, value_parser = TimeLimit::parse)]
+    until_minutes: Option<TimeLimit>,
 }
+
+/// The exit status of a worker that had no time for another epoch: `EX_TEMPFAIL`, as `sysexits.h` has it.
+pub(super) const OUT_OF_TIME: i32 = 75;
 
 /// Makes a run, or a first part of it, and returns the program's exit status.
 ///
@@ -141,6 +149,7 @@ impl Worker<'_> {
             directory: folder.clone(),
             from,
             until: self.run.config.epochs,
+            limit: self.args.until_minutes,
             show: self.show(),
             interruption: self.interruption.clone(),
             on_epoch: self.recorder(&folder, state)?,
@@ -161,6 +170,7 @@ impl Worker<'_> {
         match session.train(network)? {
             End::Finished(_) => self.finish(&folder),
             End::Reached => Ok(0),
+            End::OutOfTime { .. } => Ok(OUT_OF_TIME),
             End::Stopped(_) => Ok(INTERRUPTED),
         }
     }

@@ -330,6 +330,31 @@ fn ctrl_c_stops_an_experiment_and_the_same_command_goes_on() {
 }
 
 #[test]
+fn an_experiment_that_ends_in_time_goes_on_to_the_same_results() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("experiment");
+    let start = |minutes: &'static str| {
+        let limit = ["--until-minutes", minutes];
+        cifar(arguments(&out).into_iter().chain(limit)).success()
+    };
+    // A worker needs longer than this to begin, and then makes one epoch.
+    let output = start("0.01");
+    let stopped = "Stopped to keep within 0.01 minutes: 0 of 4 runs finished, about ";
+    assert!(output.contains(stopped), "{output}");
+    assert!(output.contains(". The same command goes on:\n  cifar experiment small "));
+    assert_eq!(lines(&out), 1, "{output}");
+    let files = checkpoint_files(&out.join("runs").join(RUNS[0]));
+    assert!(files.contains(&"model-1.bpk".to_owned()), "{files:?}");
+
+    let mut calls = 0;
+    while !start("0.05").ends_with("All 4 runs are finished.\n") {
+        calls += 1;
+        assert!(calls < 100, "no progress");
+    }
+    assert_same(&out, &[]);
+}
+
+#[test]
 #[cfg(target_os = "linux")]
 fn ctrl_c_on_a_terminal_stops_an_experiment_once() {
     use std::io::Write;
