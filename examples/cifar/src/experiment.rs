@@ -42,7 +42,8 @@ enum ExperimentCommand {
 #[derive(Debug, Clone, clap::Args)]
 struct BeginArgs {
     /// The plan: `paper` (a GPU's work of weeks), `small` (SGD and SWA, two hours and a half of two CPU cores),
-    /// `small-methods` (all methods, an hour of them), or a TOML file
+    /// `small-methods` (all methods, an hour of them), `gpu` (SGD and SWA, an hour and a half of an H100 by an
+    /// estimate), or a TOML file
     #[arg(value_name = "PLAN")]
     plan: String,
 
@@ -87,7 +88,7 @@ pub(crate) fn run(args: &ExperimentArgs) -> Result<i32, Failure> {
         (Some(ExperimentCommand::Status { dir }), _) => status::show(dir).map(|()| 0),
         (Some(ExperimentCommand::Run(worker)), _) => worker::run(worker),
         (None, Some(begin)) => begin.run(),
-        (None, None) => Err("name a plan: paper, small, small-methods, or a TOML file".into()),
+        (None, None) => Err("name a plan: paper, small, small-methods, gpu, or a TOML file".into()),
     }
 }
 
@@ -121,6 +122,7 @@ impl BeginArgs {
             directory: &directory,
             runs: &runs,
             device: device_name,
+            keep_models: plan.keep_models,
             limit: self.until_minutes,
             command: command_line(std::env::args().skip(1)),
         };

@@ -22,6 +22,8 @@ pub struct Supervisor<'a> {
     pub directory: &'a ExperimentDirectory,
     /// The runs of its plan.
     pub runs: &'a [PlannedRun],
+    /// True if the models of a run stay when it is finished.
+    pub keep_models: bool,
     /// The value of `--device`.
     pub device: &'a str,
     /// The time in which it ends, after an epoch, if that is limited.
@@ -121,7 +123,7 @@ impl Supervisor<'_> {
         let records = results.read()?;
         for run in self.runs {
             if records.run(&run.name).is_some() {
-                delete_checkpoints(self.directory, &run.name)?;
+                clear_finished(self.directory, &run.name, self.keep_models)?;
             }
         }
         Ok(())
@@ -202,17 +204,33 @@ impl Supervisor<'_> {
     }
 }
 
-/// Deletes the checkpoints of a run that is finished: its models stay.
-pub(super) fn delete_checkpoints(
+/// Deletes the checkpoints of a run that is finished, and its models unless they are kept.
+pub(super) fn clear_finished(
     directory: &ExperimentDirectory,
     run: &str,
+    keep_models: bool,
 ) -> Result<(), Failure> {
-    let checkpoints = RunDirectory::at(&directory.run(run)).checkpoints();
-    if checkpoints.is_dir() {
-        Ok(fs::remove_dir_all(&checkpoints).map_err(io_error("delete", &checkpoints))?)
-    } else {
-        Ok(())
+    let run = RunDirectory::at(&directory.run(run));
+    let mut paths = vec![run.checkpoints()];
+    if !keep_models {
+        paths.extend([
+            run.live_model(),
+            run.averaged_model(),
+            run.swag(),
+            run.members(),
+        ]);
     }
+    for path in paths {
+        let deleted = if path.is_dir() {
+            fs::remove_dir_all(&path)
+        } else if path.exists() {
+            fs::remove_file(&path)
+        } else {
+            Ok(())
+        };
+        deleted.map_err(io_error("delete", &path))?;
+    }
+    Ok(())
 }
 
 /// The signal that stops a worker, through its standard input. A byte asks the worker to stop,

@@ -17,7 +17,7 @@ use super::record::{EvaluationRecord, Record, RunRecord};
 use super::results_file::ResultsFile;
 use super::state::RunState;
 use super::status;
-use super::supervisor::delete_checkpoints;
+use super::supervisor::clear_finished;
 use crate::Failure;
 use crate::data::{ImageSet, Images, Position};
 use crate::device;
@@ -319,8 +319,8 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Records what the run's models predict and that it is finished, and deletes its checkpoints. Its settings,
-    /// metrics and models stay. Returns the program's exit status.
+    /// Records what the run's models predict and that it is finished, and deletes its checkpoints. Its settings
+    /// and metrics stay, and its models if the plan keeps them. Returns the program's exit status.
     fn finish(&self, folder: &RunDirectory) -> Result<i32, Failure> {
         folder.check()?;
         let (run, config) = (self.run, &self.run.config);
@@ -372,7 +372,7 @@ impl Worker<'_> {
             peak_memory_bytes: state.peak_memory_bytes,
         };
         self.results.append(&Record::Run(record))?;
-        delete_checkpoints(&self.directory, &run.name)?;
+        clear_finished(&self.directory, &run.name, self.plan.keep_models)?;
         let records = self.results.read()?;
         say(format!(
             "{} finished: {}",

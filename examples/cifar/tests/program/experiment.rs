@@ -605,6 +605,25 @@ fn a_run_that_diverges_fails_alone() {
 }
 
 #[test]
+fn an_experiment_that_keeps_no_models_leaves_their_results_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path();
+    let keeps_none = ["--set", "keep_models=false"];
+    let command = || arguments(out).into_iter().chain(keeps_none);
+    cifar(command()).success();
+    assert_eq!(models(&Snapshot::of(out)), []);
+    let kept = tempfile::tempdir().unwrap();
+    uninterrupted().folder.write_to(kept.path());
+    assert_eq!(records(out, &[]), records(kept.path(), &[]));
+
+    // A process that was killed just after its record left this.
+    let model = out.join("runs").join(RUNS[1]).join("live.safetensors");
+    fs::write(&model, "a model").unwrap();
+    cifar(command()).success();
+    assert!(!model.exists());
+}
+
+#[test]
 fn scores_are_of_the_images_held_out_if_the_plan_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path();

@@ -37,6 +37,9 @@ pub struct Plan {
     /// The methods: SGD and SWA if they are not given. SWAG takes the place of SWA, which is its mean.
     #[serde(default = "default_methods", skip_serializing_if = "is_default")]
     pub methods: Vec<Method>,
+    /// True if the models of a run stay when it is finished, as they do if this is not given. Its results always stay.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub keep_models: bool,
     /// The images that are used.
     #[serde(flatten)]
     pub images: ImageSettings,
@@ -115,6 +118,18 @@ fn is_default(methods: &[Method]) -> bool {
 
 fn one() -> usize {
     1
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_yes(keep: &bool) -> bool {
+    *keep
 }
 
 fn one_budget() -> Vec<f64> {
@@ -596,6 +611,41 @@ mod tests {
                 row("wrn-28-10 cifar100", [200, 161, 300], [0.1, 0.05, 5e-4]),
             ]
         );
+    }
+
+    /// The rates of the paper's VGG16 and PreResNets on CIFAR-10; starts after 25 of 30 epochs (125 of 150) and 16 of 20 (160 of 200).
+    #[test]
+    fn the_gpus_plan_is_the_papers_in_short_with_its_control() {
+        let plan = built_in("gpu");
+        assert!(!plan.keep_models);
+        assert_eq!(
+            (plan.images.train_items, plan.images.evaluate_on),
+            (None, EvaluateOn::Test)
+        );
+        let paper = built_in("paper");
+        for (model, like) in plan.models.iter().zip([&paper.models[1], &paper.models[0]]) {
+            assert_eq!((model.sgd, model.swa_lr), (like.sgd, like.swa_lr));
+            assert_eq!(model.width_divisor, 1);
+        }
+        let runs = plan.runs().unwrap();
+        let of_a_seed: Vec<_> = runs[..6]
+            .iter()
+            .map(|run| (run.name.as_str(), run.config.epochs))
+            .collect();
+        assert_eq!(
+            of_a_seed,
+            [
+                ("cifar10-preresnet-20-swa-seed1", 45),
+                ("cifar10-preresnet-20-sgd-seed1", 30),
+                ("cifar10-preresnet-20-sgd-1.5-budgets-seed1", 45),
+                ("cifar10-vgg16-bn-swa-seed1", 30),
+                ("cifar10-vgg16-bn-sgd-seed1", 20),
+                ("cifar10-vgg16-bn-sgd-1.5-budgets-seed1", 30),
+            ]
+        );
+        let starts = plan.models.iter().map(|model| model.swa_start);
+        assert_eq!(starts.collect::<Vec<_>>(), [26, 17]);
+        assert!(runs[6..].iter().all(|run| run.config.seed > 1));
     }
 
     /// Epochs counted from 0, as the paper's code counts them. VGG16, by hand:

@@ -11,10 +11,11 @@ use crate::experiment::data_set::DataSet;
 use crate::run::config::{ImageSettings, SgdSettings};
 
 /// The plans that are part of the program: their names and their texts.
-pub(super) const BUILT_IN: [(&str, &str); 3] = [
+pub(super) const BUILT_IN: [(&str, &str); 4] = [
     ("paper", include_str!("paper.toml")),
     ("small", include_str!("small.toml")),
     ("small-methods", include_str!("small-methods.toml")),
+    ("gpu", include_str!("gpu.toml")),
 ];
 
 impl Plan {
@@ -171,12 +172,13 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<(), PlanError> {
         Some((of, key)) => (Some(of), key),
         None => (None, key.trim()),
     };
-    const OF_THE_PLAN: [&str; 9] = [
+    const OF_THE_PLAN: [&str; 10] = [
         "data",
         "seeds",
         "swa_budgets",
         "sgd_budgets",
         "methods",
+        "keep_models",
         "train_items",
         "validation_items",
         "evaluate_on",
@@ -344,7 +346,7 @@ mod tests {
             assert!(error.contains(part), "{error} has no {part}");
         }
         let error = Plan::text("papers").unwrap_err().to_string();
-        let expected = "which are paper, small, small-methods";
+        let expected = "which are paper, small, small-methods, gpu";
         assert!(error.ends_with(expected), "{error}");
     }
 }
