@@ -85,6 +85,8 @@ pub fn memory(device: &Device) -> String {
 /// The number of training steps. The weights after the second and all later ones are averaged.
 pub const STEPS: usize = 4;
 const BATCH_SIZE: usize = 8;
+/// The height and width of the images' corners that a BatchNorm is re-estimated from alone.
+const PATCH: usize = 8;
 
 /// Relative deviations of averaged models.
 #[derive(Debug, Clone, Copy)]
@@ -161,7 +163,11 @@ pub fn averaging_from_flex(device: &Device) -> Result<Deviation, Failure> {
     let statistics = |device: &Device| -> Result<Weights, Failure> {
         let norm: BatchNorm = BatchNormConfig::new(3).init(device);
         let batches = batches(&images, BATCH_SIZE, device)?;
-        let batches = batches.into_iter().map(|batch| batch.images);
+        // Few values, since a long sum in f32 depends on the order, which is the device's own.
+        let batches = batches.into_iter().map(|batch| {
+            let rows = batch.images.narrow(2, 0, PATCH);
+            rows.narrow(3, 0, PATCH)
+        });
         let config = ReestimationConfig::new();
         let (norm, _) = reestimate_batch_norm(&norm, &config, batches, |norm, images| {
             norm.forward(images);
@@ -302,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn averages_of_the_weights_that_training_passes_are_the_same_again() {
+    fn averages_of_the_weights_that_training_passes_are_the_same() {
         let flex = device::parse("flex").unwrap();
         let averaging = averaging_from_flex(&flex).unwrap();
         let training = training_from_flex(&flex).unwrap();

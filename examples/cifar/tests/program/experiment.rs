@@ -605,7 +605,7 @@ fn a_run_that_diverges_fails_alone() {
 }
 
 #[test]
-fn an_experiment_that_keeps_no_models_leaves_their_results_alone() {
+fn an_experiment_that_keeps_no_models_leaves_their_results() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path();
     let keeps_none = ["--set", "keep_models=false"];
