@@ -320,6 +320,9 @@ fn the_readme_says_what_the_results_of_the_experiment_small_say() {
     for row in rows {
         let columns = row["columns"].as_array().unwrap().iter().map(|column| {
             let accuracy = &column["accuracy"];
+            if accuracy.is_null() {
+                return " - |".to_owned();
+            }
             let number = |name: &str| accuracy[name].as_f64().unwrap();
             format!(" {:.1} ± {:.1} |", number("mean"), number("deviation"))
         });
