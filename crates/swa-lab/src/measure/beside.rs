@@ -159,7 +159,7 @@ fn made_by(it: &Measurement) -> String {
 mod tests {
     use super::*;
 
-    /// A line of PyTorch's, as the script printed it on two cores of a Xeon.
+    /// A line as PyTorch's script prints it.
     const PEER: &str = r#"{"model": "preresnet20", "batch": 128, "device": "cpu", "torch": "2.9.0",
         "train_fp32_images_per_s": 320, "step_fp32_ms": 400.0, "update_swa_ms": 0.5, "update_ema_ms": 0.5,
         "train_mode_forward_ms": 100.0, "inference_ms": 80.0}"#;
