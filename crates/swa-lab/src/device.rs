@@ -63,6 +63,12 @@ pub fn parse(text: &str) -> Result<Device, DeviceError> {
     }
 }
 
+/// Tells whether the device that a name stands for multiplies 32-bit numbers in TF32, of which eleven bits count. CubeCL (0.11)
+/// does so where tensor cores take it, for convolutions too: on CUDA.
+pub fn multiplies_in_tf32(text: &str) -> bool {
+    text.split(':').next() == Some("cuda")
+}
+
 #[cfg(feature = "flex")]
 fn flex() -> Result<Device, DeviceError> {
     Ok(Device::flex())

@@ -9,6 +9,7 @@ use swa_lab::experiment::worker::{self, WorkerArgs};
 use swa_lab::experiment::{ExperimentDirectory, Plan, status};
 use swa_lab::output::say;
 use swa_lab::provenance::command_line;
+use swa_lab::run::time_limit::TimeLimit;
 
 /// Makes the paper's experiment, or one of a plan of your own: SGD, SWA and the methods beside it, on several
 /// networks and data sets, over several seeds.
@@ -40,8 +41,9 @@ enum ExperimentCommand {
 
 #[derive(Debug, Clone, clap::Args)]
 struct BeginArgs {
-    /// The plan: `paper` (a GPU's work of weeks), `small` (SGD and SWA, two hours of two CPU cores),
-    /// `small-methods` (all methods, an hour of them), or a TOML file
+    /// The plan: `paper` (a GPU's work of weeks), `small` (SGD and SWA, two hours and a half of two CPU cores),
+    /// `small-methods` (all methods, an hour of them), `gpu` (SGD and SWA, an hour and a half of an H100 by an
+    /// estimate), or a TOML file
     #[arg(value_name = "PLAN")]
     plan: String,
 
@@ -67,6 +69,10 @@ struct BeginArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 
+    /// End by itself within so many minutes, after the last epoch that fits: the same command goes on
+    #[arg(long, value_name = "N", value_parser = TimeLimit::parse)]
+    until_minutes: Option<TimeLimit>,
+
     /// Print the plan, to be changed and given as a file, and run nothing
     #[arg(long)]
     print: bool,
@@ -82,7 +88,7 @@ pub(crate) fn run(args: &ExperimentArgs) -> Result<i32, Failure> {
         (Some(ExperimentCommand::Status { dir }), _) => status::show(dir).map(|()| 0),
         (Some(ExperimentCommand::Run(worker)), _) => worker::run(worker),
         (None, Some(begin)) => begin.run(),
-        (None, None) => Err("name a plan: paper, small, small-methods, or a TOML file".into()),
+        (None, None) => Err("name a plan: paper, small, small-methods, gpu, or a TOML file".into()),
     }
 }
 
@@ -116,6 +122,8 @@ impl BeginArgs {
             directory: &directory,
             runs: &runs,
             device: device_name,
+            keep_models: plan.keep_models,
+            limit: self.until_minutes,
             command: command_line(std::env::args().skip(1)),
         };
         supervisor.run()

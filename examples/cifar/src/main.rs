@@ -1,5 +1,6 @@
 //! The program `cifar`: SWA on CIFAR-10 and CIFAR-100 from the command line.
 
+mod bench;
 mod check;
 mod ensemble;
 mod evaluate;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use swa_lab::Failure;
+use swa_lab::measure::bench::BenchArgs;
 use swa_lab::measure::device_check::CheckArgs;
 use swa_lab::output::note;
 
@@ -34,6 +36,7 @@ enum Command {
     Report(report::ReportArgs),
     Experiment(Box<experiment::ExperimentArgs>),
     Check(CheckArgs),
+    Bench(BenchArgs),
 }
 
 fn main() -> ExitCode {
@@ -56,5 +59,6 @@ fn run(command: &Command) -> Result<i32, Failure> {
         Command::Report(args) => report::run(args).map(|()| 0),
         Command::Experiment(args) => experiment::run(args),
         Command::Check(args) => check::run(args).map(|()| 0),
+        Command::Bench(args) => bench::run(args).map(|()| 0),
     }
 }

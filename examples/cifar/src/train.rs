@@ -22,6 +22,7 @@ use swa_lab::run::interruption::INTERRUPTED;
 use swa_lab::run::method::MethodSettings;
 use swa_lab::run::progress::Progress;
 use swa_lab::run::session::{End, Session, Show};
+use swa_lab::run::time_limit::TimeLimit;
 use swa_models::Network;
 
 /// Trains a network with SWA, with plain SGD, or with a method that is compared with SWA.
@@ -48,6 +49,10 @@ pub(crate) struct TrainArgs {
     /// Delete the run that is in --out
     #[arg(long)]
     overwrite: bool,
+
+    /// End by itself within so many minutes, after the last epoch that fits
+    #[arg(long, value_name = "N", value_parser = TimeLimit::parse)]
+    until_minutes: Option<TimeLimit>,
 
     /// Print a line an epoch on a terminal too, instead of Burn's terminal UI
     #[arg(long)]
@@ -132,6 +137,7 @@ impl Training<'_> {
             directory: directory.clone(),
             from,
             until: self.config.epochs,
+            limit: self.args.until_minutes,
             show: if plain {
                 Show::Lines(String::new())
             } else {
@@ -153,8 +159,30 @@ impl Training<'_> {
             }
             // The session's end is the run's.
             End::Reached => Ok(0),
+            End::OutOfTime { epoch, next } => {
+                let limit = self.args.until_minutes;
+                let limit = limit.map_or_else(String::new, |limit| limit.to_string());
+                let left = self.config.epochs - epoch;
+                self.say_how_to_go_on(
+                    &directory,
+                    &format!(
+                        "Stopped after epoch {epoch} to keep within {limit}: another one takes about {:.1} s, \
+                         and {left} are left.",
+                        next
+                    ),
+                );
+                Ok(0)
+            }
             End::Stopped(checkpoint) => {
-                self.say_how_to_go_on(&directory, checkpoint, steps_per_epoch);
+                let stopped = match checkpoint {
+                    None => "Stopped before the first checkpoint.".to_owned(),
+                    Some(Position { epoch, batches: 0 }) => format!("Stopped after epoch {epoch}."),
+                    Some(Position { epoch, batches }) => format!(
+                        "Stopped in epoch {} after {batches} of {steps_per_epoch} batches.",
+                        epoch + 1
+                    ),
+                };
+                self.say_how_to_go_on(&directory, &stopped);
                 Ok(INTERRUPTED)
             }
         }
@@ -217,20 +245,7 @@ impl Training<'_> {
         }
     }
 
-    fn say_how_to_go_on(
-        &self,
-        directory: &RunDirectory,
-        checkpoint: Option<Position>,
-        steps_per_epoch: usize,
-    ) {
-        let stopped = match checkpoint {
-            None => "Stopped before the first checkpoint.".to_owned(),
-            Some(Position { epoch, batches: 0 }) => format!("Stopped after epoch {epoch}."),
-            Some(Position { epoch, batches }) => format!(
-                "Stopped in epoch {} after {batches} of {steps_per_epoch} batches.",
-                epoch + 1
-            ),
-        };
+    fn say_how_to_go_on(&self, directory: &RunDirectory, stopped: &str) {
         let out = directory.path().display().to_string();
         let mut command = vec!["train", "--resume", "--out", &out];
         if self.args.device != DEFAULT_DEVICE {

@@ -19,12 +19,13 @@ pub struct ExperimentDirectory {
 
 impl ExperimentDirectory {
     /// The folder of an experiment that will [`begin`](Self::begin) with `plan`, or goes on with
-    /// it. Returns the plan with the location of its data too: `data` if it is given, else that in
-    /// the plan, else that with which the experiment began.
+    /// it. An experiment may gain runs: the plan may have more than that with which it began. Returns the
+    /// plan with the location of its data too: `data` if it is given, else that in the plan, else that with
+    /// which the experiment began.
     ///
     /// # Errors
     ///
-    /// If the experiment that is there has another plan, the folder holds something else, or nothing
+    /// If the experiment that is there has runs that are not in the plan, the folder holds something else, or nothing
     /// says where the data is.
     pub fn with_plan(path: &Path, plan: Plan, data: Option<&str>) -> Result<(Self, Plan), Failure> {
         let directory = Self {
@@ -42,7 +43,7 @@ impl ExperimentDirectory {
                 ..there
             };
             let differences = plan.differences(&there)?;
-            if !differences.is_empty() {
+            if !differences.is_empty() && !plan.has_all_runs_of(&there)? {
                 return Err(format!(
                     "{} was begun with another plan: {}. Go on with the plan that is there, {}, or \
                      choose another folder with --out",
@@ -82,7 +83,7 @@ impl ExperimentDirectory {
     }
 
     /// Begins an experiment with `plan`: makes the folder, and the plan in it. If one has begun, its plan
-    /// takes over where the images are now.
+    /// takes over where the images are now, and the runs that are new.
     ///
     /// # Errors
     ///
@@ -90,7 +91,7 @@ impl ExperimentDirectory {
     pub fn begin(&self, plan: &Plan) -> Result<(), Failure> {
         let path = &self.path;
         if self.plan_file().exists() {
-            return if self.plan()?.data == plan.data {
+            return if self.plan()? == *plan {
                 Ok(())
             } else {
                 let _lock = self.lock()?;

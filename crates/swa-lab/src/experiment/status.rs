@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::data_set::DataSet;
 use super::directory::ExperimentDirectory;
 use super::plan::{Plan, PlannedRun, epoch_after};
 use super::record::{Method, PredictingModels, Record};
@@ -40,9 +41,19 @@ pub fn show(folder: &Path) -> Result<(), Failure> {
         "\n{} of {} runs done, {}",
         finished.count(),
         runs.len(),
-        Estimate::of(&runs, &records).text()
+        time_left(&runs, &records)
     ));
     Ok(())
+}
+
+/// The time that is left, in words.
+pub(super) fn time_left(runs: &[PlannedRun], records: &Records) -> String {
+    Estimate::of(runs, records).text()
+}
+
+/// The seconds that the next epoch of a run takes, if one like it was measured.
+pub(super) fn next_epoch(run: &PlannedRun, runs: &[PlannedRun], records: &Records) -> Option<f64> {
+    Measured::of(runs, records).seconds(run, epochs_done(run, records) + 1)
 }
 
 /// The number of a run's epochs that are over.
@@ -115,27 +126,47 @@ struct Estimate {
     unknown: Vec<String>,
 }
 
-impl Estimate {
+/// The kind of an epoch: its data set, its network, and if it has an average, whether that is of every step, which is
+/// another work than one that is re-estimated after an epoch.
+type Kind = (DataSet, String, Option<bool>);
+
+/// The epochs that were measured.
+struct Measured(HashMap<Kind, (f64, usize)>);
+
+impl Measured {
     fn of(runs: &[PlannedRun], records: &Records) -> Self {
-        let kind = |run: &PlannedRun, averaged: bool| {
-            // An average of every step is another work than one that is re-estimated after an epoch.
-            let average = averaged.then_some(run.method == Method::Ema);
-            (run.data_set, run.config.model.clone(), average)
-        };
         let mut measured: HashMap<_, (f64, usize)> = HashMap::new();
         for run in runs {
             for row in records.of(&run.name) {
-                let sum = measured.entry(kind(run, row.averaged > 0)).or_default();
+                let sum = measured
+                    .entry(Self::kind(run, row.averaged > 0))
+                    .or_default();
                 sum.0 += row.seconds;
                 sum.1 += 1;
             }
         }
-        let seconds = |run: &PlannedRun, averaged: bool| {
-            let sum = measured.get(&kind(run, averaged));
-            // Without a better number, an epoch with an average counts as long as one without.
-            let sum = sum.or_else(|| measured.get(&kind(run, false)))?;
-            Some(sum.0 / sum.1 as f64)
-        };
+        Self(measured)
+    }
+
+    fn kind(run: &PlannedRun, averaged: bool) -> Kind {
+        let average = averaged.then_some(run.method == Method::Ema);
+        (run.data_set, run.config.model.clone(), average)
+    }
+
+    /// The mean seconds of an epoch of a run, if there is one like it.
+    fn seconds(&self, run: &PlannedRun, epoch: usize) -> Option<f64> {
+        let from = run.config.method.averages_from();
+        let averaged = from.is_some_and(|from| epoch >= from);
+        let sum = self.0.get(&Self::kind(run, averaged));
+        // Without a better number, an epoch with an average counts as long as one without.
+        let sum = sum.or_else(|| self.0.get(&Self::kind(run, false)))?;
+        Some(sum.0 / sum.1 as f64)
+    }
+}
+
+impl Estimate {
+    fn of(runs: &[PlannedRun], records: &Records) -> Self {
+        let measured = Measured::of(runs, records);
         // The predictions of a run take as long as those of another seed's.
         let predictions = |run: &PlannedRun| {
             let alike = runs.iter().filter(|other| {
@@ -164,8 +195,7 @@ impl Estimate {
                 _ => 0,
             };
             for epoch in epochs_done(run, records).max(taken_over) + 1..=run.config.epochs {
-                let from = run.config.method.averages_from();
-                match seconds(run, from.is_some_and(|from| epoch >= from)) {
+                match measured.seconds(run, epoch) {
                     Some(seconds) => estimate.seconds += seconds,
                     None => {
                         let name = format!("{} on {}", run.config.model, run.data_set);

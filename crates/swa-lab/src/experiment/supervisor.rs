@@ -8,10 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::directory::ExperimentDirectory;
 use super::plan::PlannedRun;
+use super::status;
+use super::worker::OUT_OF_TIME;
 use crate::Failure;
 use crate::output::{note, say};
 use crate::run::directory::{RunDirectory, io_error};
 use crate::run::interruption::{INTERRUPTED, on_signals};
+use crate::run::time_limit::TimeLimit;
 
 /// Makes the runs of an experiment that are not finished, one after the other.
 pub struct Supervisor<'a> {
@@ -19,8 +22,12 @@ pub struct Supervisor<'a> {
     pub directory: &'a ExperimentDirectory,
     /// The runs of its plan.
     pub runs: &'a [PlannedRun],
+    /// True if the models of a run stay when it is finished.
+    pub keep_models: bool,
     /// The value of `--device`.
     pub device: &'a str,
+    /// The time in which it ends, after an epoch, if that is limited.
+    pub limit: Option<TimeLimit>,
     /// The command line, to be shown and recorded.
     pub command: String,
 }
@@ -30,6 +37,7 @@ enum RunEnd {
     Finished,
     Failed,
     Stopped,
+    OutOfTime,
 }
 
 impl Supervisor<'_> {
@@ -63,11 +71,16 @@ impl Supervisor<'_> {
             total - left.len(),
         ));
         let mut failed = Vec::new();
+        let mut out_of_time = false;
         for run in left {
             lock.check()?;
             match self.make(run, &stop)? {
                 RunEnd::Finished => {}
                 RunEnd::Failed => failed.push(run.name.as_str()),
+                RunEnd::OutOfTime => {
+                    out_of_time = true;
+                    break;
+                }
                 RunEnd::Stopped => {
                     say(format!(
                         "Stopped. The same command goes on:\n  {}",
@@ -77,7 +90,17 @@ impl Supervisor<'_> {
                 }
             }
         }
+        if let Some(limit) = self.limit.filter(|_| out_of_time) {
+            let finished = total - self.unfinished()?.len();
+            let left = status::time_left(self.runs, &self.directory.results().read()?);
+            say(format!(
+                "Stopped to keep within {limit}: {finished} of {total} runs finished, {left}. The same command goes \
+                 on:\n  {}",
+                self.command
+            ));
+        }
         match failed.as_slice() {
+            [] if out_of_time => Ok(0),
             [] => {
                 say(format!("All {total} runs are finished."));
                 Ok(0)
@@ -100,7 +123,7 @@ impl Supervisor<'_> {
         let records = results.read()?;
         for run in self.runs {
             if records.run(&run.name).is_some() {
-                delete_checkpoints(self.directory, &run.name)?;
+                clear_finished(self.directory, &run.name, self.keep_models)?;
             }
         }
         Ok(())
@@ -123,9 +146,15 @@ impl Supervisor<'_> {
             if stop.is_sent() {
                 return Ok(RunEnd::Stopped);
             }
+            if !self.has_time_for(run)? {
+                return Ok(RunEnd::OutOfTime);
+            }
             let status = self.run_worker(run, stop)?;
             if stop.is_sent() || status.code() == Some(INTERRUPTED) {
                 return Ok(RunEnd::Stopped);
+            }
+            if status.code() == Some(OUT_OF_TIME) {
+                return Ok(RunEnd::OutOfTime);
             }
             if !status.success() {
                 if status.code().is_none() {
@@ -142,16 +171,32 @@ impl Supervisor<'_> {
         Ok(RunEnd::Failed)
     }
 
+    /// Tells whether the next epoch of a run fits into the time that is left. One of a network that was not
+    /// measured does if there is any.
+    fn has_time_for(&self, run: &PlannedRun) -> Result<bool, Failure> {
+        let Some(limit) = self.limit else {
+            return Ok(true);
+        };
+        let records = self.directory.results().read()?;
+        let next = status::next_epoch(run, self.runs, &records).unwrap_or(0.0);
+        let left = 60.0 * limit.minutes_left();
+        Ok(left > 0.0 && next <= left)
+    }
+
     /// Starts a worker for a run, and waits for its end.
     fn run_worker(&self, run: &PlannedRun, stop: &StopSignal) -> Result<ExitStatus, Failure> {
         let program = std::env::current_exe()?;
-        let mut child = Command::new(program)
+        let mut worker = Command::new(program);
+        worker
             .args(["experiment", "run"])
             .arg(self.directory.path())
             .arg(&run.name)
-            .args(["--device", self.device, "--command", &self.command])
-            .stdin(Stdio::piped())
-            .spawn()?;
+            .args(["--device", self.device, "--command", &self.command]);
+        if let Some(limit) = self.limit {
+            let left = limit.minutes_left().to_string();
+            worker.args(["--until-minutes", &left]);
+        }
+        let mut child = worker.stdin(Stdio::piped()).spawn()?;
         stop.connect(child.stdin.take());
         let status = child.wait();
         stop.connect(None);
@@ -159,17 +204,33 @@ impl Supervisor<'_> {
     }
 }
 
-/// Deletes the checkpoints of a run that is finished: its models stay.
-pub(super) fn delete_checkpoints(
+/// Deletes the checkpoints of a run that is finished, and its models unless they are kept.
+pub(super) fn clear_finished(
     directory: &ExperimentDirectory,
     run: &str,
+    keep_models: bool,
 ) -> Result<(), Failure> {
-    let checkpoints = RunDirectory::at(&directory.run(run)).checkpoints();
-    if checkpoints.is_dir() {
-        Ok(fs::remove_dir_all(&checkpoints).map_err(io_error("delete", &checkpoints))?)
-    } else {
-        Ok(())
+    let run = RunDirectory::at(&directory.run(run));
+    let mut paths = vec![run.checkpoints()];
+    if !keep_models {
+        paths.extend([
+            run.live_model(),
+            run.averaged_model(),
+            run.swag(),
+            run.members(),
+        ]);
     }
+    for path in paths {
+        let deleted = if path.is_dir() {
+            fs::remove_dir_all(&path)
+        } else if path.exists() {
+            fs::remove_file(&path)
+        } else {
+            Ok(())
+        };
+        deleted.map_err(io_error("delete", &path))?;
+    }
+    Ok(())
 }
 
 /// The signal that stops a worker, through its standard input. A byte asks the worker to stop,

@@ -17,7 +17,7 @@ use super::record::{EvaluationRecord, Record, RunRecord};
 use super::results_file::ResultsFile;
 use super::state::RunState;
 use super::status;
-use super::supervisor::delete_checkpoints;
+use super::supervisor::clear_finished;
 use crate::Failure;
 use crate::data::{ImageSet, Images, Position};
 use crate::device;
@@ -33,6 +33,7 @@ use crate::run::interruption::Interruption;
 use crate::run::predictors::FinishedRun;
 use crate::run::progress::Progress;
 use crate::run::session::{End, Session, Show};
+use crate::run::time_limit::TimeLimit;
 
 /// The arguments that the supervisor gives a worker.
 #[derive(Debug, Clone, clap::Args)]
@@ -50,7 +51,14 @@ pub struct WorkerArgs {
     /// The command that started the experiment, or went on with it
     #[arg(long)]
     command: String,
+
+    /// The time that is left for it
+    #[arg(long, value_parser = TimeLimit::parse)]
+    until_minutes: Option<TimeLimit>,
 }
+
+/// The exit status of a worker that had no time for another epoch: `EX_TEMPFAIL`, as `sysexits.h` has it.
+pub(super) const OUT_OF_TIME: i32 = 75;
 
 /// Makes a run, or a first part of it, and returns the program's exit status.
 ///
@@ -141,6 +149,7 @@ impl Worker<'_> {
             directory: folder.clone(),
             from,
             until: self.run.config.epochs,
+            limit: self.args.until_minutes,
             show: self.show(),
             interruption: self.interruption.clone(),
             on_epoch: self.recorder(&folder, state)?,
@@ -161,6 +170,7 @@ impl Worker<'_> {
         match session.train(network)? {
             End::Finished(_) => self.finish(&folder),
             End::Reached => Ok(0),
+            End::OutOfTime { .. } => Ok(OUT_OF_TIME),
             End::Stopped(_) => Ok(INTERRUPTED),
         }
     }
@@ -309,8 +319,8 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Records what the run's models predict and that it is finished, and deletes its checkpoints. Its settings,
-    /// metrics and models stay. Returns the program's exit status.
+    /// Records what the run's models predict and that it is finished, and deletes its checkpoints. Its settings
+    /// and metrics stay, and its models if the plan keeps them. Returns the program's exit status.
     fn finish(&self, folder: &RunDirectory) -> Result<i32, Failure> {
         folder.check()?;
         let (run, config) = (self.run, &self.run.config);
@@ -362,7 +372,7 @@ impl Worker<'_> {
             peak_memory_bytes: state.peak_memory_bytes,
         };
         self.results.append(&Record::Run(record))?;
-        delete_checkpoints(&self.directory, &run.name)?;
+        clear_finished(&self.directory, &run.name, self.plan.keep_models)?;
         let records = self.results.read()?;
         say(format!(
             "{} finished: {}",

@@ -2,18 +2,17 @@
 
 use std::sync::Arc;
 
-use burn::data::dataloader::DataLoader;
 use burn::module::Module;
+use burn::nn::{BatchNorm, BatchNormConfig};
 use burn::tensor::Device;
-use swa_core::{
-    Average, EqualWeights, ReestimationConfig, Role, RuleConfig, Weights, reestimate_batch_norm,
-};
-use swa_models::{Network, NetworkConfig, PreResNet, PreResNetConfig};
+use swa_core::{Average, EqualWeights, ReestimationConfig, Role, Weights, reestimate_batch_norm};
+use swa_models::{NetworkConfig, PreResNet, PreResNetConfig};
 use swa_train::{Collect, RunLength, Swa, SwaConfig};
 
-use super::{LEARNING_RATE, Spread, by_turns, images, learner, seconds_on, step, swa};
+use super::costs::batches;
+use super::{Costs, images, learner, step, swa};
 use crate::Failure;
-use crate::data::{EpochLoader, ImageBatch, Images};
+use crate::data::Images;
 use crate::device;
 use crate::output::say;
 use crate::provenance::peak_memory_bytes;
@@ -40,12 +39,12 @@ pub struct CheckArgs {
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = positive)]
     pub batch_size: usize,
 
-    /// The number of times that everything is timed, after one untimed round
+    /// The number of times that everything is timed, once the times have settled
     #[arg(long, value_name = "N", default_value_t = 11, value_parser = positive)]
     pub rounds: usize,
 }
 
-fn positive(text: &str) -> Result<usize, String> {
+pub(super) fn positive(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(0) => Err("there must be at least one".to_owned()),
         number => number.map_err(|error| error.to_string()),
@@ -85,8 +84,12 @@ pub fn memory(device: &Device) -> String {
 
 /// The number of training steps. The weights after the second and all later ones are averaged.
 pub const STEPS: usize = 4;
+const BATCH_SIZE: usize = 8;
+/// The height and width of the images' corners that a BatchNorm is re-estimated from alone.
+const PATCH: usize = 8;
 
 /// Relative deviations of averaged models.
+#[derive(Debug, Clone, Copy)]
 pub struct Deviation {
     /// Of the weights.
     pub weights: f64,
@@ -95,29 +98,124 @@ pub struct Deviation {
 }
 
 impl Deviation {
+    /// The largest that averages may have from those of flex, from the same weights and inputs: devices add in different orders.
+    pub const OF_AVERAGING: f64 = 1e-6;
+
     /// The larger of the two, neither of which is NaN.
     pub fn largest(&self) -> f64 {
         self.weights.max(self.statistics)
     }
 }
 
-/// The deviations of a model averaged on `device` from the same model averaged on flex.
+/// The arithmetic of a device's convolutions and products.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Arithmetic {
+    /// Its name.
+    pub name: &'static str,
+    /// The largest deviation from flex that a few steps of training may have with it.
+    pub allowed: f64,
+}
+
+impl Arithmetic {
+    /// The arithmetic of the device that `--device` names.
+    pub fn of(name: &str) -> Self {
+        if device::multiplies_in_tf32(name) {
+            // Factors of eleven bits, which are rounded to 5e-4.
+            Self {
+                name: "TF32 on tensor cores",
+                allowed: 5e-3,
+            }
+        } else {
+            // Some devices round a product's factors a little.
+            Self {
+                name: "f32",
+                allowed: 1e-4,
+            }
+        }
+    }
+}
+
+/// The deviations of averages on `device` from those on flex, of the same weights, and of the statistics of a BatchNorm of the same
+/// inputs. Nothing is trained there, and no convolution is before it.
+///
+/// # Errors
+///
+/// If either cannot average.
+pub fn averaging_from_flex(device: &Device) -> Result<Deviation, Failure> {
+    let flex = device::parse("flex")?;
+    let images = images(STEPS * BATCH_SIZE);
+    let mut trained = Vec::new();
+    train(&network(&flex)?, &images, &flex, |network| {
+        trained.push(network.valid());
+    })?;
+    let average = |device: &Device| -> Result<Weights, Failure> {
+        let on_device = trained
+            .iter()
+            .map(|network| network.clone().to_device(device));
+        let on_device: Vec<_> = on_device.collect();
+        let first = on_device.first().ok_or("no step was made")?;
+        let mut average = Average::new(first, EqualWeights)?;
+        for network in &on_device {
+            average.update(network)?;
+        }
+        Ok(Weights::of(&average.model()?)?)
+    };
+    let statistics = |device: &Device| -> Result<Weights, Failure> {
+        let norm: BatchNorm = BatchNormConfig::new(3).init(device);
+        let batches = batches(&images, BATCH_SIZE, device)?;
+        // Few values, since a long sum in f32 depends on the order, which is the device's own.
+        let batches = batches.into_iter().map(|batch| {
+            let rows = batch.images.narrow(2, 0, PATCH);
+            rows.narrow(3, 0, PATCH)
+        });
+        let config = ReestimationConfig::new();
+        let (norm, _) = reestimate_batch_norm(&norm, &config, batches, |norm, images| {
+            norm.forward(images);
+            BATCH_SIZE
+        })?;
+        Ok(Weights::of(&norm)?)
+    };
+    Ok(Deviation {
+        weights: deviation(&average(device)?, &average(&flex)?, Role::Weight),
+        statistics: deviation(
+            &statistics(device)?,
+            &statistics(&flex)?,
+            Role::RunningStatistic,
+        ),
+    })
+}
+
+/// The deviations of a model trained and averaged on `device` from the same model on flex, with BatchNorm re-estimated through the
+/// network.
 ///
 /// # Errors
 ///
 /// If either cannot train.
-pub fn deviation_from_flex(device: &Device) -> Result<Deviation, Failure> {
+pub fn training_from_flex(device: &Device) -> Result<Deviation, Failure> {
     let flex = device::parse("flex")?;
+    let images = images(STEPS * BATCH_SIZE);
+    let network = network(&flex)?;
+    let averaged = |device: &Device| -> Result<Weights, Failure> {
+        let swa = train(&network, &images, device, |_| {})?;
+        Ok(Weights::of(&swa.averaged_model()?)?)
+    };
+    let (here, there) = (averaged(device)?, averaged(&flex)?);
+    Ok(Deviation {
+        weights: deviation(&here, &there, Role::Weight),
+        statistics: deviation(&here, &there, Role::RunningStatistic),
+    })
+}
+
+/// A small network, on flex. It is the same each time.
+fn network(flex: &Device) -> Result<PreResNet, Failure> {
     flex.seed(1);
     let config = PreResNetConfig::new(8).with_width_divisor(4);
-    let network = config.init(&flex)?.valid();
-    let here = averaged(&network, device)?;
-    let there = averaged(&network, &flex)?;
-    let deviation = |role| relative_l2(&values(&here, role), &values(&there, role));
-    Ok(Deviation {
-        weights: deviation(Role::Weight),
-        statistics: deviation(Role::RunningStatistic),
-    })
+    Ok(config.init(flex)?.valid())
+}
+
+/// The relative deviation of the parameters with a role.
+fn deviation(here: &Weights, there: &Weights, role: Role) -> f64 {
+    relative_l2(&values(here, role), &values(there, role))
 }
 
 /// `|here - there| / |there|`, both L2 norms; infinite if a value is not a number.
@@ -140,126 +238,27 @@ fn values(weights: &Weights, role: Role) -> Vec<f64> {
         .collect()
 }
 
-/// Trains `network` on `device` for a few steps, with SWA, and returns the weights of the averaged
-/// model, with its BatchNorm re-estimated.
-fn averaged(network: &PreResNet, device: &Device) -> Result<Weights, Failure> {
-    const BATCH_SIZE: usize = 8;
-    let images = images(STEPS * BATCH_SIZE);
+/// Trains `network` on `device` for a few steps, with SWA. `each` is called with the network after every step.
+fn train(
+    network: &PreResNet,
+    images: &Arc<Images>,
+    device: &Device,
+    mut each: impl FnMut(&PreResNet),
+) -> Result<Swa<Classifier<PreResNet>>, Failure> {
     let run = RunLength::new(1, STEPS)?;
     let config = SwaConfig::new(Collect::from_step(2, &run)?);
     let network = network.valid().to_device(device).train();
-    let swa = swa(network, config, &images, BATCH_SIZE, device)?;
+    let swa = swa(network, config, images, BATCH_SIZE, device)?;
     // A rate as at the beginning of a training, so that every weight moves.
     let mut learner = learner(swa, 0.1);
-    for batch in batches(&images, BATCH_SIZE, device)? {
+    for batch in batches(images, BATCH_SIZE, device)? {
         step(&mut learner, &batch);
+        each(&learner.model().live().clone().into_network());
     }
-    let swa: Swa<Classifier<PreResNet>> = learner.model();
-    Ok(Weights::of(&swa.averaged_model()?)?)
-}
-
-/// All batches, on the device with autodiff, as training takes them.
-fn batches(
-    images: &Arc<Images>,
-    batch_size: usize,
-    device: &Device,
-) -> Result<Vec<ImageBatch>, Failure> {
-    let loader = EpochLoader::evaluation(images.clone(), batch_size, &device.clone().autodiff())?;
-    Ok(loader.iter().collect::<Result<_, _>>()?)
-}
-
-/// The costs of averaging with a network on a device.
-pub struct Costs {
-    /// The images a second of steps without the hook: the median.
-    images_per_second: f64,
-    /// Such a step, in milliseconds.
-    step: Spread,
-    /// The time of a step with SWA, which collects once an epoch, divided by that of a bare step.
-    swa: Spread,
-    /// The same of EMA, which averages at every step.
-    ema: Spread,
-    /// An update of the average, in milliseconds.
-    update: Spread,
-    /// The time of re-estimating BatchNorm, divided by that of inference.
-    reestimation: Spread,
+    Ok(learner.model())
 }
 
 impl Costs {
-    /// Times a network on a device.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be averaged there.
-    pub fn of(args: &CheckArgs, device: &Device, network: Network) -> Result<Self, Failure> {
-        /// Enough batches that the first, which is passed twice, hardly counts.
-        const REESTIMATION_BATCHES: usize = 16;
-        let images = images(args.batch_size);
-        let batches = batches(&images, args.batch_size, device)?;
-        let batch = batches.first().ok_or("no images")?;
-
-        // Of CIFAR-10.
-        let batches_per_epoch = 50_000_usize.div_ceil(args.batch_size);
-        let run = RunLength::new(1, batches_per_epoch)?;
-        let every_step = SwaConfig::new(Collect::from_step(1, &run)?)
-            .with_rule(RuleConfig::Exponential { decay: 0.999 });
-        // This model has its own parameters: a graph can be used for one backward pass only.
-        let hooked = network.valid().train();
-        let hooked = swa(hooked, every_step, &images, args.batch_size, device)?;
-        let mut hooked = learner(hooked, LEARNING_RATE);
-        let mut average = Average::new(&network, EqualWeights)?;
-        for _ in 0..2 {
-            average.update_non_blocking(&network)?;
-        }
-        let inference = network.valid();
-        let plain = batch.images.clone().inner();
-        let collected = network.clone();
-        let mut bare = learner(Classifier::new(network, Arc::default()), LEARNING_RATE);
-
-        let mut failure = None;
-        let mut update = || {
-            let updated = average.update_non_blocking(&collected);
-            failure = updated.err().or(failure.take());
-        };
-        let infer = || {
-            for _ in 0..REESTIMATION_BATCHES {
-                inference.forward(plain.clone());
-            }
-        };
-        let reestimate = || {
-            let batches = std::iter::repeat_n(batch.images.clone(), REESTIMATION_BATCHES);
-            let config = ReestimationConfig::new();
-            let count = |model: &Network, images| {
-                model.forward(images);
-                args.batch_size
-            };
-            drop(reestimate_batch_norm(&inference, &config, batches, count));
-        };
-        let [bare, ema, collection, inference, reestimation] = by_turns(
-            args.rounds,
-            [
-                &mut || step(&mut bare, batch).total(),
-                &mut || step(&mut hooked, batch).total(),
-                &mut || seconds_on(device, &mut update),
-                &mut || seconds_on(device, infer),
-                &mut || seconds_on(device, reestimate),
-            ],
-        );
-        average.check()?;
-        failure.map_or(Ok(()), Err)?;
-        hooked.model().failure().map_or(Ok(()), Err)?;
-        let milliseconds = |times: &[f64]| Spread::of(times.iter().map(|it| 1e3 * it));
-        let share = 1.0 / batches_per_epoch as f64;
-        let rounds = bare.iter().zip(&collection);
-        Ok(Self {
-            images_per_second: Spread::of(bare.iter().map(|it| args.batch_size as f64 / it)).median,
-            step: milliseconds(&bare),
-            swa: Spread::of(rounds.map(|(bare, collection)| 1.0 + share * collection / bare)),
-            ema: Spread::of_ratios(&ema, &bare),
-            update: milliseconds(&collection),
-            reestimation: Spread::of_ratios(&reestimation, &inference),
-        })
-    }
-
     /// Prints them.
     pub fn print(&self, args: &CheckArgs) {
         let (name, images, rounds) = (args.model.name(), args.batch_size, args.rounds);
@@ -272,18 +271,70 @@ impl Costs {
         ));
         say(format!("  with SWA, once an epoch   {:.4} times", self.swa));
         say(format!("  with EMA, at every step   {:.3} times", self.ema));
-        say(format!("  an update of the average  {:.2} ms", self.update));
-        let reestimation = self.reestimation;
+        let launches = self.update_launches;
+        let launches = launches.map_or_else(String::new, |count| format!(", {count} launches"));
         say(format!(
-            "  re-estimating BatchNorm   {reestimation:.2} times inference"
+            "  an update of the average  {:.2} ms{launches}",
+            self.update
         ));
+        if let Some(ratio) = self.reestimation_ratio {
+            say(format!(
+                "  re-estimating BatchNorm   {ratio:.2} times inference"
+            ));
+        }
     }
 
     /// The medians in a line.
     pub fn in_short(&self) -> String {
+        let ratio = self.reestimation_ratio;
+        let batch_norm =
+            ratio.map_or_else(String::new, |it| format!(", BatchNorm {:.2}", it.median));
         format!(
-            "{:.0} images/s, SWA {:.4}, EMA {:.3}, BatchNorm {:.2}",
-            self.images_per_second, self.swa.median, self.ema.median, self.reestimation.median,
+            "{:.0} images/s, SWA {:.4}, EMA {:.3}{batch_norm}",
+            self.images_per_second, self.swa.median, self.ema.median,
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_is_relative_and_a_nan_infinite() {
+        // |(3, 4)| = 5, and the difference is (0, 0.5).
+        assert_eq!(relative_l2(&[3.0, 4.5], &[3.0, 4.0]), 0.1);
+        assert_eq!(relative_l2(&[f64::NAN], &[1.0]), f64::INFINITY);
+    }
+
+    #[test]
+    fn averages_of_the_weights_that_training_passes_are_the_same() {
+        let flex = device::parse("flex").unwrap();
+        let averaging = averaging_from_flex(&flex).unwrap();
+        let training = training_from_flex(&flex).unwrap();
+        assert_eq!([averaging.largest(), training.largest()], [0.0; 2]);
+
+        // The weights move from step to step, so that an average is none of them.
+        let images = images(STEPS * BATCH_SIZE);
+        let mut passed = Vec::new();
+        let swa = train(&network(&flex).unwrap(), &images, &flex, |network| {
+            passed.push(Weights::of(network).unwrap());
+        });
+        assert_eq!(passed.len(), STEPS);
+        let averaged = Weights::of(&swa.unwrap().averaged_model().unwrap()).unwrap();
+        for weights in &passed {
+            let deviation = deviation(&averaged, weights, Role::Weight);
+            assert!(deviation > 100.0 * Deviation::OF_AVERAGING, "{deviation}");
+        }
+    }
+
+    #[test]
+    fn cuda_alone_multiplies_in_tf32() {
+        for name in ["flex", "wgpu", "vulkan:1", "metal", "rocm"] {
+            assert_eq!(Arithmetic::of(name).allowed, 1e-4, "{name}");
+        }
+        for name in ["cuda", "cuda:1"] {
+            assert_eq!(Arithmetic::of(name).allowed, 5e-3, "{name}");
+        }
     }
 }

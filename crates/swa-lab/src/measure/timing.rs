@@ -35,6 +35,39 @@ pub fn by_turns<T, const N: usize>(
     measured
 }
 
+/// The most rounds that times may take to settle.
+const SETTLING_ROUNDS: usize = 10;
+
+/// As [`by_turns`], of times in seconds, but the first round that counts is the first in which no case took less than
+/// four fifths of the time of the round before: on an accelerator, kernels are compiled and tuned in the rounds before it. The
+/// eleventh counts in any case.
+pub fn by_turns_once_settled<const N: usize>(
+    rounds: usize,
+    mut cases: [&mut dyn FnMut() -> f64; N],
+) -> [Vec<f64>; N] {
+    let mut round = || -> [f64; N] { std::array::from_fn(|case| cases[case]()) };
+    let mut before = round();
+    let mut first = round();
+    for _ in 1..SETTLING_ROUNDS {
+        let faster = first
+            .iter()
+            .zip(&before)
+            .any(|(now, before)| *now < 0.8 * before);
+        if !faster {
+            break;
+        }
+        before = first;
+        first = round();
+    }
+    let mut measured = first.map(|time| vec![time]);
+    for _ in 1..rounds {
+        for (measured, time) in measured.iter_mut().zip(round()) {
+            measured.push(time);
+        }
+    }
+    measured
+}
+
 /// The median of several measurements and the quartiles on both sides of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spread {
@@ -107,6 +140,32 @@ mod tests {
         // The second round is ten times slower for both.
         let spread = Spread::of_ratios(&[2.0, 20.0], &[1.0, 10.0]);
         assert_eq!((spread.lower, spread.upper), (2.0, 2.0));
+    }
+
+    #[test]
+    fn times_count_once_no_case_gets_faster() {
+        let measure = |rounds, [first, second]: [&[f64]; 2]| {
+            let (mut first, mut second) = (first.iter(), second.iter());
+            let measured = by_turns_once_settled(
+                rounds,
+                [&mut || *first.next().unwrap(), &mut || {
+                    *second.next().unwrap()
+                }],
+            );
+            assert!(first.next().is_none() && second.next().is_none());
+            measured
+        };
+        // The first case settles in the third round, the second in the fourth, from 8 to 6.5.
+        let settled = measure(
+            2,
+            [&[90.0, 5.0, 4.5, 5.0, 4.8], &[10.0, 10.0, 7.9, 6.5, 7.0]],
+        );
+        assert_eq!(settled, [[5.0, 4.8], [6.5, 7.0]]);
+        // Already in the second, however much slower that is.
+        assert_eq!(measure(1, [&[1.0, 9.0], &[1.0, 1.0]]), [[9.0], [1.0]]);
+        // Never: the eleventh counts.
+        let halves: Vec<f64> = (0..11).map(|round| 0.5f64.powi(round)).collect();
+        assert_eq!(measure(1, [&halves, &halves]), [[0.5f64.powi(10)]; 2]);
     }
 
     #[test]

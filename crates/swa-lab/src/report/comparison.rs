@@ -11,7 +11,10 @@ use crate::run::config::SgdSettings;
 pub(crate) struct Comparison<'a> {
     /// One of its runs, of SWA or SWAG if there is one.
     kind: &'a RunRecord,
+    /// Of SGD for one budget.
     pub(crate) sgd: Vec<&'a FinishedRun>,
+    /// Of SGD for more budgets, which is the control of SWA for as many.
+    pub(crate) longer_sgd: Vec<&'a FinishedRun>,
     /// Of SWA, and of SWAG with those seeds with which there is no SWA: SWAG's mean is SWA's average.
     pub(crate) swa: Vec<&'a FinishedRun>,
     ema: Vec<&'a FinishedRun>,
@@ -51,9 +54,13 @@ impl<'a> Comparison<'a> {
                 let first = first.record.sgd;
                 snapshot.retain(|run| run.record.sgd == first);
             }
+            let (longer_sgd, sgd) = of(kind, Method::Sgd)
+                .into_iter()
+                .partition(|run| run.record.epochs > run.record.budget);
             Self {
                 kind,
-                sgd: of(kind, Method::Sgd),
+                sgd,
+                longer_sgd,
                 swa,
                 ema: of(kind, Method::Ema),
                 snapshot,
@@ -64,7 +71,8 @@ impl<'a> Comparison<'a> {
         let mut comparisons: Vec<_> = comparisons.collect();
         // RFC 3339 in UTC sorts as text.
         comparisons.sort_by_cached_key(|comparison| {
-            let started = comparison.runs().map(|run| run.record.started.clone());
+            let started = comparison.all_runs();
+            let started = started.map(|run| run.record.started.clone());
             (comparison.record().data_set.clone(), started.min())
         });
         comparisons
@@ -75,7 +83,7 @@ impl<'a> Comparison<'a> {
         self.kind
     }
 
-    /// Its runs of a method.
+    /// Its runs of a method, of SGD those of one budget.
     pub(crate) fn of(&self, method: Method) -> &[&'a FinishedRun] {
         match method {
             Method::Sgd => &self.sgd,
@@ -87,10 +95,21 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// All its runs. Those of SWAG may come twice, as SWA's too.
+    /// Its runs of all methods, of SGD those of one budget. Those of SWAG may come twice, as SWA's too.
     pub(crate) fn runs(&self) -> impl Iterator<Item = &'a FinishedRun> {
         let methods = METHODS.into_iter();
         methods.flat_map(|method| self.of(method).iter().copied())
+    }
+
+    /// All its runs.
+    pub(crate) fn all_runs(&self) -> impl Iterator<Item = &'a FinishedRun> {
+        self.runs().chain(self.longer_sgd.iter().copied())
+    }
+
+    /// Its runs of SGD that end with an epoch after more than one budget.
+    pub(crate) fn sgd_until(&self, epoch: usize) -> Vec<&'a FinishedRun> {
+        let runs = self.longer_sgd.iter().copied();
+        runs.filter(|run| run.record.epochs == epoch).collect()
     }
 
     /// Tells whether some of its runs of SWA are those of SWAG.
@@ -181,6 +200,23 @@ mod tests {
         assert_eq!(comparisons.len(), 1);
         assert_eq!(names(&comparisons[0].sgd), ["sgd-seed1", "sgd-seed2"]);
         assert_eq!(names(&comparisons[0].swa), ["swa-seed1"]);
+    }
+
+    #[test]
+    fn sgd_for_more_budgets_is_not_sgd_for_one() {
+        // Budgets of four epochs.
+        let runs = [
+            sgd_run(1, &[50.0; 6]),
+            sgd_run(1, &[50.0; 4]),
+            sgd_run(2, &[50.0; 5]),
+        ];
+        let comparisons = Comparison::all(&runs);
+        assert_eq!(comparisons.len(), 1);
+        assert_eq!(names(&comparisons[0].sgd), ["sgd-seed1"]);
+        assert_eq!(comparisons[0].sgd[0].record.epochs, 4);
+        assert_eq!(names(&comparisons[0].sgd_until(6)), ["sgd-seed1"]);
+        assert_eq!(names(&comparisons[0].sgd_until(5)), ["sgd-seed2"]);
+        assert_eq!(names(&comparisons[0].sgd_until(4)), [""; 0]);
     }
 
     #[test]

@@ -14,17 +14,18 @@ use super::axes::{
 use super::comparison::Comparison;
 use super::curve::{Point, curve};
 use super::legend::{LEGEND_HEIGHT, draw_legend};
-use super::line::{BLUE, GREY, Line, VERMILION, stroke};
+use super::line::{BLUE, GREY, Line, PURPLE, VERMILION, stroke};
 use super::picture::{Canvas, Drawing, Drawn, SIZE, px, text};
-use super::table::{COLUMNS, epoch_of};
+use super::table::{COLUMNS, CONTROL_COLUMNS, epoch_of};
 use crate::experiment::record::{EvaluationRecord, Method};
 
 /// The lines.
 #[rustfmt::skip]
-pub(crate) const LINES: [Line; 3] = [
+pub(crate) const LINES: [Line; 4] = [
     Line { name: "SGD", color: BLACK, width: 1.6, dashes: None, mark: None },
     Line { name: "SWA average", color: VERMILION, width: 3.0, dashes: None, mark: None },
     Line { name: "live models that SWA averages", color: BLUE, width: 1.6, dashes: DASHES, mark: None },
+    Line { name: "SGD for longer", color: PURPLE, width: 1.6, dashes: None, mark: None },
 ];
 /// The lengths of a dash and of the gap after it.
 const DASHES: Option<(f64, f64)> = Some((6.0, 3.5));
@@ -32,6 +33,7 @@ const DASHES: Option<(f64, f64)> = Some((6.0, 3.5));
 const SGD: usize = 0;
 const SWA: usize = 1;
 const LIVE: usize = 2;
+const LONGER: usize = 3;
 
 /// The height of the upper panel, with the labels over it.
 const ERROR_HEIGHT: f64 = 384.0;
@@ -43,9 +45,9 @@ const RAISED: f64 = 17.0;
 #[derive(Debug)]
 pub(crate) struct Convergence {
     /// Test errors in per cent, in the order of [`LINES`].
-    errors: [Vec<Point>; 3],
-    /// The learning rates of SGD and of SWA.
-    learning_rates: [Vec<Point>; 2],
+    errors: [Vec<Point>; 4],
+    /// The learning rates of SGD, of SWA and of SGD for longer.
+    learning_rates: [Vec<Point>; 3],
     /// The numbers that the table has, as errors: epoch, error, line.
     in_table: Vec<(f64, f64, Line)>,
     /// The epochs to be marked, and their labels.
@@ -64,21 +66,33 @@ impl Convergence {
         // The paper plots errors.
         let error = |accuracy: f64| 100.0 - accuracy;
         let live = |epoch: &EvaluationRecord| Some(error(epoch.live_test_accuracy));
+        // Of SGD for longer, the longest that the table has.
+        let mut controls = CONTROL_COLUMNS.iter().rev();
+        let control = controls.find_map(|(_, quarters, _)| {
+            let epoch = epoch_of(run.budget, *quarters);
+            Some((epoch, comparison.sgd_until(epoch))).filter(|(_, runs)| !runs.is_empty())
+        });
+        let (control_epoch, longer) = control.unwrap_or_default();
         let errors = [
             curve(&comparison.sgd, live),
             curve(&comparison.swa, |epoch| epoch.swa_test_accuracy.map(error)),
             curve(&comparison.swa, live),
+            curve(&longer, live),
         ];
         let last = errors.iter().flatten().map(|point| point.epoch).max()?;
 
         // SGD's point lies on that of the average after as many epochs.
         let in_table = [1, 0, 2, 3].map(|column| {
             let (method, quarters, _) = COLUMNS[column];
-            let epoch = epoch_of(run.budget, quarters);
             let line = if method == Method::Sgd { SGD } else { SWA };
+            (line, epoch_of(run.budget, quarters))
+        });
+        let in_table = in_table.into_iter().chain([(LONGER, control_epoch)]);
+        let in_table = in_table.filter_map(|(line, epoch)| {
             let point = errors[line].iter().find(|point| point.epoch == epoch)?;
             Some((epoch as f64, point.mean, LINES[line]))
         });
+        let in_table = in_table.collect();
         let mut marks: Vec<(usize, String)> = Vec::new();
         let start = run.swa_start.map(|start| (start, "SWA starts"));
         let budgets = COLUMNS.iter().filter_map(|(_, quarters, heading)| {
@@ -94,9 +108,9 @@ impl Convergence {
         marks.retain(|(epoch, _)| *epoch <= last);
         Some(Self {
             shown: shown(&errors, run.budget),
-            learning_rates: [&comparison.sgd, &comparison.swa]
+            learning_rates: [&comparison.sgd, &comparison.swa, &longer]
                 .map(|runs| curve(runs, |epoch| Some(epoch.learning_rate))),
-            in_table: in_table.into_iter().flatten().collect(),
+            in_table,
             marks,
             // Even a single epoch needs an axis of some width.
             epochs: 1.0..(last.max(2) as f64),
@@ -129,7 +143,7 @@ impl Convergence {
             data.extend(bands_below(points, line.color, top));
         }
         // The average is drawn last, on top of the others, because the picture is about it.
-        for index in [LIVE, SGD, SWA] {
+        for index in [LIVE, LONGER, SGD, SWA] {
             let parts = parts_below(&means(&self.errors[index]), top);
             data.extend(parts.into_iter().map(|part| LINES[index].path(part)));
         }
@@ -168,7 +182,7 @@ impl Convergence {
             .margin_bottom(px(MARGIN))
             .x_label_area_size(px(46.0))
             .y_label_area_size(px(LEFT - MARGIN));
-        let lines = self.learning_rates.iter().zip([SGD, LIVE]);
+        let lines = self.learning_rates.iter().zip([SGD, LIVE, LONGER]);
         let lines = lines.filter(|(points, _)| !points.is_empty());
         let data = lines.map(|(points, line)| LINES[line].path(means(points)));
         let data = data.collect();
@@ -264,7 +278,7 @@ fn means(points: &[Point]) -> Vec<(f64, f64)> {
 
 /// The range of errors on the axis. It holds all errors from a quarter of a budget on. Those of the
 /// first epochs are so large that they would take most of the room.
-fn shown(errors: &[Vec<Point>; 3], budget: usize) -> Range<f64> {
+fn shown(errors: &[Vec<Point>; 4], budget: usize) -> Range<f64> {
     let points = || errors.iter().flatten();
     let least = points()
         .map(|point| point.min)
@@ -382,5 +396,20 @@ mod tests {
             .map(|(epoch, error, _)| (*epoch, *error));
         let points: Vec<_> = points.collect();
         assert_eq!(points, [(4.0, 41.0), (4.0, 40.0), (5.0, 39.0), (6.0, 36.0)]);
+        assert!(plot.errors[LONGER].is_empty());
+    }
+
+    #[test]
+    fn sgd_for_longer_has_a_line_that_ends_in_its_number() {
+        let runs = [sgd_run(1, &[60.0; 4]), sgd_run(1, &[70.0; 6])];
+        let plot = Convergence::of(&Comparison::all(&runs)[0]).unwrap();
+        assert_eq!(plot.errors[LONGER].len(), 6);
+        assert_eq!(plot.learning_rates.each_ref().map(Vec::len), [4, 0, 6]);
+        let points: Vec<_> = plot
+            .in_table
+            .iter()
+            .map(|(epoch, error, _)| (*epoch, *error))
+            .collect();
+        assert_eq!(points, [(4.0, 40.0), (6.0, 30.0)]);
     }
 }

@@ -20,23 +20,16 @@ pub(crate) fn sentences(results: &Results, table: &Table<'_>) -> Vec<String> {
     for row in &table.rows {
         let comparison = row.comparison;
         let about = format!("{} on {}", row.network, data_set_name(&row.data_set));
-        let seeds: BTreeSet<u64> = comparison.runs().map(|run| run.record.seed).collect();
+        let seeds: BTreeSet<u64> = comparison.all_runs().map(|run| run.record.seed).collect();
         for method in METHODS {
             let name = method.name();
             let runs = comparison.of(method);
-            let lacking = seeds
-                .iter()
-                .filter(|seed| runs.iter().all(|run| run.record.seed != **seed));
-            let lacking: Vec<u64> = lacking.copied().collect();
-            if !lacking.is_empty() && is_expected(method, comparison) {
-                let plural = if lacking.len() == 1 { "" } else { "s" };
-                let lacking = listed(&lacking);
-                sentences.push(format!(
-                    "{about}: no finished run of {name} with seed{plural} {lacking}."
-                ));
+            if is_expected(method, comparison) {
+                sentences.extend(lacking(&about, name, &seeds, runs));
             }
             // The numbers of other methods are their predictions'.
             let columns = row.columns.iter().filter(|column| column.method == method);
+            let columns = columns.filter(|column| !column.is_control());
             let of_epochs = matches!(method, Method::Sgd | Method::Swa);
             for column in columns.filter(|_| of_epochs) {
                 let long_enough = runs.iter().filter(|run| run.record.epochs >= column.epoch);
@@ -47,6 +40,12 @@ pub(crate) fn sentences(results: &Results, table: &Table<'_>) -> Vec<String> {
                         column.heading,
                     ));
                 }
+            }
+        }
+        for column in row.columns.iter().filter(|column| column.is_control()) {
+            let runs = comparison.sgd_until(column.epoch);
+            if !runs.is_empty() {
+                sentences.extend(lacking(&about, column.heading, &seeds, &runs));
             }
         }
         for method in row.methods.iter().flat_map(|methods| &methods.rows) {
@@ -68,6 +67,28 @@ pub(crate) fn sentences(results: &Results, table: &Table<'_>) -> Vec<String> {
     sentences
 }
 
+/// Names the seeds of a comparison that no run is of, among those that are called `name`.
+fn lacking(
+    about: &str,
+    name: &str,
+    seeds: &BTreeSet<u64>,
+    runs: &[&FinishedRun],
+) -> Option<String> {
+    let lacking = seeds
+        .iter()
+        .filter(|seed| runs.iter().all(|run| run.record.seed != **seed));
+    let lacking: Vec<u64> = lacking.copied().collect();
+    let plural = match lacking.len() {
+        0 => return None,
+        1 => "",
+        _ => "s",
+    };
+    let lacking = listed(&lacking);
+    Some(format!(
+        "{about}: no finished run of {name} with seed{plural} {lacking}."
+    ))
+}
+
 /// Tells whether a comparison is to have runs of a method: of SGD and SWA, which it is about, and of
 /// others if there are any. A run of SWAG stands for one of SWA.
 fn is_expected(method: Method, comparison: &Comparison<'_>) -> bool {
@@ -86,10 +107,24 @@ fn outside(run: &FinishedRun, table: &Table<'_>) -> Option<String> {
     if compared.any(|other| std::ptr::eq(other, run)) {
         return None;
     }
+    let controls = table.rows.iter().flat_map(|row| {
+        let columns = row.columns.iter().filter(|column| column.is_control());
+        columns.flat_map(|column| row.comparison.sgd_until(column.epoch))
+    });
+    if controls.into_iter().any(|other| std::ptr::eq(other, run)) {
+        return None;
+    }
+    let (method, epochs) = (run.record.method, run.record.epochs);
+    if method == Method::Sgd && epochs > run.record.budget {
+        return Some(format!(
+            "{}: in no table, which has SGD after 1, 1.25 and 1.5 budgets, and not after {epochs} epochs.",
+            run.record.run,
+        ));
+    }
     Some(format!(
         "{}: in no table, as its settings differ from those of another run of {}.",
         run.record.run,
-        run.record.method.name(),
+        method.name(),
     ))
 }
 
@@ -136,6 +171,26 @@ mod tests {
         assert_eq!(
             missing(runs),
             ["vgg16-bn, widths divided by 8 on CIFAR-10: no finished run of SWA with seed 1."]
+        );
+    }
+
+    #[test]
+    fn seeds_without_a_control_and_controls_in_no_table_are_named() {
+        // Budgets of four epochs: six are 1.5, and eight in no column.
+        let runs = vec![
+            sgd_run(1, &[40.0; 4]),
+            swa_run(1, &[30.0; 4]),
+            sgd_run(2, &[40.0; 4]),
+            swa_run(2, &[30.0; 4]),
+            sgd_run(2, &[40.0; 6]),
+            sgd_run(2, &[40.0; 8]),
+        ];
+        assert_eq!(
+            missing(runs),
+            [
+                "sgd-seed2: in no table, which has SGD after 1, 1.25 and 1.5 budgets, and not after 8 epochs.",
+                "vgg16-bn, widths divided by 8 on CIFAR-10: no finished run of SGD, 1.5 budgets with seed 1.",
+            ]
         );
     }
 

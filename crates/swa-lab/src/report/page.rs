@@ -11,7 +11,8 @@ use super::landscape::Section;
 use super::methods::{Methods, SCORES};
 use super::published::NLL_EPOCHS;
 use super::results::{FinishedRun, Results};
-use super::table::Table;
+use super::statistics::Difference;
+use super::table::{Column, Gain, Table};
 use super::wording::{difference, grouped, listed, plural, signed, span, spread, verdict};
 use crate::Failure;
 use crate::experiment::record::Method;
@@ -66,11 +67,22 @@ impl Page<'_> {
     pub(crate) fn html(&self) -> Result<String, Failure> {
         let Self { results, table, .. } = self;
         let columns = table.rows.iter().flat_map(|row| &row.columns);
-        let gains = columns.filter_map(|column| Some(column.gain.as_ref()?.difference));
-        let verdicts = gains.map(|gain| verdict(gain.points, gain.beyond_noise));
+        let verdict_on = |gain: &Gain| {
+            let Difference {
+                points,
+                beyond_noise,
+                ..
+            } = gain.difference;
+            verdict(points, beyond_noise)
+        };
+        let gains = columns.clone().filter_map(|column| column.gain.as_ref());
+        let controlled = columns.filter_map(|column| column.gain_at_equal_cost.as_ref());
         let comparisons = table.rows.iter().zip(self.figures).map(|(row, figures)| {
             let run = row.comparison.record();
+            let mut controls = row.columns.iter().filter(|column| column.is_control());
+            let control = controls.rfind(|column| column.accuracy.is_some());
             context! {
+                control => control.map(|column| column.heading),
                 run => Serde(run),
                 row => Serde(row),
                 figure => Serde(&figures.convergence),
@@ -104,6 +116,7 @@ impl Page<'_> {
             .peekable();
         let page = context! {
             has_methods => methods().next().is_some(),
+            has_control => table.rows.iter().flat_map(|row| &row.columns).any(Column::is_control),
             has_fge => fge.peek().is_some(),
             has_published_fge => fge.any(|column| column.published.is_some()),
             has_nll => methods().any(Methods::has_published),
@@ -112,7 +125,8 @@ impl Page<'_> {
             scores => Serde(SCORES.map(|column| (column.heading, column.decimals))),
             nll_epochs => NLL_EPOCHS,
             line_names => Serde(LINES.map(|line| line.name)),
-            verdicts => verdicts.collect::<Vec<_>>(),
+            verdicts => gains.map(verdict_on).collect::<Vec<_>>(),
+            controlled => controlled.map(verdict_on).collect::<Vec<_>>(),
             tables => tables.collect::<Vec<_>>(),
             comparisons => comparisons.collect::<Vec<_>>(),
             landscape => Serde(self.landscape),

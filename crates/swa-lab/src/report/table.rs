@@ -36,7 +36,8 @@ pub(crate) struct Row<'a> {
     pub(crate) budget: usize,
     /// The epoch from which SWA averages, and its learning rate, in words.
     pub(crate) averaging: Option<String>,
-    /// SGD after a budget, FGE after one if there is FGE, SWA after 1, 1.25 and 1.5 of them.
+    /// SGD after a budget, FGE after one if there is FGE, SWA after 1, 1.25 and 1.5 of them, and SGD after as many as are
+    /// more than one, if there is such a run.
     pub(crate) columns: Vec<Column>,
     pub(crate) cost: Cost,
     /// The reason why there are no published numbers to compare with, if there are none.
@@ -62,6 +63,10 @@ pub(crate) struct Column {
     /// For SWA, the gain over SGD.
     #[serde(rename = "less_sgd")]
     pub(crate) gain: Option<Gain>,
+    /// For SWA after more than one budget, the gain over SGD after as many, if the table has that.
+    #[serde(rename = "less_sgd_at_equal_cost")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) gain_at_equal_cost: Option<Gain>,
     pub(crate) published: Option<Published>,
     pub(crate) less_published: Option<Distance>,
 }
@@ -85,6 +90,12 @@ pub(crate) const COLUMNS: [(Method, usize, &str); 4] = [
     (Method::Swa, 6, "SWA, 1.5 budgets"),
 ];
 
+/// The columns of SWA's control, for tables that have it: SGD that costs as much.
+pub(crate) const CONTROL_COLUMNS: [(Method, usize, &str); 2] = [
+    (Method::Sgd, 5, "SGD, 1.25 budgets"),
+    (Method::Sgd, 6, "SGD, 1.5 budgets"),
+];
+
 /// The column of FGE, for tables that have it.
 const FGE_COLUMN: (Method, usize, &str) = (Method::Fge, 4, "FGE, 1 budget");
 
@@ -99,15 +110,27 @@ impl<'a> Table<'a> {
         let has_fge = comparisons
             .iter()
             .any(|comparison| !comparison.of(Method::Fge).is_empty());
+        let controls = CONTROL_COLUMNS.into_iter().filter(|(_, quarters, _)| {
+            let mut rows = comparisons.iter();
+            rows.any(|row| {
+                !row.sgd_until(epoch_of(row.record().budget, *quarters))
+                    .is_empty()
+            })
+        });
+        let controls: Vec<_> = controls.collect();
         let rows = comparisons.iter();
         Self {
-            rows: rows.map(|row| Row::of(row, has_fge)).collect(),
+            rows: rows.map(|row| Row::of(row, has_fge, &controls)).collect(),
         }
     }
 }
 
 impl<'a> Row<'a> {
-    fn of(comparison: &'a Comparison<'a>, has_fge: bool) -> Self {
+    fn of(
+        comparison: &'a Comparison<'a>,
+        has_fge: bool,
+        controls: &[(Method, usize, &'static str)],
+    ) -> Self {
         let run = comparison.record();
         let published = published::of(run);
         let sgd = accuracies(&comparison.sgd, epoch_of(run.budget, 4));
@@ -122,6 +145,17 @@ impl<'a> Row<'a> {
             column
         });
         let mut columns: Vec<_> = columns.collect();
+        for control in controls {
+            let epoch = epoch_of(run.budget, control.1);
+            let longer = accuracies(&comparison.sgd_until(epoch), epoch);
+            let swa = accuracies(&comparison.swa, epoch);
+            let of_swa =
+                |column: &&mut Column| column.method == Method::Swa && column.epoch == epoch;
+            if let Some(column) = columns.iter_mut().find(of_swa) {
+                column.gain_at_equal_cost = Gain::of(&swa, &longer);
+            }
+            columns.push(Column::of(*control, epoch, &longer, None));
+        }
         if has_fge {
             let epoch = epoch_of(run.budget, FGE_COLUMN.1);
             let ours = ensemble_accuracies(comparison.of(Method::Fge), epoch);
@@ -164,11 +198,19 @@ impl Column {
             seeds: ours.iter().map(|(seed, _)| *seed).collect(),
             accuracy,
             gain: None,
+            gain_at_equal_cost: None,
             published,
             less_published: accuracy
                 .zip(published)
                 .map(|(ours, published)| published.distance(ours.mean, ours.deviation)),
         }
+    }
+}
+
+impl Column {
+    /// Tells whether this is a column of SWA's control.
+    pub(crate) fn is_control(&self) -> bool {
+        self.method == Method::Sgd && self.budgets > 1.0
     }
 }
 
@@ -247,6 +289,45 @@ mod tests {
         let at_a_budget = columns[1].gain.as_ref().unwrap();
         assert_eq!((at_a_budget.better_seeds, at_a_budget.common_seeds), (1, 2));
         assert!(columns[0].gain.is_none());
+    }
+
+    #[test]
+    fn sgd_for_as_long_as_swa_has_a_column_if_there_is_any() {
+        // Budgets of four epochs, so six are 1.5.
+        let mut other = sgd_run(1, &[50.0; 4]);
+        other.record.model = "preresnet-20".to_owned();
+        let runs = [
+            sgd_run(1, &[20.0, 30.0, 40.0, 60.0]),
+            sgd_run(1, &[20.0, 30.0, 40.0, 50.0, 60.0, 66.0]),
+            sgd_run(2, &[20.0, 30.0, 40.0, 50.0, 60.0, 64.0]),
+            swa_run(1, &[40.0, 59.0, 61.0, 64.0]),
+            swa_run(2, &[40.0, 59.0, 63.0, 66.0]),
+            swa_run(3, &[40.0, 59.0, 63.0, 62.0]),
+            other,
+        ];
+        let comparisons = Comparison::all(&runs);
+        let table = Table::of(&comparisons);
+        for row in &table.rows {
+            assert_eq!(headings(row)[3..], ["SWA, 1.5 budgets", "SGD, 1.5 budgets"]);
+        }
+        let columns = &table.rows[0].columns;
+        assert_eq!(columns[0].accuracy.unwrap().mean, 60.0);
+        let control = &columns[4];
+        assert_eq!((control.epoch, control.seeds.as_slice()), (6, &[1, 2][..]));
+        assert_eq!(control.accuracy.unwrap().mean, 65.0);
+        assert!(control.gain.is_none() && control.published.is_none());
+        // Means of 64 and 65. With seed 1 it is 64 against 66, with seed 2 the other way round.
+        let gain = columns[3].gain_at_equal_cost.as_ref().unwrap();
+        assert_eq!(gain.difference.points, -1.0);
+        assert_eq!((gain.better_seeds, gain.common_seeds), (1, 2));
+        // SWA's deviation is 2 of three seeds, SGD's sqrt(2) of two: sqrt(4/3 + 2/2).
+        let errors = gain.difference.standard_errors.unwrap();
+        assert!((errors + 1.0 / (4.0f64 / 3.0 + 1.0).sqrt()).abs() < 1e-12);
+        assert!(columns[2].gain_at_equal_cost.is_none());
+        // The other network has none.
+        let other = &table.rows[1].columns;
+        assert_eq!(other[4].accuracy, None);
+        assert!(other[3].gain_at_equal_cost.is_none());
     }
 
     #[test]

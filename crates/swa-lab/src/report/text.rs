@@ -4,7 +4,7 @@ use super::comparison::data_set_name;
 use super::methods::{Methods, SCORES, Score};
 use super::published::NLL_EPOCHS;
 use super::statistics::Sample;
-use super::table::{Column, Row, Table};
+use super::table::{Column, Gain, Row, Table};
 use super::wording::{difference, listed, span, spread, verdict};
 
 /// The heading of the first column.
@@ -99,15 +99,15 @@ fn row_lines(first: usize, row: &Row<'_>) -> Vec<String> {
     };
     let mut lines = vec![line(first, [&network(row), "ours"], row, ours)];
     if row.columns.iter().any(|column| column.gain.is_some()) {
-        let gain = |column: &Column| {
-            let gain = column.gain.as_ref()?.difference;
-            Some(difference(gain.points, gain.standard_errors, "s.e."))
-        };
-        lines.push(line(first, ["", "SWA − SGD"], row, gain));
-        lines.push(line(first, ["", ""], row, |column| {
-            let gain = column.gain.as_ref()?.difference;
-            Some(verdict(gain.points, gain.beyond_noise).to_owned())
-        }));
+        lines.extend(gain_lines(first, "SWA − SGD", row, |column| &column.gain));
+    }
+    let at_equal_cost: fn(&Column) -> &Option<Gain> = |column| &column.gain_at_equal_cost;
+    if row
+        .columns
+        .iter()
+        .any(|column| at_equal_cost(column).is_some())
+    {
+        lines.extend(gain_lines(first, "equal cost", row, at_equal_cost));
     }
     if let Some(reason) = &row.unpublished {
         lines.push(format!("{:first$} {:WHAT$} none: {reason}", "", "paper"));
@@ -122,6 +122,27 @@ fn row_lines(first: usize, row: &Row<'_>) -> Vec<String> {
         }));
     }
     lines
+}
+
+/// The lines of gains over SGD: how large they are, and whether they are beyond the noise.
+fn gain_lines(
+    first: usize,
+    what: &str,
+    row: &Row<'_>,
+    gain: impl Fn(&Column) -> &Option<Gain>,
+) -> [String; 2] {
+    let difference = |column: &Column| {
+        let gain = gain(column).as_ref()?.difference;
+        Some(difference(gain.points, gain.standard_errors, "s.e."))
+    };
+    let verdict = |column: &Column| {
+        let gain = gain(column).as_ref()?.difference;
+        Some(verdict(gain.points, gain.beyond_noise).to_owned())
+    };
+    [
+        line(first, ["", what], row, difference),
+        line(first, ["", ""], row, verdict),
+    ]
 }
 
 /// A row's first column.

@@ -22,4 +22,5 @@ pub mod progress;
 pub mod schedule;
 pub mod session;
 pub mod terminal;
+pub mod time_limit;
 pub mod timed_loader;

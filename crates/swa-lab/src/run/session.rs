@@ -2,8 +2,8 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
@@ -40,6 +40,7 @@ use crate::run::model_file::{self, Description};
 use crate::run::progress::{PlainRenderer, Progress, ShownLoader};
 use crate::run::schedule::Schedule;
 use crate::run::terminal;
+use crate::run::time_limit::{EndInTime, EndedInTime, TimeLimit};
 use crate::run::timed_loader::{PassTime, TimedLoader};
 
 /// A run that begins or goes on in this process.
@@ -56,6 +57,8 @@ pub struct Session<'a> {
     pub from: Option<Position>,
     /// The epoch after which the session ends, at most the run's last.
     pub until: usize,
+    /// The time in which it ends, after an epoch, if that is limited.
+    pub limit: Option<TimeLimit>,
     /// The way in which it shows its progress.
     pub show: Show,
     /// The interruption that can stop it.
@@ -84,6 +87,13 @@ pub enum End {
     Finished(EpochRow),
     /// The session's last epoch is over, but not the run.
     Reached,
+    /// There was no time for another epoch.
+    OutOfTime {
+        /// The last epoch, which is over and has its checkpoint.
+        epoch: usize,
+        /// The seconds that another one would have taken.
+        next: f64,
+    },
     /// The session was asked to stop. The position is that of the last checkpoint, if there is one.
     Stopped(Option<Position>),
 }
@@ -337,6 +347,12 @@ impl Session<'_> {
         if let Some(from) = self.from {
             training = training.checkpoint(from.epoch);
         }
+        let mut ended = EndedInTime::default();
+        if let Some(limit) = self.limit {
+            let end_in_time = EndInTime::new(limit, self.until);
+            ended = end_in_time.ended();
+            training = training.early_stopping(end_in_time);
+        }
         let log = self.epoch_log(&schedule, progress.clone(), reestimation, unlogged)?;
         training = training.with_metric_logger(log);
         training = training.renderer(match &self.show {
@@ -384,7 +400,10 @@ impl Session<'_> {
             self.leave_checkpoint(model, schedule, &checkpoints)?;
             return Ok(Fitted::Ended(End::Stopped(checkpoints.last()?)));
         }
-        if self.until < config.epochs {
+        let ended = *ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((epoch, next)) = ended {
+            Ok(Fitted::Ended(End::OutOfTime { epoch, next }))
+        } else if self.until < config.epochs {
             Ok(Fitted::Ended(End::Reached))
         } else {
             Ok(Fitted::Model(model))

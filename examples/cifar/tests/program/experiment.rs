@@ -14,10 +14,11 @@ use crate::small_run::{checkpoint_files, train};
 use crate::snapshot::Snapshot;
 
 /// The plan `small`, on images that are made up, and a matter of seconds. Each network is trained for
-/// six epochs with SWA, averaged from the third on, and for four without; they share the first two.
+/// six epochs with SWA, averaged from the third on, and for four without; they share the first two. The plan's control, SGD for
+/// as long as SWA, is left to the test that adds it.
 const SETTINGS: &str = "small --data synthetic --seeds 1 --set train_items=240 \
     --set validation_items=40 --set batch_size=32 --set budget=4 --set swa_start=3 \
-    --set vgg16-bn.width_divisor=64 --set preresnet-14.width_divisor=16";
+    --set vgg16-bn.width_divisor=64 --set preresnet-14.width_divisor=16 --set preresnet-14.sgd_budgets=[1.0]";
 
 const RUNS: [&str; 4] = [
     "synthetic-vgg16-bn-swa-seed1",
@@ -286,7 +287,15 @@ fn an_experiment_killed_at_any_moment_has_the_same_results() {
 /// The last words of an experiment that was asked to stop.
 fn check_stop(ended: &Ended, out: &Path) {
     assert_eq!(ended.status, Some(130), "{ended:?}");
-    let settings = SETTINGS.split_whitespace().collect::<Vec<_>>().join(" ");
+    let settings = SETTINGS.split_whitespace().map(|word| {
+        // A shell would take brackets for a pattern.
+        if word.contains('[') {
+            format!("'{word}'")
+        } else {
+            word.to_owned()
+        }
+    });
+    let settings = settings.collect::<Vec<_>>().join(" ");
     let last_words = format!(
         "Stopped. The same command goes on:\n  cifar experiment {settings} --out {}\n",
         out.display()
@@ -318,6 +327,31 @@ fn ctrl_c_stops_an_experiment_and_the_same_command_goes_on() {
 
     start(&out).end().success();
     assert_same(&out, &[(RUNS[0], done + 1)]);
+}
+
+#[test]
+fn an_experiment_that_ends_in_time_goes_on_to_the_same_results() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("experiment");
+    let start = |minutes: &'static str| {
+        let limit = ["--until-minutes", minutes];
+        cifar(arguments(&out).into_iter().chain(limit)).success()
+    };
+    // A worker needs longer than this to begin, and then makes one epoch.
+    let output = start("0.01");
+    let stopped = "Stopped to keep within 0.01 minutes: 0 of 4 runs finished, about ";
+    assert!(output.contains(stopped), "{output}");
+    assert!(output.contains(". The same command goes on:\n  cifar experiment small "));
+    assert_eq!(lines(&out), 1, "{output}");
+    let files = checkpoint_files(&out.join("runs").join(RUNS[0]));
+    assert!(files.contains(&"model-1.bpk".to_owned()), "{files:?}");
+
+    let mut calls = 0;
+    while !start("0.05").ends_with("All 4 runs are finished.\n") {
+        calls += 1;
+        assert!(calls < 100, "no progress");
+    }
+    assert_same(&out, &[]);
 }
 
 #[test]
@@ -482,6 +516,40 @@ fn another_plan_in_the_same_folder_is_refused_with_what_changed() {
 }
 
 #[test]
+fn an_experiment_gains_runs_by_a_plan_that_has_all_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path();
+    uninterrupted().folder.write_to(out);
+    let gains = ["--set", "preresnet-14.sgd_budgets=[1.0, 1.5]"];
+    let command = || arguments(out).into_iter().chain(gains);
+    let output = cifar(command()).success();
+    assert!(output.starts_with("5 runs in "), "{output}");
+    assert!(output.contains(", 4 of them finished"), "{output}");
+    let name = "synthetic-preresnet-14-sgd-1.5-budgets-seed1";
+    let began = format!("\nrun 5 of 5: {name}, epochs 1 to 6\n");
+    assert!(output.contains(&began), "{output}");
+    assert_eq!(output.matches("\nrun ").count(), 1, "{output}");
+
+    // Its rate falls over six epochs, as in a training of its own.
+    let alone = tempfile::tempdir().unwrap();
+    let settings = "--model preresnet-14 --width-divisor 16 --lr 0.2 --weight-decay 3e-4 --train-items 240 \
+        --validation-items 40 --batch-size 32 --epochs 6 --no-swa";
+    let settings: Vec<&str> = settings.split_whitespace().collect();
+    train(&settings, alone.path()).end().success();
+    let model = |folder: &Path| fs::read(folder.join("live.safetensors")).unwrap();
+    assert!(model(alone.path()) == model(&out.join("runs").join(name)));
+
+    // The plan is the folder's now, and one without the new run is another.
+    let plan = fs::read_to_string(out.join("plan.toml")).unwrap();
+    assert!(plan.contains("\nsgd_budgets = [1.0, 1.5]\n"), "{plan}");
+    let refusal = start(out).end().refusal();
+    let differs = "sgd_budgets of preresnet-14 on synthetic is [1.0] here and [1.0, 1.5] there";
+    assert!(refusal.contains(differs), "{refusal}");
+    let output = cifar(command()).success();
+    assert!(output.ends_with("All 5 runs are finished.\n"), "{output}");
+}
+
+#[test]
 fn settings_of_a_plan_are_refused_by_their_keys() {
     let folder = tempfile::tempdir().unwrap();
     for (setting, expected) in [
@@ -534,6 +602,25 @@ fn a_run_that_diverges_fails_alone() {
             .map(|run| run["run"].as_str().unwrap())
             .eq(RUNS[2..].iter().copied())
     );
+}
+
+#[test]
+fn an_experiment_that_keeps_no_models_leaves_their_results() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path();
+    let keeps_none = ["--set", "keep_models=false"];
+    let command = || arguments(out).into_iter().chain(keeps_none);
+    cifar(command()).success();
+    assert_eq!(models(&Snapshot::of(out)), []);
+    let kept = tempfile::tempdir().unwrap();
+    uninterrupted().folder.write_to(kept.path());
+    assert_eq!(records(out, &[]), records(kept.path(), &[]));
+
+    // A process that was killed just after its record left this.
+    let model = out.join("runs").join(RUNS[1]).join("live.safetensors");
+    fs::write(&model, "a model").unwrap();
+    cifar(command()).success();
+    assert!(!model.exists());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The program `cifar`, as a user runs it: in its own process, judged by its files and its output.
 
+mod benchmark;
 mod checking;
 mod data_folder;
 mod earlier_version;

@@ -182,6 +182,63 @@ fn a_report_loads_nothing_and_its_pictures_and_table_agree() {
 }
 
 #[test]
+fn sgd_for_as_long_as_swa_has_a_column_and_a_comparison() {
+    let mut records = results();
+    for (seed, less) in [(1, 0.0), (2, 2.0)] {
+        // SWA's run has the epochs: its live models are those of an SGD, of 60 and 58 %.
+        let mut control = run(Method::Swa, seed, less);
+        for record in &mut control {
+            let name = format!("sgd-1.5-budgets-seed{seed}");
+            match record {
+                Record::Evaluation(epoch) => (epoch.run, epoch.swa_test_accuracy) = (name, None),
+                Record::Run(run) => {
+                    (run.run, run.method) = (name, Method::Sgd);
+                    (run.swa_start, run.swa_lr) = (None, None);
+                }
+                Record::Predictions(_) => {}
+            }
+        }
+        records.extend(control);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    write(&records, folder.path());
+    let output = report(folder.path()).success();
+    let table = fs::read(folder.path().join("table.json")).unwrap();
+    let table: Value = serde_json::from_slice(&table).unwrap();
+    let control = column(&table, 4);
+    assert_eq!(
+        (&control["method"], &control["budgets"]),
+        (&"sgd".into(), &1.5.into())
+    );
+    assert_eq!(
+        (&control["accuracy"]["mean"], &control["accuracy"]["n"]),
+        (&59.0.into(), &2.into())
+    );
+    // 65 and 63 for SWA after six epochs.
+    let gain = &column(&table, 3)["less_sgd_at_equal_cost"];
+    assert_eq!(
+        (&gain["points"], &gain["better_seeds"]),
+        (&5.0.into(), &2.into())
+    );
+    assert_eq!(column(&table, 2).get("less_sgd_at_equal_cost"), None);
+
+    let html = fs::read_to_string(folder.path().join("report.html")).unwrap();
+    let words = [
+        "<th scope=\"col\">SGD<br>1.5 budgets</th>",
+        "the same,<br>at equal cost",
+        "Of 1 comparison with SGD trained for as long",
+        "The line of SGD for longer ends in the number of “SGD, 1.5 budgets”.",
+    ];
+    for word in words {
+        assert!(html.contains(word), "{word}: {html}");
+    }
+    assert!(output.contains("SGD, 1.5 budgets\n"), "{output}");
+    let line = output.lines().find(|line| line.contains(" equal cost "));
+    assert!(line.unwrap().contains("+5.00, 3.5 s.e."), "{output}");
+    assert!(!output.contains("missing: vgg16-bn"), "{output}");
+}
+
+#[test]
 fn the_same_results_make_the_same_report() {
     let folder = tempfile::tempdir().unwrap();
     write(&results(), folder.path());
@@ -263,6 +320,9 @@ fn the_readme_says_what_the_results_of_the_experiment_small_say() {
     for row in rows {
         let columns = row["columns"].as_array().unwrap().iter().map(|column| {
             let accuracy = &column["accuracy"];
+            if accuracy.is_null() {
+                return " - |".to_owned();
+            }
             let number = |name: &str| accuracy[name].as_f64().unwrap();
             format!(" {:.1} ± {:.1} |", number("mean"), number("deviation"))
         });

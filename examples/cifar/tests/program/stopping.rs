@@ -10,7 +10,9 @@ use crate::end_state::{Checkpoint, EndState, Metrics};
 #[cfg(target_os = "linux")]
 use crate::process::CIFAR;
 use crate::process::{Ended, Process};
-use crate::small_run::{STEPS_PER_EPOCH, SmallRun, checkpoint_files, has_logged, resume, train};
+use crate::small_run::{
+    STEPS_PER_EPOCH, SmallRun, checkpoint_files, has_checkpoint, has_logged, resume, train,
+};
 
 /// The exit status that shells give for a process that Ctrl-C ended: 128 + 2.
 const INTERRUPTED: Option<i32> = Some(130);
@@ -98,6 +100,40 @@ fn a_run_stopped_by_ctrl_c_and_resumed_ends_with_the_same_bits() {
 #[test]
 fn a_run_stopped_by_sigterm_and_resumed_ends_with_the_same_bits() {
     stop_by("TERM", SmallRun::PreResNet);
+}
+
+#[test]
+fn a_run_that_ends_in_time_ends_after_an_epoch_and_goes_on() {
+    for run in [SmallRun::Vgg, SmallRun::PreResNet] {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("run");
+        // Less than an epoch: each call makes one.
+        let limit = ["--until-minutes", "0.0001"];
+        let settings = run.settings();
+        let resumed = ["--resume"];
+        for (epoch, settings) in [(1, &settings[..]), (2, &resumed), (3, &resumed)] {
+            let output = train(&[settings, &limit].concat(), &out).end().success();
+            let (before, after) = output.rsplit_once("Stopped after epoch ").unwrap();
+            assert_eq!(before.matches("/6 ").count(), 1, "{output}");
+            let stopped =
+                format!("{epoch} to keep within 0.0001 minutes: another one takes about ");
+            assert!(after.starts_with(&stopped), "{output}");
+            let how = format!(
+                " s, and {} are left. Go on with:\n  cifar train --resume --out {}\n",
+                6 - epoch,
+                out.display()
+            );
+            assert!(after.ends_with(&how), "{output}");
+            assert!(has_checkpoint(&out, epoch));
+            assert!(
+                checkpoint_files(&out)
+                    .iter()
+                    .all(|name| !name.contains('+'))
+            );
+        }
+        resume(&out).end().success();
+        EndState::of(&out).assert_same_bits(&run.uninterrupted().end, &[]);
+    }
 }
 
 #[test]

@@ -30,9 +30,16 @@ pub struct Plan {
     /// The numbers of budgets after which the average is scored. SWA is one run, as long as the
     /// largest.
     pub swa_budgets: Vec<f64>,
+    /// The numbers of budgets that SGD is trained for, each in a run of its own: 1 if they are not given. More of them are the
+    /// control of SWA, which has as many.
+    #[serde(default = "one_budget", skip_serializing_if = "is_one_budget")]
+    pub sgd_budgets: Vec<f64>,
     /// The methods: SGD and SWA if they are not given. SWAG takes the place of SWA, which is its mean.
     #[serde(default = "default_methods", skip_serializing_if = "is_default")]
     pub methods: Vec<Method>,
+    /// True if the models of a run stay when it is finished, as they do if this is not given. Its results always stay.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub keep_models: bool,
     /// The images that are used.
     #[serde(flatten)]
     pub images: ImageSettings,
@@ -40,8 +47,8 @@ pub struct Plan {
     pub models: Vec<ModelPlan>,
 }
 
-/// A network, and how it is trained on some data sets: with SWA and SWAG for as long as the plan says, and with the other methods
-/// for a budget.
+/// A network, and how it is trained on some data sets: with SWA, SWAG and SGD for as long as the plan says, and with the other
+/// methods for a budget.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelPlan {
@@ -61,6 +68,9 @@ pub struct ModelPlan {
     /// The methods, if they are not the plan's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub methods: Option<Vec<Method>>,
+    /// The budgets of SGD, if they are not the plan's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sgd_budgets: Option<Vec<f64>>,
     /// The settings of SGD.
     #[serde(flatten)]
     pub sgd: SgdSettings,
@@ -108,6 +118,26 @@ fn is_default(methods: &[Method]) -> bool {
 
 fn one() -> usize {
     1
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_yes(keep: &bool) -> bool {
+    *keep
+}
+
+fn one_budget() -> Vec<f64> {
+    vec![1.0]
+}
+
+fn is_one_budget(budgets: &[f64]) -> bool {
+    budgets == one_budget()
 }
 
 /// A run of a plan.
@@ -240,15 +270,9 @@ impl Plan {
         data_sets
     }
 
-    /// The epochs of `model`'s SWA run.
-    fn swa_epochs(&self, model: &ModelPlan) -> usize {
-        let budgets = self.swa_budgets.iter().copied().fold(1.0, f64::max);
-        epoch_after(budgets, model.budget)
-    }
-
     /// The runs, in the order in which they are made. They go seed by seed, so that the whole table
     /// is complete for one seed before the next one begins. The SWA or SWAG run of a model comes before its
-    /// SGD run, which takes over its beginning.
+    /// SGD run of one budget, which takes over its beginning.
     ///
     /// # Errors
     ///
@@ -276,6 +300,20 @@ impl Plan {
         Ok(runs)
     }
 
+    /// Tells whether this plan has all runs of another one, as they are there. It may have further ones.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError`] if a run of either cannot be run.
+    pub(super) fn has_all_runs_of(&self, other: &Self) -> Result<bool, PlanError> {
+        let runs = self.runs()?;
+        let is_same = |run: &PlannedRun, other: &PlannedRun| {
+            run.name == other.name && run.config == other.config && run.budget == other.budget
+        };
+        let mut others = other.runs()?.into_iter();
+        Ok(others.all(|other| runs.iter().any(|run| is_same(run, &other))))
+    }
+
     /// The methods with which `model` is trained, in the order of its runs.
     fn methods<'a>(&'a self, model: &'a ModelPlan) -> impl Iterator<Item = Method> + 'a {
         const ORDER: [Method; 6] = [
@@ -294,7 +332,20 @@ impl Plan {
             .filter(move |method| methods.contains(method) && !is_swa_of_swag(*method))
     }
 
-    /// The runs of a model, one a method.
+    /// The numbers of budgets that `model` is trained for with a method, in the order of its runs. SWA's are one run.
+    fn budgets(&self, model: &ModelPlan, method: Method) -> Vec<f64> {
+        let longest = self.swa_budgets.iter().copied().fold(1.0, f64::max);
+        match method {
+            Method::Swa | Method::Swag => vec![longest],
+            Method::Sgd => {
+                let own = model.sgd_budgets.as_ref();
+                own.unwrap_or(&self.sgd_budgets).clone()
+            }
+            Method::Ema | Method::Snapshot | Method::Fge => one_budget(),
+        }
+    }
+
+    /// The runs of a model: one a method, and of SGD one a number of budgets.
     fn of_model(
         &self,
         model: &ModelPlan,
@@ -302,14 +353,24 @@ impl Plan {
         seed: u64,
     ) -> Result<Vec<PlannedRun>, PlanError> {
         let network: NetworkConfig = model.model.parse()?;
-        let name = |method: Method| format!("{data_set}-{}-{method}-seed{seed}", network.name());
+        let methods = self.methods(model).flat_map(|method| {
+            let budgets = self.budgets(model, method).into_iter();
+            budgets.map(move |budgets| (method, budgets))
+        });
         let mut runs = Vec::new();
-        for method in self.methods(model) {
-            let config = self.config(model, &network, data_set, method, seed);
+        for (method, budgets) in methods {
+            let length = if method == Method::Sgd && budgets != 1.0 {
+                format!("-{budgets}-budgets")
+            } else {
+                String::new()
+            };
+            let name = format!("{data_set}-{}-{method}{length}-seed{seed}", network.name());
+            let mut config = self.config(model, &network, data_set, method, seed);
+            config.epochs = epoch_after(budgets, model.budget);
             let validated = config.validate();
-            validated.map_err(|error| PlanError::of_run(&name(method), &error))?;
+            validated.map_err(|error| PlanError::of_run(&name, &error))?;
             runs.push(PlannedRun {
-                name: name(method),
+                name,
                 data_set,
                 method,
                 budget: model.budget,
@@ -320,7 +381,10 @@ impl Plan {
         let averaging = runs
             .iter()
             .position(|run| run.config.method.swa().is_some());
-        let plain = runs.iter().position(|run| run.method == Method::Sgd);
+        // Of SGD's runs, the others slow down later, and begin by themselves.
+        let plain = runs
+            .iter()
+            .position(|run| run.method == Method::Sgd && run.config.epochs == run.budget);
         if let (Some(averaging), Some(plain)) = (averaging, plain) {
             let before_collecting = model.swa_start - 1;
             let (swa, sgd) = (&runs[averaging], &runs[plain]);
@@ -379,7 +443,6 @@ impl Plan {
             MethodSettings::Swa(_) => {}
         }
         if let MethodSettings::Swa(swa) | MethodSettings::Swag { swa, .. } = &mut config.method {
-            config.epochs = self.swa_epochs(model);
             swa.start = model.swa_start;
             swa.lr = model.swa_lr;
         }
@@ -407,6 +470,19 @@ impl Plan {
         let fits = !self.swa_budgets.is_empty() && self.swa_budgets.iter().all(budgets);
         let got = format!("{:?}", self.swa_budgets);
         check("swa_budgets", "numbers from 1 to 100", fits, got)?;
+        let are_budgets = |list: &[f64], budget: Option<usize>| {
+            let lengths = list.iter().map(|budgets| match budget {
+                // Two numbers may be as many epochs.
+                Some(budget) => epoch_after(*budgets, budget) as u64,
+                None => budgets.to_bits(),
+            });
+            let distinct: HashSet<u64> = lengths.collect();
+            list.iter().all(budgets) && !list.is_empty() && distinct.len() == list.len()
+        };
+        let expected_lengths = "numbers from 1 to 100, each of them another number of epochs";
+        let got = format!("{:?}", self.sgd_budgets);
+        let fits = are_budgets(&self.sgd_budgets, None);
+        check("sgd_budgets", expected_lengths, fits, got)?;
 
         check(
             "models",
@@ -431,6 +507,10 @@ impl Plan {
                 let fits = are_methods(methods);
                 check(&key("methods"), expected, fits, listed(methods))?;
             }
+            let lengths = model.sgd_budgets.as_ref().unwrap_or(&self.sgd_budgets);
+            let fits = are_budgets(lengths, Some(model.budget));
+            let got = format!("{lengths:?}");
+            check(&key("sgd_budgets"), expected_lengths, fits, got)?;
             let no_data = model.data_sets.is_empty();
             let got = "none".to_owned();
             check(&key("data_sets"), "at least one", !no_data, got)?;
@@ -505,7 +585,11 @@ mod tests {
                 assert_eq!((model.sgd.batch_size, model.sgd.momentum), (128, 0.9));
                 assert_eq!(model.width_divisor, 1);
                 let name = format!("{} {set}", model.model);
-                let epochs = [model.budget, model.swa_start, plan.swa_epochs(model)];
+                let [budgets] = plan.budgets(model, Method::Swa)[..] else {
+                    panic!("SWA is one run");
+                };
+                let longest = epoch_after(budgets, model.budget);
+                let epochs = [model.budget, model.swa_start, longest];
                 (
                     name,
                     epochs,
@@ -527,6 +611,41 @@ mod tests {
                 row("wrn-28-10 cifar100", [200, 161, 300], [0.1, 0.05, 5e-4]),
             ]
         );
+    }
+
+    /// The rates of the paper's VGG16 and PreResNets on CIFAR-10; starts after 25 of 30 epochs (125 of 150) and 16 of 20 (160 of 200).
+    #[test]
+    fn the_gpus_plan_is_the_papers_in_short_with_its_control() {
+        let plan = built_in("gpu");
+        assert!(!plan.keep_models);
+        assert_eq!(
+            (plan.images.train_items, plan.images.evaluate_on),
+            (None, EvaluateOn::Test)
+        );
+        let paper = built_in("paper");
+        for (model, like) in plan.models.iter().zip([&paper.models[1], &paper.models[0]]) {
+            assert_eq!((model.sgd, model.swa_lr), (like.sgd, like.swa_lr));
+            assert_eq!(model.width_divisor, 1);
+        }
+        let runs = plan.runs().unwrap();
+        let of_a_seed: Vec<_> = runs[..6]
+            .iter()
+            .map(|run| (run.name.as_str(), run.config.epochs))
+            .collect();
+        assert_eq!(
+            of_a_seed,
+            [
+                ("cifar10-preresnet-20-swa-seed1", 45),
+                ("cifar10-preresnet-20-sgd-seed1", 30),
+                ("cifar10-preresnet-20-sgd-1.5-budgets-seed1", 45),
+                ("cifar10-vgg16-bn-swa-seed1", 30),
+                ("cifar10-vgg16-bn-sgd-seed1", 20),
+                ("cifar10-vgg16-bn-sgd-1.5-budgets-seed1", 30),
+            ]
+        );
+        let starts = plan.models.iter().map(|model| model.swa_start);
+        assert_eq!(starts.collect::<Vec<_>>(), [26, 17]);
+        assert!(runs[6..].iter().all(|run| run.config.seed > 1));
     }
 
     /// Epochs counted from 0, as the paper's code counts them. VGG16, by hand:
@@ -598,10 +717,12 @@ mod tests {
                 "cifar10-vgg16-bn-sgd-seed1",
                 "cifar10-preresnet-14-swa-seed1",
                 "cifar10-preresnet-14-sgd-seed1",
+                "cifar10-preresnet-14-sgd-1.5-budgets-seed1",
                 "cifar10-vgg16-bn-swa-seed2",
                 "cifar10-vgg16-bn-sgd-seed2",
                 "cifar10-preresnet-14-swa-seed2",
                 "cifar10-preresnet-14-sgd-seed2",
+                "cifar10-preresnet-14-sgd-1.5-budgets-seed2",
             ]
         );
         let [swa, sgd] = [&runs[0], &runs[1]];
@@ -612,12 +733,40 @@ mod tests {
     }
 
     #[test]
+    fn sgd_is_trained_for_each_of_its_budgets_in_its_own_run() {
+        let settings = ["sgd_budgets=[1.5, 1.0]", "seeds=[1]"].map(str::to_owned);
+        let plan = Plan::parse(&Plan::text("small").unwrap(), "small", &settings).unwrap();
+        let runs = plan.runs().unwrap();
+        let of_vgg: Vec<_> = runs[..3]
+            .iter()
+            .map(|run| (run.name.as_str(), run.config.epochs, run.budget))
+            .collect();
+        assert_eq!(
+            of_vgg,
+            [
+                ("cifar10-vgg16-bn-swa-seed1", 36, 24),
+                ("cifar10-vgg16-bn-sgd-1.5-budgets-seed1", 36, 24),
+                ("cifar10-vgg16-bn-sgd-seed1", 24, 24),
+            ]
+        );
+        // SWA begins as SGD of one budget does. The other one's rate falls from epoch 19 on, and it takes nothing over.
+        assert_eq!(runs[0].shares, Some((runs[2].name.clone(), 10)));
+        assert_eq!(runs[1].shares, None);
+        assert_eq!(runs[1].config.method, MethodSettings::Sgd);
+        // A model has its own budgets, here in the plan itself.
+        let lengths = runs[3..].iter().map(|run| (run.method, run.config.epochs));
+        let expected = [(Method::Swa, 36), (Method::Sgd, 24), (Method::Sgd, 36)];
+        assert_eq!(lengths.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
     fn a_plan_with_swag_trains_no_swa_and_other_methods_last() {
         let of = |methods: &str, model: &str| -> Vec<String> {
             let settings = [methods, model, "seeds=[1]"].map(str::to_owned);
             let plan = Plan::parse(&Plan::text("small").unwrap(), "small", &settings);
             let runs = plan.unwrap().runs().unwrap();
             let runs = runs.iter().filter(|run| run.config.model == "preresnet-14");
+            let runs = runs.filter(|run| !run.name.contains("budgets"));
             runs.map(|run| run.method.to_string()).collect()
         };
         let all = "methods=[\"fge\", \"sgd\", \"swa\", \"ema\", \"swag\", \"snapshot\"]";

@@ -11,10 +11,11 @@ use crate::experiment::data_set::DataSet;
 use crate::run::config::{ImageSettings, SgdSettings};
 
 /// The plans that are part of the program: their names and their texts.
-pub(super) const BUILT_IN: [(&str, &str); 3] = [
+pub(super) const BUILT_IN: [(&str, &str); 4] = [
     ("paper", include_str!("paper.toml")),
     ("small", include_str!("small.toml")),
     ("small-methods", include_str!("small-methods.toml")),
+    ("gpu", include_str!("gpu.toml")),
 ];
 
 impl Plan {
@@ -171,11 +172,13 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<(), PlanError> {
         Some((of, key)) => (Some(of), key),
         None => (None, key.trim()),
     };
-    const OF_THE_PLAN: [&str; 8] = [
+    const OF_THE_PLAN: [&str; 10] = [
         "data",
         "seeds",
         "swa_budgets",
+        "sgd_budgets",
         "methods",
+        "keep_models",
         "train_items",
         "validation_items",
         "evaluate_on",
@@ -259,7 +262,7 @@ mod tests {
             ),
             (
                 error(&small.replace("lr = 0.2", "lr = \"x\""), &[]),
-                "plan.toml, line 30: invalid type: string \"x\", expected f64",
+                "plan.toml, line 32: invalid type: string \"x\", expected f64",
             ),
             (
                 error(&small.replace("weight_decay = 3e-4", "decay = 3e-4"), &[]),
@@ -282,6 +285,13 @@ mod tests {
             ),
             (error(&small, &["seeds=[1, 1]"]), "seeds must be"),
             (error(&small, &["swa_budgets=[0.5]"]), "swa_budgets must be"),
+            (error(&small, &["sgd_budgets=[]"]), "sgd_budgets must be"),
+            (error(&small, &["sgd_budgets=[0.5]"]), "sgd_budgets must be"),
+            // Of 24 epochs, both are 24.
+            (
+                error(&small, &["vgg16-bn.sgd_budgets=[1, 1.01]"]),
+                "sgd_budgets of vgg16-bn must be numbers from 1 to 100, each",
+            ),
             (
                 error(&small, &["methods=[]"]),
                 "methods must be one or more of sgd, swa,",
@@ -308,7 +318,7 @@ mod tests {
             ),
             (
                 error(&small.replace("lr = 0.2", "lr = 0.2\nrank = 2.5"), &[]),
-                "plan.toml, line 31: invalid type: floating point `2.5`, expected usize",
+                "plan.toml, line 33: invalid type: floating point `2.5`, expected usize",
             ),
             (
                 error(&small, &["swa_start=25"]),
@@ -336,7 +346,7 @@ mod tests {
             assert!(error.contains(part), "{error} has no {part}");
         }
         let error = Plan::text("papers").unwrap_err().to_string();
-        let expected = "which are paper, small, small-methods";
+        let expected = "which are paper, small, small-methods, gpu";
         assert!(error.ends_with(expected), "{error}");
     }
 }
