@@ -233,6 +233,7 @@ impl<'a> CurveTraining<'a> {
             directory: directory.clone(),
             from: checkpoints.last()?,
             until: config.epochs,
+            limit: None,
             show: Show::Lines(String::new()),
             interruption: interruption.clone(),
             on_epoch: Arc::new(|_| Ok(())),

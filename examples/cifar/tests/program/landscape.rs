@@ -112,7 +112,7 @@ fn a_plane_has_the_networks_their_scores_and_a_picture() {
     let (x, y): (Vec<f64>, Vec<f64>) = (at("x"), at("y"));
     let largest = |axis: &[f64]| axis.iter().copied().fold(0.0, f64::max);
     assert!(
-        x.iter().all(|x| (0.0..=largest(&x)).contains(x)),
+        x.iter().all(|at| (0.0..=largest(&x)).contains(at)),
         "{known:?}"
     );
     assert_eq!(y.iter().filter(|y| **y == 0.0).count(), 2, "{known:?}");
