@@ -25,9 +25,11 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
             ours.push(measurement);
             Ok(())
         })?;
+        if others.is_some() {
+            say("");
+        }
     }
     if let Some((file, others)) = &others {
-        say("");
         for line in beside::table(&ours, others, file)? {
             say(line);
         }

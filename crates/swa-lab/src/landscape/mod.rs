@@ -2,7 +2,7 @@
 //!
 //! `cifar landscape` makes them: [`Landscape`] has the networks and their images, and [`plane`], [`rays`], [`line`](line()) and
 //! [`curve`](curve()) score their points. A [`PointsFile`] (`plane.json` and so on) is written whenever a point is scored, so that a
-//! process that was stopped goes on where it was. The [report](crate::report) draws them.
+//! process that was stopped goes on where it was. The report draws them.
 
 mod curve;
 mod curve_training;
