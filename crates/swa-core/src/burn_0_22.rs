@@ -10,7 +10,7 @@
 //!   parameters, which it reads at each.
 //! - Clones of a module share their running statistics, and `map` and `to_device` write through them. Only `Module::valid`
 //!   makes a copy, and applies what the last forward pass has left. So averages and re-estimations begin with it.
-//! - Burn keeps an entry of some 300 bytes for each operation on a device with autodiff, with gradients or without, until the next
+//! - Burn keeps an entry of some hundred bytes for each operation on a device with autodiff, with gradients or without, until the next
 //!   backward pass: [`forget_operations`].
 //! - A record holds only tensor parameters: a [`Counter`](crate::Counter) is a number as a tensor parameter.
 
