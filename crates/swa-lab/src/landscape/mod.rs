@@ -279,14 +279,4 @@ impl<'a> Landscape<'a> {
         )
         .into()
     }
-
-    /// The error for a network that no rays begin at.
-    fn named_at(&self, number: usize, error: LandscapeError) -> Failure {
-        match error {
-            LandscapeError::NotFinite { .. } => self.named(LandscapeError::NotFinite {
-                network: ["first", "second", "third"][number.min(2)],
-            }),
-            error => error.into(),
-        }
-    }
 }

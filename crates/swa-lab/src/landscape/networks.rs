@@ -58,7 +58,9 @@ pub struct GivenNetworks {
 struct Source {
     record: NetworkRecord,
     run: Option<FinishedRun>,
-    model_file: ModelFile,
+    /// The arguments that describe the file.
+    args: FileArgs,
+    class_names: Option<Vec<String>>,
 }
 
 impl NetworksArgs {
@@ -77,7 +79,7 @@ impl NetworksArgs {
         let data = self.data(&sources)?;
         let all = load_images(&data, &mut Progress::of_images())?;
         for source in &sources {
-            if let Some(class_names) = &source.model_file.class_names
+            if let Some(class_names) = &source.class_names
                 && !all.has_classes(class_names)
             {
                 return Err(format!(
@@ -167,26 +169,23 @@ impl GivenNetworks {
     pub fn load(&self, number: usize, device: &Device) -> Result<Network, Failure> {
         let source = self.sources.get(number).ok_or("there is no such network")?;
         let classes = self.images.class_names.len();
-        source.model_file.network(classes, device)
+        // Read anew, so that no file's tensors stay in memory beside the networks.
+        ModelFile::read(&source.record.file, &source.args)?.network(classes, device)
     }
 
-    /// Checks the number of networks.
+    /// Checks the number of networks: `least`, or any from there on.
     ///
     /// # Errors
     ///
-    /// If there are fewer or more.
+    /// If there are fewer than `least` or more than `most`.
     pub(super) fn check_count(&self, least: usize, most: usize) -> Result<(), Failure> {
-        let expected = match (least, most) {
-            (least, usize::MAX) => format!("at least {least} networks"),
-            (least, most) if least == most => format!("{least} networks"),
-            (least, most) => format!("{least} to {most} networks"),
-        };
+        let at_least = if least == most { "" } else { "at least " };
         let got = self.count();
         if (least..=most).contains(&got) {
             Ok(())
         } else {
             Err(
-                format!("expected {expected}, got {got}: name folders of runs, or model files")
+                format!("expected {at_least}{least} networks, got {got}: name folders of runs, or model files")
                     .into(),
             )
         }
@@ -220,7 +219,8 @@ impl Source {
                 file,
             },
             run,
-            model_file,
+            args: args.clone(),
+            class_names: model_file.class_names,
         })
     }
 }

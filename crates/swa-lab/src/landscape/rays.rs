@@ -102,7 +102,7 @@ pub fn rays(args: &RaysArgs, landscape: &mut Landscape<'_>) -> Result<End, Failu
     let mut points = Vec::new();
     for network in 0..landscape.given.count() {
         let rays = config.init(Weights::of(&landscape.load(network)?)?);
-        let rays = rays.map_err(|error| landscape.named_at(network, error))?;
+        let rays = rays.map_err(|error| landscape.named_in(&[network], error))?;
         let coordinates = rays.coordinates().into_iter();
         points.extend(coordinates.map(|OnRay { direction, t }| OnRayOf {
             network,
