@@ -39,7 +39,7 @@ fn main() {
     let run = RunLength::new(1, STEPS_PER_EPOCH).expect("an epoch");
     let once = SwaConfig::new(Collect::from_epoch(1, &run).expect("within the run"));
     let every_step = SwaConfig::new(Collect::from_step(1, &run).expect("within the run"))
-        .with_rule(RuleConfig::Exponential { decay: 0.999 });
+        .with_rule(RuleConfig::exponential(0.999));
 
     let mut bare = learner(Classifier::new(network(), Arc::default()), LEARNING_RATE);
     let hooked = |config| {

@@ -13,12 +13,12 @@ use burn::tensor::Device;
 use burn::train::{InferenceStep, LearnerModel};
 use swa_store::StateDict;
 use swa_train::swa_core::{
-    Average, AveragingRule, EqualWeights, Exponential, ExponentialWithWarmUp, Weights,
+    Average, AveragingRule, EqualWeights, Exponential, Profile, Weights, post_hoc_coefficients,
     reestimate_batch_norm,
 };
 use swa_train::{
-    Annealing, Collect, Pooling, ReestimationConfig, RuleConfig, RunLength, RunningStatistics, Swa,
-    SwaConfig, SwaLrSchedulerConfig,
+    Annealing, Collect, ExponentialConfig, Pooling, ReestimationConfig, RuleConfig, RunLength,
+    RunningStatistics, Swa, SwaConfig, SwaLrSchedulerConfig, WarmUp,
 };
 
 #[derive(Debug)]
@@ -33,7 +33,10 @@ impl AveragingRule for Recent {
 #[test]
 fn a_warmed_up_decay_is_as_large_as_timm_says() {
     // "power=2/3 [...] reaches decay factor 0.999 at 31.6K steps, 0.9999 at 1M steps" (timm, `ModelEmaV3`).
-    let rule = ExponentialWithWarmUp::new(0.9999).unwrap();
+    let rule = ExponentialConfig::new(0.9999)
+        .with_warm_up(Some(WarmUp::timm()))
+        .init()
+        .unwrap();
     let decay = |updates| 1.0 - rule.weight(updates);
     assert!((decay(31_600) - 0.999).abs() < 1e-6);
     assert!((decay(1_000_000) - 0.9999).abs() < 1e-9);
@@ -63,6 +66,32 @@ fn of_a_loop<M: Module + 'static>(
     average.update(&model)?;
     average = average.with_initial_average(&StateDict::read(file)?.load(model)?, updates)?;
     assert!(average.updates() > 0);
+    let decay = |warm_up| ExponentialConfig::new(0.9999).with_warm_up(Some(warm_up));
+    for config in [
+        ExponentialConfig::new(0.9999)
+            .with_warm_up(Some(WarmUp::Power {
+                gamma: 10.0,
+                power: 1.0,
+            }))
+            .with_min_decay(Some(0.5)),
+        decay(WarmUp::NumUpdates),
+        decay(WarmUp::Debiased),
+        decay(WarmUp::Saturating { tau: 2000.0 }),
+        ExponentialConfig::of_half_life(100.0)?,
+        ExponentialConfig::of_run_fraction(0.05),
+        ExponentialConfig::of_half_life(updates as f64)?
+            .with_warm_up(Some(WarmUp::HalfLife { fraction: 0.09 })),
+    ] {
+        average = average.with_rule(config.init()?);
+        let _ = RuleConfig::Exponential(config);
+    }
+    let _ = RuleConfig::PowerFunction { width: 0.05 };
+    let snapshots = [
+        Profile::of_width(0.05, updates)?,
+        Profile::of_width(0.1, updates)?,
+    ];
+    let target = Profile::of_width(0.07, updates)?;
+    let _ = post_hoc_coefficients(&snapshots, target)?;
     let model = average.model()?;
     StateDict::of(&average.model()?)
         .averaged(average.updates())
@@ -88,10 +117,11 @@ where
     let _ = Collect::from_step(epoch, &run)?.every_steps(n)?;
     let k = 100;
     let _ = Collect::from_step(k + 1, &run)?;
+    let _ = Collect::from_step(101, &run)?.every_steps(10)?;
     let _ = SwaConfig::new(Collect::from_fraction(0.8, &run)?);
     let _ = SwaConfig::new(Collect::from_epoch(epoch, &run)?);
     let _ = SwaConfig::new(Collect::from_epoch(5, &run)?);
-    let _ = SwaConfig::ema(0.999).with_rule(RuleConfig::Exponential { decay: 0.999 });
+    let _ = SwaConfig::ema(0.999).with_rule(RuleConfig::exponential(0.999));
     let _ = SwaConfig::ema(0.9999).with_running_statistics(RunningStatistics::Latest);
     let _ =
         SwaConfig::new(Collect::every_step()).with_running_statistics(RunningStatistics::Averaged);

@@ -70,7 +70,7 @@ fn compare_file(file: &Path) -> Result<(), Box<dyn Error>> {
     let decay = training_of(&vectors.description)?.ema_decay;
     let ema = train(
         &vectors.description,
-        RuleConfig::Exponential { decay },
+        RuleConfig::exponential(decay),
         Pooling::Exact,
     )?;
     compare_weights(&mut comparisons, &vectors, "ema", &ema.averaged)?;

@@ -106,6 +106,17 @@ pub enum AverageError {
         decay: f64,
     },
 
+    /// Another setting of a rule is out of its range.
+    #[error("{name} must be {expected}, not {got}")]
+    InvalidRule {
+        /// The setting.
+        name: &'static str,
+        /// Its range.
+        expected: &'static str,
+        /// The value.
+        got: f64,
+    },
+
     /// The weight that a rule gives is outside of `[0, 1]`.
     #[error(
         "the averaging rule gives update {updates} the weight {weight}, which must be in [0, 1]: \

@@ -102,6 +102,7 @@ mod kernels;
 mod loaded;
 mod members;
 mod path;
+mod post_hoc;
 mod rule;
 mod weights;
 
@@ -120,5 +121,8 @@ pub use error::AverageError;
 pub use kernels::parameters_a_launch;
 pub use loaded::Loaded;
 pub use members::{Member, MemberError, MemberSink, Members, SinkError};
-pub use rule::{AveragingRule, EqualWeights, Exponential, ExponentialWithWarmUp, RuleConfig};
+pub use post_hoc::{PostHoc, PostHocError, Profile, post_hoc_coefficients, window_coefficients};
+pub use rule::{
+    AveragingRule, EqualWeights, Exponential, ExponentialConfig, PowerFunction, RuleConfig, WarmUp,
+};
 pub use weights::{Layout, Parameter, Role, Weights, WeightsError};

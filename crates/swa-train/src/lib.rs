@@ -182,7 +182,7 @@ pub use lr_scheduler::{
 pub use metric::{ModelInput, ModelMetric, ModelOutputs};
 pub use swa::{AverageConfig, RECORD_FORMAT, RunningStatistics, Swa, SwaConfig, SwaMetrics};
 
-pub use swa_core::{Pooling, ReestimationConfig, RuleConfig};
+pub use swa_core::{ExponentialConfig, Pooling, ReestimationConfig, RuleConfig, WarmUp};
 
 /// The crate of the average itself, for its [rules](swa_core::AveragingRule) and errors.
 pub use swa_core;

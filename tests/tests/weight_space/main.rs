@@ -1,12 +1,16 @@
-//! Arithmetic on weights, planes, rays and curves, learning rates in cycles, SWAG and ensembles of predictions give what the papers' own
-//! formulas and codes give.
+//! Arithmetic on weights, planes, rays and curves, learning rates in cycles, moving averages, averages chosen after the training, SWAG and
+//! ensembles of predictions give what the papers' own formulas and codes give.
 //!
 //! `cargo test --release --test weight_space -- --nocapture` prints the deviations.
 
+mod averages;
 mod curves;
+mod decays;
 mod ensembles;
 mod linear_algebra;
 mod network;
+mod peers;
+mod post_hoc;
 mod schedules;
 mod swag;
 

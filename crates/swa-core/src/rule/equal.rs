@@ -1,6 +1,6 @@
 //! SWA's rule.
 
-use super::AveragingRule;
+use super::{AveragingRule, RuleConfig};
 
 /// Equal weights: `w(n) = 1 / (n + 1)`, so that the average is the arithmetic mean of everything
 /// collected. This is SWA.
@@ -13,6 +13,10 @@ pub struct EqualWeights;
 impl AveragingRule for EqualWeights {
     fn weight(&self, updates: usize) -> f64 {
         1.0 / (1.0 + updates as f64)
+    }
+
+    fn config(&self) -> Option<RuleConfig> {
+        Some(RuleConfig::EqualWeights)
     }
 }
 

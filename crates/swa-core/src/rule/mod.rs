@@ -11,6 +11,7 @@
 mod config;
 mod equal;
 mod exponential;
+mod power_function;
 mod warm_up;
 
 use core::fmt::Debug;
@@ -18,8 +19,9 @@ use std::sync::Arc;
 
 pub use config::RuleConfig;
 pub use equal::EqualWeights;
-pub use exponential::Exponential;
-pub use warm_up::ExponentialWithWarmUp;
+pub use exponential::{Exponential, ExponentialConfig};
+pub use power_function::PowerFunction;
+pub use warm_up::WarmUp;
 
 /// The weight `w(n)` of the new value in `average += w(n) * (current - average)`.
 ///
@@ -50,11 +52,20 @@ pub use warm_up::ExponentialWithWarmUp;
 pub trait AveragingRule: Debug + Send + Sync {
     /// The weight of the next update, in `[0, 1]`, after `updates` earlier ones, 1 or more.
     fn weight(&self, updates: usize) -> f64;
+
+    /// The settings by which the rule can be saved, if it is one of this crate's.
+    fn config(&self) -> Option<RuleConfig> {
+        None
+    }
 }
 
 impl<R: AveragingRule + ?Sized> AveragingRule for Arc<R> {
     fn weight(&self, updates: usize) -> f64 {
         (**self).weight(updates)
+    }
+
+    fn config(&self) -> Option<RuleConfig> {
+        (**self).config()
     }
 }
 

@@ -1,75 +1,78 @@
-//! The rule of an exponential moving average whose decay warms up.
+//! The ways in which the decay of an exponential moving average rises to its value.
 
-use super::{AveragingRule, Exponential};
-use crate::AverageError;
+use burn::config::Config;
 
-/// Exponential moving average whose decay rises to its value: after `n` updates it is
-/// `min(decay, 1 - (1 + n)^(-2/3))`, and so
+/// A decay that begins low, so that the average leaves the first weights behind, which know nothing.
 ///
-/// ```text
-/// w(n) = max(1 - decay, (1 + n)^(-2/3))
-/// ```
-///
-/// The average covers about the last `(1 + n)^(2/3)` updates until it covers `1 / (1 - decay)` of them, and so leaves the
-/// first weights, which know nothing, behind at once. Take it for an average from the first step on; [`Exponential`] where
-/// collecting begins with weights that are good already.
-///
-/// Source: timm's `ModelEmaV3` with `use_warmup=True`, whose `warmup_gamma` is 1 and `warmup_power` 2/3.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ExponentialWithWarmUp {
-    exponential: Exponential,
-}
-
-impl ExponentialWithWarmUp {
-    /// A moving average that keeps up to `decay` of itself at every update.
+/// `n` is the number of updates before this one, as for every [rule](super::AveragingRule): the weights at the start count as update
+/// 0, so an average that begins with the untrained model ([`Average::with_initial_average`](crate::Average::with_initial_average)
+/// with 1 update) has the decays of peers that begin with it, such as TensorFlow and YOLO.
+#[derive(Config, Debug, PartialEq)]
+pub enum WarmUp {
+    /// `1 - (1 + n/gamma)^-power`: the average covers about the last `(n/gamma)^power` updates. timm's `use_warmup` has `gamma` 1
+    /// and `power` 2/3 ([`WarmUp::timm`]), as have ema-pytorch and diffusers' `use_ema_warmup`; timm advises a power of 3/4 for
+    /// shorter runs. axlearn's has 1 and 1, which is the mean of all updates so far.
     ///
-    /// # Errors
-    ///
-    /// [`AverageError::InvalidDecay`] unless `decay` is in `[0, 1]`.
-    pub fn new(decay: f64) -> Result<Self, AverageError> {
-        let exponential = Exponential::new(decay)?;
-        Ok(Self { exponential })
-    }
+    /// Peers that update every `k` steps and count steps (ema-pytorch, whose default is 10) have their `gamma / k` here.
+    Power {
+        /// The number of updates that it takes to get going: timm's `warmup_gamma`, ema-pytorch's `inv_gamma`.
+        gamma: f64,
+        /// The power: timm's `warmup_power`.
+        power: f64,
+    },
+    /// `(1 + n) / (10 + n)`: TensorFlow's `num_updates`, and diffusers' default. The average covers about the last ninth of the updates.
+    NumUpdates,
+    /// `decay * (1 - exp(-n/tau))`: YOLO's `ModelEMA`, where `tau` is 2000.
+    Saturating {
+        /// The number of updates after which 63 % of the decay is reached.
+        tau: f64,
+    },
+    /// `2^(-1/(fraction n))`: the half-life is a fraction of all updates so far. torchtitan's `half_life_fraction` is 0.05, and
+    /// EDM2's `rampup_ratio` 0.09.
+    HalfLife {
+        /// The half-life, as a part of the updates so far.
+        fraction: f64,
+    },
+    /// `1 - (1 - decay) / (1 - decay^(n + 1))`: the mean of all updates, weighted by `decay^age`, as if nothing had been there before.
+    /// optax's `ema` has it by default (`debias`), as Adam has for its moments.
+    Debiased,
 }
 
-impl AveragingRule for ExponentialWithWarmUp {
-    fn weight(&self, updates: usize) -> f64 {
-        let warming_up = (1.0 + updates as f64).powf(-2.0 / 3.0);
-        self.exponential.weight(updates).max(warming_up)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::average;
-    use super::*;
-
-    #[test]
-    fn the_decay_rises_as_timms_does() {
-        // 8^(-2/3) = 1/4, 27^(-2/3) = 1/9, 1000^(-2/3) = 1/100.
-        let rule = ExponentialWithWarmUp::new(0.995).unwrap();
-        for (updates, expected) in [(0, 1.0), (7, 0.25), (26, 1.0 / 9.0), (999, 0.01)] {
-            let weight = rule.weight(updates);
-            assert!((weight - expected).abs() < 1e-15, "{weight} {expected}");
+impl WarmUp {
+    /// timm's defaults: [`WarmUp::Power`] with `gamma` 1 and `power` 2/3.
+    pub fn timm() -> Self {
+        Self::Power {
+            gamma: 1.0,
+            power: 2.0 / 3.0,
         }
-        // 1 - 0.995, from 2828 updates on: 2828^(2/3) = 200.
-        assert!(rule.weight(2800) > 0.005);
-        assert_eq!(rule.weight(2900), 1.0 - 0.995);
-        assert_eq!(rule.weight(usize::MAX), 1.0 - 0.995);
-        let never_done = ExponentialWithWarmUp::new(1.0).unwrap();
-        assert!(never_done.weight(usize::MAX) > 0.0);
-        assert!(ExponentialWithWarmUp::new(1.5).is_err());
     }
 
-    #[test]
-    fn the_first_weights_are_left_behind() {
-        // 1000 first, then 0 a thousand times.
-        let values: Vec<f64> = (0..1000)
-            .map(|n| if n == 0 { 1000.0 } else { 0.0 })
-            .collect();
-        let exponential = average(Exponential::new(0.9999).unwrap(), &values);
-        assert!(exponential > 900.0, "{exponential}");
-        let warmed_up = average(ExponentialWithWarmUp::new(0.9999).unwrap(), &values);
-        assert!(warmed_up < 1e-3, "{warmed_up}");
+    /// The weight of an update, `1 - decay(n)`, for the `decay` that is reached in the end. This keeps digits that `1 - decay` would
+    /// lose.
+    pub(super) fn weight(&self, updates: usize, decay: f64) -> f64 {
+        let n = updates as f64;
+        match *self {
+            Self::Power { gamma, power } => (1.0 + n / gamma).powf(-power),
+            Self::NumUpdates => 9.0 / (10.0 + n),
+            Self::Saturating { tau } => 1.0 + decay * (-n / tau).exp_m1(),
+            Self::HalfLife { fraction } => -(-core::f64::consts::LN_2 / (fraction * n)).exp_m1(),
+            Self::Debiased if decay == 1.0 => 1.0 / (1.0 + n),
+            Self::Debiased => (1.0 - decay) / -((1.0 + n) * decay.ln()).exp_m1(),
+        }
+    }
+
+    /// The settings with their names. All are to be positive.
+    pub(super) fn settings(&self) -> Vec<(&'static str, f64)> {
+        match *self {
+            Self::Power { gamma, power } => {
+                vec![
+                    ("the gamma of a warm-up", gamma),
+                    ("the power of a warm-up", power),
+                ]
+            }
+            Self::Saturating { tau } => vec![("the tau of a warm-up", tau)],
+            Self::HalfLife { fraction } => vec![("the half-life fraction of a warm-up", fraction)],
+            Self::NumUpdates | Self::Debiased => Vec::new(),
+        }
     }
 }

@@ -72,8 +72,8 @@ impl Costs {
         // Of CIFAR-10.
         let batches_per_epoch = 50_000_usize.div_ceil(batch_size);
         let run = RunLength::new(1, batches_per_epoch)?;
-        let every_step = SwaConfig::new(Collect::from_step(1, &run)?)
-            .with_rule(RuleConfig::Exponential { decay: DECAY });
+        let every_step =
+            SwaConfig::new(Collect::from_step(1, &run)?).with_rule(RuleConfig::exponential(DECAY));
         let inference = network.valid();
         let has_batch_norm = {
             let weights = Weights::of(&inference)?;

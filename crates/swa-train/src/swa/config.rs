@@ -8,8 +8,8 @@ use burn::data::dataloader::DataLoader;
 use burn::module::Module;
 use burn::train::{InferenceStep, LearnerModel};
 use swa_core::{
-    Average, BatchNormError, BatchSize, Counter, MemberSink, ReestimationConfig, RuleConfig,
-    read_tensors_when_asked, reestimate_batch_norm,
+    Average, BatchNormError, BatchSize, Counter, ExponentialConfig, MemberSink, ReestimationConfig,
+    RuleConfig, WarmUp, read_tensors_when_asked, reestimate_batch_norm,
 };
 
 use super::collector::{Collector, Collectors, MAIN, error_of};
@@ -28,7 +28,7 @@ use crate::{Collect, SwaError, terminal};
 ///
 /// let run = RunLength::of_items(200, 50_000, 128)?;
 /// let config = SwaConfig::new(Collect::from_epoch(161, &run)?)
-///     .with_rule(RuleConfig::Exponential { decay: 0.999 });
+///     .with_rule(RuleConfig::exponential(0.999));
 /// # let directory = tempfile::tempdir()?;
 /// # let file = directory.path().join("swa.json");
 /// config.save(&file)?;
@@ -83,7 +83,7 @@ pub struct AverageConfig {
 
 impl SwaConfig {
     /// An exponential moving average (EMA) of the weights after every optimizer step, in a run of any length: that of timm's
-    /// `ModelEmaV3` with `use_warmup`. Its [decay warms up](swa_core::ExponentialWithWarmUp), so that it leaves the first weights
+    /// `ModelEmaV3` with `use_warmup`. Its [decay warms up](swa_core::WarmUp::timm), so that it leaves the first weights
     /// behind at once, and it averages running statistics as Lightning's `EMAWeightAveraging` does, so that it needs no data.
     ///
     /// ```
@@ -95,8 +95,9 @@ impl SwaConfig {
     /// }
     /// ```
     pub fn ema(decay: f64) -> Self {
+        let warmed_up = ExponentialConfig::new(decay).with_warm_up(Some(WarmUp::timm()));
         Self::new(Collect::every_step())
-            .with_rule(RuleConfig::ExponentialWithWarmUp { decay })
+            .with_rule(RuleConfig::Exponential(warmed_up))
             .with_running_statistics(RunningStatistics::Averaged)
     }
 

@@ -430,7 +430,7 @@ fn an_average_at_every_step_is_an_ema() {
     let model = Net::new();
     let history = model.history.clone();
     let swa = SwaConfig::new(collect)
-        .with_rule(RuleConfig::Exponential { decay: 0.9 })
+        .with_rule(RuleConfig::exponential(0.9))
         .with_running_statistics(RunningStatistics::Averaged)
         .init(model, loader())
         .unwrap();
@@ -495,7 +495,7 @@ fn live_metrics_stand_beside_the_averaged_ones() {
 fn wrap_with_ema(model: Net) -> Swa<Net> {
     let run = run_length();
     let ema = AverageConfig::new("ema".to_owned(), Collect::from_step(1, &run).unwrap())
-        .with_rule(RuleConfig::Exponential { decay: 0.9 });
+        .with_rule(RuleConfig::exponential(0.9));
     SwaConfig::new(Collect::from_epoch(3, &run).unwrap())
         .with_further_averages(vec![ema])
         .init(model, loader())
@@ -511,7 +511,7 @@ fn both_averages(swa: &Swa<Net>) -> [Values; 2] {
 fn a_further_average_is_that_of_a_training_with_it_alone() {
     let train = |swa: Swa<Net>| in_temporary_folder(|folder| training(folder).launch(learner(swa)));
     let ema = SwaConfig::new(Collect::from_step(1, &run_length()).unwrap())
-        .with_rule(RuleConfig::Exponential { decay: 0.9 });
+        .with_rule(RuleConfig::exponential(0.9));
     let ema = train(ema.init(Net::new(), loader()).unwrap()).model;
     let swa = train(wrap(Net::new())).model;
     let both = train(wrap_with_ema(Net::new())).model;
@@ -672,7 +672,7 @@ fn settings_are_saved_loaded_and_checked_by_init() {
         .with_pooling(Pooling::Equal)
         .with_first_batches(Some(4));
     let ema = AverageConfig::new("ema".to_owned(), Collect::from_step(2, &run).unwrap())
-        .with_rule(RuleConfig::Exponential { decay: 0.99 });
+        .with_rule(RuleConfig::exponential(0.99));
     let config = SwaConfig::new(Collect::from_epoch(3, &run).unwrap())
         .with_running_statistics(RunningStatistics::Reestimated(reestimation))
         .with_further_averages(vec![ema]);
