@@ -1,4 +1,4 @@
-//! Members of ensembles: the models that a training passes through, handed on as they come.
+//! Members of ensembles, and snapshots of averages: the models that a training passes through, handed on as they come.
 
 use core::fmt;
 use std::error::Error;
@@ -8,9 +8,9 @@ use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor, Param, ParamId}
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use thiserror::Error;
 
-use crate::Counter;
+use crate::{Average, AveragingRule, Counter};
 
-/// A member of an ensemble: the weights of a training after one of its steps.
+/// A member of an ensemble, the weights of a training after one of its steps, or a snapshot of an average.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Member {
@@ -18,6 +18,8 @@ pub struct Member {
     pub step: usize,
     /// The learning rate of that step.
     pub learning_rate: f64,
+    /// The number of updates of the average that it is a snapshot of. `None` for the model that trains.
+    pub updates: Option<usize>,
 }
 
 /// The error of a [`MemberSink`], which names the file or the place.
@@ -57,6 +59,11 @@ pub trait MemberSink<M>: Send {
     fn check(&mut self, member: &Member) -> Result<(), SinkError> {
         let _ = member;
         Ok(())
+    }
+
+    /// Takes note, before the first member, that all are snapshots of the average called `name`, by this rule. By default, it does not.
+    fn describe(&mut self, name: &str, rule: &dyn AveragingRule) {
+        let _ = (name, rule);
     }
 }
 
@@ -148,8 +155,10 @@ pub struct Members<M> {
     sink: Arc<Mutex<Shared<M>>>,
     kept: Vec<Member>,
     count: Counter,
+    /// They are snapshots of an average.
+    are_snapshots: bool,
     /// The ids of the other entries of a record.
-    ids: [ParamId; 2],
+    ids: [ParamId; 3],
     /// The device of the record.
     device: Device,
 }
@@ -168,8 +177,25 @@ impl<M: Module> Members<M> {
             sink: Arc::new(Mutex::new(Shared { sink, last: None })),
             kept: Vec::new(),
             count: Counter::new(0),
-            ids: [(); 2].map(|()| ParamId::new()),
+            are_snapshots: false,
+            ids: [(); 3].map(|()| ParamId::new()),
             device: Device::default(),
+        }
+    }
+
+    /// No snapshots yet of the average called `name`, by `rule`, which go to `sink`.
+    ///
+    /// Averages of other widths or windows are put together from them after the training: see
+    /// [`post_hoc_coefficients`](crate::post_hoc_coefficients) and [`window_coefficients`](crate::window_coefficients).
+    pub fn of_average(
+        mut sink: impl MemberSink<M> + 'static,
+        name: &str,
+        rule: &dyn AveragingRule,
+    ) -> Self {
+        sink.describe(name, rule);
+        Self {
+            are_snapshots: true,
+            ..Self::new(sink)
         }
     }
 
@@ -187,10 +213,40 @@ impl<M: Module> Members<M> {
         let member = Member {
             step,
             learning_rate,
+            updates: None,
         };
+        self.put(member, || Ok(model.valid()))
+    }
+
+    /// Hands the averaged model to the sink, as the snapshot after optimizer step `step`. Its running statistics are those that the
+    /// average has: see [`Average::model`].
+    ///
+    /// # Errors
+    ///
+    /// [`MemberError::NotKept`], also before the average's first update.
+    pub fn collect_snapshot(
+        &mut self,
+        average: &Average<M>,
+        step: usize,
+        learning_rate: f64,
+    ) -> Result<(), MemberError> {
+        let snapshot = Member {
+            step,
+            learning_rate,
+            updates: Some(average.updates()),
+        };
+        self.put(snapshot, || Ok(average.model()?))
+    }
+
+    fn put(
+        &mut self,
+        member: Member,
+        model: impl FnOnce() -> Result<M, SinkError>,
+    ) -> Result<(), MemberError> {
+        let step = member.step;
         let mut shared = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
         if shared.last != Some(step) {
-            let put = shared.sink.put(&member, &model.valid());
+            let put = model().and_then(|model| shared.sink.put(&member, &model));
             put.map_err(|reason| MemberError::NotKept {
                 step,
                 reason: reason.into(),
@@ -251,6 +307,12 @@ impl<M: Module> Members<M> {
         let steps = self.kept.iter();
         let steps = steps.map(|member| i64::try_from(member.step).unwrap_or(i64::MAX));
         steps.collect()
+    }
+
+    fn updates(&self) -> Vec<i64> {
+        let updates = self.kept.iter().map(|member| member.updates.unwrap_or(0));
+        let updates = updates.map(|updates| i64::try_from(updates).unwrap_or(i64::MAX));
+        updates.collect()
     }
 
     /// The bits of the rates, byte by byte: not every device has 64 of them.
@@ -337,8 +399,8 @@ impl<M: Module> Module for Members<M> {
         self
     }
 
-    /// Visits the number of members as `count`, and if there are any, their `steps`, of shape `[count]`, and the bytes of their
-    /// `learning_rates`, of shape `[count, 8]`.
+    /// Visits the number of members as `count`, and if there are any, their `steps`, of shape `[count]`, the bytes of their
+    /// `learning_rates`, of shape `[count, 8]`, and of snapshots the `updates`, of shape `[count]`.
     fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
         let (device, members) = (&self.device, self.kept.len());
         let mut count = self.count.clone();
@@ -356,6 +418,12 @@ impl<M: Module> Module for Members<M> {
         visitor.enter_module("learning_rates", CONTAINER);
         visitor.visit_int(&self.param(self.ids[1], self.learning_rates(), [members, BYTES]));
         visitor.exit_module("learning_rates", CONTAINER);
+
+        if self.are_snapshots {
+            visitor.enter_module("updates", CONTAINER);
+            visitor.visit_int(&self.param(self.ids[2], self.updates(), [members]));
+            visitor.exit_module("updates", CONTAINER);
+        }
     }
 
     fn map<Mapper: ModuleMapper>(mut self, mapper: &mut Mapper) -> Self {
@@ -378,12 +446,22 @@ impl<M: Module> Module for Members<M> {
         let rates = self.mapped(self.ids[1], self.learning_rates(), shape, mapper);
         mapper.exit_module("learning_rates", CONTAINER);
 
+        let updates = if self.are_snapshots {
+            mapper.enter_module("updates", CONTAINER);
+            let updates = self.mapped(self.ids[2], self.updates(), [members], mapper);
+            mapper.exit_module("updates", CONTAINER);
+            updates.into_iter().map(Some).collect()
+        } else {
+            vec![None; members]
+        };
+
         let rates: Vec<u8> = rates.into_iter().map(|byte| byte as u8).collect();
         let (rates, _) = rates.as_chunks::<BYTES>();
-        let members = steps.into_iter().zip(rates);
-        let members = members.map(|(step, rate)| Member {
+        let members = steps.into_iter().zip(rates).zip(updates);
+        let members = members.map(|((step, rate), updates)| Member {
             step: usize::try_from(step).unwrap_or(0),
             learning_rate: f64::from_le_bytes(*rate),
+            updates: updates.map(|updates| usize::try_from(updates).unwrap_or(0)),
         });
         self.kept = members.collect();
         self
@@ -396,6 +474,7 @@ impl<M> Clone for Members<M> {
             sink: self.sink.clone(),
             kept: self.kept.clone(),
             count: self.count.clone(),
+            are_snapshots: self.are_snapshots,
             ids: self.ids,
             device: self.device.clone(),
         }

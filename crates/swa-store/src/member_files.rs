@@ -1,16 +1,17 @@
-//! Members of ensembles in files.
+//! Members of ensembles, and snapshots of averages, in files.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use swa_core::{Member, MemberSink, SinkError};
+use swa_core::{AveragingRule, Member, MemberSink, SinkError};
 
 use crate::{StateDict, StateDictError};
 
 /// A folder of members: a SafeTensors file each, `step-00000391.safetensors` for that after optimizer step 391, as
-/// [`StateDict::write`] writes it. Its metadata say the `step` and the `learning_rate`.
+/// [`StateDict::write`] writes it. Its metadata say the `step` and the `learning_rate`; those of a snapshot of an average also the
+/// number of its `updates`, its name as `average`, and its `rule`, as JSON if it is one of `swa-core`'s.
 ///
 /// ```
 /// use burn::nn::{Linear, LinearConfig};
@@ -47,7 +48,7 @@ impl MemberFiles {
         }
     }
 
-    /// Adds an entry to the metadata of all files that are written from here on, beside their `step` and `learning_rate`, which stay.
+    /// Adds an entry to the metadata of all files that are written from here on, beside those of the member, which stay.
     pub fn with_metadata(mut self, key: &str, value: &str) -> Self {
         self.metadata.insert(key.to_owned(), value.to_owned());
         self
@@ -84,7 +85,9 @@ impl<M: Module> MemberSink<M> for MemberFiles {
         })?;
         let step = member.step.to_string();
         let learning_rate = member.learning_rate.to_string();
-        let own = [("step", &step), ("learning_rate", &learning_rate)];
+        let updates = member.updates.map(|updates| updates.to_string());
+        let own = [("step", &step), ("learning_rate", &learning_rate)].into_iter();
+        let own = own.chain(updates.iter().map(|updates| ("updates", updates)));
         let given = self
             .metadata
             .iter()
@@ -104,13 +107,22 @@ impl<M: Module> MemberSink<M> for MemberFiles {
             Err(error) => Err(StateDictError::Read { path, error }.into()),
         }
     }
+
+    fn describe(&mut self, name: &str, rule: &dyn AveragingRule) {
+        let config = rule.config();
+        let config = config.and_then(|config| serde_json::to_string(&config).ok());
+        let rule = config.unwrap_or_else(|| format!("{rule:?}"));
+        self.metadata.insert("average".to_owned(), name.to_owned());
+        self.metadata.insert("rule".to_owned(), rule);
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use burn::config::Config;
     use burn::nn::{Linear, LinearConfig};
     use burn::tensor::Device;
-    use swa_core::{MemberError, Members};
+    use swa_core::{Average, MemberError, Members, PowerFunction, RuleConfig};
 
     use super::*;
 
@@ -136,6 +148,26 @@ mod tests {
         let read = StateDict::read(folder.path().join("step-00000010.safetensors")).unwrap();
         let said = ["step", "learning_rate", "of"].map(|key| read.metadata(key).unwrap());
         assert_eq!(said, ["10", "0.1", "a test"]);
+    }
+
+    #[test]
+    fn a_snapshot_is_a_file_that_says_its_rule_and_updates() {
+        let folder = tempfile::tempdir().unwrap();
+        let rule = PowerFunction::of_width(0.05).unwrap();
+        let mut average = Average::new(&model(), rule).unwrap();
+        let files = MemberFiles::new(folder.path());
+        let mut snapshots = Members::of_average(files, "narrow", average.rule());
+        let error = snapshots.collect_snapshot(&average, 5, 0.1).unwrap_err();
+        assert!(matches!(error, MemberError::NotKept { step: 5, .. }));
+        for step in [5, 10] {
+            average.update(&model()).unwrap();
+            snapshots.collect_snapshot(&average, step, 0.1).unwrap();
+        }
+        let read = StateDict::read(folder.path().join("step-00000010.safetensors")).unwrap();
+        let said = ["step", "updates", "average"].map(|key| read.metadata(key).unwrap());
+        assert_eq!(said, ["10", "2", "narrow"]);
+        let rule = RuleConfig::load_binary(read.metadata("rule").unwrap().as_bytes());
+        assert_eq!(rule.unwrap(), RuleConfig::PowerFunction { width: 0.05 });
     }
 
     #[test]

@@ -342,8 +342,8 @@ impl Collect {
         }
     }
 
-    /// The same, and after the run's last step, if that is not the end of an interval.
-    pub(crate) fn and_at_the_end(self) -> Self {
+    /// The same, and after the run's last step, if that is not the end of an interval. A run of any length has none.
+    pub fn and_at_the_end(self) -> Self {
         Self {
             at_the_end: true,
             ..self

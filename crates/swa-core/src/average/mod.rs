@@ -386,6 +386,11 @@ impl<M: Module> Average<M> {
         self.updates.value
     }
 
+    /// The rule.
+    pub fn rule(&self) -> &dyn AveragingRule {
+        &*self.rule
+    }
+
     /// The averaged model: the model's own type and dtypes, in validation mode, on the average's
     /// device.
     ///

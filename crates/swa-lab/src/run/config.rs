@@ -66,6 +66,12 @@ pub struct RunConfig {
     #[serde(flatten)]
     pub method: MethodSettings,
 
+    /// Keep averages of widths 0.05 and 0.10 and of equal weights every so many epochs, from which `cifar average` makes others
+    /// [default: none]
+    #[arg(long, value_name = "N")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_averages: Option<usize>,
+
     /// The seed of weights, order, augmentation and dropout [default: 1]
     #[arg(long, value_name = "N")]
     pub seed: u64,
@@ -237,6 +243,15 @@ pub enum ConfigError {
         epochs: usize,
     },
 
+    /// Averages are to be kept of a method without any.
+    #[error(
+        "--keep-averages needs a training that averages, and --method {method} does not: choose --method swa, ema or swag"
+    )]
+    KeepsNoAverage {
+        /// The method.
+        method: Method,
+    },
+
     /// A run that goes on would end before it collects what its method needs.
     #[error("--epochs must be at least {least}, {reason}, not {epochs}")]
     EndsBeforeCollecting {
@@ -324,6 +339,7 @@ impl RunConfig {
                 weight_decay,
             },
             method: MethodSettings::paper(Method::Swa, network, classes, epochs),
+            keep_averages: None,
             seed: 1,
         }
     }
@@ -349,12 +365,29 @@ impl RunConfig {
             epochs,
             sgd,
             method,
+            keep_averages,
             ..
         } = self;
         images.validate()?;
         at_least_one("--epochs", *epochs)?;
         sgd.validate()?;
-        method.validate(*epochs)
+        method.validate(*epochs)?;
+        if let Some(every) = *keep_averages {
+            at_least_one("--keep-averages", every)?;
+            if method.averages_from().is_none() {
+                let method = method.method();
+                return Err(ConfigError::KeepsNoAverage { method });
+            }
+            if every > *epochs {
+                return Err(ConfigError::AtMost {
+                    flag: "--keep-averages",
+                    most: *epochs,
+                    reason: "the number of epochs",
+                    got: every,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Checks the settings of a run that was begun, of which the number of epochs alone can change.

@@ -13,6 +13,7 @@ use super::images::ImagesRecord;
 use super::lock::Lock;
 use crate::data::ImageSet;
 use crate::run::config::RunConfig;
+use crate::run::kept::KeptAverage;
 
 /// The folder of a run: its settings, checkpoints, metrics and models.
 ///
@@ -308,6 +309,7 @@ impl RunDirectory {
         for folder in [
             self.checkpoints(),
             self.members(),
+            self.averages(),
             self.path.join("train"),
             self.path.join("valid"),
         ] {
@@ -337,7 +339,11 @@ impl RunDirectory {
     ///
     /// [`DirectoryError::Io`].
     pub fn delete_unfinished(&self) -> Result<(), DirectoryError> {
-        for folder in [self.path.clone(), self.members()] {
+        let averages = KeptAverage::ALL.map(|average| self.kept(average));
+        for folder in [self.path.clone(), self.members()]
+            .into_iter()
+            .chain(averages)
+        {
             if folder.is_dir() {
                 delete_unfinished_files(&folder)?;
             }
@@ -400,6 +406,16 @@ impl RunDirectory {
     /// The folder of the members of an ensemble, each in a model file.
     pub fn members(&self) -> PathBuf {
         self.path.join("members")
+    }
+
+    /// The folder of the averages that were kept on the way.
+    fn averages(&self) -> PathBuf {
+        self.path.join("averages")
+    }
+
+    /// The folder of the snapshots of one of them, each in a model file.
+    pub fn kept(&self, average: KeptAverage) -> PathBuf {
+        self.averages().join(average.name())
     }
 
     /// The Gaussian of SWAG, as a record of Burn's.

@@ -1,6 +1,8 @@
-//! The members of an ensemble, which a run keeps in its folder.
+//! The members of an ensemble, and the snapshots of averages, which a run keeps in its folder.
 
-use swa_core::{Member, MemberSink, SinkError};
+use std::path::PathBuf;
+
+use swa_core::{AveragingRule, Member, MemberSink, SinkError};
 use swa_models::Network;
 use swa_store::MemberFiles;
 
@@ -16,15 +18,19 @@ pub(super) struct RunMembers {
 }
 
 impl RunMembers {
-    /// Files in `directory`, which all have this description.
+    /// Files in `folder`, a part of `directory`, which all have this description.
     ///
     /// # Errors
     ///
     /// None that is known: the description is text.
-    pub(super) fn new(directory: RunDirectory, description: &Description) -> Result<Self, Failure> {
+    pub(super) fn new(
+        directory: RunDirectory,
+        folder: PathBuf,
+        description: &Description,
+    ) -> Result<Self, Failure> {
         let (key, text) = described_by(description)?;
         Ok(Self {
-            files: MemberFiles::new(directory.members()).with_metadata(key, &text),
+            files: MemberFiles::new(folder).with_metadata(key, &text),
             directory,
         })
     }
@@ -38,5 +44,9 @@ impl MemberSink<Classifier<Network>> for RunMembers {
 
     fn check(&mut self, member: &Member) -> Result<(), SinkError> {
         MemberSink::<Network>::check(&mut self.files, member)
+    }
+
+    fn describe(&mut self, name: &str, rule: &dyn AveragingRule) {
+        MemberSink::<Network>::describe(&mut self.files, name, rule);
     }
 }

@@ -12,6 +12,7 @@ pub mod evaluate;
 pub mod given;
 pub mod images;
 pub mod interruption;
+pub mod kept;
 mod length;
 pub(crate) mod lock;
 mod members;

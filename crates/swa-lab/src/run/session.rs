@@ -22,7 +22,9 @@ use burn::train::{
 };
 use swa_models::Network;
 use swa_store::MemberFiles;
-use swa_train::{ModelMetric, ReestimationConfig, RunLength, RunningStatistics, Swa, SwaConfig};
+use swa_train::{
+    Collect, ModelMetric, ReestimationConfig, RunLength, RunningStatistics, Swa, SwaConfig,
+};
 
 use crate::Failure;
 use crate::data::{EpochLoader, ImageBatch, ImageSet, Position};
@@ -34,6 +36,7 @@ use crate::run::directory::RunDirectory;
 use crate::run::epoch_log::{EpochLog, EpochRow, read_rows};
 use crate::run::evaluate::BATCH_SIZE;
 use crate::run::interruption::Interruption;
+use crate::run::kept::KeptAverage;
 use crate::run::members::RunMembers;
 use crate::run::method::MethodSettings;
 use crate::run::model_file::{self, Description};
@@ -162,7 +165,11 @@ impl Session<'_> {
         let schedule = self.config.schedule(length)?;
         let collect = self.config.collect(&length)?;
         let collect = collect.ok_or("the method collects nothing")?;
-        let members = RunMembers::new(self.directory.clone(), &self.description(None))?;
+        let members = RunMembers::new(
+            self.directory.clone(),
+            self.directory.members(),
+            &self.description(None),
+        )?;
         let model = Swa::ensemble(self.classifier(network), collect, members)?;
         let (progress, no_reestimation) = (Progress::of_images(), PassTime::default());
         let fitted = self.fit(model, schedule, progress, no_reestimation, |training| {
@@ -221,8 +228,17 @@ impl Session<'_> {
         let model = self.classifier(network);
         let length = self.length()?;
         let config = self.config;
+        let further = match config.keep_averages {
+            None => Vec::new(),
+            Some(_) => {
+                let kept = KeptAverage::ALL.iter().map(|kept| kept.config(&length));
+                kept.collect::<Result<_, _>>()?
+            }
+        };
         let swa = match (config.method, config.collect(&length)?) {
-            (MethodSettings::Ema(ema), _) => SwaConfig::ema(ema.decay).init_without_data(model)?,
+            (MethodSettings::Ema(ema), _) => SwaConfig::ema(ema.decay)
+                .with_further_averages(further)
+                .init_without_data(model)?,
             (MethodSettings::Swa(swa) | MethodSettings::Swag { swa, .. }, Some(collect)) => {
                 let batch_norm =
                     ReestimationConfig::new().with_first_batches(swa.batch_norm_batches);
@@ -232,12 +248,24 @@ impl Session<'_> {
                 };
                 SwaConfig::new(collect)
                     .with_swag_rank(rank)
+                    .with_further_averages(further)
                     .with_running_statistics(RunningStatistics::Reestimated(batch_norm))
                     .init(model, self.reestimation_images(progress, reestimation)?)?
             }
             (method, _) => return Err(format!("{} averages nothing", method.method()).into()),
         };
-        Ok(swa.with_interrupter(self.interruption.interrupter()))
+        let mut swa = swa.with_interrupter(self.interruption.interrupter());
+        if let Some(every) = config.keep_averages {
+            let collect = Collect::from_epoch(every, &length)?.every_epochs(every)?;
+            let collect = collect.and_at_the_end();
+            for kept in KeptAverage::ALL {
+                let folder = self.directory.kept(kept);
+                let files =
+                    RunMembers::new(self.directory.clone(), folder, &self.description(None))?;
+                swa = swa.with_snapshots(kept.name(), collect, files)?;
+            }
+        }
+        Ok(swa)
     }
 
     /// The training images as BatchNorm is re-estimated from them.

@@ -1,4 +1,4 @@
-//! What a training collects: averages of the live weights, and the members of an ensemble.
+//! What a training collects: averages of the live weights, snapshots of them, and the members of an ensemble.
 
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ pub(super) struct Collector<M: Module> {
     pub(super) name: Arc<str>,
     pub(super) collect: Collect,
     pub(super) average: Average<M>,
+    /// The snapshots of the average, if any are taken.
+    pub(super) snapshots: Option<MemberCollector<M>>,
 }
 
 /// The training's error for an error of the average called `name`.
@@ -34,7 +36,7 @@ pub(super) fn error_of(name: &str, error: AverageError) -> SwaError {
     }
 }
 
-/// The members of an ensemble, with the optimizer steps after which the live model becomes one.
+/// The members of an ensemble or the snapshots of an average, with the optimizer steps after which they are taken.
 #[derive(Clone)]
 pub(super) struct MemberCollector<M: Module> {
     pub(super) collect: Collect,
@@ -42,18 +44,18 @@ pub(super) struct MemberCollector<M: Module> {
 }
 
 impl<M: LearnerModel> MemberCollector<M> {
-    /// Makes `model` the member after optimizer step `step`. A member that has this number from before an epoch had another number of
-    /// steps is not overwritten.
+    /// Tells whether one is taken after optimizer step `step`.
+    fn is_due(&self, step: usize) -> bool {
+        self.collect.is_due(step)
+    }
+
+    /// Checks that there is none of this step. One that has this number from before an epoch had another number of steps is not
+    /// overwritten.
     ///
     /// # Errors
     ///
     /// [`MemberError::NotKept`].
-    pub(super) fn collect(
-        &mut self,
-        model: &M,
-        step: usize,
-        learning_rate: f64,
-    ) -> Result<(), MemberError> {
+    fn check_free(&self, step: usize) -> Result<(), MemberError> {
         if self.members.kept().iter().any(|kept| kept.step == step) {
             let reason: SinkError = "a member of that step is there from before an epoch had another number of steps, and stays".into();
             return Err(MemberError::NotKept {
@@ -61,7 +63,7 @@ impl<M: LearnerModel> MemberCollector<M> {
                 reason: reason.into(),
             });
         }
-        self.members.collect(model, step, learning_rate)
+        Ok(())
     }
 }
 
@@ -124,7 +126,7 @@ impl<M: LearnerModel> Collectors<M> {
     /// The length of the run, if a collector knows it.
     pub(super) fn run(&self) -> Option<RunLength> {
         let averages = self.averages.iter().map(|it| &it.collect);
-        let members = self.members.iter().map(|it| &it.collect);
+        let members = self.sinks().map(|it| &it.collect);
         averages
             .chain(members)
             .find_map(|collect| collect.run().copied())
@@ -167,10 +169,85 @@ impl<M: LearnerModel> Collectors<M> {
         outcome
     }
 
-    /// Tells whether the model is to be a member after optimizer step `step`.
-    pub(super) fn is_member(&self, step: usize) -> bool {
-        let members = self.members.as_ref();
-        members.is_some_and(|members| members.collect.is_due(step))
+    /// Tells whether the model is to be a member, or a snapshot is taken, after optimizer step `step`.
+    pub(super) fn hands_on(&self, step: usize) -> bool {
+        let mut all = self.sinks();
+        all.any(|members| members.is_due(step))
+    }
+
+    /// Hands on what is due after optimizer step `step`: the model as a member, and averages that have averaged something as snapshots.
+    ///
+    /// # Errors
+    ///
+    /// The first error of an average. What lacks is in the list.
+    pub(super) fn hand_on(
+        &mut self,
+        step: usize,
+        model: &M,
+        learning_rate: f64,
+    ) -> Result<Vec<MemberError>, SwaError> {
+        let mut lacking = Vec::new();
+        if let Some(collector) = self.members.as_mut().filter(|it| it.is_due(step)) {
+            let free = collector.check_free(step);
+            let put = free.and_then(|()| collector.members.collect(model, step, learning_rate));
+            lacking.extend(put.err());
+        }
+        for Collector {
+            name,
+            average,
+            snapshots,
+            ..
+        } in &mut self.averages
+        {
+            let due = snapshots.as_mut().filter(|it| it.is_due(step));
+            if let Some(collector) = due
+                && average.updates() > 0
+            {
+                // Until then, an accelerator may have left updates out that are counted.
+                average.check().map_err(|error| error_of(name, error))?;
+                let snapshots = &mut collector.members;
+                let put = snapshots.collect_snapshot(average, step, learning_rate);
+                lacking.extend(put.err());
+            }
+        }
+        Ok(lacking)
+    }
+
+    /// The members and the snapshots of all averages.
+    fn sinks(&self) -> impl Iterator<Item = &MemberCollector<M>> {
+        let snapshots = self.averages.iter();
+        let snapshots = snapshots.flat_map(|it| &it.snapshots);
+        self.members.iter().chain(snapshots)
+    }
+
+    /// Checks that all members and snapshots are still there.
+    ///
+    /// # Errors
+    ///
+    /// The members that are lacking are in the list.
+    pub(super) fn check_members(&mut self) -> Vec<MemberError> {
+        let snapshots = self.averages.iter_mut();
+        let snapshots = snapshots.flat_map(|it| &mut it.snapshots);
+        let all = self.members.iter_mut().chain(snapshots);
+        all.filter_map(|it| it.members.check().err()).collect()
+    }
+
+    /// Takes snapshots of the average called `name`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`named`](Self::named).
+    pub(super) fn with_snapshots(
+        mut self,
+        name: &str,
+        snapshots: impl FnOnce(&Average<M>) -> MemberCollector<M>,
+    ) -> Result<Self, SwaError> {
+        self.named(name)?;
+        let mut named = self.averages.iter_mut();
+        if let Some(collector) = named.find(|it| *it.name == *name) {
+            collector.snapshots = Some(snapshots(&collector.average));
+        }
+        Ok(self)
     }
 
     /// Reads from the device whether all collected weights were finite.
@@ -200,10 +277,14 @@ impl<M: LearnerModel> Collectors<M> {
     /// The same on `device`.
     pub(super) fn on(self, device: &Device) -> Self {
         let mut moved = self.with_each(|average| average.to_device(device));
-        moved.members = moved.members.map(|collector| MemberCollector {
+        let on_device = |collector: MemberCollector<M>| MemberCollector {
             members: collector.members.to_device(device),
             ..collector
-        });
+        };
+        for collector in &mut moved.averages {
+            collector.snapshots = collector.snapshots.take().map(on_device);
+        }
+        moved.members = moved.members.map(on_device);
         moved
     }
 
@@ -216,6 +297,13 @@ impl<M: LearnerModel> Collectors<M> {
         {
             collector.average = collector.average.clone().restarted();
         }
+        for collector in &mut self.averages {
+            if let Some(snapshots) = &mut collector.snapshots
+                && held.is_some_and(|held| !held.holds_snapshots(&collector.name))
+            {
+                snapshots.members = snapshots.members.clone().restarted();
+            }
+        }
         if let Some(collector) = &mut self.members
             && held.is_some_and(|held| !held.has_members)
         {
@@ -225,7 +313,8 @@ impl<M: LearnerModel> Collectors<M> {
     }
 
     /// Visits the averages that have averaged something, for a record: the first as `average`, the others by their names in
-    /// `averages`. Running statistics are those that validation showed, if the last one re-estimated them. Then the `members`.
+    /// `averages`. Running statistics are those that validation showed, if the last one re-estimated them. Then the `members`, and the
+    /// `snapshots` by the names of their averages.
     pub(super) fn visit<V: ModuleVisitor>(&self, visitor: &mut V, evaluation: &Evaluation<M>) {
         let visit = |collector: &Collector<M>, visitor: &mut V| {
             let (average, name) = (&collector.average, &collector.name);
@@ -257,6 +346,21 @@ impl<M: LearnerModel> Collectors<M> {
             collector.members.visit(visitor);
             visitor.exit_module(MEMBERS, CONTAINER);
         }
+
+        visitor.enter_module(SNAPSHOTS, CONTAINER);
+        for Collector {
+            name, snapshots, ..
+        } in &self.averages
+        {
+            if let Some(snapshots) = snapshots
+                && !snapshots.members.kept().is_empty()
+            {
+                visitor.enter_module(name, AVERAGES);
+                snapshots.members.visit(visitor);
+                visitor.exit_module(name, AVERAGES);
+            }
+        }
+        visitor.exit_module(SNAPSHOTS, CONTAINER);
     }
 
     /// Maps those that a record holds, with the paths of [`visit`](Self::visit).
@@ -303,6 +407,21 @@ impl<M: LearnerModel> Collectors<M> {
             ..collector
         });
         mapper.exit_module(MEMBERS, CONTAINER);
+
+        mapper.enter_module(SNAPSHOTS, CONTAINER);
+        for Collector {
+            name, snapshots, ..
+        } in &mut averages
+        {
+            if let Some(snapshots) = snapshots
+                && held.is_none_or(|held| held.holds_snapshots(name))
+            {
+                mapper.enter_module(name, AVERAGES);
+                snapshots.members = snapshots.members.clone().map(mapper);
+                mapper.exit_module(name, AVERAGES);
+            }
+        }
+        mapper.exit_module(SNAPSHOTS, CONTAINER);
         Self { averages, members }
     }
 }
@@ -313,5 +432,8 @@ const CONTAINER: &str = "Struct:Swa";
 /// The name of the members in a record.
 pub(super) const MEMBERS: &str = "members";
 
-/// The container of the further averages.
+/// The name of the snapshots in a record.
+pub(super) const SNAPSHOTS: &str = "snapshots";
+
+/// The container of the further averages, and of the snapshots.
 const AVERAGES: &str = "Map";

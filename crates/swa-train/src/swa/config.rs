@@ -246,6 +246,7 @@ impl SwaConfig {
             name: name.into(),
             collect: *collect,
             average,
+            snapshots: None,
         })
     }
 }

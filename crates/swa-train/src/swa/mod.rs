@@ -53,7 +53,7 @@ use state::{Averaged, State};
 ///
 /// A record has the live model's entries, and beside them those of SWA, below `swa_train`: each average that has averaged something,
 /// with its number of updates (`average`, and the further ones by their names in `averages`), the members of an ensemble by step and
-/// learning rate (`members`), the number of steps (`steps`) and of those in an epoch (`steps_per_epoch`), and the number of this format (`format`). If an average was validated after its last
+/// learning rate (`members`), the snapshots likewise with their numbers of updates, by the names of their averages (`snapshots`), the number of steps (`steps`) and of those in an epoch (`steps_per_epoch`), and the number of this format (`format`). If an average was validated after its last
 /// update, or taken by [`averaged_model`](Self::averaged_model), the record has the running statistics that were re-estimated for it,
 /// so that it holds the model that validation showed (`statistics_of` is then the number of updates): [`load_averaged`] gives it. A plain model refuses the record over
 /// entries that are all called `swa_train`.
@@ -157,6 +157,58 @@ impl<M: LearnerModel> Swa<M> {
         check_length("members", &collect, &collectors)?;
         let members = Members::new(sink).to_device(&self.device());
         collectors.members = Some(MemberCollector { collect, members });
+        let steps_per_epoch = collectors.run().map_or(0, |run| run.steps_per_epoch());
+        let mut swa = self.with_collectors(collectors);
+        swa.steps_per_epoch.value = steps_per_epoch;
+        Ok(swa)
+    }
+
+    /// Hands snapshots of the average called `name` to `sink` after the optimizer steps that `collect` names, once it has averaged
+    /// something: so that its width, or its start, can be chosen after the training. Each is a [`Member`] with its number of
+    /// [`updates`](Member::updates), and `sink` is [told](MemberSink::describe) the rule. Snapshots are resumed, and may fail, as
+    /// [members](Self::with_members) do. Call it after [`with_rule`](Self::with_rule).
+    ///
+    /// Two power-function averages, from which any width can be put together (EDM2), as the crate `swa-store` writes them:
+    ///
+    /// ```
+    /// use burn::train::LearnerModel;
+    /// use swa_train::swa_core::MemberSink;
+    /// use swa_train::{AverageConfig, Collect, RuleConfig, RunLength, Swa, SwaConfig, SwaError};
+    ///
+    /// fn wrap<M: LearnerModel>(
+    ///     model: M,
+    ///     run: &RunLength,
+    ///     [of_narrow, of_wide]: [impl MemberSink<M> + 'static; 2],
+    /// ) -> Result<Swa<M>, SwaError> {
+    ///     let every_epoch = Collect::from_epoch(1, run)?;
+    ///     let wide = AverageConfig::new("wide".into(), Collect::every_step());
+    ///     SwaConfig::new(Collect::every_step())
+    ///         .with_rule(RuleConfig::PowerFunction { width: 0.05 })
+    ///         .with_further_averages(vec![wide.with_rule(RuleConfig::PowerFunction { width: 0.10 })])
+    ///         .init_without_data(model)?
+    ///         .with_snapshots("averaged", every_epoch, of_narrow)?
+    ///         .with_snapshots("wide", every_epoch, of_wide)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::UnknownAverage`], [`SwaError::NoAverage`], and [`SwaError::Invalid`] if another collection is of a run whose epochs
+    /// have other lengths.
+    pub fn with_snapshots(
+        self,
+        name: &str,
+        collect: Collect,
+        sink: impl MemberSink<M> + 'static,
+    ) -> Result<Self, SwaError> {
+        let collectors = self.collectors();
+        check_length("snapshots", &collect, &collectors)?;
+        let device = self.device();
+        let collectors = collectors.with_snapshots(name, |average| {
+            let members = Members::of_average(sink, name, average.rule());
+            let members = members.to_device(&device);
+            MemberCollector { collect, members }
+        })?;
         let steps_per_epoch = collectors.run().map_or(0, |run| run.steps_per_epoch());
         let mut swa = self.with_collectors(collectors);
         swa.steps_per_epoch.value = steps_per_epoch;
@@ -372,6 +424,20 @@ impl<M: LearnerModel> Swa<M> {
             members
                 .flat_map(|collector| collector.members.kept().iter().copied())
                 .collect()
+        })
+    }
+
+    /// The snapshots of the average called `name`, in order: none without a [sink](Self::with_snapshots).
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::UnknownAverage`] and [`SwaError::NoAverage`].
+    pub fn snapshots(&self, name: &str) -> Result<Vec<Member>, SwaError> {
+        self.read(|collectors| {
+            let snapshots = collectors.named(name)?.snapshots.iter();
+            Ok(snapshots
+                .flat_map(|collector| collector.members.kept().iter().copied())
+                .collect())
         })
     }
 

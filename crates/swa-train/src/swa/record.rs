@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use swa_core::Counter;
 
 use super::RECORD_FORMAT;
-use super::collector::{MAIN, MEMBERS};
+use super::collector::{MAIN, MEMBERS, SNAPSHOTS};
 
 /// The name that all entries of SWA are below.
 pub(crate) const PREFIX: &str = "swa_train";
@@ -36,6 +36,8 @@ pub(crate) struct Contents {
     swag_rank: Option<usize>,
     /// True if it holds members of an ensemble.
     pub(crate) has_members: bool,
+    /// The names of the averages that it holds snapshots of, of those that were asked for.
+    snapshots: Vec<Arc<str>>,
 }
 
 impl Contents {
@@ -61,7 +63,9 @@ impl Contents {
         let first = ["format", "steps", STATISTICS_OF, &of_members, SWAG_RANK].map(str::to_owned);
         let named = [MAIN].into_iter().chain(names.iter().map(|name| &**name));
         let earlier: Vec<String> = first.into_iter().chain(named.map(updates)).collect();
+        let of_snapshots = |name: &str| below(&format!("{SNAPSHOTS}.{name}.count"));
         let now = earlier.iter().map(|path| below(path));
+        let now = now.chain(names.iter().map(|name| of_snapshots(name)));
         let numbers = numbers(record, now.chain(earlier.iter().cloned()), device)?;
         let number = |path: &str| numbers.get(path).copied();
 
@@ -97,6 +101,11 @@ impl Contents {
             has_average: is_held(MAIN),
             swag_rank: number(&below(SWAG_RANK)),
             has_members: number(&below(&of_members)).is_some(),
+            snapshots: names
+                .iter()
+                .filter(|name| number(&of_snapshots(name)).is_some())
+                .cloned()
+                .collect(),
         })
     }
 
@@ -139,6 +148,11 @@ impl Contents {
         } else {
             None
         }
+    }
+
+    /// Tells whether it holds snapshots of the average with this name.
+    pub(crate) fn holds_snapshots(&self, name: &str) -> bool {
+        self.snapshots.iter().any(|held| **held == *name)
     }
 
     /// Tells whether it holds the average with this name.

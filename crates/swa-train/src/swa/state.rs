@@ -30,8 +30,8 @@ impl<M: LearnerModel> State<M> {
         Self::new(collectors, self.evaluation.fresh())
     }
 
-    /// Collects the weights of `model`, if an average or a member is due after step `step` and no clone has done so. The outer
-    /// error is of averaging, the inner one of members.
+    /// Collects the weights of `model`, if an average, a member or a snapshot is due after step `step` and no clone has done so. Members
+    /// and snapshots that are lacking are in the list.
     ///
     /// # Errors
     ///
@@ -42,7 +42,7 @@ impl<M: LearnerModel> State<M> {
         step: usize,
         model: &M,
         learning_rate: f64,
-    ) -> Result<Result<(), MemberError>, SwaError> {
+    ) -> Result<Vec<MemberError>, SwaError> {
         // Clones that train together are at most a step apart.
         if self.last_step > step.saturating_add(1) {
             return Err(SwaError::Shared {
@@ -51,10 +51,9 @@ impl<M: LearnerModel> State<M> {
             });
         }
         if self.last_step >= step {
-            return Ok(Ok(()));
+            return Ok(Vec::new());
         }
-        let is_member = self.collectors.is_member(step);
-        if is_member {
+        if self.collectors.hands_on(step) {
             self.last_step = step;
         }
         let evaluation = &mut self.evaluation;
@@ -64,22 +63,7 @@ impl<M: LearnerModel> State<M> {
             // An evaluated model shares the average's memory, and would make the update copy it.
             evaluation.forget(name);
         })?;
-        Ok(match &mut self.collectors.members {
-            Some(collector) if is_member => collector.collect(model, step, learning_rate),
-            _ => Ok(()),
-        })
-    }
-
-    /// Checks that all members are still there.
-    ///
-    /// # Errors
-    ///
-    /// [`MemberError::Gone`].
-    pub(super) fn check_members(&mut self) -> Result<(), MemberError> {
-        match &mut self.collectors.members {
-            Some(collector) => collector.members.check(),
-            None => Ok(()),
-        }
+        self.collectors.hand_on(step, model, learning_rate)
     }
 
     /// The model of the average called `name`, ready for inference on `device` or still to be made so. It is taken from the

@@ -74,22 +74,19 @@ impl<M: LearnerModel> Swa<M> {
         }
         if self.failures.of_averaging.get().is_none() {
             let mut state = self.state();
-            let kept = if self.steps() == self.first_step.saturating_add(1) {
+            let mut lacking = if self.steps() == self.first_step.saturating_add(1) {
                 // A file may have been removed before the training was resumed.
-                state.check_members()
+                state.collectors.check_members()
             } else {
-                Ok(())
+                Vec::new()
             };
             let collected = state.collect(self.steps(), &self.model, learning_rate);
             drop(state);
-            let (averaged, put) = match collected {
-                Ok(put) => (Ok(()), put),
-                Err(error) => (Err(error), Ok(())),
-            };
-            if let Err(error) = averaged {
-                self.fail(error);
+            match collected {
+                Ok(not_kept) => lacking.extend(not_kept),
+                Err(error) => self.fail(error),
             }
-            for error in [kept, put].into_iter().filter_map(Result::err) {
+            for error in lacking {
                 self.fail(error.into());
             }
         }

@@ -10,9 +10,10 @@ use burn_swa_test_support::parameters::{Values, floats, values, weights};
 use burn_swa_test_support::points::loader;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use swa_train::swa_core::{Covariance, Member, MemberSink, SinkError};
+use swa_train::swa_core::{AveragingRule, Covariance, Member, MemberSink, SinkError};
 use swa_train::{
-    Collect, CyclicalLrScheduler, CyclicalLrSchedulerConfig, RunLength, Swa, SwaConfig, SwaError,
+    Collect, CyclicalLrScheduler, CyclicalLrSchedulerConfig, RuleConfig, RunLength, Swa, SwaConfig,
+    SwaError,
 };
 
 use crate::{
@@ -27,6 +28,8 @@ pub(crate) struct Shelf {
     /// The number of members that were put, each time that they were.
     pub(crate) puts: Arc<Mutex<usize>>,
     pub(crate) no_room_at: Option<usize>,
+    /// The averages that it is told of.
+    pub(crate) described: Arc<Mutex<Vec<(String, Option<RuleConfig>)>>>,
 }
 
 impl<M: Module> MemberSink<M> for Shelf {
@@ -46,6 +49,11 @@ impl<M: Module> MemberSink<M> for Shelf {
         } else {
             Err(format!("shelf {}: empty", member.step).into())
         }
+    }
+
+    fn describe(&mut self, name: &str, rule: &dyn AveragingRule) {
+        let described = (name.to_owned(), rule.config());
+        self.described.lock().unwrap().push(described);
     }
 }
 

@@ -8,6 +8,7 @@ mod loaders;
 #[cfg(target_os = "linux")]
 mod on_a_terminal;
 mod replica;
+mod snapshots;
 mod way_out;
 
 use std::sync::Arc;

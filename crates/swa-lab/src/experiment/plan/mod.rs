@@ -420,6 +420,7 @@ impl Plan {
             epochs: model.budget,
             sgd: model.sgd,
             method: MethodSettings::Sgd,
+            keep_averages: None,
             seed,
         }
         .with_method(method, network, data_set.classes());
