@@ -5,6 +5,7 @@
 //! | [`data`] | images, from files or made up, and their batches in the order of a seed |
 //! | [`run`] | one training: settings, folder, checkpoints, metrics, the model's file |
 //! | [`landscape`] | the geometry of trained networks: planes, rays, lines, curves, and their points' scores |
+//! | [`post_hoc`] | averages of a run that are chosen after it, and their scores |
 //! | [`experiment`] | the many runs of a plan, and their results |
 //! | [`report`] | the pages, pictures and tables of an experiment, from its results alone |
 //!
@@ -20,6 +21,7 @@ mod hostile_files;
 pub mod landscape;
 pub mod measure;
 pub mod output;
+pub mod post_hoc;
 pub mod provenance;
 pub mod report;
 pub mod run;

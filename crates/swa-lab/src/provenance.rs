@@ -3,12 +3,44 @@
 use std::fs;
 
 use jiff::{Timestamp, Unit};
+use serde::{Deserialize, Serialize};
 
 /// The version of this program, with its commit if it was built in a repository.
 pub const VERSION: &str = env!("CIFAR_VERSION");
 
 /// The version of Burn, which a test holds against `Cargo.lock`.
 pub const BURN_VERSION: &str = "0.22.1";
+
+/// The origin of what is in a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The command that began it.
+    pub command: String,
+    /// The version of the program.
+    pub version: String,
+    /// The version of Burn.
+    pub burn_version: String,
+    /// The device.
+    pub device: String,
+    /// The processor and its number of threads.
+    pub machine: String,
+    /// The time at which it was begun.
+    pub started: String,
+}
+
+impl Origin {
+    /// This command, which begins now, on the device with this name.
+    pub fn of_this_command(device: &str) -> Self {
+        Self {
+            command: command_line(std::env::args().skip(1)),
+            version: VERSION.to_owned(),
+            burn_version: BURN_VERSION.to_owned(),
+            device: device.to_owned(),
+            machine: machine(),
+            started: now(),
+        }
+    }
+}
 
 /// Now, in UTC, to the second, as in RFC 3339.
 pub fn now() -> String {

@@ -4,7 +4,14 @@ use std::fs;
 use std::path::Path;
 
 /// The layers, from the lowest up.
-const LAYERS: [&str; 5] = ["data", "run", "landscape", "experiment", "report"];
+const LAYERS: [&str; 6] = [
+    "data",
+    "run",
+    "landscape",
+    "post_hoc",
+    "experiment",
+    "report",
+];
 
 #[test]
 fn no_layer_uses_a_later_one() {

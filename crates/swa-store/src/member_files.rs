@@ -61,7 +61,11 @@ impl MemberFiles {
 
     /// The file of a member.
     pub fn path(&self, member: &Member) -> PathBuf {
-        let step = member.step;
+        self.path_of_step(member.step)
+    }
+
+    /// The file of the member after optimizer step `step`.
+    pub fn path_of_step(&self, step: usize) -> PathBuf {
         self.folder.join(format!("step-{step:08}.safetensors"))
     }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::networks::NetworkRecord;
 use super::scoring::{PointScores, ScoringRecord};
 use crate::Failure;
-use crate::provenance::{self, BURN_VERSION, VERSION};
+use crate::provenance::Origin;
 use crate::run::directory::{DirectoryError, read_json, write_whole};
 
 /// A kind of picture, by the settings of its points.
@@ -69,17 +69,6 @@ pub struct PointRecord<A> {
     pub scores: Option<PointScores>,
 }
 
-/// The origin of the scores.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Origin {
-    command: String,
-    version: String,
-    burn_version: String,
-    device: String,
-    machine: String,
-    started: String,
-}
-
 /// What the points of a new file are scored of and on.
 pub(super) struct Asked<'a, G: Geometry> {
     pub(super) networks: Vec<NetworkRecord>,
@@ -107,14 +96,7 @@ impl<G: Geometry> PointsFile<G> {
                 scoring: asked.scoring.clone(),
                 settings: asked.settings,
                 known: None,
-                origin: Origin {
-                    command: provenance::command_line(std::env::args().skip(1)),
-                    version: VERSION.to_owned(),
-                    burn_version: BURN_VERSION.to_owned(),
-                    device: asked.device.to_owned(),
-                    machine: provenance::machine(),
-                    started: provenance::now(),
-                },
+                origin: Origin::of_this_command(asked.device),
             },
             points: asked
                 .points

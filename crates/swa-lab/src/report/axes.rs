@@ -1,5 +1,7 @@
 //! The axes of a panel.
 
+use std::ops::Range;
+
 use plotters::coord::ranged1d::ValueFormatter;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
@@ -83,4 +85,19 @@ pub(crate) fn short(number: &f64) -> String {
     let rounded = format!("{number:.6}");
     let digits = rounded.trim_end_matches('0');
     digits.trim_end_matches('.').to_owned()
+}
+
+/// The range of some numbers, with a part of it more at both ends. Those that are not finite are left out.
+pub(crate) fn range(numbers: impl Iterator<Item = f64>, margin: f64) -> Range<f64> {
+    let finite: Vec<f64> = numbers.filter(|number| number.is_finite()).collect();
+    let least = finite.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = finite.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if least < most {
+        let more = margin * (most - least);
+        least - more..most + more
+    } else if least == most {
+        least - 0.5..most + 0.5
+    } else {
+        0.0..1.0
+    }
 }

@@ -15,10 +15,12 @@ mod methods;
 mod missing;
 mod page;
 mod picture;
+mod post_hoc;
 mod predictor;
 mod published;
 mod reliability;
 mod results;
+mod section;
 mod statistics;
 mod table;
 mod text;
@@ -33,12 +35,12 @@ use crate::output::say;
 use crate::run::directory::write_whole;
 use comparison::Comparison;
 use convergence::Convergence;
-use landscape::Section;
 use members::MemberCurves;
 use page::{Figure, Figures, Page};
 use picture::{Drawing, Picture};
 use reliability::Reliability;
 use results::Results;
+use section::{Part, Section};
 use table::Table;
 
 pub use landscape::{Kind, contour_levels};
@@ -85,11 +87,23 @@ pub fn write(folder: &Path) -> Result<(), Failure> {
     for kind in Kind::ALL {
         landscape.extend(kind.section(folder, &mut files)?);
     }
+    let post_hoc = post_hoc::section(folder, &mut files)?;
+    let mut parts = vec![
+        Part {
+            title: "Geometry",
+            sections: landscape,
+        },
+        Part {
+            title: "Averages chosen after the training",
+            sections: post_hoc.into_iter().collect(),
+        },
+    ];
+    parts.retain(|part| !part.sections.is_empty());
     let page = Page {
         results: &results,
         table: &table,
         figures: &figures,
-        landscape: &landscape,
+        parts: &parts,
         missing: &missing,
     };
     files.push((TABLE.to_owned(), serde_json::to_vec_pretty(&table)?));
@@ -101,7 +115,7 @@ pub fn write(folder: &Path) -> Result<(), Failure> {
     for line in text::lines(&table) {
         say(line);
     }
-    say_landscape(landscape.iter());
+    say_sections(parts.iter().flat_map(|part| &part.sections));
     for sentence in &missing {
         say(format!("missing: {sentence}"));
     }
@@ -121,8 +135,24 @@ pub fn write(folder: &Path) -> Result<(), Failure> {
 ///
 /// If the file of points cannot be read, or the picture not be written.
 pub fn write_landscape(folder: &Path, kind: Kind) -> Result<(), Failure> {
+    write_section(folder, |files| kind.section(folder, files))
+}
+
+/// Draws the picture of the averages in `folder` that were chosen after a training, and prints what it shows.
+///
+/// # Errors
+///
+/// If their file cannot be read, or the picture not be written.
+pub fn write_post_hoc(folder: &Path) -> Result<(), Failure> {
+    write_section(folder, |files| post_hoc::section(folder, files))
+}
+
+fn write_section(
+    folder: &Path,
+    section: impl FnOnce(&mut Vec<(String, Vec<u8>)>) -> Result<Option<Section>, Failure>,
+) -> Result<(), Failure> {
     let mut files = Vec::new();
-    say_landscape(kind.section(folder, &mut files)?.iter());
+    say_sections(section(&mut files)?.iter());
     say("");
     for (name, content) in &files {
         let file = folder.join(name);
@@ -132,7 +162,7 @@ pub fn write_landscape(folder: &Path, kind: Kind) -> Result<(), Failure> {
     Ok(())
 }
 
-fn say_landscape<'a>(sections: impl Iterator<Item = &'a Section>) {
+fn say_sections<'a>(sections: impl Iterator<Item = &'a Section>) {
     for section in sections {
         say("");
         say(section.title);

@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use super::comparison::data_set_name;
 use super::convergence::LINES;
-use super::landscape::Section;
 use super::methods::{Methods, SCORES};
 use super::published::NLL_EPOCHS;
 use super::results::{FinishedRun, Results};
+use super::section::Part;
 use super::statistics::Difference;
 use super::table::{Column, Gain, Table};
 use super::wording::{difference, grouped, listed, plural, signed, span, spread, verdict};
@@ -23,8 +23,8 @@ pub(crate) struct Page<'a> {
     pub(crate) table: &'a Table<'a>,
     /// The pictures of the rows.
     pub(crate) figures: &'a [Figures],
-    /// The pictures of the geometry of networks.
-    pub(crate) landscape: &'a [Section],
+    /// The parts about further pictures.
+    pub(crate) parts: &'a [Part],
     pub(crate) missing: &'a [String],
 }
 
@@ -129,7 +129,7 @@ impl Page<'_> {
             controlled => controlled.map(verdict_on).collect::<Vec<_>>(),
             tables => tables.collect::<Vec<_>>(),
             comparisons => comparisons.collect::<Vec<_>>(),
-            landscape => Serde(self.landscape),
+            parts => Serde(self.parts),
             runs => runs.collect::<Vec<_>>(),
             missing => Serde(self.missing),
             unfinished => Serde(unfinished.collect::<Vec<_>>()),
@@ -192,6 +192,7 @@ mod tests {
     use super::*;
     use crate::report::comparison::Comparison;
     use crate::report::fixture::sgd_run;
+    use crate::report::section::Section;
 
     #[test]
     fn what_comes_from_the_results_is_text_and_no_markup() {
@@ -222,13 +223,16 @@ mod tests {
             results: &results,
             table: &Table::of(&comparisons),
             figures: &figures,
-            landscape: &[Section {
-                title: "a plane",
-                figure: Figure::of("<svg ></svg>", false, false),
-                caption: evil.to_owned(),
-                sentences: vec![evil.to_owned()],
-                command: evil.to_owned(),
-                version: evil.to_owned(),
+            parts: &[Part {
+                title: "Geometry",
+                sections: vec![Section {
+                    title: "a plane",
+                    figure: Figure::of("<svg ></svg>", false, false),
+                    caption: evil.to_owned(),
+                    sentences: vec![evil.to_owned()],
+                    command: evil.to_owned(),
+                    version: evil.to_owned(),
+                }],
             }],
             missing: &[evil.to_owned()],
         };

@@ -1,11 +1,9 @@
 //! Two panels of lines over one axis: the test error above, the train loss below.
 
-use std::ops::Range;
-
 use plotters::prelude::*;
 
 use crate::landscape::PointScores;
-use crate::report::axes::{Axis, LEFT, MARGIN, RIGHT, draw_axes, short};
+use crate::report::axes::{Axis, LEFT, MARGIN, RIGHT, draw_axes, range, short};
 use crate::report::legend::{LEGEND_HEIGHT, draw_legend};
 use crate::report::line::Line;
 use crate::report::picture::{Canvas, Drawn, SIZE, px};
@@ -91,19 +89,4 @@ fn draw_panel<B: DrawingBackend>(
         }
     }
     Ok(())
-}
-
-/// The range of some numbers, with a part of it more at both ends. Those that are not finite are left out.
-fn range(numbers: impl Iterator<Item = f64>, margin: f64) -> Range<f64> {
-    let finite: Vec<f64> = numbers.filter(|number| number.is_finite()).collect();
-    let least = finite.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = finite.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    if least < most {
-        let more = margin * (most - least);
-        least - more..most + more
-    } else if least == most {
-        least - 0.5..most + 0.5
-    } else {
-        0.0..1.0
-    }
 }

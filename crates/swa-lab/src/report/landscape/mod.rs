@@ -8,11 +8,10 @@ mod rays;
 
 use std::path::Path;
 
-use serde::Serialize;
-
 use super::axes::short;
 use super::draw;
 use super::page::Figure;
+use super::section::Section;
 use super::wording::plural;
 use crate::Failure;
 use crate::landscape::{
@@ -24,21 +23,6 @@ use plane::PlanePicture;
 use rays::RaysPicture;
 
 pub use contours::contour_levels;
-
-/// A picture with what it shows.
-#[derive(Serialize)]
-pub(crate) struct Section {
-    pub(crate) title: &'static str,
-    pub(crate) figure: Figure,
-    /// What the picture shows, and on what.
-    pub(crate) caption: String,
-    /// The numbers that it is about, each in a sentence.
-    pub(crate) sentences: Vec<String>,
-    /// The command that scored the first of its points.
-    pub(crate) command: String,
-    /// The version of the program that did.
-    pub(crate) version: String,
-}
 
 /// A kind of picture, with a file of points of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
