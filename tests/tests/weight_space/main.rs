@@ -1,8 +1,9 @@
-//! Arithmetic on weights, planes, rays and curves, learning rates in cycles, SWAG and ensembles of predictions give what the papers' own
-//! formulas and codes give.
+//! Arithmetic on weights, planes, rays and curves, learning rates in cycles, SWAG, averages of files and ensembles of predictions give
+//! what the papers' own formulas and codes give.
 //!
 //! `cargo test --release --test weight_space -- --nocapture` prints the deviations.
 
+mod checkpoints;
 mod curves;
 mod ensembles;
 mod linear_algebra;
