@@ -34,7 +34,7 @@ pub enum CheckpointError {
 
     /// A file is of no known kind, or a damaged one.
     #[error(
-        "{} is damaged, or holds no tensors: {reason}. Expected a SafeTensors file, a .bpk file of Burn, or what `torch.save` wrote",
+        "{} is damaged, or no file of tensors: {reason}. Expected a SafeTensors file, a .bpk file of Burn, or what `torch.save` wrote",
         .path.display()
     )]
     Corrupt {

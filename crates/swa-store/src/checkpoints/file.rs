@@ -74,6 +74,9 @@ impl Checkpoint {
             None => file,
             Some(key) => file.under(key)?,
         };
+        if file.entries.is_empty() {
+            return Err(corrupt(path, "it holds no tensor".to_owned()));
+        }
         let quantized = |entry: &&Entry| matches!(entry.dtype, DType::QFloat(_));
         match file.entries.values().find(quantized) {
             None => Ok(file),
@@ -153,6 +156,15 @@ impl Checkpoint {
         let entry = entry.ok_or_else(|| corrupt(&self.path, format!("it has no `{name}`")))?;
         let bytes = entry.to_bytes();
         bytes.map_err(|error| corrupt(&self.path, error.to_string()))
+    }
+
+    /// The same in memory, where nothing can go wrong with them any more.
+    pub(super) fn bytes_in_memory(&self, name: &str) -> Result<Bytes, CheckpointError> {
+        let bytes = self.bytes(name)?;
+        match bytes.read(Reader::new()) {
+            Ok(_) => Ok(bytes),
+            Err(error) => Err(corrupt(&self.path, error.to_string())),
+        }
     }
 
     /// Calls `with` with a part of these bytes.

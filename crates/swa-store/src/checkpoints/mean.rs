@@ -31,7 +31,7 @@ pub(super) fn mean_of(name: &str, terms: &[Term]) -> Result<Bytes, CheckpointErr
                 Mean::<f32>::of(name, terms)?.in_dtype(dtype)
             }
         }
-        (Some((last, _)), _) => last.bytes(name),
+        (Some((last, _)), _) => last.bytes_in_memory(name),
         (None, _) => Err(CheckpointError::NoFiles),
     }
 }
