@@ -114,11 +114,13 @@ struct Header<'a> {
 
 /// Writes a file beside its place, and moves it there. The same tensors and metadata give the same bytes.
 ///
-/// The metadata say `format: pt`, unless they have another format.
+/// `values` writes the values of an entry in a dtype, which is the entry's own wherever SafeTensors has it. The metadata say
+/// `format: pt`, unless they have another format.
 pub(crate) fn write<'a>(
     path: &Path,
     entries: impl Iterator<Item = &'a Entry>,
     metadata: &BTreeMap<String, String>,
+    mut values: impl FnMut(&Entry, DType, &mut dyn Write) -> Result<(), String>,
 ) -> Result<(), String> {
     let tensors = entries.map(|entry| {
         let (dtype, cast) = dtype_in_file(entry)?;
@@ -136,12 +138,7 @@ pub(crate) fn write<'a>(
     file.write_all(&length.to_le_bytes()).map_err(failed)?;
     file.write_all(&header).map_err(failed)?;
     for (_, cast, entry) in tensors {
-        let unreadable = |error: String| format!("`{}` cannot be read: {error}", entry.name);
-        let data = bridge::to_data(entry).map_err(|error| unreadable(error.to_string()))?;
-        let data = data
-            .try_cast(cast)
-            .map_err(|error| unreadable(error.to_string()))?;
-        file.write_all(data.as_bytes()).map_err(failed)?;
+        values(entry, cast, &mut file)?;
     }
     // This closes the file, which can be moved then.
     drop(
@@ -149,6 +146,21 @@ pub(crate) fn write<'a>(
             .map_err(|error| failed(error.into_error()))?,
     );
     scratch.commit().map_err(|error| error.to_string())
+}
+
+/// Writes the values of an entry in a dtype.
+pub(crate) fn write_values(
+    entry: &Entry,
+    dtype: DType,
+    file: &mut dyn Write,
+) -> Result<(), String> {
+    let unreadable = |error: String| format!("`{}` cannot be read: {error}", entry.name);
+    let data = bridge::to_data(entry).map_err(|error| unreadable(error.to_string()))?;
+    let data = data
+        .try_cast(dtype)
+        .map_err(|error| unreadable(error.to_string()))?;
+    let written = file.write_all(data.as_bytes());
+    written.map_err(|error| error.to_string())
 }
 
 /// The header of a file that holds `tensors` in this order.

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::store::BurnpackStore;
-use burn::store::burn_pack::{EXTENSION, Error as PackError, Tensor as Entry, Writer};
+use burn::store::burn_pack::{Bytes, EXTENSION, Error as PackError, Tensor as Entry, Writer};
+use burn::tensor::DType;
 
 use super::error::CheckpointError;
 use super::file::Layout;
-use super::mean::{Term, mean_of};
+use super::mean::{Term, write_mean};
 use crate::StateDict;
 use crate::safetensors_file::{self, FORMAT, PYTORCH};
 
@@ -54,7 +55,7 @@ impl CheckpointAverage {
     ///
     /// What is wrong with a tensor, such as a NaN, is an error of its loading.
     pub fn state_dict(&self) -> StateDict {
-        let entries = self.entries(Failed::default());
+        let entries = self.deferred(&Failed::default()).into_iter();
         let entries = entries.map(|entry| (entry.name.clone(), entry)).collect();
         let path = PathBuf::from(format!("the average of {} files", self.terms.len()));
         StateDict::from_file(&path, entries, self.common_metadata())
@@ -71,58 +72,73 @@ impl CheckpointAverage {
     /// it was.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<(), CheckpointError> {
         let path = path.as_ref();
-        let as_burnpack = match path.extension().and_then(|end| end.to_str()) {
-            Some("safetensors") => false,
-            Some(EXTENSION) => true,
-            _ => {
-                return Err(CheckpointError::OutputKind {
-                    path: path.to_owned(),
-                });
-            }
-        };
+        self.check_output(path)?;
+        match path.extension() {
+            Some(end) if end == EXTENSION => self.write_burnpack(path),
+            _ => self.write_safetensors(path),
+        }
+    }
+
+    /// Checks that the average may be written to a file: that its name says what kind of file it is, and that it is none of those that
+    /// are averaged.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::OutputKind`] and [`CheckpointError::OutputIsInput`].
+    pub fn check_output(&self, path: impl AsRef<Path>) -> Result<(), CheckpointError> {
+        let path = path.as_ref();
+        let end = path.extension();
+        if end.is_none_or(|end| end != "safetensors" && end != EXTENSION) {
+            return Err(CheckpointError::OutputKind {
+                path: path.to_owned(),
+            });
+        }
         let mut inputs = self.terms.iter().map(|(file, _)| &file.path);
         // An output that does not exist is none of the files.
         let is_output = |input: &&PathBuf| same_file::is_same_file(input, path).unwrap_or(false);
-        if let Some(input) = inputs.find(is_output) {
-            return Err(CheckpointError::OutputIsInput {
+        match inputs.find(is_output) {
+            None => Ok(()),
+            Some(input) => Err(CheckpointError::OutputIsInput {
                 path: path.to_owned(),
                 input: input.clone(),
-            });
-        }
-
-        let failure = Failed::default();
-        let written = if as_burnpack {
-            self.write_burnpack(path, failure.clone())
-        } else {
-            let entries: Vec<Entry> = self.entries(failure.clone()).collect();
-            let mut metadata = self.common_metadata();
-            if self.layout() == Some(Layout::Burn) {
-                metadata.insert(FORMAT.to_owned(), "safetensors".to_owned());
-            } else {
-                metadata.insert(FORMAT.to_owned(), PYTORCH.to_owned());
-            }
-            safetensors_file::write(path, entries.iter(), &metadata)
-        };
-        let failure = failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        match (failure, written) {
-            (Some(failure), _) => Err(failure),
-            (None, Ok(())) => Ok(()),
-            (None, Err(reason)) => Err(CheckpointError::Write {
-                path: path.to_owned(),
-                reason,
             }),
         }
     }
 
-    fn write_burnpack(&self, path: &Path, failure: Failed) -> Result<(), String> {
+    fn write_safetensors(&self, path: &Path) -> Result<(), CheckpointError> {
+        let mut metadata = self.common_metadata();
+        let format = match self.layout() {
+            Some(Layout::Burn) => "safetensors",
+            Some(Layout::PyTorch) | None => PYTORCH,
+        };
+        metadata.insert(FORMAT.to_owned(), format.to_owned());
+        let sum = Sum::of(self);
+        let mut failure = None;
+        let written =
+            safetensors_file::write(path, self.entries(), &metadata, |entry, dtype, file| {
+                let to_file = &mut |bytes: &[u8]| {
+                    let written = file.write_all(bytes);
+                    written.map_err(|error| not_written(path, error))
+                };
+                sum.write(entry, dtype, to_file).map_err(|error| {
+                    let reason = error.to_string();
+                    failure = Some(error);
+                    reason
+                })
+            });
+        match (failure, written) {
+            (Some(failure), _) => Err(failure),
+            (None, written) => written.map_err(|reason| not_written(path, reason)),
+        }
+    }
+
+    fn write_burnpack(&self, path: &Path) -> Result<(), CheckpointError> {
         let mut metadata = self.common_metadata();
         if self.layout() != Some(Layout::PyTorch) {
             metadata.extend(BurnpackStore::default_metadata());
         }
-        let writer = Writer::new(self.entries(failure).collect());
+        let failure = Failed::default();
+        let writer = Writer::new(self.deferred(&failure));
         let writer = metadata.iter().fold(writer, |writer, (key, value)| {
             writer.with_metadata(key, value)
         });
@@ -131,9 +147,23 @@ impl CheckpointAverage {
         let writer = scalars.fold(writer, |writer, (key, value)| {
             writer.with_scalar(key, *value)
         });
-        writer
-            .write_to_file(path)
-            .map_err(|error| error.to_string())
+        let written = writer.write_to_file(path);
+        let failure = failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        match (failure, written) {
+            (Some(failure), _) => Err(failure),
+            (None, written) => written.map_err(|error| not_written(path, error)),
+        }
+    }
+
+    /// The tensors of the first file, whose names, shapes and dtypes the average has.
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        let first = self.terms.first();
+        first
+            .into_iter()
+            .flat_map(|(first, _)| first.entries.values())
     }
 
     fn layout(&self) -> Option<Layout> {
@@ -151,35 +181,90 @@ impl CheckpointAverage {
     }
 
     /// The tensors of the average, each of which is computed when its bytes are asked for. What goes wrong then is in `failure`.
-    fn entries(&self, failure: Failed) -> impl Iterator<Item = Entry> {
-        let entries = self.terms.first().map(|(first, _)| first.entries.values());
-        let entries: Vec<&Entry> = entries.into_iter().flatten().collect();
-        let total = entries.iter().map(|entry| entry.byte_len() as u64).sum();
-        let done = Arc::new(AtomicU64::new(0));
-        entries.into_iter().map(move |entry| {
-            let (terms, progress) = (self.terms.clone(), self.progress.clone());
-            let (failure, done) = (failure.clone(), done.clone());
-            let (name, length) = (entry.name.clone(), entry.byte_len());
-            let bytes = move || match mean_of(&name, &terms) {
-                Ok(bytes) => {
-                    let before = done.fetch_add(length as u64, Ordering::Relaxed);
-                    progress(before + length as u64, total);
-                    Ok(bytes)
-                }
-                Err(error) => {
-                    let reason = error.to_string();
-                    *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                    Err(PackError::ValidationError(reason))
+    fn deferred(&self, failure: &Failed) -> Vec<Entry> {
+        let sum = Arc::new(Sum::of(self));
+        let entries = self.entries().cloned();
+        let entries = entries.map(|entry| {
+            let (sum, failure, of) = (sum.clone(), failure.clone(), entry.clone());
+            let bytes = move || {
+                let mut bytes = Vec::with_capacity(of.byte_len());
+                let written = sum.write(&of, of.dtype, &mut |part| {
+                    bytes.extend_from_slice(part);
+                    Ok(())
+                });
+                match written {
+                    Ok(()) => Ok(Bytes::from_bytes_vec(bytes)),
+                    Err(error) => {
+                        let reason = error.to_string();
+                        *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                        Err(PackError::ValidationError(reason))
+                    }
                 }
             };
-            let (name, shape) = (entry.name.clone(), entry.shape.clone());
-            Entry::deferred(name, entry.dtype, shape, entry.param_id, length, bytes)
-        })
+            let length = entry.byte_len();
+            Entry::deferred(
+                entry.name,
+                entry.dtype,
+                entry.shape,
+                entry.param_id,
+                length,
+                bytes,
+            )
+        });
+        entries.collect()
     }
 }
 
-/// The first thing that went wrong with a tensor. Burn's writer and loader take a text alone.
+/// The last thing that went wrong with a tensor. Burn's writer takes a text alone.
 type Failed = Arc<Mutex<Option<CheckpointError>>>;
+
+fn not_written(path: &Path, reason: impl ToString) -> CheckpointError {
+    CheckpointError::Write {
+        path: path.to_owned(),
+        reason: reason.to_string(),
+    }
+}
+
+/// The tensors of an average on their way to a file, or into memory.
+struct Sum {
+    terms: Arc<[Term]>,
+    progress: Arc<Progress>,
+    /// The bytes of the average that are done.
+    done: AtomicU64,
+    /// All of them.
+    total: u64,
+}
+
+impl Sum {
+    fn of(average: &CheckpointAverage) -> Self {
+        let bytes = average.entries().map(|entry| entry.byte_len() as u64);
+        Self {
+            terms: average.terms.clone(),
+            progress: average.progress.clone(),
+            done: AtomicU64::new(0),
+            total: bytes.sum(),
+        }
+    }
+
+    /// Calls `write` with one part after the other of the tensor for which the first file has `entry`, in a dtype: floats are
+    /// averaged, and ints and bools are those of the last file.
+    fn write(
+        &self,
+        entry: &Entry,
+        dtype: DType,
+        write: &mut dyn FnMut(&[u8]) -> Result<(), CheckpointError>,
+    ) -> Result<(), CheckpointError> {
+        if entry.dtype.is_float() {
+            write_mean(&entry.name, dtype, &self.terms, write)?;
+        } else if let Some((last, _)) = self.terms.last() {
+            write(last.data(&entry.name, dtype)?.as_bytes())?;
+        }
+        let length = entry.byte_len() as u64;
+        let before = self.done.fetch_add(length, Ordering::Relaxed);
+        (self.progress)(before + length, self.total);
+        Ok(())
+    }
+}
 
 impl fmt::Debug for CheckpointAverage {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

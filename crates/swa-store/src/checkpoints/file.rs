@@ -10,7 +10,7 @@ use burn::store::burn_pack::{
     Bytes, HEADER_SIZE, Header, MAGIC_NUMBER, Reader as PackReader, Scalar, Tensor as Entry,
 };
 use burn::store::{ModuleStore, PytorchStore};
-use burn::tensor::DType;
+use burn::tensor::{DType, TensorData};
 use burn_std::Reader;
 
 use super::error::{CheckpointError, Misfit};
@@ -149,22 +149,29 @@ impl Checkpoint {
         }
     }
 
-    /// The bytes of a tensor that all files have. Of a file that [reads parts](Self::reads_parts), they stay on the disk until
+    /// A tensor of this name.
+    pub(super) fn entry(&self, name: &str) -> Result<&Entry, CheckpointError> {
+        let entry = self.entries.get(name);
+        entry.ok_or_else(|| corrupt(&self.path, format!("it has no `{name}`")))
+    }
+
+    /// The bytes of a tensor. Of a file that [reads parts](Self::reads_parts), they stay on the disk until
     /// [`read_part`](Self::read_part).
     pub(super) fn bytes(&self, name: &str) -> Result<Bytes, CheckpointError> {
-        let entry = self.entries.get(name);
-        let entry = entry.ok_or_else(|| corrupt(&self.path, format!("it has no `{name}`")))?;
-        let bytes = entry.to_bytes();
+        let bytes = self.entry(name)?.to_bytes();
         bytes.map_err(|error| corrupt(&self.path, error.to_string()))
     }
 
-    /// The same in memory, where nothing can go wrong with them any more.
-    pub(super) fn bytes_in_memory(&self, name: &str) -> Result<Bytes, CheckpointError> {
+    /// A whole tensor in a dtype.
+    pub(super) fn data(&self, name: &str, dtype: DType) -> Result<TensorData, CheckpointError> {
+        let entry = self.entry(name)?;
         let bytes = self.bytes(name)?;
-        match bytes.read(Reader::new()) {
-            Ok(_) => Ok(bytes),
-            Err(error) => Err(corrupt(&self.path, error.to_string())),
-        }
+        // Whoever looks at bytes in a file panics if the file cannot be read (burn-std 0.22.1), and not if they are in memory.
+        let read = bytes.read(Reader::new());
+        read.map_err(|error| corrupt(&self.path, error.to_string()))?;
+        let data = TensorData::try_from_bytes(bytes, entry.shape.clone(), entry.dtype);
+        let data = data.and_then(|data| data.try_cast(dtype));
+        data.map_err(|error| corrupt(&self.path, error.to_string()))
     }
 
     /// Calls `with` with a part of these bytes.

@@ -1,94 +1,132 @@
 //! The weighted mean of one tensor in several files.
 
+use std::ops::{Add, Mul};
 use std::sync::Arc;
 
 use burn::store::burn_pack::Bytes;
 use burn::tensor::{DType, bf16, f16};
+use rayon::prelude::*;
 
 use super::error::CheckpointError;
-use super::file::{Checkpoint, corrupt};
+use super::file::Checkpoint;
 
-/// The number of elements that are averaged at a time, of all files whose parts can be read. They stay in the processor's cache.
+/// The number of elements that are averaged at a time. They stay in the processor's cache.
 const PART: usize = 1 << 16;
+
+/// The number of parts that are computed at once, and then written.
+const PARTS_AT_ONCE: usize = 16;
 
 /// A file and its coefficient.
 pub(super) type Term = (Arc<Checkpoint>, f64);
 
-/// The mean of the floats of this name, in the dtype of the first file. Of ints and bools, the values of the last file.
+/// Calls `write` with one part after the other of the mean of floats of this name, in this dtype.
 ///
-/// It is accumulated in f32, in f64 if any of them is in f64.
-pub(super) fn mean_of(name: &str, terms: &[Term]) -> Result<Bytes, CheckpointError> {
-    let dtypes = || {
-        terms
-            .iter()
-            .filter_map(|(file, _)| Some(file.entries.get(name)?.dtype))
-    };
-    match (terms.last(), dtypes().next()) {
-        (Some(_), Some(dtype)) if dtype.is_float() => {
-            if dtypes().any(|dtype| dtype == DType::F64) {
-                Mean::<f64>::of(name, terms)?.in_dtype(dtype)
-            } else {
-                Mean::<f32>::of(name, terms)?.in_dtype(dtype)
-            }
-        }
-        (Some((last, _)), _) => last.bytes_in_memory(name),
-        (None, _) => Err(CheckpointError::NoFiles),
+/// It is accumulated in f32, or in f64 if any of the files has f64.
+pub(super) fn write_mean(
+    name: &str,
+    dtype: DType,
+    terms: &[Term],
+    write: &mut dyn FnMut(&[u8]) -> Result<(), CheckpointError>,
+) -> Result<(), CheckpointError> {
+    let mut entries = terms.iter().filter_map(|(file, _)| file.entries.get(name));
+    if entries.any(|entry| entry.dtype == DType::F64) {
+        Mean::<f64>::of(name, terms)?.write(dtype, write)
+    } else {
+        Mean::<f32>::of(name, terms)?.write(dtype, write)
     }
 }
 
-/// The mean of one tensor in its accumulator.
+/// The mean of one tensor.
 struct Mean<'a, A> {
     name: &'a str,
-    sums: Vec<A>,
+    terms: &'a [Term],
+    elements: usize,
+    /// The sum of the terms whose files are not read in parts, if there are any.
+    whole: Option<Vec<A>>,
+    /// The other terms.
+    in_parts: Vec<(Values<'a>, A)>,
 }
 
 impl<'a, A: Accumulator> Mean<'a, A> {
-    /// The sum of all terms. Next to the accumulator, a part of each file is in memory, or one whole tensor of a file that is not
-    /// read in parts.
-    fn of(name: &'a str, terms: &[Term]) -> Result<Self, CheckpointError> {
-        let shape = terms.first().and_then(|(file, _)| file.entries.get(name));
-        let elements = shape.map_or(0, |entry| entry.shape.num_elements());
+    fn of(name: &'a str, terms: &'a [Term]) -> Result<Self, CheckpointError> {
+        let first = terms.first().and_then(|(file, _)| file.entries.get(name));
         let mut mean = Self {
             name,
-            sums: vec![A::from(0.0); elements],
+            terms,
+            elements: first.map_or(0, |entry| entry.shape.num_elements()),
+            whole: None,
+            in_parts: Vec::new(),
         };
-        // The order of the sum is that of the files, however they are read.
-        let in_parts = |term: &Term| term.0.reads_parts();
-        for together in terms.chunk_by(|a, b| in_parts(a) && in_parts(b)) {
-            let opened = together.iter().map(|(file, coefficient)| {
-                let values = Values::open(file, name)?;
-                Ok((values, A::from_f64(*coefficient)))
-            });
-            let opened: Vec<(Values<'_>, A)> = opened.collect::<Result<_, CheckpointError>>()?;
-            for (index, sums) in mean.sums.chunks_mut(PART).enumerate() {
-                for (values, coefficient) in &opened {
-                    values.zip_into(sums, index * PART, |sum, value| {
-                        *sum = *sum + *coefficient * value
-                    })?;
-                }
+        for (file, coefficient) in terms {
+            let (values, coefficient) = (Values::open(file, name)?, A::from_f64(*coefficient));
+            if file.reads_parts() {
+                mean.in_parts.push((values, coefficient));
+            } else {
+                let sums = mean
+                    .whole
+                    .get_or_insert_with(|| vec![A::from(0.0); mean.elements]);
+                values.add_to(sums, 0, coefficient)?;
             }
-        }
-        if !mean.sums.iter().all(|sum| sum.is_finite()) {
-            mean.keep_constants(terms)?;
         }
         Ok(mean)
     }
 
+    fn write(
+        &self,
+        dtype: DType,
+        write: &mut dyn FnMut(&[u8]) -> Result<(), CheckpointError>,
+    ) -> Result<(), CheckpointError> {
+        let size = dtype.size();
+        let at_once = PART * PARTS_AT_ONCE;
+        // Memory that is taken anew for each part would cost more than what is computed in it.
+        let mut bytes = vec![0; size * at_once.min(self.elements)];
+        for begin in (0..self.elements).step_by(at_once) {
+            let bytes = &mut bytes[..size * at_once.min(self.elements - begin)];
+            let parts = bytes.par_chunks_mut(size * PART).enumerate();
+            parts.try_for_each_init(Vec::new, |sums, (index, bytes)| {
+                self.add_up(sums, begin + index * PART, bytes.len() / size)?;
+                self.cast(sums, dtype, bytes)
+            })?;
+            write(bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Makes `sums` the part of so many elements that begins at this one.
+    fn add_up(
+        &self,
+        sums: &mut Vec<A>,
+        begin: usize,
+        elements: usize,
+    ) -> Result<(), CheckpointError> {
+        sums.clear();
+        match &self.whole {
+            Some(whole) => sums.extend_from_slice(&whole[begin..begin + elements]),
+            None => sums.resize(elements, A::from(0.0)),
+        }
+        for (values, coefficient) in &self.in_parts {
+            values.add_to(sums, begin, *coefficient)?;
+        }
+        // Without a way out, which would keep it from being vectorised.
+        let are_finite = sums.iter().fold(true, |all, sum| all & sum.is_finite());
+        if are_finite {
+            Ok(())
+        } else {
+            self.keep_constants(sums, begin)
+        }
+    }
+
     /// Puts infinities that all files have in the same place into the mean, and refuses other values that are not finite.
-    fn keep_constants(&mut self, terms: &[Term]) -> Result<(), CheckpointError> {
-        let sums = self.sums.iter().enumerate();
-        let places: Vec<usize> = sums
-            .filter(|(_, sum)| !sum.is_finite())
-            .map(|(place, _)| place)
-            .collect();
+    fn keep_constants(&self, sums: &mut [A], begin: usize) -> Result<(), CheckpointError> {
         let not_finite = |file: &Checkpoint, value: A| CheckpointError::NotFinite {
             path: file.path.clone(),
             tensor: self.name.to_owned(),
             value: value.into(),
         };
         let mut first: Option<(&Checkpoint, Vec<A>)> = None;
-        for (file, _) in terms {
-            let values: Vec<A> = Values::open(file, self.name)?.at(&places, self.sums.len())?;
+        for (file, _) in self.terms {
+            let mut values = vec![A::from(0.0); sums.len()];
+            Values::open(file, self.name)?.copy_to(&mut values, begin)?;
             if let Some(value) = values.iter().find(|value| value.is_nan()) {
                 return Err(not_finite(file, *value));
             }
@@ -106,59 +144,56 @@ impl<'a, A: Accumulator> Mean<'a, A> {
             }
         }
         let constants = first.map_or_else(Vec::new, |(_, constants)| constants);
-        if constants.iter().any(|constant| constant.is_finite()) {
-            // Numbers whose sum is infinite.
-            return Err(CheckpointError::TooLarge {
-                tensor: self.name.to_owned(),
-                dtype: A::DTYPE,
-            });
-        }
-        for (place, constant) in places.into_iter().zip(constants) {
-            self.sums[place] = constant;
+        for (sum, constant) in sums.iter_mut().zip(constants) {
+            if constant.is_infinite() {
+                *sum = constant;
+            } else if !sum.is_finite() {
+                return Err(self.too_large(A::DTYPE));
+            }
         }
         Ok(())
     }
 
-    /// The bytes of the mean in a dtype of floats.
-    fn in_dtype(self, dtype: DType) -> Result<Bytes, CheckpointError> {
-        let sums = self.sums.into_iter();
+    fn cast(&self, sums: &[A], dtype: DType, bytes: &mut [u8]) -> Result<(), CheckpointError> {
         let mut fits = true;
-        // Where the cast value has the size of the sum, it takes its place in memory.
-        let bytes = match dtype {
-            DType::F64 => Bytes::from_elems(sums.map(A::into).collect::<Vec<f64>>()),
-            DType::F16 => {
-                let cast = sums.map(|sum| {
-                    let cast = f16::from_f64(sum.into());
-                    fits &= cast.is_finite() || !sum.is_finite();
-                    cast.to_bits()
-                });
-                Bytes::from_elems(cast.collect::<Vec<u16>>())
-            }
-            DType::BF16 => {
-                let cast = sums.map(|sum| {
-                    let cast = bf16::from_f64(sum.into());
-                    fits &= cast.is_finite() || !sum.is_finite();
-                    cast.to_bits()
-                });
-                Bytes::from_elems(cast.collect::<Vec<u16>>())
-            }
-            _ => {
-                let cast = sums.map(|sum| {
-                    let cast = sum.into_f32();
-                    fits &= cast.is_finite() || !sum.is_finite();
-                    cast
-                });
-                Bytes::from_elems(cast.collect::<Vec<f32>>())
-            }
-        };
-        if fits {
-            Ok(bytes)
-        } else {
-            Err(CheckpointError::TooLarge {
-                tensor: self.name.to_owned(),
-                dtype,
-            })
+        let mut checked = |sum: A, is_finite: bool| fits &= is_finite | !sum.is_finite();
+        match dtype {
+            DType::F64 => put(sums, bytes, |sum| sum.into().to_le_bytes()),
+            DType::F16 => put(sums, bytes, |sum| {
+                let cast = f16::from_f64(sum.into());
+                checked(sum, cast.is_finite());
+                cast.to_le_bytes()
+            }),
+            DType::BF16 => put(sums, bytes, |sum| {
+                let cast = bf16::from_f64(sum.into());
+                checked(sum, cast.is_finite());
+                cast.to_le_bytes()
+            }),
+            _ => put(sums, bytes, |sum| {
+                let cast = sum.into_f32();
+                checked(sum, cast.is_finite());
+                cast.to_le_bytes()
+            }),
         }
+        if fits {
+            Ok(())
+        } else {
+            Err(self.too_large(dtype))
+        }
+    }
+
+    fn too_large(&self, dtype: DType) -> CheckpointError {
+        CheckpointError::TooLarge {
+            tensor: self.name.to_owned(),
+            dtype,
+        }
+    }
+}
+
+fn put<A: Copy, const N: usize>(sums: &[A], bytes: &mut [u8], mut cast: impl FnMut(A) -> [u8; N]) {
+    let (places, _) = bytes.as_chunks_mut::<N>();
+    for (place, sum) in places.iter_mut().zip(sums) {
+        *place = cast(*sum);
     }
 }
 
@@ -171,31 +206,33 @@ struct Values<'a> {
 
 impl<'a> Values<'a> {
     fn open(file: &'a Checkpoint, name: &str) -> Result<Self, CheckpointError> {
-        let bytes = file.bytes(name)?;
-        let dtype = file.entries.get(name).map(|entry| entry.dtype);
-        let dtype = dtype.ok_or_else(|| corrupt(&file.path, format!("it has no `{name}`")))?;
-        Ok(Self { file, bytes, dtype })
+        Ok(Self {
+            file,
+            bytes: file.bytes(name)?,
+            dtype: file.entry(name)?.dtype,
+        })
     }
 
-    /// The values at these places of a tensor of so many elements, in rising order.
-    fn at<A: Accumulator>(
+    /// Adds to `sums` the values from the element `begin` on, times a coefficient.
+    fn add_to<A: Accumulator>(
         &self,
-        places: &[usize],
-        elements: usize,
-    ) -> Result<Vec<A>, CheckpointError> {
-        let mut found = Vec::with_capacity(places.len());
-        let mut values = vec![A::from(0.0); PART.min(elements)];
-        for together in places.chunk_by(|a, b| a / PART == b / PART) {
-            let begin = together[0] / PART * PART;
-            let values = &mut values[..PART.min(elements - begin)];
-            self.zip_into(values, begin, |place, value| *place = value)?;
-            found.extend(together.iter().map(|place| values[place - begin]));
-        }
-        Ok(found)
+        sums: &mut [A],
+        begin: usize,
+        coefficient: A,
+    ) -> Result<(), CheckpointError> {
+        self.zip_with(sums, begin, |sum, value| *sum = *sum + coefficient * value)
     }
 
-    /// Calls `with` with each of `places` and the value for it, the first of which is number `begin` of the tensor.
-    fn zip_into<A: Accumulator>(
+    /// Copies the values from the element `begin` on.
+    fn copy_to<A: Accumulator>(
+        &self,
+        places: &mut [A],
+        begin: usize,
+    ) -> Result<(), CheckpointError> {
+        self.zip_with(places, begin, |place, value| *place = value)
+    }
+
+    fn zip_with<A: Accumulator>(
         &self,
         places: &mut [A],
         begin: usize,
@@ -233,12 +270,7 @@ fn zip<A, const N: usize>(
 
 /// The floats in which a mean is accumulated.
 trait Accumulator:
-    Copy
-    + PartialEq
-    + From<f32>
-    + Into<f64>
-    + std::ops::Add<Output = Self>
-    + std::ops::Mul<Output = Self>
+    Copy + PartialEq + Send + Sync + From<f32> + Into<f64> + Add<Output = Self> + Mul<Output = Self>
 {
     const DTYPE: DType;
 

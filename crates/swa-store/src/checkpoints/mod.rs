@@ -130,6 +130,17 @@ impl Checkpoints {
         self.files.iter().map(|file| file.path.as_path())
     }
 
+    /// Each file alone, as an average of one.
+    pub fn each(&self) -> impl Iterator<Item = (&Path, CheckpointAverage)> {
+        let files = self.files.iter();
+        files.map(|file| {
+            (
+                file.path.as_path(),
+                CheckpointAverage::new(vec![(file.clone(), 1.0)]),
+            )
+        })
+    }
+
     /// The names of the layers that have running statistics, which an average leaves to be re-estimated.
     pub fn batch_norm_layers(&self) -> Vec<&str> {
         let names = self.files.first().map(|file| file.entries.keys());

@@ -46,7 +46,7 @@ impl Checkpoints {
         &self,
         mut score: impl FnMut(&CheckpointAverage) -> Result<f64, E>,
     ) -> Result<GreedySoup, E> {
-        let alone = (0..self.files.len()).map(|position| score(&self.only(&[position]).uniform()));
+        let alone = self.each().map(|(_, alone)| score(&alone));
         let scores: Vec<f64> = alone.collect::<Result<_, E>>()?;
         let order = self.by_falling_score(&scores)?;
         let (mut taken, mut best, mut tried) = (Vec::new(), f64::NEG_INFINITY, Vec::new());

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{StateDict, StateDictError};
-use crate::safetensors_file;
+use crate::safetensors_file::{self, write_values};
 
 impl StateDict {
     /// Writes a SafeTensors file, for `load_state_dict(safetensors.torch.load_file(...), strict=True)`.
@@ -16,7 +16,8 @@ impl StateDict {
     /// [`StateDictError::Write`]. The file is written under another name and then moved, so an existing file stays as it was.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<(), StateDictError> {
         let path = path.as_ref();
-        let written = safetensors_file::write(path, self.entries.values(), &self.metadata);
+        let entries = self.entries.values();
+        let written = safetensors_file::write(path, entries, &self.metadata, write_values);
         written.map_err(|reason| StateDictError::Write {
             path: path.to_owned(),
             reason,
