@@ -1,5 +1,6 @@
 //! The program `cifar`: SWA on CIFAR-10 and CIFAR-100 from the command line.
 
+mod average;
 mod bench;
 mod check;
 mod ensemble;
@@ -32,6 +33,7 @@ enum Command {
     Evaluate(evaluate::EvaluateArgs),
     Ensemble(ensemble::EnsembleArgs),
     Landscape(landscape::LandscapeCommand),
+    Average(average::AverageArgs),
     Export(export::ExportArgs),
     Report(report::ReportArgs),
     Experiment(Box<experiment::ExperimentArgs>),
@@ -55,6 +57,7 @@ fn run(command: &Command) -> Result<i32, Failure> {
         Command::Evaluate(args) => evaluate::run(args).map(|()| 0),
         Command::Ensemble(args) => ensemble::run(args).map(|()| 0),
         Command::Landscape(args) => landscape::run(args),
+        Command::Average(args) => average::run(args),
         Command::Export(args) => export::run(args).map(|()| 0),
         Command::Report(args) => report::run(args).map(|()| 0),
         Command::Experiment(args) => experiment::run(args),

@@ -1,9 +1,10 @@
-//! Arithmetic on weights, planes, rays and curves, learning rates in cycles, moving averages, averages chosen after the training, SWAG and
-//! ensembles of predictions give what the papers' own formulas and codes give.
+//! Arithmetic on weights, planes, rays and curves, learning rates in cycles, moving averages, averages chosen after the training, averages
+//! of files, SWAG and ensembles of predictions give what the papers' own formulas and codes give.
 //!
 //! `cargo test --release --test weight_space -- --nocapture` prints the deviations.
 
 mod averages;
+mod checkpoints;
 mod curves;
 mod decays;
 mod ensembles;

@@ -16,6 +16,28 @@ pub(crate) struct Parameter {
     pub(crate) rule: Rule,
 }
 
+/// Weights that change at random from step to step.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Walk {
+    pub(crate) parameters: Vec<Parameter>,
+    stream: u64,
+    pub(crate) steps: usize,
+    jitter: f64,
+}
+
+impl Walk {
+    /// The values of each parameter after each step, and before the first.
+    pub(crate) fn steps(&self) -> Vec<Vec<Vec<f32>>> {
+        let parameters = self.parameters.iter().zip(0..);
+        let walks = parameters.map(|(parameter, position)| {
+            let stream = self.stream + position;
+            let rule = parameter.rule;
+            rule.walk(stream, &parameter.shape, self.steps, self.jitter)
+        });
+        walks.collect()
+    }
+}
+
 /// The module whose parameters the vectors name.
 #[derive(Module, Debug)]
 pub(crate) struct Net {

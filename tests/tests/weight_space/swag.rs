@@ -11,7 +11,7 @@ use serde::Deserialize;
 use swa_train::swa_core::{Average, Covariance, EqualWeights, Weights};
 
 use super::FLOAT64;
-use super::network::{Net, Parameter, flat};
+use super::network::{Net, Parameter, Walk, flat};
 
 #[derive(Debug, Deserialize)]
 struct Swag {
@@ -19,14 +19,6 @@ struct Swag {
     max_rank: usize,
     collected: Vec<usize>,
     samples: Vec<Sample>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Walk {
-    parameters: Vec<Parameter>,
-    stream: u64,
-    steps: usize,
-    jitter: f64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -124,19 +116,6 @@ fn compare(
         }
     }
     Ok(comparisons)
-}
-
-impl Walk {
-    /// The values of each parameter after each step.
-    fn steps(&self) -> Vec<Vec<Vec<f32>>> {
-        let parameters = self.parameters.iter().zip(0..);
-        let walks = parameters.map(|(parameter, position)| {
-            let stream = self.stream + position;
-            let rule = parameter.rule;
-            rule.walk(stream, &parameter.shape, self.steps, self.jitter)
-        });
-        walks.collect()
-    }
 }
 
 impl Sample {

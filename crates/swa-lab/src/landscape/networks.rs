@@ -11,7 +11,7 @@ use crate::Failure;
 use crate::data::ImageSet;
 use crate::output::say;
 use crate::run::config::RunConfig;
-use crate::run::directory::{RunDirectory, io_error};
+use crate::run::directory::io_error;
 use crate::run::images::load_images;
 use crate::run::model_file::{FileArgs, ModelFile};
 use crate::run::predictors::{FinishedRun, PredictingModels};
@@ -198,7 +198,7 @@ impl Source {
             let run = FinishedRun::read(path)?;
             (file_of(&run)?, Some(run), FileArgs::NONE)
         } else if path.exists() {
-            match run_around(path) {
+            match FinishedRun::around(path) {
                 Some(run) => (path.to_owned(), Some(run), FileArgs::NONE),
                 None => (path.to_owned(), None, args),
             }
@@ -236,16 +236,6 @@ fn file_of(run: &FinishedRun) -> Result<PathBuf, Failure> {
         .into()),
         models => Ok(run.files(models)?.remove(0)),
     }
-}
-
-/// The run in whose folder a file is, if it is in one.
-fn run_around(file: &Path) -> Option<FinishedRun> {
-    let folder = file.parent()?;
-    // A member of an ensemble is one folder deeper.
-    let folders = [Some(folder), folder.parent()].into_iter().flatten();
-    let mut runs = folders.filter_map(|folder| RunDirectory::read(folder).ok());
-    let (directory, config) = runs.next()?;
-    Some(FinishedRun { directory, config })
 }
 
 /// The name of a network in pictures: `SGD` for example, `live network of SWA` for the one that SWA averages, else that of its file.

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use burn::data::dataloader::DataLoader;
 use burn::tensor::Device;
-use swa_core::{ReestimationConfig, Weights, reestimate_batch_norm};
+use swa_core::{ReestimationConfig, reestimate_batch_norm};
 use swa_models::Network;
+use swa_store::Checkpoints;
 
 use super::candidate::{Candidate, Snapshots};
 use super::file::{PostHocRun, ScoredCandidate, Scores};
@@ -192,21 +193,13 @@ impl PreparedRun<'_> {
         ModelFile::read(file, FileArgs::NONE)?.network(self.class_names.len(), self.device)
     }
 
-    /// Puts a candidate together, a model file at a time.
+    /// Puts a candidate together, a tensor at a time.
     pub(super) fn make(&self, candidate: Candidate) -> Result<Made, Failure> {
         let combination = self.snapshots.combination(candidate)?;
-        let mut made: Option<(Weights, Network)> = None;
-        for (coefficient, file) in combination.terms {
-            let network = self.load(&file)?;
-            let weights = Weights::of(&network)?;
-            let sum = match &made {
-                None => Weights::combine(&[(coefficient, &weights)])?,
-                Some((sum, _)) => Weights::combine(&[(1.0, sum), (coefficient, &weights)])?,
-            };
-            made = Some((sum, network));
-        }
-        let (weights, network) = made.ok_or("an average of nothing")?;
-        let network = weights.put_into(&network)?;
+        let (coefficients, files): (Vec<f64>, Vec<PathBuf>) = combination.terms.into_iter().unzip();
+        let average = Checkpoints::open(&files)?.weighted(&coefficients)?;
+        let file = ModelFile::of(average.state_dict(), &files[0], FileArgs::NONE)?;
+        let network = file.network(self.class_names.len(), self.device)?;
         let config = ReestimationConfig::new().with_first_batches(self.batches);
         let forward = |network: &Network, batch: ImageBatch| {
             let items = batch.images.dims()[0];

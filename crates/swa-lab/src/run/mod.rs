@@ -2,6 +2,7 @@
 //!
 //! [`session`] is the heart: a network, a `Learner`, and [`Swa`](swa_train::Swa) around the model.
 
+pub mod average;
 pub mod checkpoint;
 pub mod classifier;
 pub mod config;

@@ -41,16 +41,29 @@ pub struct FileArgs {
 
     /// The key of the network in the file, if it is there several times: state_dict, swa_state_dict
     #[arg(long, value_name = "KEY")]
-    key: Option<String>,
+    pub key: Option<String>,
 }
 
 impl FileArgs {
+    /// True if one of them is given.
+    pub fn is_given(&self) -> bool {
+        self.model.is_some() || self.width_divisor.is_some() || self.key.is_some()
+    }
+
     /// None of them, for the files of `cifar train`.
     pub const NONE: &Self = &Self {
         model: None,
         width_divisor: None,
         key: None,
     };
+
+    /// The same for a file whose names are without the key.
+    pub(super) fn without_key(&self) -> Self {
+        Self {
+            key: None,
+            ..self.clone()
+        }
+    }
 }
 
 /// The reason why a model could not be loaded.
@@ -115,10 +128,20 @@ impl ModelFile {
     ///
     /// If the file cannot be read, or neither it nor `args` says which network it holds.
     pub fn read(path: &Path, args: &FileArgs) -> Result<Self, Failure> {
-        let mut state_dict = StateDict::read(path)?;
-        if let Some(key) = &args.key {
-            state_dict = state_dict.under(key);
-        }
+        let state_dict = StateDict::read(path)?;
+        let state_dict = match &args.key {
+            None => state_dict,
+            Some(key) => state_dict.under(key),
+        };
+        Self::of(state_dict, path, args)
+    }
+
+    /// The model in a state dict, of which `path` is the file.
+    ///
+    /// # Errors
+    ///
+    /// If neither it nor `args` says which network it holds.
+    pub(crate) fn of(state_dict: StateDict, path: &Path, args: &FileArgs) -> Result<Self, Failure> {
         let description = state_dict.metadata(DESCRIPTION);
         let description: Option<Description> =
             description.and_then(|text| serde_json::from_str(text).ok());
@@ -149,6 +172,11 @@ impl ModelFile {
             }
             .into()),
         }
+    }
+
+    /// The network, but for the number of classes it tells apart.
+    pub(super) fn config(&self) -> &NetworkConfig {
+        &self.network
     }
 
     /// `state_dict` with this file's description of its network, if it has one.

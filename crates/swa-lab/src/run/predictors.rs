@@ -190,6 +190,16 @@ impl FinishedRun {
         Ok(Self { directory, config })
     }
 
+    /// The run in whose folder a file is, if it is in one, whether it is finished or not.
+    pub(crate) fn around(file: &Path) -> Option<Self> {
+        let folder = file.parent()?;
+        // A member of an ensemble is one folder deeper.
+        let folders = [Some(folder), folder.parent()].into_iter().flatten();
+        let mut runs = folders.filter_map(|folder| RunDirectory::read(folder).ok());
+        let (directory, config) = runs.next()?;
+        Some(Self { directory, config })
+    }
+
     /// Its images in the data set that holds `all`, and an error if they are not those that it began with.
     ///
     /// # Errors

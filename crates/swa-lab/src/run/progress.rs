@@ -38,6 +38,7 @@ pub struct Progress {
 enum Unit {
     Images,
     Points,
+    Megabytes,
 }
 
 impl Progress {
@@ -51,10 +52,16 @@ impl Progress {
         Self::of(Unit::Points)
     }
 
+    /// Progress of something counted in megabytes.
+    pub fn of_megabytes() -> Self {
+        Self::of(Unit::Megabytes)
+    }
+
     fn of(unit: Unit) -> Self {
         let style = match unit {
             Unit::Images => "{msg:24} [{bar:30}] {pos}/{len} images {per_sec} eta {eta}",
             Unit::Points => "{msg:24} [{bar:30}] {pos}/{len} points eta {eta}",
+            Unit::Megabytes => "{msg:24} [{bar:30}] {pos}/{len} MB {per_sec} eta {eta}",
         };
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template(style);
@@ -113,6 +120,7 @@ impl Progress {
                         let rate = done as f64 / seconds;
                         format!("{label}: {done} of {total} images, {rate:.0} images/s")
                     }
+                    Unit::Megabytes => format!("{label}: {done} of {total} MB"),
                     Unit::Points => {
                         let left = total.saturating_sub(done) as f64 * seconds / done.max(1) as f64;
                         let minutes = (left / 60.0).ceil();

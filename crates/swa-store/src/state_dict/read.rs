@@ -1,16 +1,15 @@
 //! Reading a state dict from either of PyTorch's two kinds of files.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::Path;
 
 use burn::store::{ModuleStore, PytorchStore, SafetensorsStore};
 use safetensors::SafeTensors;
 
 use super::load::{is_a_count, is_whole};
-use super::write::FORMAT;
 use super::{Entry, StateDict, StateDictError};
+use crate::safetensors_file::{FORMAT, first_bytes, is_safetensors};
 
 impl StateDict {
     /// Reads a state dict from a SafeTensors file, or from a file that `torch.save` wrote (`.pt`, `.pth`). The kind of file is
@@ -24,7 +23,8 @@ impl StateDict {
     /// [`StateDictError::Read`] and [`StateDictError::Corrupt`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self, StateDictError> {
         let path = path.as_ref();
-        if is_safetensors(path).map_err(|error| unreadable(path, error))? {
+        let first_bytes = first_bytes(path).map_err(|error| unreadable(path, error))?;
+        if is_safetensors(&first_bytes) {
             Self::read_safetensors(path)
         } else {
             Self::read_pytorch(path)
@@ -67,7 +67,8 @@ impl StateDict {
         Ok(Self::from_file(path, entries, BTreeMap::new()))
     }
 
-    fn from_file(
+    /// A state dict of tensors that stay in a file until they are loaded or written.
+    pub(crate) fn from_file(
         path: &Path,
         entries: BTreeMap<String, Entry>,
         metadata: BTreeMap<String, String>,
@@ -81,14 +82,6 @@ impl StateDict {
             metadata,
         }
     }
-}
-
-/// Tells whether a file begins like a SafeTensors file: with the length of a JSON object in eight bytes, and its brace. Files of
-/// `torch.save` begin like an archive or a pickle, neither of which has a brace there.
-fn is_safetensors(path: &Path) -> std::io::Result<bool> {
-    let mut start = Vec::new();
-    File::open(path)?.take(9).read_to_end(&mut start)?;
-    Ok(start.get(8) == Some(&b'{'))
 }
 
 fn unreadable(path: &Path, error: std::io::Error) -> StateDictError {

@@ -1,0 +1,199 @@
+//! Averages of model files whose network is known: BatchNorm re-estimated, and scored.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::data::dataloader::DataLoader;
+use burn::tensor::Device;
+use swa_core::{ReestimationConfig, reestimate_batch_norm};
+use swa_models::Network;
+use swa_store::{CheckpointAverage, Checkpoints, StateDict};
+
+use super::classifier::ImageNetwork;
+use super::config::{EvaluateOn, RunConfig};
+use super::epoch_log::Score;
+use super::evaluate::evaluate;
+use super::images::load_images;
+use super::model_file::{FileArgs, ModelFile};
+use super::predictors::FinishedRun;
+use super::progress::{Progress, ShownLoader};
+use crate::Failure;
+use crate::data::{EpochLoader, ImageBatch, ImageSet, Images};
+
+/// The images that averages of files are re-estimated from and scored on.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct AverageImages {
+    /// Re-estimate BatchNorm from the training images here, and score on those that the files' run holds out, or else on the test
+    /// images: `synthetic`, `download`, `download100`, or a folder, as in `cifar train` [default: of runs, their own]
+    #[arg(long, value_name = "WHERE")]
+    pub data: Option<String>,
+
+    /// Of files: hold this many training images out, as `cifar train` with seed 1 does, for files that are in no run's folder. The networks must not
+    /// have been trained on them
+    #[arg(long, value_name = "N", requires = "data")]
+    pub validation_items: Option<usize>,
+}
+
+/// Files of a network that is known, and images for it.
+pub struct KnownNetwork<'a> {
+    first: &'a Path,
+    args: FileArgs,
+    images: ImageSet,
+    held_out: Option<Arc<Images>>,
+    config: RunConfig,
+    device: &'a Device,
+    progress: Progress,
+}
+
+/// A network that is the average of others.
+pub struct Averaged {
+    file: ModelFile,
+    network: Network,
+}
+
+impl<'a> KnownNetwork<'a> {
+    /// The network of `files`, and the images at `data`. The network is that which the files say, or `args`.
+    ///
+    /// # Errors
+    ///
+    /// If the network is not known, or the images cannot be loaded, or they do not fit each other.
+    pub fn open(
+        files: &'a Checkpoints,
+        args: &FileArgs,
+        data: &str,
+        images: &AverageImages,
+        device: &'a Device,
+    ) -> Result<Self, Failure> {
+        let first = files.paths().next().ok_or("there is no file")?;
+        // The names of an average are without the key.
+        let args = args.without_key();
+        let file = ModelFile::of(files.uniform().state_dict(), first, &args)?;
+        let mut progress = Progress::of_images();
+        let all = load_images(data, &mut progress)?;
+        if let Some(class_names) = &file.class_names
+            && !all.has_classes(class_names)
+        {
+            return Err(format!(
+                "the model in {} tells other classes apart than those of {data}: say with --data where the images are that it was trained \
+                 on",
+                first.display()
+            )
+            .into());
+        }
+        let (config, used, held_out) = match FinishedRun::around(first) {
+            Some(run) if images.validation_items.is_some() => {
+                return Err(format!(
+                    "{} is of the run in {}, which knows the images that it holds out: leave --validation-items out",
+                    first.display(),
+                    run.directory.path().display()
+                )
+                .into());
+            }
+            Some(run) => {
+                let split = run.images(&all)?;
+                (run.config, split.used, split.held_out)
+            }
+            None => {
+                let mut config = RunConfig::paper(file.config(), all.class_names.len());
+                config.images.validation_items = images.validation_items;
+                let (used, held_out) = config.with_held_out(all)?;
+                (config, used, held_out)
+            }
+        };
+        let held_out = match config.images.evaluate_on {
+            EvaluateOn::Validation => Some(used.test.clone()),
+            EvaluateOn::Test => held_out,
+        };
+        Ok(Self {
+            first,
+            args,
+            images: used,
+            held_out,
+            config,
+            device,
+            progress,
+        })
+    }
+
+    /// The average, with BatchNorm re-estimated from the training images, augmented as in training. The average of a single file keeps
+    /// its statistics.
+    ///
+    /// # Errors
+    ///
+    /// If the average cannot be computed, or its statistics are no numbers.
+    pub fn averaged(&self, average: &CheckpointAverage) -> Result<Averaged, Failure> {
+        let file = ModelFile::of(average.state_dict(), self.first, &self.args)?;
+        let network = file.network(self.images.class_names.len(), self.device)?;
+        if average.terms().count() == 1 {
+            return Ok(Averaged { file, network });
+        }
+        // A re-estimation puts BatchNorm into training mode by the device.
+        let images = EpochLoader::reestimation(
+            self.images.train.clone(),
+            self.config.sgd.batch_size,
+            self.config.augmentation(),
+            self.config.seed,
+            &self.device.clone().autodiff(),
+        )?;
+        let label = "re-estimating BatchNorm";
+        let images = ShownLoader::new(Arc::new(images), label, self.progress.clone());
+        let forward = |network: &Network, batch: ImageBatch| {
+            let items = batch.images.dims()[0];
+            network.logits(batch.images);
+            items
+        };
+        let config = ReestimationConfig::new();
+        let (network, _) = reestimate_batch_norm(&network, &config, images.iter(), forward)?;
+        self.progress.clone().end();
+        Ok(Averaged { file, network })
+    }
+
+    /// The score of a network on images that are held out from the training.
+    ///
+    /// # Errors
+    ///
+    /// If there are none, or they cannot be loaded.
+    pub fn held_out_score(&self, averaged: &Averaged) -> Result<Score, Failure> {
+        let Some(held_out) = &self.held_out else {
+            return Err(format!(
+                "files are chosen by images that are held out from the training, and {} says of none: hold some out with \
+                 --validation-items",
+                self.first.display()
+            )
+            .into());
+        };
+        self.score_on(averaged, held_out)
+    }
+
+    /// The score of a network on the images that are held out, or else on the test images, and what they are.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be loaded.
+    pub fn score(&self, averaged: &Averaged) -> Result<(Score, String), Failure> {
+        let (images, kind) = match &self.held_out {
+            Some(held_out) => (held_out, "held-out"),
+            None => (&self.images.test, "test"),
+        };
+        let score = self.score_on(averaged, images)?;
+        Ok((score, format!("{} {kind} images", images.len())))
+    }
+
+    fn score_on(&self, averaged: &Averaged, images: &Arc<Images>) -> Result<Score, Failure> {
+        let classes = self.images.class_names.len();
+        let mut progress = self.progress.clone();
+        progress.begin("scoring", images.len());
+        let score = evaluate(&averaged.network, images, classes, self.device, |done| {
+            progress.set(done);
+        });
+        progress.end();
+        Ok(score?.total)
+    }
+}
+
+impl Averaged {
+    /// The network as a state dict that says what it is.
+    pub fn state_dict(&self) -> StateDict {
+        self.file.describe(StateDict::of(&self.network))
+    }
+}
