@@ -4,14 +4,14 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
-use super::axes::{Axis, LEFT, MARGIN, RIGHT, draw_axes, on_canvas, range, short};
+use super::axes::{Axis, LEFT, MARGIN, RIGHT, draw_axes, on_canvas, range, short, whole};
 use super::draw;
 use super::legend::{LEGEND_HEIGHT, MARK, draw_legend};
 use super::line::{BLUE, GREEN, Line, Mark, ORANGE, PURPLE, Shape, VERMILION};
 use super::page::Figure;
 use super::picture::{Canvas, Drawing, Drawn, SIZE, px};
 use super::section::Section;
-use super::wording::{grouped, plural, signed};
+use super::wording::{grouped, signed};
 use crate::Failure;
 use crate::post_hoc::{Candidate, PostHocFile, PostHocRun, Window};
 
@@ -42,20 +42,21 @@ fn caption(file: &PostHocFile) -> String {
     let run = &file.runs[0];
     let left = match file.left() {
         0 => String::new(),
-        left => format!(" {left} are not scored yet."),
+        left => format!(
+            " {left} of {} averages are not scored yet.",
+            left + file.scored()
+        ),
     };
     format!(
-        "{} of averages of the same {}, put together afterwards: above by their relative width (power-function averages over all steps), \
-         below by the first epoch of a window that ends with the training (means over epochs). Dashed: each run's own average ({}). \
-         Error on {} training images that were held out, BatchNorm re-estimated for each from {}.{left}",
-        plural(file.scored(), "error"),
-        plural(file.runs.len(), "training"),
-        run.method,
+        "Averages put together after the training, by their error on {} training images that were held out, BatchNorm re-estimated for \
+         each from {}. Above: power-function averages over all steps, by their relative width. Below: means over the last epochs, by the \
+         first of them. Dashed: the run's own average ({}).{left}",
         grouped(run.validation_images),
         match run.batch_norm_batches {
             None => format!("{} training images", grouped(run.train_images)),
-            Some(batches) => plural(batches, "batch"),
-        }
+            Some(batches) => format!("{batches} batches"),
+        },
+        run.method,
     )
 }
 
@@ -122,27 +123,39 @@ struct PostHocPicture<'a> {
     file: &'a PostHocFile,
 }
 
-/// The coordinate of a candidate in a panel, if it is there.
-type Coordinate = fn(&PostHocRun, &Candidate) -> Option<f64>;
+/// A panel.
+struct Panel {
+    x: Axis,
+    /// The coordinate of a candidate, if it is there.
+    coordinate: fn(&PostHocRun, &Candidate) -> Option<f64>,
+}
 
 /// The panels, from the top.
-const PANELS: [(&str, Coordinate); 2] = [
-    (
-        "relative width of the average",
-        |_, candidate| match candidate {
+const PANELS: [Panel; 2] = [
+    Panel {
+        x: Axis {
+            title: "relative width of the average",
+            labels: 10,
+            label: short,
+        },
+        coordinate: |_, candidate| match candidate {
             Candidate::Width(width) => Some(*width),
             Candidate::Window(_) => None,
         },
-    ),
-    (
-        "first epoch of the window",
-        |run, candidate| match candidate {
+    },
+    Panel {
+        x: Axis {
+            title: "first epoch of the average",
+            labels: 10,
+            label: whole,
+        },
+        coordinate: |run, candidate| match candidate {
             Candidate::Window(Window { after, upto }) if *upto == run.epochs => {
                 Some((after + 1) as f64)
             }
             _ => None,
         },
-    ),
+    },
 ];
 
 impl Drawing for PostHocPicture<'_> {
@@ -156,29 +169,26 @@ impl Drawing for PostHocPicture<'_> {
         )?;
         let height = (f64::from(SIZE.1) - LEGEND_HEIGHT) / 2.0;
         let (above, below) = panels.split_vertically(px(height));
-        self.draw_panel(&above, 0)?;
-        self.draw_panel(&below, 1)
+        self.draw_panel(&above, &PANELS[0])?;
+        self.draw_panel(&below, &PANELS[1])
     }
 }
 
 impl PostHocPicture<'_> {
     /// The points of a run in a panel, from left to right.
-    fn points(run: &PostHocRun, coordinate: Coordinate) -> Vec<(f64, f64)> {
+    fn points(run: &PostHocRun, panel: &Panel) -> Vec<(f64, f64)> {
         let points = run.candidates.iter().filter_map(|it| {
             let error = it.validation?.error;
-            Some((coordinate(run, &it.candidate)?, error))
+            Some(((panel.coordinate)(run, &it.candidate)?, error))
         });
         let mut points: Vec<(f64, f64)> = points.filter(|(_, error)| error.is_finite()).collect();
         points.sort_by(|one, other| one.0.total_cmp(&other.0));
         points
     }
 
-    fn draw_panel<B: DrawingBackend>(&self, canvas: &Canvas<B>, panel: usize) -> Drawn<B> {
-        let (title, coordinate) = PANELS[panel];
+    fn draw_panel<B: DrawingBackend>(&self, canvas: &Canvas<B>, panel: &Panel) -> Drawn<B> {
         let runs = self.file.runs.iter();
-        let traces: Vec<_> = runs
-            .map(|run| (run, Self::points(run, coordinate)))
-            .collect();
+        let traces: Vec<_> = runs.map(|run| (run, Self::points(run, panel))).collect();
         let points = traces.iter().flat_map(|(_, points)| points);
         let own = traces.iter().filter_map(|(run, _)| Some(run.own?.error));
         let mut chart = ChartBuilder::on(canvas)
@@ -192,17 +202,12 @@ impl PostHocPicture<'_> {
                 range(points.clone().map(|(x, _)| *x), 0.03),
                 range(points.map(|(_, error)| *error).chain(own), 0.08),
             )?;
-        let x = Axis {
-            title,
-            labels: 10,
-            label: short,
-        };
         let y = Axis {
             title: "error (%)",
             labels: 5,
             label: short,
         };
-        draw_axes(&mut chart, &x, &y)?;
+        draw_axes(&mut chart, &panel.x, &y)?;
         let ends = chart.x_range();
         for (index, (run, points)) in traces.iter().enumerate() {
             let line = line(index);
@@ -265,7 +270,7 @@ mod tests {
             ]
             .map(|sentence| sentence.replace("10000", "10\u{a0}000"))
         );
-        let said = "Error on 1000 training images that were held out";
+        let said = "error on 1000 training images that were held out";
         assert!(section.caption.contains(said), "{}", section.caption);
     }
 
@@ -275,7 +280,9 @@ mod tests {
         fs::write(folder.path().join("post_hoc.json"), post_hoc_json("null")).unwrap();
         let section = section(folder.path(), &mut Vec::new()).unwrap().unwrap();
         assert!(
-            section.caption.contains("1 are not scored yet"),
+            section
+                .caption
+                .contains("1 of 3 averages are not scored yet"),
             "{}",
             section.caption
         );

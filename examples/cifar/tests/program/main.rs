@@ -19,6 +19,7 @@ mod on_a_terminal;
 #[cfg(feature = "wgpu")]
 mod on_wgpu;
 mod output;
+mod post_hoc;
 mod process;
 mod pytorch_files;
 mod refused_data;

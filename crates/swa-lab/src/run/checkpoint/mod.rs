@@ -30,8 +30,8 @@ const SCHEDULER: &str = "scheduler";
 /// The number of checkpoints that are kept.
 const KEPT: usize = 2;
 
-/// The prefix of the average's parameters in a model's file, and the entry that says the file's format.
-const AVERAGE: &str = "swa_train.average.";
+/// The prefixes of the averages' parameters in a model's file.
+const AVERAGES: [&str; 2] = ["swa_train.average.", "swa_train.averages."];
 const FORMAT: &str = "swa_train.format";
 
 /// The checkpoints of a run in a folder: `model-12.bpk`, `optim-12.bpk` and `scheduler-12.bpk` after 12

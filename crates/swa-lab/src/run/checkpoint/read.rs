@@ -13,7 +13,7 @@ use burn::store::{ModuleRecord, ModuleSnapshot, RecordError, bridge};
 use burn::tensor::{Bytes, DType};
 use burn::train::checkpoint::Checkpoint;
 
-use super::{AVERAGE, Checkpoints, FORMAT, PARTS, Saved};
+use super::{AVERAGES, Checkpoints, FORMAT, PARTS, Saved};
 use crate::Failure;
 use crate::data::Position;
 
@@ -129,8 +129,8 @@ fn read_model<M: Module>(file: &Path, model: &M) -> Result<(Parameters, ModuleRe
             let reason = format!("{name} is of {dtype:?}, expected {expected:?}");
             return Err(Problem::OfAnotherModel(reason));
         }
-        // The average's parameters have the ids of the live ones.
-        if name_now.starts_with(AVERAGE) {
+        // The averages' parameters have the ids of the live ones.
+        if AVERAGES.iter().any(|prefix| name_now.starts_with(prefix)) {
             continue;
         }
         let Some(id) = entry.param_id else {
@@ -436,7 +436,7 @@ mod tests {
     /// The weight of the layer `fc` in a model's file, or its state in an optimizer's: the one of
     /// two dimensions.
     fn weight(entries: &mut [Entry]) -> &mut Entry {
-        let live = |entry: &&mut Entry| !entry.name.starts_with(AVERAGE);
+        let live = |entry: &&mut Entry| !entry.name.starts_with("swa_train.");
         let mut entries = entries.iter_mut().filter(live);
         entries.find(|entry| entry.shape.num_dims() == 2).unwrap()
     }
