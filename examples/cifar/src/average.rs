@@ -177,6 +177,7 @@ fn average_files(args: &AverageArgs) -> Result<(), Failure> {
         None => Checkpoints::open(&args.sources)?,
         Some(key) => Checkpoints::open_under(key, &args.sources)?,
     };
+    files.uniform().check_output(out)?;
     let network = match &args.images.data {
         None => None,
         Some(_) if out.extension().is_none_or(|end| end != "safetensors") => {
@@ -206,13 +207,15 @@ fn average_files(args: &AverageArgs) -> Result<(), Failure> {
             say_what_is_left(&files);
         }
         Some(network) => {
-            // Checks the output, and leaves it as it is if a value is no number.
             let averaged = network.averaged(&average)?;
             let (score, images) = network.score(&averaged)?;
-            average.check_output(out)?;
             averaged.state_dict().write(out)?;
+            let reestimated = match averaged.reestimated_layers {
+                0 => String::new(),
+                layers => format!(", with {layers} BatchNorm layers re-estimated"),
+            };
             say(format!(
-                "written to {}, its BatchNorm re-estimated: {:.2} % and a loss of {:.4} on {images}",
+                "written to {}{reestimated}: {:.2} % and a loss of {:.4} on {images}",
                 out.display(),
                 score.accuracy,
                 score.loss

@@ -49,6 +49,8 @@ pub struct KnownNetwork<'a> {
 pub struct Averaged {
     file: ModelFile,
     network: Network,
+    /// The number of its BatchNorm layers that were re-estimated.
+    pub reestimated_layers: usize,
 }
 
 impl<'a> KnownNetwork<'a> {
@@ -125,7 +127,11 @@ impl<'a> KnownNetwork<'a> {
         let file = ModelFile::of(average.state_dict(), self.first, &self.args)?;
         let network = file.network(self.images.class_names.len(), self.device)?;
         if average.terms().count() == 1 {
-            return Ok(Averaged { file, network });
+            return Ok(Averaged {
+                file,
+                network,
+                reestimated_layers: 0,
+            });
         }
         // A re-estimation puts BatchNorm into training mode by the device.
         let images = EpochLoader::reestimation(
@@ -143,9 +149,13 @@ impl<'a> KnownNetwork<'a> {
             items
         };
         let config = ReestimationConfig::new();
-        let (network, _) = reestimate_batch_norm(&network, &config, images.iter(), forward)?;
+        let (network, report) = reestimate_batch_norm(&network, &config, images.iter(), forward)?;
         self.progress.clone().end();
-        Ok(Averaged { file, network })
+        Ok(Averaged {
+            file,
+            network,
+            reestimated_layers: report.layers,
+        })
     }
 
     /// The score of a network on images that are held out from the training.

@@ -35,7 +35,7 @@ fn networks(output: &str) -> Vec<Vec<&str>> {
 }
 
 /// A model file of `cifar train` with a NaN among its weights.
-fn with_nan(file: &Path, to: &Path) {
+pub(crate) fn with_nan(file: &Path, to: &Path) {
     let mut bytes = fs::read(file).unwrap();
     let (header, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
     let bias = metadata.info("fc.bias").unwrap().data_offsets.0 + header + 8;

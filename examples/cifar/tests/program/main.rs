@@ -1,5 +1,8 @@
 //! The program `cifar`, as a user runs it: in its own process, judged by its files and its output.
 
+mod average;
+#[cfg(target_os = "linux")]
+mod average_memory;
 mod benchmark;
 mod checking;
 mod data_folder;

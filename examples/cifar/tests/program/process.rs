@@ -131,7 +131,11 @@ impl Process {
         let status = self.child.wait().unwrap();
         let errors = read(&self.printed.path().join("errors"));
         // On a busy machine, the program takes so long that it prints its progress.
-        let is_progress = |line: &&str| line.trim_end().ends_with(" images/s");
+        let is_progress = |line: &&str| {
+            [" images/s\n", " MB\n"]
+                .iter()
+                .any(|end| line.ends_with(end))
+        };
         let ended = Ended {
             status: status.code(),
             output: read(&self.printed.path().join("output")),

@@ -32,6 +32,7 @@ const KEPT: usize = 2;
 
 /// The prefixes of the averages' parameters in a model's file.
 const AVERAGES: [&str; 2] = ["swa_train.average.", "swa_train.averages."];
+/// The entry that says its format.
 const FORMAT: &str = "swa_train.format";
 
 /// The checkpoints of a run in a folder: `model-12.bpk`, `optim-12.bpk` and `scheduler-12.bpk` after 12
