@@ -235,7 +235,7 @@ pub(crate) fn spread(parameters: &mut [Spreading], kept: f64, added: f64) {
 ///
 /// An update of `K` averages of a model with `N` parameters takes at most `ceil(N / G)` launches to check them, as many to average
 /// them, and a few more. A launch binds the current values and `K` averages of each parameter, so that `G = floor(B / (1 + K))`, where
-/// `B` is the number of buffers that the device binds to a launch, 96 at most. Where `K + 1` buffers are too many, or `K` is more
+/// `B` is the number of buffers that a launch has for them, 94 at most. Where `K + 1` buffers are too many, or `K` is more
 /// than 8, a parameter takes several launches.
 pub fn parameters_a_launch(device: &Device, averages: usize) -> Option<usize> {
     #[cfg(feature = "cubecl")]

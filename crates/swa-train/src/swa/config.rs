@@ -45,8 +45,8 @@ pub struct SwaConfig {
     /// The treatment of BatchNorm's running statistics: re-estimated by default, from the whole training set.
     #[config(default = "RunningStatistics::Reestimated(ReestimationConfig::new())")]
     pub running_statistics: RunningStatistics,
-    /// Averages beside the first, which is the one that is validated: none by default. If one fails, all stop, and each keeps its
-    /// last good value.
+    /// Averages beside the first, which is the one that is validated: none by default. All that are due after a step take it in one
+    /// pass over memory. If one fails, all stop, and each keeps its last good value.
     #[config(default = "Vec::new()")]
     pub further_averages: Vec<AverageConfig>,
     /// The parts of the model whose weights are not averaged, but are the training's latest in all averages: none by default. A part
@@ -76,7 +76,7 @@ pub enum RunningStatistics {
     Latest,
 }
 
-/// An average beside the first.
+/// An average beside the first. For a device of its own, see [`Swa::with_device_of`].
 #[derive(Config, Debug, PartialEq)]
 pub struct AverageConfig {
     /// Its name in records, in metrics, and for [`Swa::averaged`]. Names are unique, without a dot, and neither `averaged` nor
