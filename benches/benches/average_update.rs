@@ -19,6 +19,10 @@
 //! memory that was allocated later. So the baselines run over memory from before the model and over memory from after it, and
 //! count as the mean of both.
 //!
+//! Then several averages of VGG16 in one pass ([`Average::update_all_from`]), in turn with as many passes, one for each average, and
+//! with the least that it can cost: a plain loop that reads the weights once, and reads and writes `K` averages. By the bytes, one
+//! pass moves each parameter `2 K + 2` times, with the check, and `K` passes move it `4 K` times. **Limit: 1.5 times the plain loop.**
+//!
 //! If `SWA_PYTHON` names a Python with PyTorch, the time of PyTorch's update follows. That update checks nothing
 //! (`benches/average_update.py`).
 //!
@@ -52,6 +56,9 @@ fn main() {
         // Few rounds for large models, and many for those that finish before a second core has woken up.
         let rounds = (2_000_000_000 / parameters).clamp(7, 301);
         compare("linear layers", || linear_layers(parameters), rounds);
+    }
+    for averages in [1, 2, 4] {
+        compare_several(averages);
     }
     println!();
     divan::main();
@@ -136,6 +143,76 @@ fn compare<M: Module>(name: &str, model: impl Fn() -> M, most_rounds: usize) {
             1e3 * median(&update) / pytorch.milliseconds,
         );
     }
+}
+
+/// Compares averages of VGG16 in one pass with a pass for each, and with the least that one pass can cost.
+fn compare_several(averages: usize) {
+    let model = vgg16();
+    let count = model.num_params();
+    let [mut together, mut apart] = [(); 2].map(|()| {
+        let all = (0..averages).map(|_| average_of(&model));
+        all.collect::<Vec<Average<Vgg>>>()
+    });
+    let mut plain = vec![vec![0.5; count]; averages];
+    let current = vec![0.5; count];
+
+    let [together, apart, plain] = by_turns(
+        rounds(ROUNDS),
+        [
+            &mut || {
+                seconds(|| {
+                    let weights = together[0].read(&model).expect(FINITE);
+                    let mut all: Vec<&mut Average<Vgg>> = together.iter_mut().collect();
+                    Average::update_all_from(&mut all, weights).expect(FINITE);
+                })
+            },
+            &mut || {
+                seconds(|| {
+                    let weights = apart[0].read(&model).expect(FINITE);
+                    for average in &mut apart {
+                        average.update_from(weights.clone()).expect(FINITE);
+                    }
+                })
+            },
+            &mut || seconds(|| step_all(&mut plain, &current)),
+        ],
+    );
+
+    let median = |seconds: &[f64]| Spread::of(seconds.iter().copied()).median;
+    let gigabytes = ((2 * averages + 1) * size_of::<f32>() * count) as f64 / 1e9;
+    println!(
+        "VGG16, {averages} averages: {:.2} ms in one pass, {:.2} ms apart",
+        1e3 * median(&together),
+        1e3 * median(&apart),
+    );
+    println!(
+        "  {:.2} times as long as apart; {:.2} times {} passes at {:.1} GB/s, limit 1.5",
+        Spread::of_ratios(&together, &apart),
+        Spread::of_ratios(&together, &plain),
+        2 * averages + 1,
+        gigabytes / median(&plain),
+    );
+}
+
+/// Averages `current` into all, on all cores: it is read from memory once, and from a cache after that.
+fn step_all(averages: &mut [Vec<f32>], current: &[f32]) {
+    const BLOCK: usize = 1 << 13;
+    let cores = available_parallelism().map_or(1, usize::from);
+    let part = current.len().div_ceil(cores);
+    scope(|scope| {
+        let mut averages: Vec<_> = averages.iter_mut().map(|it| it.chunks_mut(part)).collect();
+        for current in current.chunks(part) {
+            let parts = averages.iter_mut().filter_map(Iterator::next);
+            let mut parts: Vec<_> = parts.map(|it| it.chunks_mut(BLOCK)).collect();
+            scope.spawn(move || {
+                for current in current.chunks(BLOCK) {
+                    for average in parts.iter_mut().filter_map(Iterator::next) {
+                        step(average, current);
+                    }
+                }
+            });
+        }
+    });
 }
 
 /// PyTorch's report of its own update.

@@ -50,6 +50,17 @@ fn a_record_of_an_average_is_left_alone_by_the_next_update() {
 }
 
 #[test]
+fn a_record_of_one_of_two_averages_is_left_alone_by_both() {
+    let (mut first, mut second) = (average(), average());
+    let expected = bytes(first.model().unwrap());
+    let record = first.model().unwrap().into_record();
+    let weights = first.read(&layer(5.0)).unwrap();
+    Average::update_all_from(&mut [&mut first, &mut second], weights).unwrap();
+    assert_is_of!(record, expected);
+    assert!(bytes(first.model().unwrap()) != expected);
+}
+
+#[test]
 fn a_record_is_left_alone_by_an_update_after_a_refused_one() {
     let mut average = average();
     let expected = bytes(average.model().unwrap());

@@ -24,7 +24,9 @@ use burn_swa_tests::named_tensors::tensors;
 use swa_lab::data::ImageBatch;
 use swa_lab::run::classifier::Classifier;
 use swa_models::{PreResNet, PreResNetConfig};
-use swa_train::swa_core::{Average, AverageError, EqualWeights, Weights, reestimate_batch_norm};
+use swa_train::swa_core::{
+    Average, AverageError, EqualWeights, Exponential, Weights, reestimate_batch_norm,
+};
 use swa_train::{Collect, ReestimationConfig, RunLength, Swa, SwaConfig};
 
 /// Two backends add in different orders. Over the few steps here, this changes a weight by some 1e-6 of its size.
@@ -264,6 +266,78 @@ fn an_average_is_the_mean_and_leaves_out_what_is_not_finite() {
     ));
     assert_eq!(average.updates(), 4);
     assert!(relative_l2(&mean(&average), &three) < 1e-6);
+}
+
+#[test]
+fn averages_in_one_pass_are_those_of_separate_updates() {
+    // More than a launch takes of one parameter. One is in the host's memory.
+    let average = |index: usize| {
+        let decay = 0.05 * (index + 1) as f64;
+        let average = Average::new(&network(&wgpu()), Exponential::new(decay).unwrap()).unwrap();
+        if index == 9 {
+            average.with_device(&Device::flex())
+        } else {
+            average
+        }
+    };
+    let [mut together, mut apart] = [(); 2].map(|()| (0..10).map(average).collect::<Vec<_>>());
+    let mut update = |step: usize, model: PreResNet| {
+        let mut due = Vec::new();
+        for (index, (together, apart)) in together.iter_mut().zip(&mut apart).enumerate() {
+            // All after each third step, and every second one after all steps.
+            if step % 3 == 0 || index % 2 == 0 {
+                apart.update_non_blocking(&model).unwrap();
+                due.push(together);
+            }
+        }
+        let weights = due[0].read(&model).unwrap();
+        Average::update_all_from(&mut due, weights).unwrap();
+    };
+    for (step, factor) in [(1, 1.0), (2, 0.5), (3, 4.0), (4, 2.0), (5, -1.0), (6, 1.0)] {
+        update(step, scaled(network(&wgpu()), factor));
+    }
+    // The device leaves this out, and all later updates.
+    update(7, scaled(network(&wgpu()), f64::NAN));
+    update(8, network(&wgpu()));
+    for (index, (together, apart)) in together.iter_mut().zip(&mut apart).enumerate() {
+        let checks = [together.check(), apart.check()];
+        assert_eq!(checks[0], checks[1], "{index}");
+        assert_eq!(checks[0].is_err(), index % 2 == 0, "{index}");
+        assert_eq!(together.updates(), [6, 2][index % 2]);
+        let [together, apart] = [together, apart].map(|it| tensors(&it.model().unwrap()));
+        assert_close(&together, &apart, 1e-6);
+    }
+}
+
+#[test]
+fn an_infinity_that_one_of_several_averages_lacks_is_refused() {
+    let model = |hidden: f32| {
+        mapped(network(&wgpu()), |path, values| {
+            if path == "fc.bias" {
+                values.full_like(hidden)
+            } else {
+                values
+            }
+        })
+    };
+    let average = |hidden| Average::new(&model(hidden), EqualWeights).unwrap();
+    let lowest = f32::NEG_INFINITY;
+    for lacks in [None, Some(0), Some(1), Some(2)] {
+        let held = |index| if lacks == Some(index) { 0.0 } else { lowest };
+        let mut all = [0, 1, 2].map(|index| average(held(index)));
+        for _ in 0..2 {
+            let weights = all[0].read(&model(lowest)).unwrap();
+            let [first, second, third] = &mut all;
+            Average::update_all_from(&mut [first, second, third], weights).unwrap();
+        }
+        for average in &mut all {
+            match (lacks, average.check()) {
+                (None, checked) => assert_eq!(checked, Ok(())),
+                (_, Err(AverageError::NotFinite { path, updates: 0 })) if path == "fc.bias" => {}
+                (_, checked) => panic!("{lacks:?}: {checked:?}"),
+            }
+        }
+    }
 }
 
 #[test]

@@ -99,6 +99,15 @@ pub enum AverageError {
         path: String,
     },
 
+    /// No weight of the model was to be averaged.
+    #[error(
+        "none of the model's weights is to be averaged: `with_weights_averaged` has to accept the path of one, such as `{path}`"
+    )]
+    NoneAveraged {
+        /// The path of the model's first weight.
+        path: String,
+    },
+
     /// The decay is outside of `[0, 1]`.
     #[error("the decay of an exponential average must be in [0, 1], not {decay}: try 0.999")]
     InvalidDecay {

@@ -120,6 +120,18 @@ pub enum SwaError {
     )]
     NoAverage,
 
+    /// The model does not have a part that was to be copied.
+    #[error(
+        "the model has no part `{part}`, which `SwaConfig::copied` names: near it are `{}`",
+        .parts.join("`, `")
+    )]
+    NoSuchPart {
+        /// The part.
+        part: String,
+        /// The parts that are near it, by their paths.
+        parts: Vec<String>,
+    },
+
     /// A name that no average has.
     #[error(
         "there is no model called `{name}` here, only `{}`: see `SwaConfig::further_averages`",

@@ -2,6 +2,7 @@
 
 mod sample;
 mod spread;
+mod unread;
 mod update;
 
 use core::fmt;
@@ -12,12 +13,12 @@ use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor};
 use burn::tensor::Device;
 
 use crate::burn_0_22::reads_when_looked_at;
-use crate::kernels::{Refusal, Verdict};
-use crate::weights::{Role, Skeleton, Weights};
+use crate::weights::{Parameter, Role, Skeleton, Weights};
 use crate::{AverageError, AveragingRule, Counter};
 pub use sample::Covariance;
 use spread::Spread;
-use update::{Flags, updated};
+use unread::{SharedVerdict, Unread};
+use update::{Flags, update};
 
 /// The weighted average of the parameters that a module passes through.
 ///
@@ -32,7 +33,10 @@ use update::{Flags, updated};
 /// is kept in f32, or in f64 for parameters in f64. Int and bool parameters take the latest value. So do
 /// Burn's [`RunningState`](burn::module::RunningState)s, such as the running mean and variance of BatchNorm layers, which averaged
 /// weights never produced: re-estimate them with [`reestimate_batch_norm`](crate::reestimate_batch_norm), or average them too
-/// with [`with_running_statistics_averaged`](Self::with_running_statistics_averaged).
+/// with [`with_running_statistics_averaged`](Self::with_running_statistics_averaged). So do the weights that
+/// [`with_weights_averaged`](Self::with_weights_averaged) leaves out, such as those of a frozen backbone.
+///
+/// Several averages of one model are updated in one pass over memory by [`update_all_from`](Self::update_all_from).
 ///
 /// Parameters with adapters such as LoRA's are averaged by their effective values, and the averaged model has these as plain
 /// parameters ([`Module::materialize`]), since the mean of factors is not the factors of the mean.
@@ -47,7 +51,7 @@ use update::{Flags, updated};
 ///
 /// # NaN and infinities
 ///
-/// Weights that are not finite are never averaged. Each update checks them in one reading pass, on the
+/// Weights that are not finite are never averaged. Each update checks those that are averaged in one reading pass, on the
 /// device that holds the average, which gives one flag per parameter. (Weights in f64 on an accelerator,
 /// and all weights on an accelerator that is not one of CubeCL's, are checked by their sum: if it
 /// overflows, finite weights count as not finite.)
@@ -66,7 +70,8 @@ use update::{Flags, updated};
 ///
 /// # Memory
 ///
-/// One f32 copy of the parameters, from the second update on; until then it shares the model's.
+/// One f32 copy of the parameters, from the second update on; until then it shares the model's. In the host's memory, it goes on to
+/// share those that are not averaged.
 ///
 /// # Copies and records on an accelerator
 ///
@@ -80,10 +85,11 @@ pub struct Average<M> {
     weights: Weights,
     rule: Arc<dyn AveragingRule>,
     updates: Counter,
-    averages_running_statistics: bool,
+    /// For each parameter, true if it is averaged. All others take the latest value.
+    averaged: Vec<bool>,
     device: Option<Device>,
     unread: Option<Unread>,
-    /// For each float parameter, true if numbers in its average may be large: see [`updated`]. Empty if that is unknown.
+    /// For each parameter, true if [numbers in its average may be large](crate::kernels::is_large). Empty if that is unknown.
     is_large: Vec<bool>,
     /// The weights were given out since the last update, or a model shares their memory.
     is_shown: AtomicBool,
@@ -91,17 +97,6 @@ pub struct Average<M> {
     shares_latest: bool,
     /// The variance and the last deviations, if they are kept.
     spread: Option<Spread>,
-}
-
-/// The largest number of updates whose verdict is not read. The device counts them in f32, which counts no further.
-const MOST_UNREAD: usize = 1 << 24;
-
-/// A verdict on updates that the host has not read yet.
-#[derive(Clone)]
-struct Unread {
-    /// The number of updates before the first of these.
-    updates_before: usize,
-    verdict: Verdict,
 }
 
 impl<M: Module> Average<M> {
@@ -122,12 +117,14 @@ impl<M: Module> Average<M> {
     pub fn new(model: &M, rule: impl AveragingRule + 'static) -> Result<Self, AverageError> {
         let model = effective(model);
         let weights = Weights::read(&model)?;
-        let mut average = Self {
+        let parameters = weights.layout().parameters().iter();
+        let averaged: Vec<bool> = parameters.map(|it| it.role == Role::Weight).collect();
+        Ok(Self {
             skeleton: Skeleton::of(model, weights.layout())?,
-            weights,
+            weights: weights.averaging(&averaged),
             rule: Arc::new(rule),
             updates: Counter::new(0),
-            averages_running_statistics: false,
+            averaged,
             device: None,
             unread: None,
             is_large: Vec::new(),
@@ -135,9 +132,7 @@ impl<M: Module> Average<M> {
             is_shown: AtomicBool::new(true),
             shares_latest: false,
             spread: None,
-        };
-        average.cast_accumulators();
-        Ok(average)
+        })
     }
 
     /// Averages by another rule from the next update on.
@@ -148,10 +143,48 @@ impl<M: Module> Average<M> {
 
     /// Averages running states, such as the running mean and variance of BatchNorm layers, as well, instead of keeping the
     /// latest.
-    pub fn with_running_statistics_averaged(mut self) -> Self {
-        self.averages_running_statistics = true;
-        self.cast_accumulators();
-        self
+    pub fn with_running_statistics_averaged(self) -> Self {
+        self.averaging(|parameter| (parameter.role == Role::RunningStatistic).then_some(true))
+    }
+
+    /// Averages those weights alone whose path, as in the module's record, `is_averaged` accepts. All others take the latest value, as
+    /// running states do: they are copied at each update without a check, and in the host's memory shared with the model. Running
+    /// states have a [switch of their own](Self::with_running_statistics_averaged).
+    ///
+    /// This is for a backbone that is frozen, whose average would be itself at the price of one more copy, or to average adapters
+    /// that are layers of their own:
+    ///
+    /// ```
+    /// use burn::module::Module;
+    /// use swa_core::{Average, AverageError, EqualWeights};
+    ///
+    /// fn without_backbone<M: Module>(model: &M) -> Result<Average<M>, AverageError> {
+    ///     let average = Average::new(model, EqualWeights)?;
+    ///     average.with_weights_averaged(|path| !path.starts_with("backbone."))
+    /// }
+    /// ```
+    ///
+    /// A record does not say which weights were averaged, no more than by which rule. An average that is resumed with others goes on
+    /// from the values that it has.
+    ///
+    /// # Errors
+    ///
+    /// [`AverageError::NoneAveraged`] if the model has weights, and none is accepted.
+    pub fn with_weights_averaged(
+        self,
+        is_averaged: impl Fn(&str) -> bool,
+    ) -> Result<Self, AverageError> {
+        let is_weight = |parameter: &&Parameter| parameter.role == Role::Weight;
+        let weights = self.weights.layout().parameters().iter().filter(is_weight);
+        let mut paths = weights.map(|parameter| parameter.path.as_str()).peekable();
+        if let Some(first) = paths.peek().map(|path| (*path).to_owned())
+            && !paths.any(&is_averaged)
+        {
+            return Err(AverageError::NoneAveraged { path: first });
+        }
+        Ok(self.averaging(|parameter| {
+            (parameter.role == Role::Weight).then(|| is_averaged(&parameter.path))
+        }))
     }
 
     /// Keeps the average on `device`, and not on the model's device: on the CPU, for example, if the
@@ -178,7 +211,7 @@ impl<M: Module> Average<M> {
         self.updates.value = 0;
         self.spread = self.spread.map(Spread::restarted);
         // The first update copies.
-        self.apply(self.read(averaged)?, Flags::ReadNow)?;
+        self.update_alone(&self.read(averaged)?, Flags::ReadNow)?;
         self.spread = self.spread.map(Spread::restarted);
         self.updates.value = updates;
         Ok(self)
@@ -209,8 +242,7 @@ impl<M: Module> Average<M> {
     /// - [`InvalidWeight`](AverageError::InvalidWeight) of a rule of your own.
     /// - [`Quantized`](AverageError::Quantized).
     pub fn update(&mut self, model: &M) -> Result<(), AverageError> {
-        self.check()?;
-        self.apply(self.read(model)?, Flags::ReadNow)?;
+        self.update_alone(&self.read(model)?, Flags::ReadNow)?;
         self.freeze_as(model);
         Ok(())
     }
@@ -230,8 +262,7 @@ impl<M: Module> Average<M> {
         Ok(())
     }
 
-    /// Reads the weights of `model`, for [`update_from`](Self::update_from). Several averages of one model can be updated from
-    /// one reading.
+    /// Reads the weights of `model`, for [`update_from`](Self::update_from) and [`update_all_from`](Self::update_all_from).
     ///
     /// # Errors
     ///
@@ -249,15 +280,51 @@ impl<M: Module> Average<M> {
     ///
     /// Those of [`update_non_blocking`](Self::update_non_blocking).
     pub fn update_from(&mut self, weights: Weights) -> Result<(), AverageError> {
-        let weights = weights.arranged_as(self.weights.layout_shared())?;
-        let flags = if self.spread.is_some() {
-            // A deviation that is not finite must not be kept.
-            self.check()?;
-            Flags::ReadNow
-        } else {
-            Flags::LeaveOnDevice
-        };
-        self.apply(weights, flags)
+        self.update_alone(&weights, Flags::LeaveOnDevice)
+    }
+
+    /// [Updates](Self::update_from) several averages of one model from one reading, to the same values as one after the other, and in
+    /// one pass over memory: all averages on a device check the weights together, and take their steps together.
+    ///
+    /// A pass for `K` averages reads the weights twice, to check them and to average them, and reads and writes each average. On
+    /// CubeCL's devices, it takes no more launches than for one average, as long as a launch can bind `K + 1` buffers for each
+    /// parameter: see [`parameters_a_launch`](crate::parameters_a_launch).
+    ///
+    /// ```
+    /// use burn::module::Module;
+    /// use swa_core::{Average, AverageError};
+    ///
+    /// fn update<M: Module>(
+    ///     swa: &mut Average<M>,
+    ///     ema: &mut Average<M>,
+    ///     model: &M,
+    /// ) -> Result<(), AverageError> {
+    ///     let weights = swa.read(model)?;
+    ///     Average::update_all_from(&mut [swa, ema], weights).map_err(|(_, error)| error)
+    /// }
+    /// ```
+    ///
+    /// # Weights that are not finite
+    ///
+    /// No average on a device takes a step if one of them refuses the weights. On an accelerator, averages that were updated together
+    /// are so until their next [`check`](Self::check): after weights that one refuses, the device leaves out all later updates
+    /// of any of them. So check them together, which takes one round trip for all. Averages that were updated apart from each other
+    /// are checked first, in a round trip each, when they are updated together. An average that
+    /// [keeps deviations](Self::with_deviations) has the host read the flags at once, also those of the others.
+    ///
+    /// # Errors
+    ///
+    /// The first error, with the index of its average; for weights that are not finite, of the first that averages the
+    /// parameter. Each average keeps the value of its last good update. Those on another device may have taken this one.
+    pub fn update_all_from(
+        averages: &mut [&mut Self],
+        weights: Weights,
+    ) -> Result<(), (usize, AverageError)> {
+        update(averages, &weights, Flags::LeaveOnDevice)
+    }
+
+    fn update_alone(&mut self, weights: &Weights, flags: Flags) -> Result<(), AverageError> {
+        update(&mut [self], weights, flags).map_err(|(_, error)| error)
     }
 
     /// Freezes the layers of the averaged model that are frozen in `model`, by their training flags ([`Module::freeze`]), and no
@@ -282,77 +349,31 @@ impl<M: Module> Average<M> {
         Ok(self)
     }
 
-    fn apply(&mut self, mut current: Weights, flags: Flags) -> Result<(), AverageError> {
-        if let Some(device) = &self.device {
-            current = current.transferred_to(device)?;
-        }
-        let unread = self.unread.as_ref();
-        let unread = unread.map(|unread| self.updates().saturating_sub(unread.updates_before));
-        if unread.is_some_and(|unread| unread >= MOST_UNREAD) {
-            self.check()?;
-        }
-        let updates = self.updates();
+    /// The weight of the update with this number, counted from 0.
+    fn weight_of(&self, updates: usize) -> Result<f64, AverageError> {
         let weight = match updates {
             0 => 1.0,
             updates => self.rule.weight(updates),
         };
-        if !(0.0..=1.0).contains(&weight) {
-            return Err(AverageError::InvalidWeight { updates, weight });
-        }
-        let (updates_before, mut verdict) = match self.unread.take() {
-            None => (updates, None),
-            Some(unread) => (unread.updates_before, Some(unread.verdict)),
-        };
-        let collected = self.spread.is_some().then(|| current.clone());
-        // For a second try, if the unread verdict is on a model on another device.
-        let again = verdict.is_some().then(|| current.clone());
-        // While there is another handle on them, no weights are changed in place.
-        let _protected = self.weights_to_protect(flags);
-        let averages_running_statistics = self.averages_running_statistics;
-        let (average, outcome) = updated(
-            self.weights.take_values(),
-            current,
-            weight,
-            |role| is_averaged(role, averages_running_statistics),
-            flags,
-            &mut verdict,
-            &mut self.is_large,
-        );
-        self.weights.put_values(average);
-        self.unread = verdict.map(|verdict| Unread {
-            updates_before,
-            verdict,
-        });
-        match outcome {
-            Ok(()) => {
-                // The first update shares the model's memory. So do the latest values of what is not averaged.
-                *self.is_shown.get_mut() = updates == 0;
-                self.shares_latest = flags == Flags::ReadNow;
-                self.updates.value = updates.saturating_add(1);
-                if let (Some(spread), Some(collected)) = (&mut self.spread, collected) {
-                    spread.add(&self.weights, &collected, weight);
-                }
-                Ok(())
-            }
-            Err(Refusal::NotFinite(index)) => Err(self.not_finite(index)),
-            Err(Refusal::Device(reason)) => Err(AverageError::Device { reason }),
-            Err(Refusal::OtherValues) => {
-                self.check()?;
-                let Some(again) = again else {
-                    unreachable!("only what is unread is of other values")
-                };
-                self.apply(again, flags)
-            }
+        if (0.0..=1.0).contains(&weight) {
+            Ok(weight)
+        } else {
+            Err(AverageError::InvalidWeight { updates, weight })
         }
     }
 
-    /// The weights, if they were given out and may not have been read yet.
-    fn weights_to_protect(&self, flags: Flags) -> Option<Weights> {
+    /// The weights, if they were given out and may not have been read yet, for an update that the host reads at once or not.
+    fn to_protect(&self, is_unread: bool) -> Option<Weights> {
         let is_shown = self.is_shown.load(Ordering::Relaxed);
         // Shared values that are not averaged need no protection if this update shares them again.
-        let is_shared = self.shares_latest && flags == Flags::LeaveOnDevice;
+        let is_shared = self.shares_latest && is_unread;
         let is_read_later = || self.weights.devices().iter().any(reads_when_looked_at);
         ((is_shown || is_shared) && is_read_later()).then(|| self.weights.clone())
+    }
+
+    /// The verdict on the updates since the last check, if there were any on an accelerator.
+    fn unread(&self) -> Option<&SharedVerdict> {
+        self.unread.as_ref().map(|unread| &unread.verdict)
     }
 
     /// Reads from the device whether all updates so far had finite weights: one round trip, if there
@@ -363,21 +384,18 @@ impl<M: Module> Average<M> {
     /// [`AverageError::NotFinite`] or [`AverageError::FrozenNotFinite`] if one did not. The average is that of the updates
     /// before it, and later updates go on from there.
     pub fn check(&mut self) -> Result<(), AverageError> {
-        let Some(unread) = self.unread.take() else {
+        let Some(unread) = &self.unread else {
             return Ok(());
         };
-        match unread.verdict.read() {
-            Err(reason) => {
-                self.unread = Some(unread);
-                Err(AverageError::Device { reason })
+        let left_out = unread.read();
+        let left_out = left_out.map_err(|reason| AverageError::Device { reason })?;
+        self.unread = None;
+        match left_out {
+            None => Ok(()),
+            Some(left_out) => {
+                self.updates.value = left_out.updates;
+                Err(self.not_finite(left_out.parameter))
             }
-            Ok(found) => match found.not_finite.first() {
-                None => Ok(()),
-                Some(first) => {
-                    self.updates.value = unread.updates_before.saturating_add(found.taken);
-                    Err(self.not_finite(*first))
-                }
-            },
         }
     }
 
@@ -416,11 +434,15 @@ impl<M: Module> Average<M> {
         &self.weights
     }
 
-    /// Casts every float that is averaged to the dtype of an accumulator: f32 or wider.
-    fn cast_accumulators(&mut self) {
-        let averages_running_statistics = self.averages_running_statistics;
-        let weights = self.weights.clone();
-        self.weights = weights.accumulators(|role| is_averaged(role, averages_running_statistics));
+    /// The same, averaging those parameters for which `change` gives true, and not those for which it gives false.
+    fn averaging(mut self, change: impl Fn(&Parameter) -> Option<bool>) -> Self {
+        let parameters = self.weights.layout().parameters().iter();
+        for (averaged, parameter) in self.averaged.iter_mut().zip(parameters) {
+            *averaged = change(parameter).unwrap_or(*averaged);
+        }
+        self.weights = self.weights.averaging(&self.averaged);
+        self.is_large.clear();
+        self
     }
 
     fn moved_to(mut self, device: &Device) -> Self {
@@ -431,14 +453,9 @@ impl<M: Module> Average<M> {
         self
     }
 
-    /// The error for the float parameter with this index among all float parameters.
-    fn not_finite(&self, index: usize) -> AverageError {
-        let parameters = self.weights.layout().parameters().iter();
-        let mut floats =
-            parameters.filter(|it| matches!(it.role, Role::Weight | Role::RunningStatistic));
-        let Some(parameter) = floats.nth(index) else {
-            unreachable!("only float parameters are checked")
-        };
+    /// The error for the parameter with this index in the layout.
+    fn not_finite(&self, parameter: usize) -> AverageError {
+        let parameter = &self.weights.layout().parameters()[parameter];
         let (path, updates) = (parameter.path.clone(), self.updates());
         if parameter.role == Role::Weight && self.skeleton.is_frozen(&path) {
             AverageError::FrozenNotFinite { path, updates }
@@ -462,14 +479,6 @@ fn effective<M: Module>(model: &M) -> M {
     model.valid().materialize()
 }
 
-fn is_averaged(role: Role, averages_running_statistics: bool) -> bool {
-    match role {
-        Role::Weight => true,
-        Role::RunningStatistic => averages_running_statistics,
-        Role::Int | Role::Bool => false,
-    }
-}
-
 impl<M: Module> Clone for Average<M> {
     /// A copy that shares nothing that changes. Clones of other Burn modules share their running
     /// statistics.
@@ -479,7 +488,7 @@ impl<M: Module> Clone for Average<M> {
             weights: self.weights().clone(),
             rule: self.rule.clone(),
             updates: self.updates.clone(),
-            averages_running_statistics: self.averages_running_statistics,
+            averaged: self.averaged.clone(),
             device: self.device.clone(),
             unread: self.unread.clone(),
             is_large: self.is_large.clone(),

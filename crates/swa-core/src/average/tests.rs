@@ -3,6 +3,8 @@ use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
 use burn::tensor::quantization::{Calibration, QuantScheme};
 use burn::tensor::{Bool, DType, FloatDType, Int, Tensor};
 use burn_swa_test_support::parameters::{cast, values};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::kernels::as_elsewhere;
@@ -639,8 +641,8 @@ fn counts_of_updates_do_not_wrap() {
     let mut average = average(1);
     update_unread(&mut average, &model(f32::NAN));
     update_unread(&mut average, &model(4.0));
-    average.updates.value = 1 + MOST_UNREAD;
-    let error = average.update_non_blocking(&model(4.0)).unwrap_err();
+    average.unread().unwrap().lock().fill();
+    let error = as_elsewhere(|| average.update_non_blocking(&model(4.0)).unwrap_err());
     assert!(
         matches!(error, AverageError::NotFinite { updates: 1, .. }),
         "{error}"
@@ -761,4 +763,302 @@ fn what_is_unread_is_read_before_other_values_are_checked() {
     let error = average.update_non_blocking(&model(5.0, 5.0)).unwrap_err();
     assert!(error.to_string().contains("`weight`"), "{error}");
     assert_eq!(average.updates(), 2);
+}
+
+/// The updates, dtypes and bits of all values, variances and deviations.
+fn bits<M: Module>(average: &Average<M>) -> (usize, Vec<(String, DType, Vec<u64>)>) {
+    let vectors = [average.weights().clone()].into_iter();
+    let vectors = vectors.chain(average.variance());
+    let vectors: Vec<Weights> = vectors.chain(average.deviations()).collect();
+    let mut all = Vec::new();
+    for vector in vectors {
+        let parameters = vector.layout().parameters().iter().zip(vector.values());
+        for (parameter, value) in parameters {
+            let (dtype, values) = match value.clone() {
+                crate::weights::Value::Float(it) => (it.dtype(), values(it.flat())),
+                crate::weights::Value::Int(it) => (it.dtype(), it.into_data().iter().collect()),
+                crate::weights::Value::Bool(it) => (it.dtype(), it.into_data().iter().collect()),
+            };
+            let values = values.iter().map(|value: &f64| value.to_bits());
+            all.push((parameter.path.clone(), dtype, values.collect()));
+        }
+    }
+    (average.updates(), all)
+}
+
+#[test]
+fn averages_in_one_pass_have_the_bits_of_separate_ones() {
+    #[derive(Debug)]
+    struct Latest;
+    impl AveragingRule for Latest {
+        fn weight(&self, _updates: usize) -> f64 {
+            1.0
+        }
+    }
+    let device = autodiff();
+    let dtypes = [
+        FloatDType::F32,
+        FloatDType::F64,
+        FloatDType::F16,
+        FloatDType::BF16,
+    ];
+    let run = |seed: u64, far: f32| {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let of_models = dtypes[rng.random_range(0..4)];
+        let mut model = |dtype| {
+            let far = if dtype == FloatDType::F16 { 6e4 } else { far };
+            let mut number = || match rng.random_range(0..4) {
+                0 => far * rng.random_range(-1.0..1.0),
+                1 => 0.1,
+                _ => rng.random_range(-2.0..2.0),
+            };
+            let weight = [number(), number()];
+            cast(net(weight, 1, true, number(), &device), dtype)
+        };
+        let mut rng = StdRng::seed_from_u64(!seed);
+        let mut average = || {
+            // Half of them are made of a model in another dtype.
+            let dtype = [of_models, dtypes[rng.random_range(0..4)]][rng.random_range(0..2)];
+            let model = model(dtype);
+            let mut average = match rng.random_range(0..4) {
+                0 => Average::new(&model, EqualWeights),
+                1 => Average::new(&model, Exponential::new(0.9).unwrap()),
+                2 => Average::new(&model, Exponential::new(0.3).unwrap()),
+                _ => Average::new(&model, Latest),
+            }
+            .unwrap();
+            if rng.random_range(0..3) == 0 {
+                average = average.with_running_statistics_averaged();
+            }
+            if rng.random_range(0..3) == 0 {
+                average = average
+                    .with_weights_averaged(|path| path == "weight")
+                    .unwrap();
+            }
+            if rng.random_range(0..4) == 0 {
+                average = average.with_deviations(2).unwrap();
+            }
+            if rng.random_range(0..3) == 0 {
+                average = average.with_device(&Device::flex());
+            }
+            (average, rng.random_range(1..4))
+        };
+        let (mut together, periods): (Vec<Average<Net>>, Vec<usize>) =
+            [(); 4].map(|()| average()).into_iter().unzip();
+        let mut apart = together.clone();
+        for step in 1..=7 {
+            let model = model(of_models);
+            let mut due: Vec<&mut Average<Net>> = Vec::new();
+            for ((together, apart), period) in together.iter_mut().zip(&mut apart).zip(&periods) {
+                if step % period == 0 {
+                    let weights = apart.read(&model).unwrap();
+                    apart.update_from(weights).unwrap();
+                    due.push(together);
+                }
+            }
+            if let Some(first) = due.first() {
+                let weights = first.read(&model).unwrap();
+                Average::update_all_from(&mut due, weights).unwrap();
+            }
+        }
+        for (together, apart) in together.iter_mut().zip(&mut apart) {
+            assert_eq!(together.check(), apart.check());
+            assert_eq!(bits(together), bits(apart), "seed {seed}");
+        }
+    };
+    for seed in 0..60 {
+        run(seed, 3e38);
+        // There, sums tell whether all elements are finite.
+        as_elsewhere(|| run(seed, 1e38));
+    }
+}
+
+/// Updates all averages as an accelerator does.
+fn update_all_unread(averages: &mut [&mut Average<Net>], model: &Net) {
+    let weights = averages[0].read(model).unwrap();
+    as_elsewhere(|| Average::update_all_from(averages, weights)).unwrap();
+}
+
+#[test]
+fn averages_of_one_pass_stop_together_and_each_counts_its_own() {
+    let device = autodiff();
+    let model = |value: f32| net([value, value], 0, true, value, &device);
+    let average = || Average::new(&model(0.0), EqualWeights).unwrap();
+    let [mut each, mut second, mut early] = [average(), average(), average()];
+    for step in 1..=6 {
+        let value = if step == 5 { f32::NAN } else { step as f32 };
+        let mut due = vec![&mut each];
+        if step % 2 == 0 {
+            due.push(&mut second);
+        }
+        if step == 2 || step == 3 {
+            due.push(&mut early);
+        }
+        update_all_unread(&mut due, &model(value));
+    }
+    let stopped = |updates| {
+        let path = "weight".into();
+        Err(AverageError::NotFinite { path, updates })
+    };
+    // Those of steps 1 to 4, 2 and 4, 2 and 3. The second was not there at step 5, but had step 6 left out.
+    assert_eq!((each.check(), second.check()), (stopped(4), stopped(2)));
+    assert_eq!(early.check(), Ok(()));
+    for (average, updates, expected) in [(&each, 4, 2.5), (&second, 2, 3.0), (&early, 2, 2.5)] {
+        let weight = values(average.model().unwrap().weight.val());
+        assert_eq!((average.updates(), weight), (updates, vec![expected; 2]));
+    }
+    // They go on from there, together.
+    update_all_unread(&mut [&mut each, &mut second, &mut early], &model(6.0));
+    let checks = [each.check(), second.check(), early.check()];
+    assert_eq!(checks, [const { Ok(()) }; 3]);
+    assert_eq!(
+        [each.updates(), second.updates(), early.updates()],
+        [5, 3, 3]
+    );
+}
+
+#[test]
+fn averages_that_were_updated_apart_are_checked_to_go_together() {
+    let device = autodiff();
+    let model = |value: f32| net([value, value], 0, true, value, &device);
+    let average = || Average::new(&model(0.0), EqualWeights).unwrap();
+    let [mut first, mut second] = [average(), average()];
+    update_unread(&mut first, &model(1.0));
+    update_unread(&mut second, &model(2.0));
+    update_unread(&mut second, &model(f32::NAN));
+    let weights = first.read(&model(3.0)).unwrap();
+    let mut both = [&mut first, &mut second];
+    let failed = as_elsewhere(|| Average::update_all_from(&mut both, weights.clone()));
+    let (index, error) = failed.unwrap_err();
+    assert!(matches!(error, AverageError::NotFinite { updates: 1, .. }) && index == 1);
+    as_elsewhere(|| Average::update_all_from(&mut both, weights)).unwrap();
+    assert_eq!((first.check(), second.check()), (Ok(()), Ok(())));
+    let averaged = |average: &Average<Net>| values(average.model().unwrap().weight.val())[0];
+    assert_eq!((averaged(&first), averaged(&second)), (2.0, 2.5));
+
+    // A copy has a verdict of its own.
+    update_all_unread(&mut [&mut first, &mut second], &model(5.0));
+    let mut copy = first.clone();
+    update_unread(&mut copy, &model(f32::NAN));
+    update_all_unread(&mut [&mut first, &mut second], &model(5.0));
+    assert_eq!((first.check(), second.check()), (Ok(()), Ok(())));
+    assert_eq!((first.updates(), copy.check().is_err()), (4, true));
+}
+
+#[test]
+fn no_average_takes_what_one_of_a_pass_refuses() {
+    let device = autodiff();
+    let hidden = |weight, hidden| masked(weight, hidden, &device);
+    let update = || {
+        let lowest = f32::NEG_INFINITY;
+        let with_mask = Average::new(&hidden(0.0, lowest), EqualWeights).unwrap();
+        let without = Average::new(&hidden(0.0, 0.0), EqualWeights).unwrap();
+        let copying = Average::new(&hidden(0.0, 0.0), EqualWeights).unwrap();
+        // What is copied is not compared.
+        let mut copying = copying
+            .with_weights_averaged(|path| path == "weight")
+            .unwrap();
+        let (mut with_mask, mut without) = (with_mask, without);
+        let weights = with_mask.read(&hidden(1.0, lowest)).unwrap();
+        let both = &mut [&mut with_mask, &mut copying];
+        Average::update_all_from(both, weights.clone()).unwrap();
+        let refused = Average::update_all_from(&mut [&mut with_mask, &mut without], weights);
+        let refused = refused
+            .map_err(|(_, error)| error)
+            .and_then(|()| without.check());
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains("`mask`"), "{error}");
+        assert_eq!(copying.check(), Ok(()));
+        _ = with_mask.check();
+        [with_mask, without, copying].map(|it| it.updates())
+    };
+    assert_eq!(update(), [1, 0, 1]);
+    assert_eq!(as_elsewhere(update), [1, 0, 1]);
+}
+
+#[test]
+fn an_average_that_cannot_be_updated_is_told_by_its_index() {
+    #[derive(Debug)]
+    struct Wrong;
+    impl AveragingRule for Wrong {
+        fn weight(&self, _updates: usize) -> f64 {
+            2.0
+        }
+    }
+    let device = autodiff();
+    let model = |value: f32| net([value, value], 0, true, value, &device);
+    let mut good = Average::new(&model(0.0), EqualWeights).unwrap();
+    let mut wrong = Average::new(&model(0.0), Wrong).unwrap();
+    let weights = good.read(&model(1.0)).unwrap();
+    let mut both = [&mut good, &mut wrong];
+    Average::update_all_from(&mut both, weights.clone()).unwrap();
+    let (index, error) = Average::update_all_from(&mut both, weights).unwrap_err();
+    assert!(matches!(error, AverageError::InvalidWeight { .. }) && index == 1);
+    assert_eq!((good.updates(), wrong.updates()), (1, 1));
+    let nothing: &mut [&mut Average<Net>] = &mut [];
+    let weights = good.read(&model(1.0)).unwrap();
+    assert_eq!(Average::update_all_from(nothing, weights), Ok(()));
+}
+
+#[test]
+fn weights_that_are_not_to_be_averaged_are_the_latest() {
+    let device = autodiff();
+    let model = |value: f32| {
+        let layer = |rows: usize| {
+            let mut layer: Linear = LinearConfig::new(rows, 1).with_bias(false).init(&device);
+            let weight = Tensor::<2>::full([rows, 1], value, &device);
+            layer.weight = Param::from_tensor(weight.cast(FloatDType::BF16));
+            layer
+        };
+        Layers {
+            layers: vec![layer(3), layer(2)],
+        }
+    };
+    let average = Average::new(&model(9.0), EqualWeights).unwrap();
+    let average = average.with_weights_averaged(|path| path.starts_with("layers.1"));
+    let mut average = average.unwrap().with_deviations(2).unwrap();
+    for value in [1.0, 2.0, 6.0] {
+        average.update(&model(value)).unwrap();
+    }
+    let of = |weights: &Weights| {
+        ["layers.0.weight", "layers.1.weight"].map(|path| {
+            let values = weights.parameter(path).unwrap();
+            (values.dtype(), values.into_data().iter::<f64>().collect())
+        })
+    };
+    let averaged = of(average.weights());
+    assert_eq!(
+        averaged,
+        [(DType::BF16, vec![6.0; 3]), (DType::F32, vec![3.0; 2])]
+    );
+    // The squares of 1, 2 and 6 less 3: 4 + 1 + 9.
+    let [copied, variance] = of(&average.variance().unwrap());
+    assert_eq!(copied.1, [0.0; 3]);
+    assert!((variance.1[0] - 14.0 / 3.0).abs() < 1e-6);
+    for deviation in average.deviations() {
+        assert_eq!(of(&deviation)[0].1, [0.0; 3]);
+    }
+    let mut rng = StdRng::seed_from_u64(1);
+    let sampled = average.sample(0.5, Covariance::Full, &mut rng).unwrap();
+    assert_eq!(values(sampled.layers[0].weight.val()), [6.0; 3]);
+    assert_ne!(values(sampled.layers[1].weight.val()), [3.0; 2]);
+
+    // An average that is resumed averages what it is told to from there on.
+    let record = average.into_record();
+    let all = Average::new(&model(9.0), EqualWeights).unwrap();
+    let all = all.with_deviations(2).unwrap();
+    let mut all = all.try_load_record(record).unwrap();
+    all.update(&model(2.0)).unwrap();
+    let [first, second] = of(all.weights());
+    assert_eq!((first.1, second.1), (vec![5.0; 3], vec![2.75; 2]));
+}
+
+#[test]
+fn an_average_of_no_weight_at_all_is_refused() {
+    let model = layers(&[2, 3]);
+    let average = || Average::new(&model, EqualWeights).unwrap();
+    let error = average().with_weights_averaged(|path| path == "layers.7.weight");
+    let path = "layers.0.weight".to_owned();
+    assert_eq!(error.unwrap_err(), AverageError::NoneAveraged { path });
+    average().with_weights_averaged(|_| true).unwrap();
 }

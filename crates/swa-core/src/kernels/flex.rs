@@ -11,7 +11,7 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::{BackendTensor, DispatchTensorKind};
 use burn::tensor::{DType, Element, TensorData};
 
-use super::{Floats, Spreading, Step, Way, accumulator_dtype, is_host};
+use super::{Floats, Refusal, Spreading, Step, Way, accumulator_dtype, is_host};
 
 /// The number of elements that a thread takes at a time.
 const PART: usize = 1 << 16;
@@ -159,8 +159,8 @@ pub(super) fn take(steps: &mut [Step]) {
 ///
 /// # Errors
 ///
-/// The index of the first step for [`Refusal::NotFinite`](super::Refusal::NotFinite).
-pub(super) fn check_and_take(steps: &mut [Step]) -> Result<(), usize> {
+/// [`Refusal::NotFinite`].
+pub(super) fn check_and_take(steps: &mut [Step]) -> Result<(), Refusal> {
     let mut found = found_out_of_order(steps);
     if found.not_finite.is_empty() {
         let (checks, parts) = parts(steps);
@@ -181,7 +181,7 @@ pub(super) fn check_and_take(steps: &mut [Step]) -> Result<(), usize> {
 /// # Errors
 ///
 /// Those of [`check_and_take`].
-pub(super) fn check(steps: &mut [Step]) -> Result<(), usize> {
+pub(super) fn check(steps: &mut [Step]) -> Result<(), Refusal> {
     let mut found = found_in_order(steps);
     found.add(found_out_of_order(steps));
     accept(steps, &found)
@@ -228,14 +228,14 @@ fn found_out_of_order(steps: &[Step]) -> Found {
 /// # Errors
 ///
 /// Those of [`check_and_take`].
-fn accept(steps: &mut [Step], found: &Found) -> Result<(), usize> {
+fn accept(steps: &mut [Step], found: &Found) -> Result<(), Refusal> {
     let is_accepted = |step: &Step| {
         let mut averages = step.averages.iter();
         averages.all(|(average, _)| is_constant(&step.current, average))
     };
     let mut not_finite = found.not_finite.iter();
     if let Some(refused) = not_finite.find(|index| !is_accepted(&steps[**index])) {
-        return Err(*refused);
+        return Err(Refusal::NotFinite(steps[*refused].parameter));
     }
     for index in &found.large {
         steps[*index].is_large = true;
@@ -284,6 +284,7 @@ fn parts(steps: &mut [Step]) -> (Vec<(usize, Elements<'_>)>, Vec<Part<'_>>) {
             checked,
             is_large,
             averages,
+            ..
         } = step;
         let is_large = *is_large;
         if *checked {

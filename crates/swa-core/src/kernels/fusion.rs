@@ -26,8 +26,9 @@ impl<B: FusionBackend + Averaging> Averaging for Fusion<B> {
     fn mark(state: FloatTensor<Self>, checks: Checks<Self>) -> FloatTensor<Self> {
         let Checks {
             currents,
-            averages,
             places,
+            averages,
+            of,
         } = checks;
         let output = description(&state);
         let count = currents.len();
@@ -42,8 +43,9 @@ impl<B: FusionBackend + Averaging> Averaging for Fusion<B> {
                 let averages = inputs.split_off(count);
                 let checks = Checks {
                     currents: inputs,
-                    averages,
                     places: places.clone(),
+                    averages,
+                    of: of.clone(),
                 };
                 vec![B::mark(state, checks)]
             },

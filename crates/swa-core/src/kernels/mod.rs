@@ -19,7 +19,7 @@ use burn::tensor::{DType, Device, FloatDType};
 pub(crate) use floats::{Floats, cast};
 pub(crate) use portable::accepted;
 use verdict::Checked;
-pub(crate) use verdict::{Found, Verdict};
+pub(crate) use verdict::Verdict;
 
 /// A parameter's current values, and the averages that take a step towards them:
 ///
@@ -33,6 +33,8 @@ pub(crate) use verdict::{Found, Verdict};
 /// current values is no constant any more, and takes that number, as a mean could never leave it. If the difference of two finite elements is beyond the
 /// largest number of the dtype, the step is `(1 - weight) * average + weight * current`, which is between the two.
 pub(crate) struct Step {
+    /// The index of the parameter in its layout. A parameter may have several steps.
+    pub(crate) parameter: usize,
     pub(crate) current: Floats,
     /// If true, it is a reason to take no step at all if the current values hold a NaN, or an infinity that an average does not
     /// hold in the same place.
@@ -43,65 +45,47 @@ pub(crate) struct Step {
     pub(crate) averages: Vec<(Floats, f64)>,
 }
 
-/// The time at which the host reads the verdict of another device.
-pub(crate) enum Reading<'a> {
-    /// Before the steps are taken.
-    Now,
-    /// Some time later. Until then, the device itself leaves out the steps towards values that are not finite, and all
-    /// later steps.
-    Later(&'a mut Option<Verdict>),
-}
-
 /// The reason to take no step.
 pub(crate) enum Refusal {
-    /// The current values of the step with this index hold a NaN, or an infinity that an average does not hold in the same
+    /// The current values of the parameter with this index hold a NaN, or an infinity that an average does not hold in the same
     /// place.
     NotFinite(usize),
     /// The device could not be read, with its message.
     Device(String),
-    /// The unread verdict is on other values, or on another device.
-    OtherValues,
 }
 
 /// Checks the current values of all `checked` steps, in one pass, and then takes all steps: in place, if nothing else shares
 /// the memory of the averages.
 ///
+/// The host waits for the device that checks, unless there is a `verdict` to note the result in. Then the device itself leaves out
+/// the steps towards values that are not finite, and all later steps under that verdict.
+///
 /// # Errors
 ///
 /// The reason. The averages stay as they were.
-pub(crate) fn take(steps: &mut [Step], reading: Reading<'_>) -> Result<(), Refusal> {
-    let is_elsewhere = |step: &Step| step.checked && !is_host(&step.current.device());
+pub(crate) fn take(steps: &mut [Step], verdict: Option<&mut Verdict>) -> Result<(), Refusal> {
     let elsewhere = steps
         .iter()
-        .enumerate()
-        .filter(|(_, step)| is_elsewhere(step));
-    let (elsewhere, values): (Vec<usize>, Vec<Checked>) = elsewhere
-        .map(|(index, step)| (index, Checked::of(step)))
-        .unzip();
-    if let Reading::Later(Some(earlier)) = &reading
-        && !earlier.is_of(&values, &elsewhere)
-    {
-        return Err(Refusal::OtherValues);
+        .filter(|step| step.checked && !is_host(&step.current.device()));
+    let checks: Vec<Checked> = elsewhere.map(Checked::of).collect();
+    let Some(first) = checks.first() else {
+        return take_in_memory(steps);
+    };
+    let device = first.current.device();
+    check_in_memory(steps)?;
+    if let Some(verdict) = verdict {
+        verdict.check(checks);
+        take_unchecked(steps, Some(verdict));
+        return Ok(());
     }
-    if elsewhere.is_empty() {
-        return take_in_memory(steps).map_err(Refusal::NotFinite);
+    let parameters = steps.iter().map(|step| step.parameter + 1).max();
+    let mut verdict = Verdict::new(&device, parameters.unwrap_or_default());
+    verdict.check(checks);
+    let found = verdict.read().map_err(Refusal::Device)?;
+    if let Some(parameter) = found.not_finite.first() {
+        return Err(Refusal::NotFinite(*parameter));
     }
-    check_in_memory(steps).map_err(Refusal::NotFinite)?;
-    match reading {
-        Reading::Now => match Verdict::of(values, elsewhere).read() {
-            Ok(Found { not_finite, .. }) if not_finite.is_empty() => take_unchecked(steps, None),
-            Ok(Found { not_finite, .. }) => return Err(Refusal::NotFinite(not_finite[0])),
-            Err(reason) => return Err(Refusal::Device(reason)),
-        },
-        Reading::Later(unread) => {
-            let verdict = match unread.take() {
-                None => Verdict::of(values, elsewhere),
-                Some(earlier) => earlier.and(values),
-            };
-            take_unchecked(steps, Some(&verdict));
-            *unread = Some(verdict);
-        }
-    }
+    take_unchecked(steps, None);
     Ok(())
 }
 
@@ -115,7 +99,7 @@ pub(crate) fn take_unchecked(steps: &mut [Step], verdict: Option<&Verdict>) {
 }
 
 /// Checks the values that are in the host's memory, and takes all steps.
-fn take_in_memory(steps: &mut [Step]) -> Result<(), usize> {
+fn take_in_memory(steps: &mut [Step]) -> Result<(), Refusal> {
     #[cfg(feature = "flex")]
     flex::check_and_take(steps)?;
     take_elsewhere(steps, None);
@@ -126,8 +110,8 @@ fn take_in_memory(steps: &mut [Step]) -> Result<(), usize> {
 ///
 /// # Errors
 ///
-/// The index of the first step for [`Refusal::NotFinite`].
-fn check_in_memory(steps: &mut [Step]) -> Result<(), usize> {
+/// [`Refusal::NotFinite`].
+fn check_in_memory(steps: &mut [Step]) -> Result<(), Refusal> {
     #[cfg(feature = "flex")]
     flex::check(steps)?;
     let _ = steps;
@@ -246,17 +230,19 @@ pub(crate) fn spread(parameters: &mut [Spreading], kept: f64, added: f64) {
     }
 }
 
-/// The number `G` of parameters that one launch takes for an update of an [`Average`](crate::Average) on `device`, or `None` if
-/// none of our kernels runs there.
+/// The number `G` of parameters that one launch takes for an update of `averages` averages, each an [`Average`](crate::Average) on
+/// `device`, or `None` if none of our kernels runs there.
 ///
-/// An update of `K` parameters takes at most `ceil(K / G)` launches to check them, as many to average them, and a few more.
-/// `G` is limited by the number of buffers that the device binds to a launch.
-pub fn parameters_a_launch(device: &Device) -> Option<usize> {
+/// An update of `K` averages of a model with `N` parameters takes at most `ceil(N / G)` launches to check them, as many to average
+/// them, and a few more. A launch binds the current values and `K` averages of each parameter, so that `G = floor(B / (1 + K))`, where
+/// `B` is the number of buffers that a launch has for them, 94 at most. Where `K + 1` buffers are too many, or `K` is more
+/// than 8, a parameter takes several launches.
+pub fn parameters_a_launch(device: &Device, averages: usize) -> Option<usize> {
     #[cfg(feature = "cubecl")]
-    return cube::parameters_a_launch(device);
+    return cube::parameters_a_launch(device, averages);
     #[cfg(not(feature = "cubecl"))]
     {
-        let _ = device;
+        let _ = (device, averages);
         None
     }
 }

@@ -1,6 +1,6 @@
 //! Burn's ordinary operations, on any backend.
 
-use burn::tensor::{Bool, FloatDType, Tensor, kind::Basic};
+use burn::tensor::{Bool, DType, Device, FloatDType, Tensor, kind::Basic};
 
 use super::{Checked, Floats, Spreading, Verdict, accumulator_dtype, cast};
 
@@ -49,13 +49,19 @@ pub(crate) fn accepted<K: Basic>(
     }
 }
 
-/// For each of the values 1 if they are finite or equal in the averages, else 0: in f32, and on the device of the first values.
+/// For each parameter 0 if a check finds that it is not finite, else 1: in f32, on the device of all values.
 ///
-/// This looks at the sums of those that are not equal. As long as a sum does not overflow, it is finite if and only if all
-/// elements are.
-pub(super) fn finite(values: Vec<Checked>) -> Tensor<1> {
-    let device = values[0].current.device();
-    let sums = values.into_iter().map(|Checked { current, averages }| {
+/// This looks at the sums of those that are not equal in the averages. As long as a sum does not overflow, it is finite if and only
+/// if all elements are.
+pub(super) fn finite(checks: Vec<Checked>, parameters: usize, device: &Device) -> Tensor<1> {
+    // 0 for finite sums, else a NaN: a sum in f64 may be beyond f32.
+    let mut sums = vec![Tensor::zeros([1], (device, DType::F32)); parameters];
+    for check in checks {
+        let Checked {
+            parameter,
+            current,
+            averages,
+        } = check;
         let current = current.clone().cast(accumulator_dtype(current.dtype()));
         let is_equal = averages.into_iter().map(|average| {
             let current = current.clone().cast(average.dtype().into());
@@ -67,10 +73,10 @@ pub(super) fn finite(values: Vec<Checked>) -> Tensor<1> {
             None => current,
             Some(is_constant) => current.mask_fill(is_constant, 0.0),
         };
-        // 0 for a finite sum, else a NaN: a sum in f64 may be beyond f32.
-        in_f32(changing.sum().mul_scalar(0.0)).to_device(&device)
-    });
-    in_f32(Tensor::cat(sums.collect(), 0).is_finite().float())
+        let sum = in_f32(changing.sum().mul_scalar(0.0));
+        sums[parameter] = sums[parameter].clone().add(sum);
+    }
+    in_f32(Tensor::cat(sums, 0).is_finite().float())
 }
 
 /// Casts to f32, and not to the device's default dtype: flags are counted up, and bf16 cannot count beyond 256.

@@ -36,6 +36,7 @@ fn step(current: Tensor<1>, averages: impl IntoIterator<Item = (Tensor<1>, f64)>
     let averages = averages.map(|(it, weight)| (Floats::of(it), weight));
     let averages: Vec<_> = averages.collect();
     Step {
+        parameter: 0,
         current: Floats::of(current),
         checked: true,
         is_large: averages.iter().any(|(average, _)| is_large(average)),
@@ -43,12 +44,20 @@ fn step(current: Tensor<1>, averages: impl IntoIterator<Item = (Tensor<1>, f64)>
     }
 }
 
+/// Takes steps of as many parameters.
+fn take(steps: &mut [Step], verdict: Option<&mut Verdict>) -> Result<(), Refusal> {
+    for (parameter, step) in steps.iter_mut().enumerate() {
+        step.parameter = parameter;
+    }
+    super::take(steps, verdict)
+}
+
 fn values(floats: Floats) -> Vec<f64> {
     floats.flat().into_data().iter::<f64>().collect()
 }
 
 fn taken(mut steps: Vec<Step>) -> Vec<Vec<f64>> {
-    assert!(take(&mut steps, Reading::Now).is_ok());
+    assert!(take(&mut steps, None).is_ok());
     let averages = steps.into_iter().flat_map(|step| step.averages);
     averages.map(|(average, _)| values(average)).collect()
 }
@@ -95,7 +104,7 @@ fn an_owned_average_changes_in_place_and_a_shared_one_does_not() {
     };
     let mut owned = vec![step(full(LONG, 3.0), [(full(LONG, 1.0), 0.5)])];
     let before = address(&owned[0]);
-    assert!(take(&mut owned, Reading::Now).is_ok());
+    assert!(take(&mut owned, None).is_ok());
     assert_eq!(address(&owned[0]), before);
 }
 
@@ -113,6 +122,7 @@ fn parts_of_tensors_are_averaged_as_such() {
     assert_eq!(taken(vec![step(towards(), [(part, 0.5)])]), [[3.0, 5.0]]);
 
     let columns = Step {
+        parameter: 0,
         current: Floats::of(whole.reshape([2, 2]).transpose()),
         checked: true,
         is_large: false,
@@ -135,7 +145,7 @@ fn the_formula_is_that_of_burns_operations_to_the_bit() {
 #[test]
 fn no_step_is_taken_if_any_checked_value_is_not_finite() {
     let first = |mut steps: Vec<Step>| {
-        let refusal = take(&mut steps, Reading::Now).err();
+        let refusal = take(&mut steps, None).err();
         let averages = steps.into_iter().flat_map(|step| step.averages);
         assert!(averages.into_iter().all(|(it, _)| values(it)[0] == 1.0));
         match refusal {
@@ -171,14 +181,14 @@ fn no_step_is_taken_if_any_checked_value_is_not_finite() {
 
     let mut unchecked = of(tensor(&[f32::NAN]));
     unchecked.checked = false;
-    assert!(take(&mut [unchecked], Reading::Now).is_ok());
+    assert!(take(&mut [unchecked], None).is_ok());
 }
 
 /// Takes one step of one average on each way, and returns what both give, or whether both refused it.
 fn on_both_ways(steps: impl Fn() -> Vec<Step>) -> Result<Vec<Vec<f64>>, Vec<usize>> {
     let take_all = || {
         let mut steps = steps();
-        match take(&mut steps, Reading::Now) {
+        match take(&mut steps, None) {
             Ok(()) => {
                 let averages = steps.into_iter().flat_map(|step| step.averages);
                 Ok(averages.map(|(average, _)| values(average)).collect())
@@ -219,6 +229,7 @@ fn infinities_that_are_equal_in_both_stay() {
         let current = Floats::of(rows.transpose());
         let before = tensor(&[f32::NEG_INFINITY, 1.0, 1.0, f32::INFINITY]);
         vec![Step {
+            parameter: 0,
             current,
             checked: true,
             is_large: false,
@@ -332,22 +343,23 @@ fn steps_whose_difference_overflows_are_between_both_values() {
 
 #[test]
 fn a_verdict_counts_the_updates_before_the_first_left_out() {
-    let mut verdict = None;
+    let mut verdict = Verdict::new(&Device::flex(), 2);
     let mut average = Floats::of(full(2, 1.0));
-    let mut update = |value: f32, verdict: &mut Option<Verdict>| {
+    let mut update = |value: f32, verdict: &mut Verdict| {
         let mut steps = [
             step(tensor(&[0.0]), []),
             Step {
+                parameter: 1,
                 current: Floats::of(tensor(&[value, 3.0])),
                 checked: true,
                 is_large: false,
                 averages: vec![(average.clone(), 0.5)],
             },
         ];
-        as_elsewhere(|| assert!(take(&mut steps, Reading::Later(verdict)).is_ok()));
+        as_elsewhere(|| assert!(take(&mut steps, Some(&mut *verdict)).is_ok()));
         let [_, step] = steps;
         average = step.averages[0].0.clone();
-        let found = verdict.as_ref().unwrap().read().unwrap();
+        let found = verdict.read().unwrap();
         (values(average.clone()), found.taken, found.not_finite)
     };
     // 1 + (3 - 1) / 2, then 2 + (4 - 2) / 2
@@ -359,22 +371,23 @@ fn a_verdict_counts_the_updates_before_the_first_left_out() {
 
 #[test]
 fn a_verdict_takes_constants_for_finite() {
-    let mut verdict = None;
+    let mut verdict = Verdict::new(&Device::flex(), 1);
     let mask = |value| tensor(&[f32::NEG_INFINITY, value]);
     let mut average = Floats::of(mask(1.0));
     for (value, expected) in [(3.0, 2.0), (4.0, 3.0)] {
         let mut steps = [Step {
+            parameter: 0,
             current: Floats::of(mask(value)),
             checked: true,
             is_large: false,
             averages: vec![(average, 0.5)],
         }];
-        as_elsewhere(|| assert!(take(&mut steps, Reading::Later(&mut verdict)).is_ok()));
+        as_elsewhere(|| assert!(take(&mut steps, Some(&mut verdict)).is_ok()));
         let [step] = steps;
         average = step.averages[0].0.clone();
         assert_eq!(values(average.clone()), [-INFINITY, expected]);
     }
-    let found = verdict.unwrap().read().unwrap();
+    let found = verdict.read().unwrap();
     assert_eq!((found.taken, found.not_finite), (2, vec![]));
 }
 
@@ -404,7 +417,7 @@ fn products_are_summed_in_f64() {
 /// Takes steps of three averages of many parameters, from empty ones to ones with more elements than a cube has units. One of
 /// the averages is shared. Returns the results, and the shared values.
 #[cfg(feature = "wgpu")]
-fn many_steps(device: &Device, reading: Reading<'_>) -> (Vec<Vec<f64>>, Vec<Vec<f64>>) {
+fn many_steps(device: &Device, verdict: Option<&mut Verdict>) -> (Vec<Vec<f64>>, Vec<Vec<f64>>) {
     let tensor = |length: usize, factor: usize| {
         let values: Vec<f32> = (0..length)
             .map(|i| (i * factor % 101) as f32 / 50.0 - 1.0)
@@ -430,7 +443,7 @@ fn many_steps(device: &Device, reading: Reading<'_>) -> (Vec<Vec<f64>>, Vec<Vec<
         .step_by(5)
         .map(|step| step.averages[0].0.clone())
         .collect();
-    assert!(take(&mut steps, reading).is_ok());
+    assert!(take(&mut steps, verdict).is_ok());
     let averages = steps.into_iter().flat_map(|step| step.averages);
     (
         averages.map(|(average, _)| values(average)).collect(),
@@ -442,18 +455,18 @@ fn many_steps(device: &Device, reading: Reading<'_>) -> (Vec<Vec<f64>>, Vec<Vec<
 #[test]
 fn on_wgpu_averages_of_many_parameters_take_the_steps_of_flex() {
     let wgpu = Device::wgpu(burn::tensor::DeviceKind::default());
-    let expected = many_steps(&Device::flex(), Reading::Now);
+    let expected = many_steps(&Device::flex(), None);
     assert_eq!(expected.0.len(), 3 * 48);
-    let mut verdict = None;
-    for reading in [Reading::Now, Reading::Later(&mut verdict)] {
-        let got = many_steps(&wgpu, reading);
+    let mut unread = Verdict::new(&wgpu, 48);
+    for verdict in [None, Some(&mut unread)] {
+        let got = many_steps(&wgpu, verdict);
         assert_eq!(got.1, expected.1);
         for (got, expected) in got.0.iter().zip(&expected.0) {
             let close = |(got, expected): (&f64, &f64)| (got - expected).abs() < 1e-6;
             assert!(got.len() == expected.len() && got.iter().zip(expected).all(close));
         }
     }
-    assert_eq!(verdict.unwrap().read().unwrap().taken, 1);
+    assert_eq!(unread.read().unwrap().taken, 1);
 }
 
 #[cfg(feature = "wgpu")]
@@ -468,18 +481,18 @@ fn on_wgpu_constants_stay_and_far_steps_are_between() {
             [(on_wgpu([lowest, highest, -3e38, 1.0]), 0.5)],
         )]
     };
-    let mut verdict = None;
-    for reading in [Reading::Now, Reading::Later(&mut verdict)] {
+    let mut unread = Verdict::new(&wgpu, 1);
+    for verdict in [None, Some(&mut unread)] {
         let mut steps = steps([lowest, highest, 3e38, 2.0]);
-        assert!(take(&mut steps, reading).is_ok());
+        assert!(take(&mut steps, verdict).is_ok());
         let [step] = steps;
         let average = values(step.averages[0].0.clone());
         assert_eq!(average, [-INFINITY, INFINITY, 0.0, 1.5]);
     }
-    let found = verdict.unwrap().read().unwrap();
+    let found = unread.read().unwrap();
     assert_eq!((found.taken, found.not_finite), (1, vec![]));
     for current in [[lowest, lowest, 0.0, 0.0], [f32::NAN, highest, 0.0, 0.0]] {
-        let refusal = take(&mut steps(current), Reading::Now);
+        let refusal = take(&mut steps(current), None);
         assert!(matches!(refusal, Err(Refusal::NotFinite(0))));
     }
 }

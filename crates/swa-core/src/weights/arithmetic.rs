@@ -17,27 +17,26 @@ impl Weights {
         // While there is another handle on them, no weights are changed in place.
         let is_read_later = self.devices().iter().any(reads_when_looked_at);
         let _protected = is_read_later.then(|| self.clone());
-        let (layout, mut values) = self.accumulators(is_weight).into_parts();
+        let (layout, mut values) = self.accumulators().into_parts();
         let mut steps: Vec<Step> = Vec::new();
-        let mut places = Vec::new();
         for (place, value) in values.iter_mut().enumerate() {
             if let (Value::Float(values), Value::Float(towards), Role::Weight) =
                 (value, &other.values[place], layout.parameters()[place].role)
             {
                 let from = std::mem::replace(values, towards.clone());
                 steps.push(Step {
+                    parameter: place,
                     current: towards.clone(),
                     checked: false,
                     is_large: true,
                     averages: vec![(from, t)],
                 });
-                places.push(place);
             }
         }
         kernels::take_unchecked(&mut steps, None);
-        for (place, step) in places.into_iter().zip(steps) {
+        for step in steps {
             for (stepped, _) in step.averages {
-                values[place] = Value::Float(stepped);
+                values[step.parameter] = Value::Float(stepped);
             }
         }
         Ok(Self::from_parts(layout, values))
@@ -61,7 +60,7 @@ impl Weights {
     pub fn combine(terms: &[(f64, &Self)]) -> Result<Self, WeightsError> {
         let (_, first) = terms.first().ok_or(WeightsError::Nothing)?;
         let vectors = terms.iter().map(|(coefficient, vector)| {
-            let vector = vector.like(first)?.accumulators(is_weight);
+            let vector = vector.like(first)?.accumulators();
             Ok((*coefficient, vector.weights().cloned().collect()))
         });
         let vectors = vectors.collect::<Result<Vec<(f64, Vec<Floats>)>, WeightsError>>()?;
@@ -76,7 +75,7 @@ impl Weights {
     pub fn dot(&self, other: &Self) -> Result<f64, WeightsError> {
         let other = other.like(self)?;
         let wide = |weights: &Self| -> Vec<Floats> {
-            let weights = weights.clone().accumulators(is_weight);
+            let weights = weights.clone().accumulators();
             weights.weights().cloned().collect()
         };
         kernels::dot(&wide(self), &wide(&other)).map_err(|reason| WeightsError::Device { reason })
@@ -118,8 +117,4 @@ impl Weights {
         });
         Self::from_parts(self.layout.clone(), values.collect())
     }
-}
-
-pub(super) fn is_weight(role: Role) -> bool {
-    role == Role::Weight
 }

@@ -4,7 +4,6 @@ use burn::tensor::{DType, Tensor, TensorData};
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use super::arithmetic::is_weight;
 use super::{Role, Weights, WeightsError};
 use crate::kernels::{Floats, accumulator_dtype};
 
@@ -60,8 +59,8 @@ impl Weights {
     ///
     /// Those of [`lerp`](Self::lerp).
     pub fn filter_normalised(&self, weights: &Self) -> Result<Self, WeightsError> {
-        let weights = weights.like(self)?.accumulators(is_weight);
-        let direction = self.clone().accumulators(is_weight);
+        let weights = weights.like(self)?.accumulators();
+        let direction = self.clone().accumulators();
         let parameters = direction.layout.parameters().iter();
         let parameters = parameters.filter(|parameter| parameter.role == Role::Weight);
         let values = direction.weights().zip(weights.weights()).zip(parameters);

@@ -135,7 +135,7 @@ impl Layout {
     }
 
     /// Tells whether both list the same parameters in the same order.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         let alike = |(a, b): (&Parameter, &Parameter)| {
             a.path == b.path && a.role == b.role && a.shape == b.shape
         };

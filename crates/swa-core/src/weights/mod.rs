@@ -150,23 +150,40 @@ impl Weights {
 
     /// The same, with all float parameters in the module's dtypes.
     pub(crate) fn in_dtypes_of_the_module(self) -> Self {
-        self.cast(|parameter| parameter.dtype.is_float().then(|| parameter.dtype.into()))
+        self.cast(|_, parameter| parameter.dtype.is_float().then(|| parameter.dtype.into()))
     }
 
-    /// The same, with the averaged parameters in the dtype of an [accumulator](accumulator_dtype).
-    pub(crate) fn accumulators(self, is_averaged: impl Fn(Role) -> bool) -> Self {
-        self.cast(|parameter| {
-            is_averaged(parameter.role).then(|| accumulator_dtype(parameter.dtype))
+    /// The same, with all weights in the dtype of an [accumulator](accumulator_dtype).
+    pub(crate) fn accumulators(self) -> Self {
+        self.cast(|_, parameter| {
+            (parameter.role == Role::Weight).then(|| accumulator_dtype(parameter.dtype))
         })
     }
 
-    fn cast(self, dtype: impl Fn(&Parameter) -> Option<FloatDType>) -> Self {
+    /// The same, with the float parameters that are `averaged` in the dtype of an [accumulator](accumulator_dtype), and the others in
+    /// the module's.
+    pub(crate) fn averaging(self, averaged: &[bool]) -> Self {
+        self.cast(|place, parameter| {
+            parameter.dtype.is_float().then(|| {
+                if averaged[place] {
+                    accumulator_dtype(parameter.dtype)
+                } else {
+                    parameter.dtype.into()
+                }
+            })
+        })
+    }
+
+    fn cast(self, dtype: impl Fn(usize, &Parameter) -> Option<FloatDType>) -> Self {
         let (layout, values) = self.into_parts();
-        let values = values.into_iter().zip(layout.parameters());
-        let values = values.map(|(value, parameter)| match (value, dtype(parameter)) {
-            (Value::Float(values), Some(dtype)) => Value::Float(values.cast(dtype)),
-            (value, _) => value,
-        });
+        let values = values.into_iter().zip(layout.parameters()).enumerate();
+        let values =
+            values.map(
+                |(place, (value, parameter))| match (value, dtype(place, parameter)) {
+                    (Value::Float(values), Some(dtype)) => Value::Float(values.cast(dtype)),
+                    (value, _) => value,
+                },
+            );
         let values = values.collect();
         Self { layout, values }
     }
@@ -185,6 +202,11 @@ impl Weights {
         });
         let values = values.collect();
         Self { layout, values }
+    }
+
+    /// The values, in the order of the layout.
+    pub(crate) fn values(&self) -> &[Value] {
+        &self.values
     }
 
     pub(crate) fn layout_shared(&self) -> &Arc<Layout> {

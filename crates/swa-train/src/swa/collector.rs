@@ -136,37 +136,34 @@ impl<M: LearnerModel> Collectors<M> {
         self.averages.iter().map(|it| it.name.clone()).collect()
     }
 
-    /// Reads the weights of `model` once, for all averages that are due after optimizer step `step`, and hands the model on if it is
-    /// to be a member. Before each update, it calls `before_update` with the average's name.
+    /// Averages the weights of `model` in all averages that are due after optimizer step `step`, from one reading. Before, it calls
+    /// `before_update` with the name of each.
     ///
     /// # Errors
     ///
-    /// The first error of an average. All others are updated nevertheless.
+    /// The first error of an average. None of them is updated on the device where it occurs.
     pub(super) fn collect(
         &mut self,
         step: usize,
         model: &M,
         mut before_update: impl FnMut(&str),
     ) -> Result<(), SwaError> {
-        let mut weights = None;
-        let mut outcome = Ok(());
-        for collector in self
-            .averages
-            .iter_mut()
-            .filter(|it| it.collect.is_due(step))
-        {
-            let weights = match &weights {
-                Some(weights) => weights,
-                None => weights.insert(collector.average.read(model)?),
-            };
-            before_update(&collector.name);
-            let updated = collector.average.update_from(weights.clone());
-            if updated.is_ok() {
-                collector.average.freeze_as(model);
-            }
-            outcome = outcome.and(updated.map_err(|error| error_of(&collector.name, error)));
+        let due = self.averages.iter_mut();
+        let due = due.filter(|collector| collector.collect.is_due(step));
+        let (names, mut averages): (Vec<&Arc<str>>, Vec<&mut Average<M>>) = due
+            .map(|collector| (&collector.name, &mut collector.average))
+            .unzip();
+        let Some(first) = averages.first() else {
+            return Ok(());
+        };
+        let weights = first.read(model)?;
+        names.iter().for_each(|name| before_update(name));
+        let updated = Average::update_all_from(&mut averages, weights);
+        updated.map_err(|(failed, error)| error_of(names[failed], error))?;
+        for average in averages {
+            average.freeze_as(model);
         }
-        outcome
+        Ok(())
     }
 
     /// Tells whether the model is to be a member, or a snapshot is taken, after optimizer step `step`.
@@ -264,10 +261,13 @@ impl<M: LearnerModel> Collectors<M> {
         outcome
     }
 
-    /// The same, with each average changed.
-    pub(super) fn with_each(mut self, mut change: impl FnMut(Average<M>) -> Average<M>) -> Self {
+    /// The same, with each average changed, by its name.
+    pub(super) fn with_each(
+        mut self,
+        mut change: impl FnMut(&str, Average<M>) -> Average<M>,
+    ) -> Self {
         let averages = self.averages.into_iter().map(|collector| Collector {
-            average: change(collector.average),
+            average: change(&collector.name, collector.average),
             ..collector
         });
         self.averages = averages.collect();
@@ -276,7 +276,7 @@ impl<M: LearnerModel> Collectors<M> {
 
     /// The same on `device`.
     pub(super) fn on(self, device: &Device) -> Self {
-        let mut moved = self.with_each(|average| average.to_device(device));
+        let mut moved = self.with_each(|_, average| average.to_device(device));
         let on_device = |collector: MemberCollector<M>| MemberCollector {
             members: collector.members.to_device(device),
             ..collector

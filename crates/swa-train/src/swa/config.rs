@@ -8,8 +8,8 @@ use burn::data::dataloader::DataLoader;
 use burn::module::Module;
 use burn::train::{InferenceStep, LearnerModel};
 use swa_core::{
-    Average, BatchNormError, BatchSize, Counter, ExponentialConfig, MemberSink, ReestimationConfig,
-    RuleConfig, WarmUp, read_tensors_when_asked, reestimate_batch_norm,
+    Average, BatchNormError, BatchSize, Counter, ExponentialConfig, Layout, MemberSink,
+    ReestimationConfig, RuleConfig, WarmUp, read_tensors_when_asked, reestimate_batch_norm,
 };
 
 use super::collector::{Collector, Collectors, MAIN, error_of};
@@ -45,10 +45,18 @@ pub struct SwaConfig {
     /// The treatment of BatchNorm's running statistics: re-estimated by default, from the whole training set.
     #[config(default = "RunningStatistics::Reestimated(ReestimationConfig::new())")]
     pub running_statistics: RunningStatistics,
-    /// Averages beside the first, which is the one that is validated: none by default. If one fails, all stop, and each keeps its
-    /// last good value.
+    /// Averages beside the first, which is the one that is validated: none by default. All that are due after a step take it in one
+    /// pass over memory. If one fails, all stop, and each keeps its last good value.
     #[config(default = "Vec::new()")]
     pub further_averages: Vec<AverageConfig>,
+    /// The parts of the model whose weights are not averaged, but are the training's latest in all averages: none by default. A part
+    /// is named by its path in the record, such as `backbone` for a layer with all that is in it, or `head.bias` for a parameter.
+    ///
+    /// This is for frozen backbones: their average would be themselves, at the price of one more copy. Adapters such as LoRA's are no
+    /// parts, since the weights that they change are averaged by their effective values: see [`Average`]. The setting is not in
+    /// records, no more than the rule is: a training that is resumed with another one goes on from the values that an average has.
+    #[config(default = "Vec::new()")]
+    pub copied: Vec<String>,
     /// The number of deviations from the first average that are kept for SWAG (Maddox et al. 2019), at least 2: none by default. The
     /// paper keeps 20. [`Swa::sample`] then draws models. Memory and checkpoints hold as many copies of the weights, and two more:
     /// see [`Average::with_deviations`].
@@ -68,7 +76,7 @@ pub enum RunningStatistics {
     Latest,
 }
 
-/// An average beside the first.
+/// An average beside the first. For a device of its own, see [`Swa::with_device_of`].
 #[derive(Config, Debug, PartialEq)]
 pub struct AverageConfig {
     /// Its name in records, in metrics, and for [`Swa::averaged`]. Names are unique, without a dot, and neither `averaged` nor
@@ -117,6 +125,7 @@ impl SwaConfig {
     /// # Errors
     ///
     /// - [`SwaError::Invalid`] for invalid names of averages, and for averages whose runs have epochs of different lengths.
+    /// - [`SwaError::NoSuchPart`] for a part to be [copied](Self::copied) that the model does not have.
     /// - [`SwaError::Average`] for a model that cannot be averaged, such as one with a NaN in its weights,
     ///   and for a decay outside of `[0, 1]`; [`SwaError::FurtherAverage`] for the same in a further average.
     /// - [`SwaError::BatchNorm`] if BatchNorm is to be re-estimated and cannot be, such as for a model in 16 bits, or from 0
@@ -236,6 +245,13 @@ impl SwaConfig {
     ) -> Result<Collector<M>, SwaError> {
         let average = rule.init().and_then(|rule| Average::new(model, rule));
         let mut average = average.map_err(|error| error_of(name, error))?;
+        if !self.copied.is_empty() {
+            check_parts(&self.copied, average.weights().layout())?;
+            let is_copied = |path: &str| self.copied.iter().any(|part| is_in(path, part));
+            average = average
+                .with_weights_averaged(|path| !is_copied(path))
+                .map_err(|error| error_of(name, error))?;
+        }
         if self.running_statistics == RunningStatistics::Averaged {
             average = average.with_running_statistics_averaged();
         }
@@ -327,6 +343,43 @@ pub(crate) fn needs_data<M: Module + 'static>(
         Err(BatchNormError::NoBatches) => Ok(true),
         other => Ok(other.map(|_| false)?),
     }
+}
+
+/// Tells whether a parameter is that of this path, or in the part of the model with this path.
+fn is_in(path: &str, part: &str) -> bool {
+    let rest = path.strip_prefix(part);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// Checks that the model has all these parts.
+///
+/// # Errors
+///
+/// [`SwaError::NoSuchPart`], with the parts of the innermost part that is there.
+fn check_parts(parts: &[String], layout: &Layout) -> Result<(), SwaError> {
+    let paths = || layout.parameters().iter().map(|it| it.path.as_str());
+    let unknown = |part: &&String| !paths().any(|path| is_in(path, part));
+    let Some(part) = parts.iter().find(unknown) else {
+        return Ok(());
+    };
+    let around = part.rmatch_indices('.').map(|(dot, _)| &part[..dot]);
+    let around = around
+        .into_iter()
+        .find(|outer| paths().any(|path| is_in(path, outer)));
+    let depth = around.map_or(0, |outer| outer.split('.').count());
+    let near = paths().filter(|path| around.is_none_or(|outer| is_in(path, outer)));
+    let near = near.map(|path| {
+        path.split('.')
+            .take(depth + 1)
+            .collect::<Vec<_>>()
+            .join(".")
+    });
+    let mut near: Vec<String> = near.collect();
+    near.dedup();
+    Err(SwaError::NoSuchPart {
+        part: part.clone(),
+        parts: near,
+    })
 }
 
 fn check_name<M: LearnerModel>(name: &str, others: &Collectors<M>) -> Result<(), SwaError> {

@@ -218,7 +218,25 @@ impl<M: LearnerModel> Swa<M> {
     /// Keeps all averages on `device`, and not on the model's device: in the host's memory, for example, SWAG's deviations.
     pub fn with_device(self, device: &Device) -> Self {
         let collectors = self.collectors();
-        self.with_collectors(collectors.with_each(|average| average.with_device(device)))
+        self.with_collectors(collectors.with_each(|_, average| average.with_device(device)))
+    }
+
+    /// The same for the average called `name` alone: `averaged`, or one of [`SwaConfig::further_averages`].
+    ///
+    /// # Errors
+    ///
+    /// [`SwaError::UnknownAverage`], and [`SwaError::NoAverage`] for an [ensemble](Self::ensemble).
+    pub fn with_device_of(self, name: &str, device: &Device) -> Result<Self, SwaError> {
+        let collectors = self.collectors();
+        collectors.named(name)?;
+        let changed = collectors.with_each(|of, average| {
+            if of == name {
+                average.with_device(device)
+            } else {
+                average
+            }
+        });
+        Ok(self.with_collectors(changed))
     }
 
     /// Continues the first average from `averaged`, the average of `updates` earlier updates, such as that of a PyTorch

@@ -7,6 +7,7 @@ mod ensembles;
 mod loaders;
 #[cfg(target_os = "linux")]
 mod on_a_terminal;
+mod parts;
 mod replica;
 mod snapshots;
 mod way_out;

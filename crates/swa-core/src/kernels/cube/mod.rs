@@ -22,18 +22,21 @@ use super::{Floats, Step, Way};
 /// that CUDA has for a kernel's parameters.
 const MOST_BUFFERS: usize = 96;
 
+/// The largest number of averages of one parameter in a launch.
+const MOST_AVERAGES: usize = 8;
+
 /// Tells whether a kernel takes steps of `average` towards `current`.
 pub(super) fn serves(current: &Floats, average: &Floats) -> bool {
     is_read(current) && is_here(average) && average.dtype() == DType::F32
 }
 
-/// Tells whether a kernel can check all these values on `device`.
-pub(super) fn marks(device: &Device, values: &[Checked]) -> bool {
-    values.iter().all(|Checked { current, averages }| {
-        let is_compared =
-            |average: &Floats| serves(current, average) && average.device() == *device;
-        is_read(current) && current.device() == *device && averages.iter().all(is_compared)
-    })
+/// Tells whether a kernel can check these values on `device`.
+pub(super) fn marks(device: &Device, values: &Checked) -> bool {
+    let Checked {
+        current, averages, ..
+    } = values;
+    let is_compared = |average: &Floats| serves(current, average) && average.device() == *device;
+    is_read(current) && current.device() == *device && averages.iter().all(is_compared)
 }
 
 /// Tells whether the kernels read these values: on one of CubeCL's devices, and in a dtype that is not wider than f32.
@@ -46,9 +49,13 @@ pub(super) fn is_here(values: &Floats) -> bool {
 }
 
 /// See [`super::parameters_a_launch`].
-pub(super) fn parameters_a_launch(device: &Device) -> Option<usize> {
+pub(super) fn parameters_a_launch(device: &Device, averages: usize) -> Option<usize> {
     match device.clone().without_autodiff().as_dispatch() {
-        DispatchDevice::Cube(device) => Some(buffers(&device.client()) / 2),
+        DispatchDevice::Cube(device) => {
+            let buffers = buffers(&device.client());
+            let averages = averages.min(most_averages(buffers, 1));
+            Some(buffers / (1 + averages))
+        }
         #[allow(
             unreachable_patterns,
             reason = "depends on the backends that Burn is built with"
@@ -64,6 +71,11 @@ fn buffers(client: &Client) -> usize {
     most.min(MOST_BUFFERS).saturating_sub(2).max(3)
 }
 
+/// The largest number of averages of one parameter in a launch of so many buffers, of which an average binds `each`.
+fn most_averages(buffers: usize, each: usize) -> usize {
+    MOST_AVERAGES.min((buffers - 1) / each)
+}
+
 /// See [`super::verdict`].
 pub(super) fn advance(state: Tensor<1>) -> Tensor<1> {
     tensor(Cube::advance(primitive(Floats::of(state))))
@@ -72,11 +84,12 @@ pub(super) fn advance(state: Tensor<1>) -> Tensor<1> {
 /// See [`super::verdict`]: the state and all values are on one device.
 pub(super) fn mark(state: Tensor<1>, values: Vec<Checked>) -> Tensor<1> {
     let mut checks = Checks::default();
-    for (place, Checked { current, averages }) in values.into_iter().enumerate() {
-        for average in averages {
-            checks.currents.push(primitive(current.clone()));
+    for (index, checked) in values.into_iter().enumerate() {
+        checks.currents.push(primitive(checked.current));
+        checks.places.push(checked.parameter);
+        for average in checked.averages {
             checks.averages.push(primitive(average));
-            checks.places.push(place);
+            checks.of.push(index);
         }
     }
     tensor(Cube::mark(primitive(Floats::of(state)), checks))
@@ -195,20 +208,23 @@ impl<B: Backend> Default for Steps<B> {
     }
 }
 
-/// Current values, and for each an average in f32. An infinity that is equal in both counts as finite. `places` holds for each
-/// the place of its number in the state, counted from [`VALUES`](super::verdict::VALUES).
+/// Current values, and averages in f32 that are to take steps towards them. An infinity that is equal in all counts as finite.
+/// `places` holds for each of the current values the place of its number in the state, counted from
+/// [`VALUES`](super::verdict::VALUES). `of` holds for each average the index of its current values, in rising order.
 pub(super) struct Checks<B: Backend> {
     pub(super) currents: Vec<FloatTensor<B>>,
-    pub(super) averages: Vec<FloatTensor<B>>,
     pub(super) places: Vec<usize>,
+    pub(super) averages: Vec<FloatTensor<B>>,
+    pub(super) of: Vec<usize>,
 }
 
 impl<B: Backend> Default for Checks<B> {
     fn default() -> Self {
         Self {
             currents: Vec::new(),
-            averages: Vec::new(),
             places: Vec::new(),
+            averages: Vec::new(),
+            of: Vec::new(),
         }
     }
 }

@@ -12,10 +12,7 @@ use burn_cubecl::ops::numeric::empty_device_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::super::verdict::NOW;
-use super::{Steps, address_type, buffers, elements, flat, grouped, vector_size};
-
-/// The largest number of averages of one parameter in a launch.
-const MOST_AVERAGES: usize = 8;
+use super::{Steps, address_type, buffers, elements, flat, grouped, most_averages, vector_size};
 
 /// See [`super::Averaging::step`].
 pub(super) fn step(state: CubeTensor, steps: Steps<CubeBackend>) -> Vec<CubeTensor> {
@@ -26,7 +23,7 @@ pub(super) fn step(state: CubeTensor, steps: Steps<CubeBackend>) -> Vec<CubeTens
     let mut averages: Vec<Option<CubeTensor>> = averages.collect();
 
     // An average that is not changed in place takes two buffers.
-    let most_averages = MOST_AVERAGES.min((buffers(&state.client) - 1) / 2);
+    let most_averages = most_averages(buffers(&state.client), 2);
     for (kind, mut group) in grouped(Job::all(steps, most_averages), Job::kind) {
         group.sort_by_key(|job| Reverse(elements(&job.current)));
         let capacity = buffers(&state.client) / kind.buffers();
@@ -73,24 +70,28 @@ impl Kind {
 }
 
 impl Job {
-    /// All jobs, with at most `most_averages` averages in each.
+    /// All jobs, with at most `most_averages` averages in each. Averages that take new memory are in other jobs than those that are
+    /// changed in place, which would take new memory with them.
     fn all(steps: Steps<CubeBackend>, most_averages: usize) -> Vec<Self> {
         let currents: Vec<CubeTensor> = steps.currents.into_iter().map(flat).collect();
-        let mut jobs: Vec<(usize, Self)> = Vec::new();
+        let mut jobs: Vec<((usize, bool), Self)> = Vec::new();
         let averages = steps.averages.into_iter().zip(steps.weights);
         for (place, (average, (index, weight))) in averages.enumerate() {
             if elements(&average) == 0 {
                 continue;
             }
-            let average = (place, flat(average), weight);
-            match jobs.last_mut() {
-                Some((of, job)) if *of == index && job.averages.len() < most_averages => {
-                    job.averages.push(average);
-                }
-                _ => {
+            let average = flat(average);
+            let kind = (index, is_in_place(&average));
+            let average = (place, average, weight);
+            let of_current = jobs.iter_mut().rev();
+            let mut of_current = of_current.take_while(|((of, _), _)| *of == index);
+            let has_room = |job: &Self| job.averages.len() < most_averages;
+            match of_current.find(|(of, job)| *of == kind && has_room(job)) {
+                Some((_, job)) => job.averages.push(average),
+                None => {
                     let current = currents[index].clone();
                     let averages = vec![average];
-                    jobs.push((index, Self { current, averages }));
+                    jobs.push((kind, Self { current, averages }));
                 }
             }
         }
@@ -109,9 +110,14 @@ impl Job {
             contiguous: self.tensors().all(CubeTensor::is_contiguous),
             vector_size: self.tensors().map(vector_size).min().unwrap_or(1),
             averages: self.averages.len(),
-            in_place: averages().all(|it| it.can_mut() && it.is_contiguous()),
+            in_place: averages().all(is_in_place),
         }
     }
+}
+
+/// Tells whether an average can be changed in its own memory.
+fn is_in_place(average: &CubeTensor) -> bool {
+    average.can_mut() && average.is_contiguous()
 }
 
 /// Launches the steps of as many parameters as a launch can bind. Returns the averages with their places.

@@ -3,6 +3,7 @@
 use core::cmp::Reverse;
 
 use burn::backend::cubecl::dtype_to_storage_type;
+use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::cubecl::calculate_cube_count_elemwise;
 use burn_cubecl::cubecl::std::tensor::layout::linear::{LinearView, LinearViewMut};
@@ -10,7 +11,7 @@ use burn_cubecl::cubecl::{self, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
 
 use super::super::verdict::{BEFORE, NOW, TAKEN, VALUES};
-use super::{Checks, address_type, buffers, elements, flat, grouped};
+use super::{Checks, address_type, buffers, elements, flat, grouped, most_averages};
 
 /// See [`super::Averaging::advance`].
 pub(super) fn advance(state: CubeTensor) -> CubeTensor {
@@ -23,29 +24,16 @@ pub(super) fn advance(state: CubeTensor) -> CubeTensor {
 /// See [`super::Averaging::mark`].
 pub(super) fn mark(state: CubeTensor, checks: Checks<CubeBackend>) -> CubeTensor {
     let client = state.client.clone();
-    let Checks {
-        currents,
-        averages,
-        places,
-    } = checks;
-    let pairs = currents
-        .into_iter()
-        .map(flat)
-        .zip(averages.into_iter().map(flat));
-    let checks = places.into_iter().zip(pairs);
-    let checks = checks.filter(|(_, (current, _))| elements(current) > 0);
-    let kind = |(_, (current, average)): &(usize, (CubeTensor, CubeTensor))| {
-        let contiguous = current.is_contiguous() && average.is_contiguous();
-        (current.dtype, contiguous)
-    };
-    // A check binds the current values and an average.
-    let capacity = buffers(&client) / 2;
-    for ((dtype, _), mut group) in grouped(checks, kind) {
-        group.sort_by_key(|(_, (current, _))| Reverse(elements(current)));
+    let buffers = buffers(&client);
+    let all = Check::all(checks, most_averages(buffers, 1));
+    for ((dtype, averages_of_each, _), mut group) in grouped(all, Check::kind) {
+        group.sort_by_key(|check| Reverse(elements(&check.current)));
+        // A check binds the current values and their averages.
+        let capacity = buffers / (1 + averages_of_each);
         while !group.is_empty() {
             let part = group.split_off(group.len().saturating_sub(capacity));
-            let currents = || part.iter().map(|(_, (current, _))| current);
-            let averages = || part.iter().map(|(_, (_, average))| average);
+            let currents = || part.iter().map(|check| &check.current);
+            let averages = || part.iter().flat_map(|check| &check.averages);
             let units = currents().map(elements).max().unwrap_or_default();
             let dim = CubeDim::new(&client, units);
             mark_not_finite::launch(
@@ -55,13 +43,56 @@ pub(super) fn mark(state: CubeTensor, checks: Checks<CubeBackend>) -> CubeTensor
                 address_type(currents().chain(averages())),
                 currents().map(|it| it.clone().into_linear_view()).collect(),
                 averages().map(|it| it.clone().into_linear_view()).collect(),
-                part.iter().map(|(place, _)| *place).collect(),
+                part.iter().map(|check| check.place).collect(),
                 state.clone().into_linear_view(),
+                averages_of_each,
                 dtype_to_storage_type(dtype),
             );
         }
     }
     state
+}
+
+/// One parameter's current values with the place of their number in the state, and their averages.
+struct Check {
+    place: usize,
+    current: CubeTensor,
+    averages: Vec<CubeTensor>,
+}
+
+impl Check {
+    /// All checks of values with elements, with at most `most_averages` averages in each.
+    fn all(checks: Checks<CubeBackend>, most_averages: usize) -> Vec<Self> {
+        let currents: Vec<CubeTensor> = checks.currents.into_iter().map(flat).collect();
+        let mut all: Vec<(usize, Self)> = Vec::new();
+        for (average, index) in checks.averages.into_iter().zip(checks.of) {
+            let average = flat(average);
+            match all.last_mut() {
+                Some((of, check)) if *of == index && check.averages.len() < most_averages => {
+                    check.averages.push(average);
+                }
+                _ => {
+                    let check = Self {
+                        place: checks.places[index],
+                        current: currents[index].clone(),
+                        averages: vec![average],
+                    };
+                    all.push((index, check));
+                }
+            }
+        }
+        let checks = all.into_iter().map(|(_, check)| check);
+        checks
+            .filter(|check| elements(&check.current) > 0)
+            .collect()
+    }
+
+    /// What all checks of a launch share: the dtype of the current values, the number of averages, and whether all are contiguous.
+    fn kind(&self) -> (DType, usize, bool) {
+        let mut tensors = core::iter::once(&self.current).chain(&self.averages);
+        let contiguous = tensors.all(CubeTensor::is_contiguous);
+        (self.current.dtype, self.averages.len(), contiguous)
+    }
 }
 
 #[cube(launch)]
@@ -72,13 +103,14 @@ fn advance_state(state: &mut [f32]) {
     }
 }
 
-/// All writers write the same value.
+/// All writers write the same value. All current values have the same number of averages.
 #[cube(launch, address_type = "dynamic")]
 fn mark_not_finite<C: Float>(
     values: Sequence<LinearView<'static, C>>,
     averages: Sequence<LinearView<'static, f32>>,
     places: Sequence<usize>,
     mut state: LinearViewMut<'_, f32>,
+    #[comptime] averages_of_each: usize,
     #[define(C)] _dtype: ElemType,
 ) {
     if state.read(BEFORE) < 0.5 {
@@ -91,7 +123,13 @@ fn mark_not_finite<C: Float>(
             let mut is_refused = value.is_nan();
             // Averages are read only here, where it matters whether this is a constant.
             if value.is_inf() {
-                is_refused = value != averages[i].read(ABSOLUTE_POS);
+                #[unroll]
+                for j in 0..averages_of_each {
+                    let average = comptime!(i * averages_of_each + j);
+                    if value != averages[average].read(ABSOLUTE_POS) {
+                        is_refused = true;
+                    }
+                }
             }
             if is_refused {
                 state.write(VALUES + places[i], 0.0);
