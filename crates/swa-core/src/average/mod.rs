@@ -1,5 +1,6 @@
 //! The average of a module's parameters.
 
+mod overwrite;
 mod sample;
 mod spread;
 mod unread;

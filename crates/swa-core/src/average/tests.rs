@@ -64,6 +64,45 @@ fn weights_are_averaged_and_everything_else_is_the_latest() {
     assert_eq!(values(averaged.norm.running_mean.value()), [6.0]);
 }
 
+#[test]
+fn a_model_is_overwritten_by_what_is_averaged_alone() {
+    let device = autodiff();
+    let mut average = Average::new(&net([9.0, 9.0], 9, false, 9.0, &device), EqualWeights).unwrap();
+    let live = net([6.0, 2.0], 3, true, 6.0, &device);
+    let error = average.overwrite(&live).err().unwrap();
+    assert_eq!(error, AverageError::NothingAveraged);
+    average
+        .update(&net([1.0, 8.0], 1, true, 2.0, &device))
+        .unwrap();
+    average.update(&live).unwrap();
+
+    let overwritten = average.overwrite(&live).unwrap();
+    assert_eq!(values(overwritten.weight.val()), [3.5, 5.0]);
+    assert_eq!(values(overwritten.norm.running_mean.value()), [6.0]);
+    assert_eq!(overwritten.steps.val().into_scalar::<i64>(), 3);
+    assert_eq!(overwritten.weight.id, live.weight.id);
+    assert!(overwritten.weight.is_require_grad());
+    assert!(overwritten.weight.val().is_autodiff());
+    // The model that it was made of keeps its weights, and the average its own.
+    assert_eq!(values(live.weight.val()), [6.0, 2.0]);
+    average
+        .update(&net([1.0, 8.0], 1, true, 2.0, &device))
+        .unwrap();
+    assert_eq!(values(overwritten.weight.val()), [3.5, 5.0]);
+
+    let copied = Average::new(&live, EqualWeights).unwrap();
+    let mut copied = copied
+        .with_weights_averaged(|path| path != "weight")
+        .unwrap()
+        .with_running_statistics_averaged();
+    copied
+        .update(&net([1.0, 8.0], 1, true, 2.0, &device))
+        .unwrap();
+    let overwritten = copied.overwrite(&live).unwrap();
+    assert_eq!(values(overwritten.weight.val()), [6.0, 2.0]);
+    assert_eq!(values(overwritten.norm.running_mean.value()), [2.0]);
+}
+
 /// A layer of the user's own with a running state.
 #[derive(Module, Debug)]
 struct Centering {

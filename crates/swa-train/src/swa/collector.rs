@@ -72,6 +72,8 @@ impl<M: LearnerModel> MemberCollector<M> {
 pub(super) struct Collectors<M: Module> {
     averages: Vec<Collector<M>>,
     pub(super) members: Option<MemberCollector<M>>,
+    /// The optimizer steps after which the first average is written into the live model.
+    pub(super) write_back: Option<Collect>,
 }
 
 impl<M: LearnerModel> Collectors<M> {
@@ -79,6 +81,7 @@ impl<M: LearnerModel> Collectors<M> {
         Self {
             averages: Vec::new(),
             members: None,
+            write_back: None,
         }
     }
 
@@ -129,6 +132,7 @@ impl<M: LearnerModel> Collectors<M> {
         let members = self.sinks().map(|it| &it.collect);
         averages
             .chain(members)
+            .chain(&self.write_back)
             .find_map(|collect| collect.run().copied())
     }
 
@@ -208,6 +212,23 @@ impl<M: LearnerModel> Collectors<M> {
             }
         }
         Ok(lacking)
+    }
+
+    /// `model` with the first average in place of its weights, if that is due after optimizer step `step` and it has averaged something.
+    ///
+    /// # Errors
+    ///
+    /// That of the average.
+    pub(super) fn written_back(&mut self, step: usize, model: &M) -> Result<Option<M>, SwaError> {
+        let is_due = self.write_back.is_some_and(|it| it.is_due(step));
+        match self.averages.first_mut() {
+            Some(main) if is_due && main.average.updates() > 0 => {
+                // Until then, an accelerator may have left updates out that are counted.
+                main.average.check()?;
+                Ok(Some(main.average.overwrite(model)?))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// The members and the snapshots of all averages.
@@ -365,7 +386,7 @@ impl<M: LearnerModel> Collectors<M> {
 
     /// Maps those that a record holds, with the paths of [`visit`](Self::visit).
     pub(super) fn map<Mapper: ModuleMapper>(
-        self,
+        mut self,
         mapper: &mut Mapper,
         held: Option<&Contents>,
     ) -> Self {
@@ -380,7 +401,7 @@ impl<M: LearnerModel> Collectors<M> {
                 ..collector
             }
         };
-        let mut before = self.averages.into_iter();
+        let mut before = std::mem::take(&mut self.averages).into_iter();
         let mut averages = Vec::new();
         mapper.enter_module("average", CONTAINER);
         if let Some(main) = before.next() {
@@ -398,7 +419,7 @@ impl<M: LearnerModel> Collectors<M> {
         mapper.exit_module("averages", CONTAINER);
 
         mapper.enter_module(MEMBERS, CONTAINER);
-        let members = self.members.map(|collector| MemberCollector {
+        let members = self.members.take().map(|collector| MemberCollector {
             members: if held.is_none_or(|held| held.has_members) {
                 collector.members.map(mapper)
             } else {
@@ -422,7 +443,11 @@ impl<M: LearnerModel> Collectors<M> {
             }
         }
         mapper.exit_module(SNAPSHOTS, CONTAINER);
-        Self { averages, members }
+        Self {
+            averages,
+            members,
+            ..self
+        }
     }
 }
 

@@ -8,8 +8,9 @@ use burn::data::dataloader::DataLoader;
 use burn::module::Module;
 use burn::train::{InferenceStep, LearnerModel};
 use swa_core::{
-    Average, BatchNormError, BatchSize, Counter, ExponentialConfig, Layout, MemberSink,
-    ReestimationConfig, RuleConfig, WarmUp, read_tensors_when_asked, reestimate_batch_norm,
+    Average, AverageError, BatchNormError, BatchSize, Counter, ExponentialConfig, Layout,
+    MemberSink, ReestimationConfig, RuleConfig, WarmUp, Weights, read_tensors_when_asked,
+    reestimate_batch_norm,
 };
 
 use super::collector::{Collector, Collectors, MAIN, error_of};
@@ -57,6 +58,14 @@ pub struct SwaConfig {
     /// records, no more than the rule is: a training that is resumed with another one goes on from the values that an average has.
     #[config(default = "Vec::new()")]
     pub copied: Vec<String>,
+    /// The optimizer steps after which the first average is written into the live model, once it has averaged something: none by
+    /// default. Switch EMA (Li et al. 2024) does it after each epoch, Keras' `ema_overwrite_frequency` after so many steps.
+    ///
+    /// What is due after the same step is collected first. The next step begins with the overwritten weights, and the next update reads
+    /// what it made of them; the average itself stays as it is. Ids and `require_grad` stay, and the optimizer keeps its state, such
+    /// as SGD's momentum. Running statistics are overwritten if they are [averaged](RunningStatistics::Averaged), and else stay the
+    /// training's. See [`Average::overwrite`].
+    pub write_back: Option<Collect>,
     /// The number of deviations from the first average that are kept for SWAG (Maddox et al. 2019), at least 2: none by default. The
     /// paper keeps 20. [`Swa::sample`] then draws models. Memory and checkpoints hold as many copies of the weights, and two more:
     /// see [`Average::with_deviations`].
@@ -224,6 +233,12 @@ impl SwaConfig {
             check_name(name, &collectors)?;
             check_length(name, collect, &collectors)?;
             collectors.push(self.collector(&model, name, collect, rule)?);
+        }
+        if let Some(write_back) = self.write_back {
+            check_length("write_back", &write_back, &collectors)?;
+            // An average of what adapters make of the weights has no place in these.
+            Weights::of(&model).map_err(AverageError::from)?;
+            collectors.write_back = Some(write_back);
         }
         let evaluation = Evaluation::new(data, self.reestimation().cloned());
         Ok(Swa::of(model, collectors, evaluation))

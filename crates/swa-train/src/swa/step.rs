@@ -81,9 +81,14 @@ impl<M: LearnerModel> Swa<M> {
                 Vec::new()
             };
             let collected = state.collect(self.steps(), &self.model, learning_rate);
+            let written_back = collected.and_then(|not_kept| {
+                lacking.extend(not_kept);
+                state.collectors.written_back(self.steps(), &self.model)
+            });
             drop(state);
-            match collected {
-                Ok(not_kept) => lacking.extend(not_kept),
+            match written_back {
+                Ok(Some(model)) => self.model = model,
+                Ok(None) => {}
                 Err(error) => self.fail(error),
             }
             for error in lacking {

@@ -323,6 +323,36 @@ fn members_and_swag_are_the_same_on_two_devices() {
 }
 
 #[test]
+fn an_average_is_written_back_the_same_on_two_devices() {
+    let run = RunLength::new(EPOCHS, STEPS_PER_EPOCH).unwrap();
+    let every_epoch = Collect::from_epoch(3, &run).unwrap();
+    let wrap = |model: Replica| {
+        let config = config().with_write_back(Some(every_epoch));
+        config.init(model, loader()).unwrap()
+    };
+    let expected = in_temporary_folder(|directory| {
+        let result = training(directory, loader_of(by_turns(), DEVICE_BATCH))
+            .grads_accumulation(2)
+            .launch(learner(wrap(Replica::alone(Net::new())), 0.1));
+        outcome(result)
+    });
+    let [live, averaged] = &expected;
+    assert!(live.iter().all(|(path, values)| averaged[path] == *values));
+    for strategy in [
+        multi(MultiDeviceOptim::OptimMainDevice),
+        multi(MultiDeviceOptim::OptimSharded),
+        ddp(),
+    ] {
+        let model = match &strategy {
+            ExecutionStrategy::DistributedDataParallel { .. } => Replica::of(2, Net::new()),
+            _ => Replica::alone(Net::new()),
+        };
+        let result = on_two_devices(strategy, wrap(model), 0.1);
+        assert_eq!(outcome(result), expected);
+    }
+}
+
+#[test]
 fn a_member_that_finds_no_room_does_not_stop_ddp() {
     let shelf = Shelf {
         no_room_at: Some(8),

@@ -11,6 +11,7 @@ mod parts;
 mod replica;
 mod snapshots;
 mod way_out;
+mod write_back;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
