@@ -15,7 +15,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use swa_landscape::{Curve, CurveConfig, Line, RaysConfig};
 use swa_models::PreResNet;
-use swa_store::MemberFiles;
+use swa_store::{Checkpoints, MemberFiles};
 use swa_train::swa_core::{
     self, Covariance, EnsembleConfig, ReestimationConfig, Weights, evaluate_ensemble,
 };
@@ -246,6 +246,13 @@ fn curve<M: LearnerModel>(
     let path = result.model.path()?;
     let statistics = path.statistics(&losses)?;
     Ok(statistics.integral)
+}
+
+#[allow(dead_code, reason = "that it compiles is the test")]
+fn files(paths: &[std::path::PathBuf]) -> Result<(), Box<dyn Error>> {
+    let files = Checkpoints::open(paths)?;
+    files.last(5)?.uniform().write("averaged.safetensors")?;
+    Ok(())
 }
 
 /// The code of a README, without comments and line breaks.

@@ -465,10 +465,17 @@ fn an_output_that_is_an_input_is_refused() {
     for out in &outputs {
         let error = refused(&[&a, &b], out);
         assert!(
-            error.ends_with("which is to be averaged: write the average to another file"),
+            error.ends_with("which is one of the files: write the average to another one"),
             "{error}"
         );
     }
+    // So is one that was not chosen.
+    let chosen = Checkpoints::open([&a, &b]).unwrap().best(1, &[0.0, 1.0]);
+    let error = chosen.unwrap().uniform().write(&a).unwrap_err();
+    assert!(
+        matches!(error, CheckpointError::OutputIsInput { .. }),
+        "{error}"
+    );
     assert_eq!(fs::read(&a).unwrap(), before);
 }
 

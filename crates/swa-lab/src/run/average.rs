@@ -207,3 +207,45 @@ impl Averaged {
         self.file.describe(StateDict::of(&self.network))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use burn::store::{BurnpackStore, ModuleSnapshot};
+    use swa_models::PreResNetConfig;
+
+    use super::*;
+    use crate::hostile_files::survive;
+
+    #[test]
+    fn damaged_files_are_refused_or_averaged_in_bounded_memory() {
+        let device = Device::flex();
+        let folder = tempfile::tempdir().unwrap();
+        let in_folder = |name: &str| folder.path().join(name);
+        let network = PreResNetConfig::new(8).with_width_divisor(16).init(&device);
+        let network = network.unwrap();
+        let mut paths = vec![in_folder("a.safetensors"), in_folder("a.bpk")];
+        StateDict::of(&network).write(&paths[0]).unwrap();
+        network
+            .save_into(&mut BurnpackStore::from_file(&paths[1]))
+            .unwrap();
+        let of_pytorch = Path::new(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/checkpoints"
+        ));
+        for name in ["bare.pt", "data_parallel_half.pt", "hostile.pt"] {
+            paths.push(in_folder(name));
+            std::fs::copy(of_pytorch.join(name), &paths[paths.len() - 1]).unwrap();
+        }
+        let [safe, packed] = ["out.safetensors", "out.bpk"].map(in_folder);
+        let mut outputs: [PathBuf; 2] = [safe, packed];
+        // A zip archive says at its end how many entries it has, as for model files.
+        survive("averages", &paths, 128, |path| {
+            outputs.swap(0, 1);
+            let files = Checkpoints::open([path]).map_err(|error| error.to_string())?;
+            let written = files.uniform().write(&outputs[0]);
+            written.map_err(|error| error.to_string())
+        });
+    }
+}

@@ -19,11 +19,13 @@ use crate::safetensors_file::{self, FORMAT, PYTORCH};
 /// A weighted mean of files: `the sum of coefficient x file`.
 ///
 /// It has the names and dtypes of the first file. Floats, running statistics among them, are averaged, and accumulated in f32, or
-/// in f64 if a file has them in f64. Ints and bools, such as `num_batches_tracked`, are those of the last file. So are the metadata
-/// that all files agree on.
+/// in f64 if a file has them in f64. Ints and bools, such as `num_batches_tracked`, are those of the last file. Metadata that all
+/// files agree on stay.
 #[derive(Clone)]
 pub struct CheckpointAverage {
     terms: Arc<[Term]>,
+    /// The files that were opened, those that were not chosen among them.
+    opened: Arc<[PathBuf]>,
     progress: Arc<Progress>,
 }
 
@@ -31,9 +33,10 @@ pub struct CheckpointAverage {
 type Progress = dyn Fn(u64, u64) + Send + Sync;
 
 impl CheckpointAverage {
-    pub(super) fn new(terms: Vec<Term>) -> Self {
+    pub(super) fn new(terms: Vec<Term>, opened: Arc<[PathBuf]>) -> Self {
         Self {
             terms: terms.into(),
+            opened,
             progress: Arc::new(|_, _| {}),
         }
     }
@@ -80,7 +83,7 @@ impl CheckpointAverage {
     }
 
     /// Checks that the average may be written to a file: that its name says what kind of file it is, and that it is none of those that
-    /// are averaged.
+    /// were opened.
     ///
     /// # Errors
     ///
@@ -93,10 +96,9 @@ impl CheckpointAverage {
                 path: path.to_owned(),
             });
         }
-        let mut inputs = self.terms.iter().map(|(file, _)| &file.path);
         // An output that does not exist is none of the files.
         let is_output = |input: &&PathBuf| same_file::is_same_file(input, path).unwrap_or(false);
-        match inputs.find(is_output) {
+        match self.opened.iter().find(is_output) {
             None => Ok(()),
             Some(input) => Err(CheckpointError::OutputIsInput {
                 path: path.to_owned(),

@@ -196,7 +196,7 @@ pub enum CheckpointError {
     },
 
     /// The output would replace one of the files.
-    #[error("{} is {}, which is to be averaged: write the average to another file", .path.display(), .input.display())]
+    #[error("{} is {}, which is one of the files: write the average to another one", .path.display(), .input.display())]
     OutputIsInput {
         /// The output.
         path: PathBuf,

@@ -62,12 +62,14 @@ pub use soup::{GreedySoup, Tried};
 ///
 /// # BatchNorm
 ///
-/// Running statistics are averaged like other floats, as fairseq, timm and Megatron-LM do. They are not those of the averaged network:
+/// Running statistics are averaged like other floats, as fairseq and timm do. They are not those of the averaged network:
 /// re-estimate them from training data with [`reestimate_batch_norm`](swa_core::reestimate_batch_norm), if there are
 /// [any](Self::batch_norm_layers).
 #[derive(Debug, Clone)]
 pub struct Checkpoints {
     files: Vec<Arc<Checkpoint>>,
+    /// The files that were opened, those that were not chosen among them.
+    opened: Arc<[PathBuf]>,
 }
 
 impl Checkpoints {
@@ -121,6 +123,7 @@ impl Checkpoints {
             });
         }
         Ok(Self {
+            opened: files.iter().map(|file| file.path.clone()).collect(),
             files: files.into_iter().map(Arc::new).collect(),
         })
     }
@@ -134,10 +137,9 @@ impl Checkpoints {
     pub fn each(&self) -> impl Iterator<Item = (&Path, CheckpointAverage)> {
         let files = self.files.iter();
         files.map(|file| {
-            (
-                file.path.as_path(),
-                CheckpointAverage::new(vec![(file.clone(), 1.0)]),
-            )
+            let alone = vec![(file.clone(), 1.0)];
+            let alone = CheckpointAverage::new(alone, self.opened.clone());
+            (file.path.as_path(), alone)
         })
     }
 
@@ -184,9 +186,15 @@ impl Checkpoints {
         Ok(in_order.combined(decay.coefficients(in_order.files.len())))
     }
 
+    /// Some of the files.
+    fn chosen(&self, files: Vec<Arc<Checkpoint>>) -> Self {
+        let opened = self.opened.clone();
+        Self { files, opened }
+    }
+
     fn combined(&self, coefficients: Vec<f64>) -> CheckpointAverage {
         let terms = self.files.iter().cloned().zip(coefficients);
-        CheckpointAverage::new(terms.collect())
+        CheckpointAverage::new(terms.collect(), self.opened.clone())
     }
 }
 

@@ -21,9 +21,7 @@ impl Checkpoints {
         self.check_count(count)?;
         let files = self.in_order()?.into_iter().map(|(_, file)| file);
         let files: Vec<Arc<Checkpoint>> = files.collect();
-        Ok(Self {
-            files: files[files.len() - count..].to_vec(),
-        })
+        Ok(self.chosen(files[files.len() - count..].to_vec()))
     }
 
     /// Those of the steps in a range, both of its ends included, from the first to the last.
@@ -42,7 +40,7 @@ impl Checkpoints {
                 steps: all.into_iter().map(|(step, _)| step).collect(),
             });
         }
-        Ok(Self { files })
+        Ok(self.chosen(files))
     }
 
     /// The `count` with the highest scores, of equal ones those that were named first: timm's `avg_checkpoints.py`. They stay in their
@@ -96,12 +94,8 @@ impl Checkpoints {
 
     /// The files at these positions, in this order.
     pub(super) fn only(&self, positions: &[usize]) -> Self {
-        let files = positions
-            .iter()
-            .map(|&position| self.files[position].clone());
-        Self {
-            files: files.collect(),
-        }
+        let files = positions.iter();
+        self.chosen(files.map(|&it| self.files[it].clone()).collect())
     }
 
     pub(super) fn check_one_for_each(
@@ -139,11 +133,8 @@ fn step_of(file: &Checkpoint) -> Result<u64, CheckpointError> {
 /// The last number in a text.
 fn last_number(text: &str) -> Option<u64> {
     let numbers = text.split(|it: char| !it.is_ascii_digit());
-    numbers
-        .filter(|number| !number.is_empty())
-        .last()?
-        .parse()
-        .ok()
+    let mut numbers = numbers.filter(|number| !number.is_empty());
+    numbers.next_back()?.parse().ok()
 }
 
 #[cfg(test)]

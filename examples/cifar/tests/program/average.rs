@@ -225,7 +225,7 @@ fn what_cannot_be_averaged_is_refused_in_one_line() {
     }
     let refusal = members.average(file, &[]).refusal();
     assert!(
-        refusal.ends_with("which is to be averaged: write the average to another file"),
+        refusal.ends_with("which is one of the files: write the average to another one"),
         "{refusal}"
     );
     let packed = members.path("averaged.bpk");
