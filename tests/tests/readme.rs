@@ -17,10 +17,12 @@ use swa_landscape::{Curve, CurveConfig, Line, RaysConfig};
 use swa_models::PreResNet;
 use swa_store::{Checkpoints, MemberFiles};
 use swa_train::swa_core::{
-    self, Covariance, EnsembleConfig, ReestimationConfig, Weights, evaluate_ensemble,
+    self, Covariance, EnsembleConfig, Profile, ReestimationConfig, Weights, evaluate_ensemble,
+    post_hoc_coefficients,
 };
 use swa_train::{
-    Collect, CyclicalLrSchedulerConfig, PaperLrSchedulerConfig, RunLength, Swa, SwaConfig,
+    AverageConfig, Collect, CyclicalLrSchedulerConfig, PaperLrSchedulerConfig, RuleConfig,
+    RunLength, Swa, SwaConfig,
 };
 
 type Loader = Arc<dyn DataLoader<Tensor<4>>>;
@@ -256,6 +258,57 @@ fn files(paths: &[std::path::PathBuf]) -> Result<(), Box<dyn Error>> {
 }
 
 /// The code of a README, without comments and line breaks.
+#[allow(dead_code, reason = "that it compiles is the test")]
+fn after_training<M: LearnerModel>(
+    model: M,
+    collect: Collect,
+    run: RunLength,
+    train_loader: Arc<dyn DataLoader<<M as InferenceStep>::Input>>,
+    trained: Swa<M>,
+) -> Result<(), Box<dyn Error>>
+where
+    <M as InferenceStep>::Input: Clone,
+{
+    let (mut profiles, mut paths) = (Vec::new(), Vec::new());
+    for (name, folder, width) in [("averaged", "narrow", 0.05), ("wide", "wide", 0.10)] {
+        for snapshot in trained.snapshots(name)? {
+            profiles.push(Profile::of_width(
+                width,
+                snapshot.updates.unwrap_or_default(),
+            )?);
+            paths.push(MemberFiles::new(folder).path(&snapshot));
+        }
+    }
+    let found = post_hoc_coefficients(&profiles, Profile::of_width(0.15, trained.updates())?)?;
+    Checkpoints::open(paths)?
+        .weighted(&found.coefficients)?
+        .write("width-0.15.safetensors")?;
+
+    let power = |width| RuleConfig::PowerFunction { width };
+    let wide = AverageConfig::new("wide".into(), Collect::every_step()).with_rule(power(0.10));
+    let every_epoch = Collect::from_epoch(1, &run)?;
+    let swa = SwaConfig::new(Collect::every_step())
+        .with_rule(power(0.05))
+        .with_further_averages(vec![wide])
+        .init(model.clone(), train_loader.clone())?
+        .with_snapshots("averaged", every_epoch, MemberFiles::new("narrow"))?
+        .with_snapshots("wide", every_epoch, MemberFiles::new("wide"))?;
+    drop(swa);
+
+    let ema = AverageConfig::new("ema".into(), Collect::every_step())
+        .with_rule(RuleConfig::exponential(0.99));
+    let swa = SwaConfig::new(collect)
+        .with_further_averages(vec![ema])
+        .init(model, train_loader)?;
+    let swa = swa.with_metrics_of(&["live", "ema"])?;
+    drop(swa);
+
+    let config = SwaConfig::new(collect).with_copied(vec!["backbone".into()]);
+    let switch_ema = SwaConfig::ema(0.999).with_write_back(Some(Collect::from_epoch(1, &run)?));
+    let _ = (config, switch_ema);
+    Ok(())
+}
+
 fn statements(readme: &str) -> Vec<String> {
     let blocks = readme.split("```rust,ignore\n").skip(1);
     let code = blocks.map(|block| block.split("```").next().unwrap_or_default());
@@ -282,6 +335,7 @@ fn the_code_of_the_readmes_is_code_of_this_file() {
         include_str!("../../crates/swa-landscape/README.md"),
         include_str!("../../docs/methods.md"),
         include_str!("../../docs/landscape.md"),
+        include_str!("../../docs/after-training.md"),
     ] {
         let statements = statements(readme);
         assert!(statements.len() > 4, "{statements:?}");
