@@ -34,8 +34,8 @@ use update::{Flags, update};
 /// is kept in f32, or in f64 for parameters in f64. Int and bool parameters take the latest value. So do
 /// Burn's [`RunningState`](burn::module::RunningState)s, such as the running mean and variance of BatchNorm layers, which averaged
 /// weights never produced: re-estimate them with [`reestimate_batch_norm`](crate::reestimate_batch_norm), or average them too
-/// with [`with_running_statistics_averaged`](Self::with_running_statistics_averaged). So do the weights that
-/// [`with_weights_averaged`](Self::with_weights_averaged) leaves out, such as those of a frozen backbone.
+/// with [`with_running_statistics_averaged`](Self::with_running_statistics_averaged). Weights that need no average, such as those of
+/// a frozen backbone, are left out by [`with_weights_averaged`](Self::with_weights_averaged), and take the latest value too.
 ///
 /// Several averages of one model are updated in one pass over memory by [`update_all_from`](Self::update_all_from).
 ///
@@ -382,8 +382,9 @@ impl<M: Module> Average<M> {
     ///
     /// # Errors
     ///
-    /// [`AverageError::NotFinite`] or [`AverageError::FrozenNotFinite`] if one did not. The average is that of the updates
-    /// before it, and later updates go on from there.
+    /// [`AverageError::NotFinite`] or [`AverageError::FrozenNotFinite`] if one did not, here or in an average that was [updated
+    /// together](Self::update_all_from) with this one. The average is that of the updates before it, and later updates go on from
+    /// there.
     pub fn check(&mut self) -> Result<(), AverageError> {
         let Some(unread) = &self.unread else {
             return Ok(());
