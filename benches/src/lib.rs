@@ -20,15 +20,24 @@ pub fn rounds(rounds: usize) -> usize {
 ///
 /// Panics if that process fails.
 pub fn peak_megabytes(arguments: &[&str]) -> f64 {
+    let output = output(arguments);
+    let bytes = output.lines().last().and_then(|line| line.parse().ok());
+    let bytes: f64 = bytes.expect("a peak");
+    bytes / 1e6
+}
+
+/// What this program prints when it is run again with `arguments` in a process of its own.
+///
+/// # Panics
+///
+/// Panics if that process fails.
+pub fn output(arguments: &[&str]) -> String {
     let program = std::env::current_exe().expect("the path of this program");
     let output = Command::new(program).args(arguments).output();
     let output = output.expect("a run");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
-    let output = String::from_utf8_lossy(&output.stdout).into_owned();
-    let bytes = output.lines().last().and_then(|line| line.parse().ok());
-    let bytes: f64 = bytes.expect("a peak");
-    bytes / 1e6
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Prints the most memory that this process has ever had, in bytes, for [`peak_megabytes`].

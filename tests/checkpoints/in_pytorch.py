@@ -1,6 +1,6 @@
 """A network in PyTorch, and the logits of two images, as JSON.
 
-    python in_pytorch.py save NETWORK FILE.pt                                    saves its state dict, filled with numbers
+    python in_pytorch.py save NETWORK FILE.pt|FILE.safetensors                   saves its state dict, filled with numbers
     python in_pytorch.py logits NETWORK FILE.safetensors [--averaged UPDATES]    loads one, strictly
 """
 
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 
 sys.dont_write_bytecode = True
@@ -27,7 +27,8 @@ arguments = parser.parse_args()
 model = MODELS[arguments.network]()
 if arguments.command == "save":
     fill(model, 7)
-    torch.save(model.state_dict(), arguments.file)
+    save = save_file if arguments.file.suffix == ".safetensors" else torch.save
+    save(model.state_dict(), arguments.file)
 elif arguments.averaged is None:
     model.load_state_dict(load_file(arguments.file), strict=True)
 else:

@@ -6,6 +6,9 @@ use crate::vectors::Description;
 
 /// The number of values that a channel of a BatchNorm layer's input has in one image: height x width.
 pub fn values_per_image(description: &Description, layer: &str) -> Result<usize, Box<dyn Error>> {
+    if let Some(pixels) = description.pixels.get(layer) {
+        return Ok(*pixels);
+    }
     let name = description.model.as_str();
     let parts: Vec<&str> = layer.split('.').collect();
     let side = match parts.as_slice() {

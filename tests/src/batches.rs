@@ -10,8 +10,14 @@ use swa_lab::data::ImageBatch;
 
 /// `count` CIFAR-sized images of `stream`, `[count, 3, 32, 32]`, uniform in ±1.
 pub fn images(stream: u64, count: usize, device: &Device) -> Tensor<4> {
-    let values = uniform(stream, count * 3 * 32 * 32, 2.0, 0.0);
-    Tensor::from_data(TensorData::new(values, [count, 3, 32, 32]), device)
+    images_of_size(32, stream, count, device)
+}
+
+/// `count` images of `stream`, `[count, 3, size, size]`, uniform in ±1.
+pub fn images_of_size(size: usize, stream: u64, count: usize, device: &Device) -> Tensor<4> {
+    let shape = [count, 3, size, size];
+    let values = uniform(stream, shape.iter().product(), 2.0, 0.0);
+    Tensor::from_data(TensorData::new(values, shape), device)
 }
 
 /// `count` labels of `stream`, each below `classes`.

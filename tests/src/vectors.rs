@@ -66,9 +66,36 @@ pub struct Description {
     pub entries: Vec<Entry>,
     /// Names of the trainable entries, in the order of every list of norms.
     pub parameters: Vec<String>,
+    /// Height and width of the images: CIFAR's, if the file does not say.
+    #[serde(default = "of_cifar")]
+    pub image_size: usize,
+    /// Height x width of every BatchNorm layer's input. The files of CIFAR's networks do not say.
+    #[serde(default)]
+    pub pixels: BTreeMap<String, usize>,
+    /// What float32 itself deviates by. The files of CIFAR's networks do not say: their README does.
+    pub rounding: Option<Rounding>,
     /// The training of the network, in a file of training vectors.
     #[serde(flatten)]
     pub training: Option<Training>,
+}
+
+/// The largest relative L2 deviation of PyTorch's float32 from float64.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Rounding {
+    /// Of logits in inference.
+    pub inference: f64,
+    /// Of logits and the loss in training.
+    pub training: f64,
+    /// Of one running mean or variance.
+    pub statistics: f64,
+    /// Of all gradients' norms as one vector.
+    pub gradients: f64,
+    /// Of one gradient's norm.
+    pub single_gradient: f64,
+}
+
+fn of_cifar() -> usize {
+    32
 }
 
 /// SGD steps, averages of the weights, and a re-estimation of BatchNorm.

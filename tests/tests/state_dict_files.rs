@@ -18,7 +18,7 @@ use burn_swa_test_support::renderer::Recorder;
 use burn_swa_tests::batches::{Batches, images};
 use burn_swa_tests::comparison::relative_l2;
 use swa_lab::run::classifier::{Classifier, ImageNetwork};
-use swa_models::{PreResNet, PreResNetConfig, VggConfig, WideResNetConfig};
+use swa_models::{ImageNetNetworkConfig, PreResNet, PreResNetConfig, VggConfig, WideResNetConfig};
 use swa_store::{StateDict, StateDictError};
 use swa_train::swa_core::{Average, EqualWeights};
 use swa_train::{Collect, RunLength, SwaConfig};
@@ -230,26 +230,84 @@ fn a_file_that_is_not_there_or_cannot_be_written_is_named() {
     }
 }
 
-/// The Python that has PyTorch: `SWA_PYTHON`, or `python3`. If it does not have it, prints this, and returns `None`.
-fn python_with_torch() -> Option<String> {
+/// The Python that has PyTorch and these `modules`: `SWA_PYTHON`, or `python3`. If it does not have them, prints this, and returns
+/// `None`.
+fn python_with(modules: &str) -> Option<String> {
     let python = std::env::var("SWA_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let check = "import torch, safetensors.torch, numpy";
-    let found = Command::new(&python).args(["-c", check]).output();
+    let check = format!("import {modules}");
+    let found = Command::new(&python).args(["-c", &check]).output();
     if found.is_ok_and(|output| output.status.success()) {
         return Some(python);
     }
     // Not `eprintln`, whose output is hidden if the test passes.
     let _ = writeln!(
         std::io::stderr(),
-        "skipped a test: {python} cannot `{check}`. To run it: pip install torch==2.9.1 numpy safetensors, \
-         and name that python in SWA_PYTHON"
+        "skipped a test: {python} cannot `{check}`. To run it: pip install torch==2.9.1 torchvision==0.24.1 numpy \
+         safetensors, and name that python in SWA_PYTHON"
     );
     None
 }
 
+/// The logits that PyTorch's network `name` makes after a `command` of `in_pytorch.py`.
+fn in_pytorch(
+    python: &str,
+    command: &str,
+    name: &str,
+    file: &Path,
+    more: &[&str],
+) -> Result<Vec<f64>, Box<dyn Error>> {
+    let script = checkpoint("in_pytorch.py");
+    let mut process = Command::new(python);
+    let output = process
+        .arg(script)
+        .args([command, name])
+        .arg(file)
+        .args(more)
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// Asserts that logits differ by rounding alone.
+fn assert_same(name: &str, what: &str, ours: &[f64], theirs: &[f64]) {
+    let deviation = relative_l2(ours, theirs);
+    println!("{name}, {what}: PyTorch's logits differ by {deviation:.1e}");
+    assert!(deviation <= 1e-5, "{name}, {what}: {deviation:e}");
+}
+
+#[test]
+fn torchvisions_networks_load_here_and_go_back_there() -> Result<(), Box<dyn Error>> {
+    let Some(python) = python_with("torchvision, safetensors.torch, numpy") else {
+        return Ok(());
+    };
+    let folder = tempfile::tempdir()?;
+    let back = folder.path().join("back.safetensors");
+    for (name, ours) in [
+        ("resnet18", "resnet-18"),
+        ("resnet50", "resnet-50"),
+        ("densenet121", "densenet-121"),
+    ] {
+        let config: ImageNetNetworkConfig = ours.parse()?;
+        for file in ["saved.pt", "saved.safetensors"] {
+            let saved = folder.path().join(file);
+            let theirs = in_pytorch(&python, "save", name, &saved, &[])?;
+            let network = config.init(&Device::flex())?;
+            let network = StateDict::read(&saved)?.load(network)?;
+            let ours = values(network.forward(images(STREAM, 2, &Device::flex())));
+            assert_same(name, file, &ours, &theirs);
+
+            StateDict::of(&network).write(&back)?;
+            let theirs = in_pytorch(&python, "logits", name, &back, &[])?;
+            assert_same(name, "back there", &ours, &theirs);
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn what_pytorch_saves_trains_on_here_and_goes_back_there() -> Result<(), Box<dyn Error>> {
-    let Some(python) = python_with_torch() else {
+    let Some(python) = python_with("torch, safetensors.torch, numpy") else {
         return Ok(());
     };
     let device = Device::flex().autodiff();
@@ -274,24 +332,8 @@ fn there_and_back<N: ImageNetwork>(
 ) -> Result<(), Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     let in_pytorch =
-        |command: &str, file: &Path, more: &[&str]| -> Result<Vec<f64>, Box<dyn Error>> {
-            let script = checkpoint("in_pytorch.py");
-            let mut process = Command::new(python);
-            let output = process
-                .arg(script)
-                .args([command, name])
-                .arg(file)
-                .args(more)
-                .output()?;
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{said}");
-            Ok(serde_json::from_slice(&output.stdout)?)
-        };
-    let agrees = |what: &str, ours: &[f64], theirs: &[f64]| {
-        let deviation = relative_l2(ours, theirs);
-        println!("{name}, {what}: PyTorch's logits differ by {deviation:.1e}");
-        assert!(deviation <= 1e-5, "{name}, {what}: {deviation:e}");
-    };
+        |command: &str, file: &Path, more: &[&str]| in_pytorch(python, command, name, file, more);
+    let agrees = |what: &str, ours: &[f64], theirs: &[f64]| assert_same(name, what, ours, theirs);
 
     let saved = folder.path().join("saved.pt");
     let theirs = in_pytorch("save", &saved, &[])?;

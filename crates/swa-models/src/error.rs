@@ -1,4 +1,4 @@
-//! Errors of a network's configuration.
+//! Errors of a network's configuration and name.
 
 /// The reason why a configuration is invalid.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -61,6 +61,24 @@ pub enum ModelError {
         /// The probability that was asked for.
         got: f64,
     },
+}
+
+/// The error for a name that is no network's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no model `{name}`: take {names}")]
+pub struct UnknownNetwork {
+    name: String,
+    /// The names that there are.
+    names: &'static str,
+}
+
+impl UnknownNetwork {
+    pub(crate) fn new(name: &str, names: &'static str) -> Self {
+        Self {
+            name: name.to_owned(),
+            names,
+        }
+    }
 }
 
 /// The closest depths below and above `depth` of which a network `exists`, in ascending order.

@@ -1,7 +1,8 @@
-//! Convolutions initialised as in the SWA paper's code.
+//! Convolutions initialised as in the SWA paper's code and in torchvision.
 //!
-//! Weights are normal with mean 0 and standard deviation `sqrt(2 / (k * k * channels_out))` for a `k x k` kernel
-//! (He et al., [arXiv:1502.01852](https://arxiv.org/abs/1502.01852), equation 14), biases 0.
+//! Weights are normal with mean 0 and standard deviation `sqrt(2 / fan)` (He et al.,
+//! [arXiv:1502.01852](https://arxiv.org/abs/1502.01852)). Of a `k x k` kernel, the fan is `k * k * channels_out` (equation 14) but in
+//! DenseNet, where it is `k * k * channels_in` (equation 10). Biases are 0.
 //!
 //! The other layers keep Burn's defaults, which are PyTorch's. A `BatchNorm` starts with weight 1 and
 //! bias 0, a `Linear` uniform in `±1 / sqrt(fan_in)`, weight and bias alike.
@@ -18,7 +19,7 @@ pub(crate) enum Bias {
     None,
 }
 
-/// A `kernel_size x kernel_size` convolution, padded so that at stride 1 it keeps height and width.
+/// A `kernel_size x kernel_size` convolution with the fan-out's deviation, padded so that at stride 1 it keeps height and width.
 ///
 /// `kernel_size` is odd.
 pub(crate) fn convolution(
@@ -28,8 +29,31 @@ pub(crate) fn convolution(
     bias: Bias,
     device: &Device,
 ) -> Conv2d {
+    let mut convolution = config(channels, kernel_size, stride, true).init(device);
+    if let Bias::Zeros = bias {
+        convolution.bias = Some(Initializer::Zeros.init([channels[1]], device));
+    }
+    convolution
+}
+
+/// The same with the fan-in's deviation, and without a bias.
+pub(crate) fn convolution_by_fan_in(
+    channels: [usize; 2],
+    kernel_size: usize,
+    stride: usize,
+    device: &Device,
+) -> Conv2d {
+    config(channels, kernel_size, stride, false).init(device)
+}
+
+fn config(
+    channels: [usize; 2],
+    kernel_size: usize,
+    stride: usize,
+    fan_out_only: bool,
+) -> Conv2dConfig {
     let padding = kernel_size / 2;
-    let mut convolution = Conv2dConfig::new(channels, [kernel_size, kernel_size])
+    Conv2dConfig::new(channels, [kernel_size, kernel_size])
         .with_stride([stride, stride])
         .with_padding(PaddingConfig2d::Explicit(
             padding, padding, padding, padding,
@@ -38,23 +62,18 @@ pub(crate) fn convolution(
         .with_bias(false)
         .with_initializer(Initializer::KaimingNormal {
             gain: 2.0_f64.sqrt(),
-            fan_out_only: true,
+            fan_out_only,
         })
-        .init(device);
-    if let Bias::Zeros = bias {
-        convolution.bias = Some(Initializer::Zeros.init([channels[1]], device));
-    }
-    convolution
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use burn::nn::LinearConfig;
     use burn::tensor::Tensor;
 
     /// Mean and standard deviation, in f64.
-    fn moments<const D: usize>(tensor: Tensor<D>) -> [f64; 2] {
+    pub(crate) fn moments<const D: usize>(tensor: Tensor<D>) -> [f64; 2] {
         let values = tensor.into_data().try_to_vec::<f32>().unwrap();
         let count = values.len() as f64;
         let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / count;
@@ -80,6 +99,20 @@ mod tests {
     }
 
     #[test]
+    fn in_densenet_the_standard_deviation_is_that_of_the_fan_in() {
+        let device = Device::flex();
+        device.seed(1);
+        let convolution = convolution_by_fan_in([512, 256], 3, 1, &device);
+
+        let [mean, deviation] = moments(convolution.weight.val());
+
+        // sqrt(2 / (3 * 3 * 512)) = 1 / 48; the fan-out would give 1 / 34.
+        assert!((deviation * 48.0 - 1.0).abs() < 0.005, "{deviation}");
+        assert!((mean * 48.0).abs() < 0.005, "{mean}");
+        assert!(convolution.bias.is_none());
+    }
+
+    #[test]
     fn a_convolution_bias_is_zero_or_absent() {
         let device = Device::flex();
         let with_bias = convolution([3, 4], 3, 1, Bias::Zeros, &device);
@@ -95,7 +128,7 @@ mod tests {
         let device = Device::flex();
         let images = Tensor::<4>::zeros([1, 3, 8, 8], &device);
 
-        for (kernel_size, stride, side) in [(3, 1, 8), (3, 2, 4), (1, 1, 8), (1, 2, 4)] {
+        for (kernel_size, stride, side) in [(3, 1, 8), (3, 2, 4), (1, 1, 8), (1, 2, 4), (7, 2, 4)] {
             let convolution = convolution([3, 2], kernel_size, stride, Bias::None, &device);
             let output = convolution.forward(images.clone());
             assert_eq!(output.dims(), [1, 2, side, side]);

@@ -1,19 +1,19 @@
 #![doc = include_str!("../README.md")]
 
 mod burn_0_22;
+mod cifar;
 mod error;
-mod feature_layer;
+mod imagenet;
 mod initialization;
-mod network;
 #[cfg(test)]
 mod parameter_count;
-mod preresnet;
 mod transparent;
-mod vgg;
-mod wide_resnet;
 
-pub use error::ModelError;
-pub use network::{Network, NetworkConfig, UnknownNetwork};
-pub use preresnet::{PreResNet, PreResNetConfig};
-pub use vgg::{Vgg, VggConfig};
-pub use wide_resnet::{WideResNet, WideResNetConfig};
+pub use cifar::{
+    Network, NetworkConfig, PreResNet, PreResNetConfig, Vgg, VggConfig, WideResNet,
+    WideResNetConfig,
+};
+pub use error::{ModelError, UnknownNetwork};
+pub use imagenet::{
+    DenseNet, DenseNetConfig, ImageNetNetwork, ImageNetNetworkConfig, ResNet, ResNetConfig,
+};

@@ -68,6 +68,18 @@ pub enum StateDictError {
         parts: Vec<String>,
     },
 
+    /// Two tensors would have one name after [`StateDict::renamed`](super::StateDict::renamed).
+    #[error(
+        "{} has two tensors that would be called `{name}`: give every tensor another name",
+        .path.display()
+    )]
+    SameName {
+        /// The file.
+        path: PathBuf,
+        /// The name.
+        name: String,
+    },
+
     /// The file holds other tensors than the network has. [`StateDict::load_partly`](super::StateDict::load_partly) loads what
     /// fits.
     #[error(

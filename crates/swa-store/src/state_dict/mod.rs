@@ -172,6 +172,60 @@ impl StateDict {
         self
     }
 
+    /// Gives every tensor of the file the name that `current` makes of its name, such as those of an earlier version of the
+    /// network. It is given whole names, with the keys above the network.
+    ///
+    /// torchvision's weights of a DenseNet have old names, such as `norm.1.weight` for `norm1.weight`:
+    ///
+    /// ```
+    /// use burn::tensor::Device;
+    /// use swa_models::{DenseNet, DenseNetConfig};
+    /// use swa_store::StateDict;
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let file = folder.path().join("densenet121.safetensors");
+    /// let device = Device::flex();
+    /// # let old = |name: &str| name.replace("norm1.", "norm.1.").replace("conv2.", "conv.2.");
+    /// # let of_imagenet = DenseNetConfig::new(121).init(&device)?;
+    /// # StateDict::of(&of_imagenet).renamed(old)?.write(&file)?;
+    /// let model = DenseNetConfig::new(121).with_classes(37).init(&device)?;
+    /// let state_dict = StateDict::read(&file)?.renamed(DenseNet::current_name)?;
+    /// let model = state_dict.without(&["classifier"]).load(model)?;
+    /// # let _ = model;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`StateDictError::SameName`] if two tensors would have one name.
+    pub fn renamed(self, current: impl Fn(&str) -> String) -> Result<Self, StateDictError> {
+        // The names of tied weights, as `safetensors.torch.save_model` writes them.
+        let metadata = self.metadata.into_iter().map(|(key, value)| {
+            if self.entries.contains_key(&value) {
+                (current(&key), current(&value))
+            } else {
+                (key, value)
+            }
+        });
+        let metadata = metadata.collect();
+        let mut entries = BTreeMap::new();
+        for (before, mut entry) in self.entries {
+            let name = current(&before);
+            entry.name = name.clone();
+            if entries.insert(name.clone(), entry).is_some() {
+                return Err(StateDictError::SameName {
+                    path: self.path,
+                    name,
+                });
+            }
+        }
+        Ok(Self {
+            entries,
+            metadata,
+            ..self
+        })
+    }
+
     /// Adds an entry to the file's metadata, which PyTorch ignores.
     pub fn with_metadata(mut self, key: &str, value: &str) -> Self {
         self.metadata.insert(key.to_owned(), value.to_owned());

@@ -3,7 +3,7 @@
 use burn::module::{Param, ParamId};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
 use burn::tensor::{Bool, BoolStore, DType, Device, FloatDType, Int, Tensor};
-use swa_models::{VggConfig, WideResNetConfig};
+use swa_models::{DenseNet, DenseNetConfig, VggConfig, WideResNetConfig};
 
 use super::*;
 
@@ -512,6 +512,10 @@ fn a_tensor_that_the_metadata_call_another_is_loaded_from_it() {
     let loaded = through_a_file(&file).load(untied()).unwrap();
     assert_eq!(weights(&loaded), [vec![2.0; 9], vec![2.0; 9]]);
 
+    let renamed = file.clone().renamed(|name| format!("net.{name}"));
+    let loaded = through_a_file(&renamed.unwrap()).load(untied()).unwrap();
+    assert_eq!(weights(&loaded), [vec![2.0; 9], vec![2.0; 9]]);
+
     let astray = file.with_metadata("decoder.weight", "nowhere");
     let error = astray.load(untied()).unwrap_err().to_string();
     assert!(error.contains("; 1 missing: decoder.weight"), "{error}");
@@ -657,4 +661,46 @@ fn every_network_goes_both_ways() {
     through_a_file(&StateDict::of(&wide()))
         .load(wide())
         .unwrap();
+}
+
+/// The old names of a DenseNet's tensors: `norm.1.weight` for `norm1.weight`.
+fn with_a_dot(name: &str) -> String {
+    let layers = ["norm1", "conv1", "norm2", "conv2"];
+    layers.iter().fold(name.to_owned(), |name, layer| {
+        let (kind, number) = layer.split_at(4);
+        name.replace(&format!(".{layer}."), &format!(".{kind}.{number}."))
+    })
+}
+
+#[test]
+fn a_densenet_with_old_names_loads_by_its_current_ones() {
+    let device = Device::flex();
+    let network = || {
+        let config = DenseNetConfig::new(121).with_width_divisor(32);
+        config.init(&device).unwrap()
+    };
+    let saved = StateDict::of(&network());
+    let old = through_a_file(&saved.clone().renamed(with_a_dot).unwrap());
+    let name = "features.denseblock4.denselayer16.conv.2.weight";
+    assert!(old.entries.contains_key(name));
+    assert!(old.load(network()).is_err());
+
+    let current = old.renamed(DenseNet::current_name).unwrap();
+    let loaded = StateDict::of(&current.load(network()).unwrap());
+    let all = |state_dict: &StateDict| -> Vec<(String, Vec<f32>)> {
+        let entries = state_dict.entries.iter();
+        let entries = entries.map(|(name, entry)| (name.clone(), values(entry)));
+        entries.collect()
+    };
+    assert_eq!(all(&loaded), all(&saved));
+}
+
+#[test]
+fn two_tensors_of_one_name_are_an_error_that_names_it() {
+    let joined = |name: &str| name.replace("norm.", "fc.");
+    let error = StateDict::of(&net(0.0)).renamed(joined).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "a state dict in memory has two tensors that would be called `fc.bias`: give every tensor another name"
+    );
 }

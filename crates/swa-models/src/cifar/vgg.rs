@@ -23,8 +23,8 @@ use burn::nn::{BatchNormConfig, Dropout, DropoutConfig, Linear, LinearConfig, Re
 use burn::tensor::{Device, Tensor, assert_shape};
 
 use crate::ModelError;
+use crate::cifar::feature_layer::FeatureLayer;
 use crate::error::{check_classes, check_width_divisor};
-use crate::feature_layer::FeatureLayer;
 use crate::initialization::{Bias, convolution};
 
 const NETWORK: &str = "VGG";

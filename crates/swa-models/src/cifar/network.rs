@@ -1,16 +1,19 @@
-//! Any of the networks, by name.
+//! Any of the networks for CIFAR, by name.
 
 use core::fmt;
 use std::str::FromStr;
 
 use burn::config::Config;
 use burn::tensor::{Device, Tensor};
-use thiserror::Error;
 
 use crate::transparent::transparent_module;
-use crate::{ModelError, PreResNet, PreResNetConfig, Vgg, VggConfig, WideResNet, WideResNetConfig};
+use crate::{
+    ModelError, PreResNet, PreResNetConfig, UnknownNetwork, Vgg, VggConfig, WideResNet,
+    WideResNetConfig,
+};
 
-/// The configuration of any of this crate's networks, by name.
+/// The configuration of any of this crate's networks for CIFAR, by name. Those for ImageNet are an
+/// [`ImageNetNetworkConfig`](crate::ImageNetNetworkConfig).
 ///
 /// ```
 /// use burn::tensor::Device;
@@ -82,19 +85,15 @@ impl NetworkConfig {
     }
 }
 
-/// The error for a name that is no network's.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error(
-    "there is no model `{0}`: take vgg16, vgg19, either with -bn, preresnet-DEPTH, such as preresnet-110, \
-     or wrn-DEPTH-WIDENING, such as wrn-28-10"
-)]
-pub struct UnknownNetwork(String);
+/// The names, for an error.
+const NAMES: &str = "vgg16, vgg19, either with -bn, preresnet-DEPTH, such as preresnet-110, \
+    or wrn-DEPTH-WIDENING, such as wrn-28-10";
 
 impl FromStr for NetworkConfig {
     type Err = UnknownNetwork;
 
     fn from_str(name: &str) -> Result<Self, UnknownNetwork> {
-        let unknown = || UnknownNetwork(name.to_owned());
+        let unknown = || UnknownNetwork::new(name, NAMES);
         let number = |text: &str| text.parse().map_err(|_| unknown());
         if let Some(vgg) = name.strip_prefix("vgg") {
             let depth = vgg.strip_suffix("-bn");
@@ -112,7 +111,7 @@ impl FromStr for NetworkConfig {
     }
 }
 
-/// Any of this crate's networks: one type, so that a program need not be generic over them.
+/// Any of this crate's networks for CIFAR: one type, so that a program need not be generic over them.
 ///
 /// Its parameters have the paths of the network inside.
 #[derive(Debug, Clone)]
