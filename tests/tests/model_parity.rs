@@ -166,14 +166,15 @@ fn allowed(description: &Description) -> Rounding {
             inference: 10.0 * rounding.inference,
             training: 10.0 * rounding.training,
             statistics: 10.0 * rounding.statistics,
-            gradients: 10.0 * rounding.gradients,
-            single_gradient: 10.0 * rounding.single_gradient,
+            // At a ReLU's kink, a processor that rounds otherwise has another gradient.
+            gradients: 10.0 * rounding.gradients.max(GRADIENTS),
+            single_gradient: (10.0 * rounding.single_gradient).max(SINGLE_GRADIENT),
         },
         None => {
             let (training, gradients) = match description.model.as_str() {
-                vgg if vgg.starts_with("vgg") && vgg.ends_with("_bn") => (7.3e-6, 1.2e-4),
+                vgg if vgg.starts_with("vgg") && vgg.ends_with("_bn") => (7.3e-6, GRADIENTS),
                 "preresnet110" | "preresnet164" => (2e-6, 2e-4),
-                _ => (2e-6, 1.2e-4),
+                _ => (2e-6, GRADIENTS),
             };
             Rounding {
                 inference: 10.0 * 2e-6,
@@ -185,6 +186,9 @@ fn allowed(description: &Description) -> Rounding {
         }
     }
 }
+
+/// The relative deviation of all gradients' norms as one vector that PyTorch's own float32 rounding makes in the networks for CIFAR.
+const GRADIENTS: f64 = 1.2e-4;
 
 /// The largest relative deviation of one gradient's norm of a network for CIFAR; the vectors' tolerance is for all norms as one
 /// vector. One of PreResNet-110's deviates by 2.9e-3, and by 2.8e-3 if this test computes in float64: this is PyTorch's own
