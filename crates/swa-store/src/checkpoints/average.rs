@@ -11,10 +11,10 @@ use burn::store::burn_pack::{Bytes, EXTENSION, Error as PackError, Tensor as Ent
 use burn::tensor::DType;
 
 use super::error::CheckpointError;
-use super::file::Layout;
+use super::file::{BURN, Layout};
 use super::mean::{Term, write_mean};
 use crate::StateDict;
-use crate::safetensors_file::{self, FORMAT, PYTORCH};
+use crate::safetensors_file::{self, FORMAT};
 
 /// A weighted mean of files: `the sum of coefficient x file`.
 ///
@@ -109,11 +109,9 @@ impl CheckpointAverage {
 
     fn write_safetensors(&self, path: &Path) -> Result<(), CheckpointError> {
         let mut metadata = self.common_metadata();
-        let format = match self.layout() {
-            Some(Layout::Burn) => "safetensors",
-            Some(Layout::PyTorch) | None => PYTORCH,
-        };
-        metadata.insert(FORMAT.to_owned(), format.to_owned());
+        if self.layout() == Some(Layout::Burn) {
+            metadata.insert(FORMAT.to_owned(), BURN.to_owned());
+        }
         let sum = Sum::of(self);
         let mut failure = None;
         let written =

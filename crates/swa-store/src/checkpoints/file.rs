@@ -34,6 +34,9 @@ enum Kind {
     PyTorch,
 }
 
+/// The name that Burn's `SafetensorsStore` gives its own files under [`FORMAT`].
+pub(super) const BURN: &str = "safetensors";
+
 /// The side whose names and layout a file has. A linear layer's weight is `[out, in]` in PyTorch and `[in, out]` in Burn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layout {
@@ -114,8 +117,7 @@ impl Checkpoint {
         match (self.kind, self.metadata.get(FORMAT).map(String::as_str)) {
             (Kind::PyTorch, _) | (_, Some(PYTORCH)) => Some(Layout::PyTorch),
             (Kind::Burnpack, _) => Some(Layout::Burn),
-            // As Burn's `SafetensorsStore` says.
-            (Kind::SafeTensors, Some("safetensors")) => Some(Layout::Burn),
+            (Kind::SafeTensors, Some(BURN)) => Some(Layout::Burn),
             (Kind::SafeTensors, _) => None,
         }
     }
@@ -131,21 +133,27 @@ impl Checkpoint {
         let missing = missing.filter(|name| !self.entries.contains_key(*name));
         let unknown = self.entries.keys();
         let unknown = unknown.filter(|name| !first.entries.contains_key(*name));
-        let misshapen = self.entries.values().filter_map(|entry| {
-            let expected = first.entries.get(&entry.name)?;
+        let mut misshapen = Vec::new();
+        for entry in self.entries.values() {
+            let Some(expected) = first.entries.get(&entry.name) else {
+                continue;
+            };
             let both_floats = entry.dtype.is_float() && expected.dtype.is_float();
-            let fits =
-                entry.shape == expected.shape && (both_floats || entry.dtype == expected.dtype);
-            let described =
-                |entry: &Entry| format!("{:?} of {:?}", entry.shape.to_vec(), entry.dtype);
-            let (name, found) = (&entry.name, described(entry));
-            (!fits).then(|| format!("{name} is {found}, expected {}", described(expected)))
-        });
+            let same_kind = both_floats || entry.dtype == expected.dtype;
+            if entry.shape != expected.shape || !same_kind {
+                misshapen.push(format!(
+                    "{} is {}, expected {}",
+                    entry.name,
+                    described(entry),
+                    described(expected)
+                ));
+            }
+        }
         Misfit {
             path: self.path.clone(),
             missing: missing.cloned().collect(),
             unknown: unknown.cloned().collect(),
-            misshapen: misshapen.collect(),
+            misshapen,
         }
     }
 
@@ -198,6 +206,10 @@ impl Checkpoint {
             }
         }
     }
+}
+
+fn described(entry: &Entry) -> String {
+    format!("{:?} of {:?}", entry.shape.to_vec(), entry.dtype)
 }
 
 type Opened = (
