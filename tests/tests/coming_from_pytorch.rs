@@ -66,7 +66,6 @@ fn of_a_loop<M: Module + 'static>(
     average.update(&model)?;
     average = average.with_initial_average(&StateDict::read(file)?.load(model)?, updates)?;
     assert!(average.updates() > 0);
-    let decay = |warm_up| ExponentialConfig::new(0.9999).with_warm_up(Some(warm_up));
     for config in [
         ExponentialConfig::new(0.9999)
             .with_warm_up(Some(WarmUp::Power {
@@ -74,17 +73,27 @@ fn of_a_loop<M: Module + 'static>(
                 power: 1.0,
             }))
             .with_min_decay(Some(0.5)),
-        decay(WarmUp::NumUpdates),
-        decay(WarmUp::Debiased),
-        decay(WarmUp::Saturating { tau: 2000.0 }),
+        ExponentialConfig::new(0.9999).with_warm_up(Some(WarmUp::Power {
+            gamma: 0.1,
+            power: 2.0 / 3.0,
+        })),
+        ExponentialConfig::new(0.9999).with_warm_up(Some(WarmUp::Power {
+            gamma: 1.0,
+            power: 1.0,
+        })),
+        ExponentialConfig::new(0.9999).with_warm_up(Some(WarmUp::NumUpdates)),
+        ExponentialConfig::new(0.9999).with_warm_up(Some(WarmUp::Debiased)),
+        ExponentialConfig::new(0.9999).with_warm_up(Some(WarmUp::Saturating { tau: 2000.0 })),
         ExponentialConfig::of_half_life(100.0)?,
         ExponentialConfig::of_run_fraction(0.05),
-        ExponentialConfig::of_half_life(updates as f64)?
-            .with_warm_up(Some(WarmUp::HalfLife { fraction: 0.09 })),
     ] {
         average = average.with_rule(config.init()?);
         let _ = RuleConfig::Exponential(config);
     }
+    let updates = 1000.0;
+    let _ = ExponentialConfig::of_half_life(updates)?
+        .with_warm_up(Some(WarmUp::HalfLife { fraction: 0.09 }));
+    let _ = RuleConfig::PowerFunction { width: 0.10 };
     let _ = RuleConfig::PowerFunction { width: 0.05 };
     let snapshots = [
         Profile::of_width(0.05, updates)?,
@@ -168,7 +177,7 @@ fn every_line_of_the_table_is_a_line_of_this_file() {
     // Line breaks are rustfmt's choice.
     let joined = |text: &str| -> String {
         let text: String = text.chars().filter(|char| !char.is_whitespace()).collect();
-        text.replace(",)", ")")
+        text.replace(",)", ")").replace(",}", "}")
     };
     let here = joined(include_str!("coming_from_pytorch.rs"));
     let mut checked = 0;

@@ -261,7 +261,6 @@ fn files(paths: &[std::path::PathBuf]) -> Result<(), Box<dyn Error>> {
 #[allow(dead_code, reason = "that it compiles is the test")]
 fn after_training<M: LearnerModel>(
     model: M,
-    collect: Collect,
     run: RunLength,
     train_loader: Arc<dyn DataLoader<<M as InferenceStep>::Input>>,
     trained: Swa<M>,
@@ -290,11 +289,23 @@ where
     let swa = SwaConfig::new(Collect::every_step())
         .with_rule(power(0.05))
         .with_further_averages(vec![wide])
-        .init(model.clone(), train_loader.clone())?
+        .init(model, train_loader)?
         .with_snapshots("averaged", every_epoch, MemberFiles::new("narrow"))?
         .with_snapshots("wide", every_epoch, MemberFiles::new("wide"))?;
     drop(swa);
+    Ok(())
+}
 
+#[allow(dead_code, reason = "that it compiles is the test")]
+fn second_average<M: LearnerModel>(
+    model: M,
+    collect: Collect,
+    run: RunLength,
+    train_loader: Arc<dyn DataLoader<<M as InferenceStep>::Input>>,
+) -> Result<(), Box<dyn Error>>
+where
+    <M as InferenceStep>::Input: Clone,
+{
     let ema = AverageConfig::new("ema".into(), Collect::every_step())
         .with_rule(RuleConfig::exponential(0.99));
     let swa = SwaConfig::new(collect)
