@@ -90,9 +90,11 @@ fn of_a_loop<M: Module + 'static>(
         average = average.with_rule(config.init()?);
         let _ = RuleConfig::Exponential(config);
     }
-    let updates = 1000.0;
-    let _ = ExponentialConfig::of_half_life(updates)?
-        .with_warm_up(Some(WarmUp::HalfLife { fraction: 0.09 }));
+    let halved = |updates: f64| -> Result<ExponentialConfig, Box<dyn Error>> {
+        Ok(ExponentialConfig::of_half_life(updates)?
+            .with_warm_up(Some(WarmUp::HalfLife { fraction: 0.09 })))
+    };
+    let _ = halved(1000.0)?.init()?;
     let _ = RuleConfig::PowerFunction { width: 0.10 };
     let _ = RuleConfig::PowerFunction { width: 0.05 };
     let snapshots = [

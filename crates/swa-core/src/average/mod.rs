@@ -212,7 +212,7 @@ impl<M: Module> Average<M> {
         self.updates.value = 0;
         self.spread = self.spread.map(Spread::restarted);
         // The first update copies.
-        self.update_alone(&self.read(averaged)?, Flags::ReadNow)?;
+        self.update_alone(self.read(averaged)?, Flags::ReadNow)?;
         self.spread = self.spread.map(Spread::restarted);
         self.updates.value = updates;
         Ok(self)
@@ -243,7 +243,7 @@ impl<M: Module> Average<M> {
     /// - [`InvalidWeight`](AverageError::InvalidWeight) of a rule of your own.
     /// - [`Quantized`](AverageError::Quantized).
     pub fn update(&mut self, model: &M) -> Result<(), AverageError> {
-        self.update_alone(&self.read(model)?, Flags::ReadNow)?;
+        self.update_alone(self.read(model)?, Flags::ReadNow)?;
         self.freeze_as(model);
         Ok(())
     }
@@ -281,7 +281,7 @@ impl<M: Module> Average<M> {
     ///
     /// Those of [`update_non_blocking`](Self::update_non_blocking).
     pub fn update_from(&mut self, weights: Weights) -> Result<(), AverageError> {
-        self.update_alone(&weights, Flags::LeaveOnDevice)
+        self.update_alone(weights, Flags::LeaveOnDevice)
     }
 
     /// [Updates](Self::update_from) several averages of one model from one reading, to the same values as one after the other, and in
@@ -321,10 +321,10 @@ impl<M: Module> Average<M> {
         averages: &mut [&mut Self],
         weights: Weights,
     ) -> Result<(), (usize, AverageError)> {
-        update(averages, &weights, Flags::LeaveOnDevice)
+        update(averages, weights, Flags::LeaveOnDevice)
     }
 
-    fn update_alone(&mut self, weights: &Weights, flags: Flags) -> Result<(), AverageError> {
+    fn update_alone(&mut self, weights: Weights, flags: Flags) -> Result<(), AverageError> {
         update(&mut [self], weights, flags).map_err(|(_, error)| error)
     }
 

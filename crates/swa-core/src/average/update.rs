@@ -21,41 +21,38 @@ type Failed = (usize, AverageError);
 /// Updates all averages towards `current`. Those on one device, with their parameters in one order, share a pass.
 pub(super) fn update<M: Module>(
     averages: &mut [&mut Average<M>],
-    current: &Weights,
+    current: Weights,
     flags: Flags,
 ) -> Result<(), Failed> {
-    let mut passes: Vec<Pass<'_, M>> = Vec::new();
+    let mut groups: Vec<Vec<Update<'_, M>>> = Vec::new();
     for (index, average) in averages.iter_mut().enumerate() {
         let number = average.updates();
         let weight = average.weight_of(number).map_err(|error| (index, error))?;
-        let pass = match passes.iter_mut().find(|pass| pass.serves(average)) {
-            Some(pass) => pass,
-            None => {
-                let current = current.clone().arranged_as(average.weights.layout_shared());
-                passes.push(Pass {
-                    current: current.map_err(|error| (index, error.into()))?,
-                    device: average.device.clone(),
-                    updates: Vec::new(),
-                });
-                passes.last_mut().expect("the one just added")
-            }
-        };
-        pass.updates.push(Update {
+        let update = Update {
             index,
             average,
             number,
             weight,
-        });
+        };
+        match groups.iter_mut().find(|group| group[0].is_like(&update)) {
+            Some(group) => group.push(update),
+            None => groups.push(vec![update]),
+        }
     }
+    let passes = std::iter::repeat_n(current, groups.len()).zip(groups);
+    let passes = passes.map(|(current, updates)| {
+        let first = &updates[0];
+        let current = current.arranged_as(first.average.weights.layout_shared());
+        let current = current.map_err(|error| (first.index, error.into()))?;
+        Ok(Pass { current, updates })
+    });
+    let passes = passes.collect::<Result<Vec<Pass<'_, M>>, Failed>>()?;
     passes.into_iter().try_for_each(|pass| pass.run(flags))
 }
 
-/// Updates towards the same current weights.
+/// Updates towards the same current weights, at least one: of averages on one device, with one layout.
 struct Pass<'a, M: Module> {
-    /// In the order of the layout of all these averages.
     current: Weights,
-    /// The device that the averages are kept on, if it may be another than the model's.
-    device: Option<Device>,
     updates: Vec<Update<'a, M>>,
 }
 
@@ -70,15 +67,11 @@ struct Update<'a, M: Module> {
 }
 
 impl<M: Module> Pass<'_, M> {
-    fn serves(&self, average: &Average<M>) -> bool {
-        let layout = average.weights.layout_shared();
-        average.device == self.device && self.current.layout().is_same(layout)
-    }
-
     fn run(mut self, flags: Flags) -> Result<(), Failed> {
-        if let Some(device) = &self.device {
+        let first = &self.updates[0];
+        if let Some(device) = &first.average.device {
             let moved = self.current.transferred_to(device);
-            self.current = moved.map_err(|error| (self.updates[0].index, error.into()))?;
+            self.current = moved.map_err(|error| (first.index, error.into()))?;
         }
         let Some(shared) = self.verdict(flags)? else {
             return self.take(None);
@@ -141,16 +134,16 @@ impl<M: Module> Pass<'_, M> {
         let mut steps = self.steps(&mut values);
         let outcome = kernels::take(&mut steps.list, verdict.as_deref_mut());
         self.put_back(steps, &mut values);
-        if outcome.is_ok() {
-            let verdict = verdict.as_deref();
-            for values in &mut values {
-                let current = self.current.values();
-                let values = values.iter_mut().zip(current);
-                values.for_each(|(value, current)| accept(value, current, verdict));
-            }
-        }
         for (update, values) in self.updates.iter_mut().zip(values) {
-            update.average.weights.put_values(values);
+            let values = values.into_iter().zip(self.current.values());
+            let values = values.map(|(value, current)| {
+                let value = value.expect("a step gives back what it took");
+                match outcome {
+                    Ok(()) => accepted(value, current, verdict.as_deref()),
+                    Err(_) => value,
+                }
+            });
+            update.average.weights.put_values(values.collect());
         }
         outcome.map_err(|refusal| self.error(refusal))?;
         for update in &mut self.updates {
@@ -160,41 +153,39 @@ impl<M: Module> Pass<'_, M> {
     }
 
     /// The values of all averages, so that nothing else has a handle on them.
-    fn take_values(&mut self) -> Vec<Vec<Value>> {
+    fn take_values(&mut self) -> Vec<Vec<Option<Value>>> {
         let parameters = self.current.values().len();
         let values = self.updates.iter_mut().map(|update| {
             let values = update.average.weights.take_values();
             assert_eq!(values.len(), parameters, "an earlier update has panicked");
-            values
+            values.into_iter().map(Some).collect()
         });
         values.collect()
     }
 
-    /// The steps of all float parameters, whose values they take.
-    fn steps(&self, values: &mut [Vec<Value>]) -> Steps {
+    /// The steps of all float parameters, which take their values.
+    fn steps(&self, values: &mut [Vec<Option<Value>>]) -> Steps {
         let mut steps = Steps::default();
         for (parameter, current) in self.current.values().iter().enumerate() {
             let Value::Float(current) = current else {
                 continue;
             };
             for (place, (update, values)) in self.updates.iter().zip(&mut *values).enumerate() {
-                let taken = Value::Float(current.clone());
-                if let Value::Float(before) = std::mem::replace(&mut values[parameter], taken) {
-                    let step = update.step(parameter, before, current);
-                    steps.add(step, place);
+                if let Some(Value::Float(before)) = values[parameter].take() {
+                    steps.add(parameter, current, update, before, place);
                 }
             }
         }
         steps
     }
 
-    fn put_back(&mut self, steps: Steps, values: &mut [Vec<Value>]) {
+    fn put_back(&mut self, steps: Steps, values: &mut [Vec<Option<Value>>]) {
         for (step, places) in steps.list.into_iter().zip(steps.places) {
             for ((average, _), place) in step.averages.into_iter().zip(places) {
                 let is_large = &mut self.updates[place].average.is_large;
                 is_large.resize(values[place].len(), false);
                 is_large[step.parameter] = step.is_large;
-                values[place][step.parameter] = Value::Float(average);
+                values[place][step.parameter] = Some(Value::Float(average));
             }
         }
     }
@@ -212,42 +203,11 @@ impl<M: Module> Pass<'_, M> {
 }
 
 impl<M: Module> Update<'_, M> {
-    /// The step of a parameter whose value in the average is `before`.
-    fn step(&self, parameter: usize, before: Floats, current: &Floats) -> Step {
-        let device = current.device();
-        if !self.average.averaged[parameter] {
-            // To the current values themselves.
-            let before = before.moved_to(&device).cast(current.dtype().into());
-            return Step {
-                parameter,
-                current: current.clone(),
-                checked: false,
-                is_large: true,
-                averages: vec![(before, 1.0)],
-            };
-        }
-        let is_large = match self.average.is_large.get(parameter) {
-            Some(is_large) => *is_large,
-            None => kernels::is_large(&before),
-        };
-        // After a record was loaded, its dtype may be another than an accumulator's.
-        let dtype = match before.dtype() {
-            DType::F64 => FloatDType::F64,
-            _ => accumulator_dtype(current.dtype()),
-        };
-        // In the host's memory, one pass is enough if both have the same dtype.
-        let current = if is_host(&device) {
-            current.clone().cast(dtype)
-        } else {
-            current.clone()
-        };
-        Step {
-            parameter,
-            current,
-            checked: true,
-            is_large,
-            averages: vec![(before.moved_to(&device).cast(dtype), self.weight)],
-        }
+    /// Tells whether both can be in one pass.
+    fn is_like(&self, other: &Self) -> bool {
+        let layout = other.average.weights.layout_shared();
+        self.average.device == other.average.device
+            && self.average.weights.layout_shared().is_same(layout)
     }
 
     /// Notes that the average's values are those after this update.
@@ -272,41 +232,77 @@ struct Steps {
 }
 
 impl Steps {
-    /// Adds the step of an update to that of another update of the same parameter, if it is alike, so that the current values are read
-    /// once for both.
-    fn add(&mut self, step: Step, place: usize) {
+    /// Adds the step of a parameter whose value in the average is `before`: to the step of another update that reads the current values
+    /// alike, if there is one, so that they are read once for both.
+    fn add<M: Module>(
+        &mut self,
+        parameter: usize,
+        current: &Floats,
+        update: &Update<'_, M>,
+        before: Floats,
+        place: usize,
+    ) {
+        let device = current.device();
+        let as_it_is = FloatDType::from(current.dtype());
+        let average = &update.average;
+        let checked = average.averaged[parameter];
+        let (weight, is_large, dtype, read_as) = if checked {
+            let is_large = match average.is_large.get(parameter) {
+                Some(is_large) => *is_large,
+                None => kernels::is_large(&before),
+            };
+            // After a record was loaded, its dtype may be another than an accumulator's.
+            let dtype = match before.dtype() {
+                DType::F64 => FloatDType::F64,
+                _ => accumulator_dtype(current.dtype()),
+            };
+            // In the host's memory, one pass is enough if both have the same dtype.
+            let read_as = if is_host(&device) { dtype } else { as_it_is };
+            (update.weight, is_large, dtype, read_as)
+        } else {
+            // To the current values themselves.
+            (1.0, true, as_it_is, as_it_is)
+        };
+        let average = (before.moved_to(&device).cast(dtype), weight);
+
         let steps = self.list.iter_mut().zip(&mut self.places).rev();
-        let mut others = steps.take_while(|(other, _)| other.parameter == step.parameter);
+        let mut others = steps.take_while(|(other, _)| other.parameter == parameter);
         let is_alike = |other: &Step| {
-            other.checked == step.checked && other.current.dtype() == step.current.dtype()
+            other.checked == checked && other.current.dtype() == DType::from(read_as)
         };
         match others.find(|(other, _)| is_alike(other)) {
-            Some((other, places)) => {
-                other.is_large |= step.is_large;
-                other.averages.extend(step.averages);
+            Some((step, places)) => {
+                step.is_large |= is_large;
+                step.averages.push(average);
                 places.push(place);
             }
             None => {
-                self.list.push(step);
+                self.list.push(Step {
+                    parameter,
+                    current: current.clone().cast(read_as),
+                    checked,
+                    is_large,
+                    averages: vec![average],
+                });
                 self.places.push(vec![place]);
             }
         }
     }
 }
 
-/// Gives an int or bool parameter the current value, unless the device left the update out.
-fn accept(value: &mut Value, current: &Value, verdict: Option<&Verdict>) {
+/// An int or bool parameter: the current value, or the value before if the device left the update out.
+fn accepted(before: Value, current: &Value, verdict: Option<&Verdict>) -> Value {
     fn of<K: Basic>(
-        before: &Tensor<1, K>,
+        before: Tensor<1, K>,
         current: &Tensor<1, K>,
         verdict: Option<&Verdict>,
     ) -> Tensor<1, K> {
-        let before = before.clone().to_device(&current.device());
+        let before = before.to_device(&current.device());
         kernels::accepted(before, current.clone(), verdict)
     }
-    match (value, current) {
-        (Value::Int(value), Value::Int(current)) => *value = of(value, current, verdict),
-        (Value::Bool(value), Value::Bool(current)) => *value = of(value, current, verdict),
-        _ => {}
+    match (before, current) {
+        (Value::Int(before), Value::Int(current)) => Value::Int(of(before, current, verdict)),
+        (Value::Bool(before), Value::Bool(current)) => Value::Bool(of(before, current, verdict)),
+        (before, _) => before,
     }
 }

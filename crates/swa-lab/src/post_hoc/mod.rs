@@ -122,10 +122,14 @@ impl Choice<'_> {
             let end = score(run, index, &mut file, &mut progress, interruption)?;
             if end == End::Stopped {
                 progress.end();
+                let goes_on = if self.overwrite {
+                    "The same command without --overwrite"
+                } else {
+                    "The same command"
+                };
+                let (scored, all) = (file.scored(), file.scored() + file.left());
                 say(format!(
-                    "Stopped after {} of {} averages. The same command goes on with them.",
-                    file.scored(),
-                    file.scored() + file.left()
+                    "Stopped after {scored} of {all} averages. {goes_on} goes on with them."
                 ));
                 return Ok(End::Stopped);
             }
