@@ -207,7 +207,7 @@ fn dtypes_are_those_of_the_first_file() {
 #[test]
 fn a_tensor_of_many_parts_is_averaged_as_a_whole() {
     let folder = Folder::new();
-    let count = 3 * (1 << 16) + 5;
+    let count = 9 * (1 << 16) + 5;
     let values = |factor: usize| -> Vec<f32> {
         (0..count)
             .map(|place| (place * factor % 1013) as f32)

@@ -14,7 +14,7 @@ use super::file::Checkpoint;
 const PART: usize = 1 << 16;
 
 /// The number of parts that are computed at once, and then written.
-const PARTS_AT_ONCE: usize = 16;
+const PARTS_AT_ONCE: usize = 4;
 
 /// A file and its coefficient.
 pub(super) type Term = (Arc<Checkpoint>, f64);
