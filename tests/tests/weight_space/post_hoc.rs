@@ -161,14 +161,13 @@ impl Walk {
                 .rule
                 .walk(stream, &parameter.shape, self.steps, self.jitter);
             let elements = walk[0].len();
-            let average = (1..=steps).fold(vec![0.0; elements], |average, step| {
+            (1..=steps).fold(vec![0.0; elements], |average, step| {
                 let weight = rule.weight(step - 1);
                 let values = average.iter().zip(&walk[step]);
                 values
                     .map(|(average, value)| average + weight * (f64::from(*value) - average))
                     .collect()
-            });
-            average
+            })
         });
         averages.collect()
     }

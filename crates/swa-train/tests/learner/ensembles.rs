@@ -21,6 +21,9 @@ use crate::{
     wrap,
 };
 
+/// Averages by their names, with their rules.
+type Described = Vec<(String, Option<RuleConfig>)>;
+
 /// Keeps the weights of members in memory, by their steps. A step can be lost, and one find no room.
 #[derive(Clone, Default)]
 pub(crate) struct Shelf {
@@ -29,7 +32,7 @@ pub(crate) struct Shelf {
     pub(crate) puts: Arc<Mutex<usize>>,
     pub(crate) no_room_at: Option<usize>,
     /// The averages that it is told of.
-    pub(crate) described: Arc<Mutex<Vec<(String, Option<RuleConfig>)>>>,
+    pub(crate) described: Arc<Mutex<Described>>,
 }
 
 impl<M: Module> MemberSink<M> for Shelf {
