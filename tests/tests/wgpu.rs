@@ -12,7 +12,7 @@ use std::sync::{Arc, LazyLock};
 use burn::data::dataloader::DataLoader;
 use burn::lr_scheduler::constant::ConstantLr;
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::optim::{ModuleOptimizer, SgdConfig, momentum::MomentumConfig};
+use burn::optim::{GradientsParams, ModuleOptimizer, SgdConfig, momentum::MomentumConfig};
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, Tolerance, s};
 use burn::train::SupervisedTraining;
 use burn::train::{InferenceStep, Learner, TrainStep};
@@ -266,6 +266,35 @@ fn an_average_is_the_mean_and_leaves_out_what_is_not_finite() {
     ));
     assert_eq!(average.updates(), 4);
     assert!(relative_l2(&mean(&average), &three) < 1e-6);
+}
+
+#[test]
+fn a_model_is_overwritten_and_the_average_goes_on() {
+    let device = wgpu().autodiff();
+    let times = |factor: f64| scaled(network(&device), factor);
+    let live = network(&device);
+    let mut average = Average::new(&live, EqualWeights).unwrap();
+    average.update_non_blocking(&times(3.0)).unwrap();
+    average.update_non_blocking(&live).unwrap();
+    let overwritten = average.overwrite(&live).unwrap();
+    average.update_non_blocking(&times(5.0)).unwrap();
+    average.check().unwrap();
+
+    let is = |model: &PreResNet, factor: f64| {
+        let weights = Weights::of(model).unwrap();
+        let expected = Weights::of(&times(factor)).unwrap();
+        let off = weights.distance(&expected).unwrap() / expected.norm().unwrap();
+        assert!(off < 1e-6, "{factor}: {off}");
+    };
+    is(&overwritten, 2.0);
+    is(&live, 1.0);
+    is(&average.model().unwrap(), 3.0);
+    // It trains on.
+    let images = Tensor::ones([2, 3, 32, 32], &device);
+    let loss = overwritten.forward(images).square().mean();
+    let gradients = GradientsParams::from_grads(loss.backward(), &overwritten);
+    let trained = optimizer().step(0.1, overwritten.clone(), gradients);
+    assert_ne!(tensors(&trained), tensors(&overwritten));
 }
 
 #[test]
