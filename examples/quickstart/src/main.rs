@@ -18,7 +18,7 @@ use model::Model;
 const EPOCHS: usize = 12;
 const SWA_START: usize = 8; // SWA: about three quarters of the run
 const BATCH_SIZE: usize = 64;
-const TRAIN_ITEMS: usize = 4096;
+const TRAIN_ITEMS: usize = 8192;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = Device::default().autodiff();
