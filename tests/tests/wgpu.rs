@@ -314,7 +314,7 @@ fn averages_in_one_pass_are_those_of_separate_updates() {
         let mut due = Vec::new();
         for (index, (together, apart)) in together.iter_mut().zip(&mut apart).enumerate() {
             // All after each third step, and every second one after all steps.
-            if step % 3 == 0 || index % 2 == 0 {
+            if step.is_multiple_of(3) || index.is_multiple_of(2) {
                 apart.update_non_blocking(&model).unwrap();
                 due.push(together);
             }
