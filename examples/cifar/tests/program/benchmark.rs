@@ -49,10 +49,11 @@ fn assert_complete(lines: &[Value], in_launches: bool) {
         ] {
             assert!(line[figure].as_f64().unwrap() > 0.0, "{figure}: {line}");
         }
-        let (speed, step) = (&line["train_fp32_images_per_s"], &line["step_fp32_ms"]);
-        let images = speed.as_f64().unwrap() * step.as_f64().unwrap() / 1e3;
-        let batch = line["batch"].as_f64().unwrap();
-        assert!((images / batch - 1.0).abs() < 0.05, "{line}");
+        let number = |figure: &str| line[figure].as_f64().unwrap();
+        // Images a second are whole numbers.
+        let speed = 1e3 * number("batch") / number("step_fp32_ms");
+        let off = (number("train_fp32_images_per_s") - speed).abs();
+        assert!(off < 0.5 + 0.05 * speed, "{line}");
         // VGG16 has no BatchNorm.
         let has_batch_norm = line["model"] == "preresnet-8";
         assert_eq!(
