@@ -141,6 +141,9 @@ impl Choice<'_> {
     }
 }
 
+/// The deviation of a profile from which on the user is told of it: that of 0.275, the widest but equal weights, is half as large.
+const MOST_DEVIATION: f64 = 0.2;
+
 /// Scores the candidates of run number `index` that have no scores yet, on the images that were held out.
 fn score(
     run: &PreparedRun<'_>,
@@ -158,7 +161,14 @@ fn score(
         if scored.validation.is_some() {
             continue;
         }
-        let made = run.make(scored.candidate)?;
+        let candidate = scored.candidate;
+        let made = run.make(candidate)?;
+        if let Some(deviation) = made.deviation.filter(|it| *it > MOST_DEVIATION) {
+            progress.print(&format!(
+                "Note: the profile of {candidate} is met to {:.0} % only by those that were kept",
+                100.0 * (1.0 - deviation).max(0.0)
+            ));
+        }
         let scored = &mut file.runs[index].candidates[place];
         scored.deviation = made.deviation;
         scored.validation = Some(run.validation_of(&made.network)?);
