@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use swa_lab::landscape::End;
 use swa_lab::output::say;
-use swa_lab::post_hoc::{Choice, End, PostHocArgs};
+use swa_lab::post_hoc::{Choice, PostHocArgs};
 use swa_lab::run::average::{AverageImages, KnownNetwork};
 use swa_lab::run::interruption::{INTERRUPTED, Interruption};
 use swa_lab::run::model_file::FileArgs;

@@ -77,10 +77,10 @@ impl LandscapeArgs {
     }
 }
 
-/// The end of a command.
+/// The end of a command that scores networks one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// Every point has its scores.
+    /// Each has its scores.
     Finished,
     /// It was asked to stop, and goes on from there with the same command.
     Stopped,

@@ -14,8 +14,8 @@ use super::End;
 use super::networks::GivenNetworks;
 use super::points_file::{Geometry, PointsFile};
 use crate::Failure;
-use crate::data::{EpochLoader, ImageBatch, ImageSet};
-use crate::run::classifier::ImageNetwork;
+use crate::data::{EpochLoader, ImageSet};
+use crate::run::classifier::pass;
 use crate::run::config::RunConfig;
 use crate::run::evaluate::evaluate;
 use crate::run::images::ImagesRecord;
@@ -167,14 +167,7 @@ impl<'a> Scoring<'a> {
                 batch_size,
             }
         };
-        // A re-estimation puts BatchNorm into training mode by the device.
-        let reestimation = EpochLoader::reestimation(
-            images.train.clone(),
-            batch_size,
-            run.augmentation(),
-            run.seed,
-            &device.clone().autodiff(),
-        )?;
+        let reestimation = run.reestimation_images(&images.train, device)?;
         Ok(Self {
             record: ScoringRecord {
                 images: ImagesRecord::of(&images),
@@ -201,13 +194,8 @@ impl<'a> Scoring<'a> {
             return Ok(Evaluation::with_statistics_kept(network));
         };
         let config = ReestimationConfig::new().with_first_batches(batches);
-        let forward = |network: &Network, batch: ImageBatch| {
-            let items = batch.images.dims()[0];
-            network.logits(batch.images);
-            items
-        };
         let batches = || self.reestimation.iter();
-        Ok(Evaluation::new(network, &config, batches, forward)?)
+        Ok(Evaluation::new(network, &config, batches, pass)?)
     }
 
     /// The scores of a network.

@@ -14,9 +14,8 @@ use super::candidate::{Candidate, Snapshots};
 use super::file::{PostHocRun, ScoredCandidate, Scores};
 use super::{KeptAverage, PostHocArgs};
 use crate::Failure;
-use crate::data::{EpochLoader, ImageBatch, ImageSet, Images};
-use crate::run::classifier::ImageNetwork;
-use crate::run::config::EvaluateOn;
+use crate::data::{EpochLoader, ImageSet, Images};
+use crate::run::classifier::pass;
 use crate::run::directory::io_error;
 use crate::run::evaluate::evaluate;
 use crate::run::model_file::{Description, FileArgs, ModelFile};
@@ -65,11 +64,8 @@ impl KeptRun {
     ) -> Result<PreparedRun<'a>, Failure> {
         let config = &self.run.config;
         let images = self.run.images(all)?;
-        let held_out = match (config.images.evaluate_on, images.held_out) {
-            (EvaluateOn::Validation, _) => Some(images.used.test.clone()),
-            (EvaluateOn::Test, held_out) => held_out,
-        };
-        let Some(validation) = held_out else {
+        let validation = config.validation_images(&images.used, images.held_out);
+        let Some(validation) = validation else {
             return Err(format!(
                 "{} held no training images out, and averages are never chosen by the test images: train it with --validation-items",
                 self.folder.display()
@@ -90,14 +86,7 @@ impl KeptRun {
         let batches = args
             .batch_norm_batches
             .or_else(|| config.method.swa().and_then(|swa| swa.batch_norm_batches));
-        // A re-estimation puts BatchNorm into training mode by the device.
-        let reestimation = EpochLoader::reestimation(
-            images.used.train.clone(),
-            config.sgd.batch_size,
-            config.augmentation(),
-            config.seed,
-            &device.clone().autodiff(),
-        )?;
+        let reestimation = config.reestimation_images(&images.used.train, device)?;
         Ok(PreparedRun {
             kept: self,
             snapshots,
@@ -201,13 +190,8 @@ impl PreparedRun<'_> {
         let file = ModelFile::of(average.state_dict(), &files[0], FileArgs::NONE)?;
         let network = file.network(self.class_names.len(), self.device)?;
         let config = ReestimationConfig::new().with_first_batches(self.batches);
-        let forward = |network: &Network, batch: ImageBatch| {
-            let items = batch.images.dims()[0];
-            network.logits(batch.images);
-            items
-        };
         let batches = self.reestimation.iter();
-        let (network, _) = reestimate_batch_norm(&network, &config, batches, forward)?;
+        let (network, _) = reestimate_batch_norm(&network, &config, batches, pass)?;
         Ok(Made {
             network,
             deviation: combination.deviation,

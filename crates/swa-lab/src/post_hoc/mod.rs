@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 
 use crate::Failure;
+use crate::landscape::End;
 use crate::output::say;
 use crate::run::directory::{delete_unfinished_files, io_error};
 use crate::run::images::load_images;
@@ -49,15 +50,6 @@ impl PostHocArgs {
     pub fn is_given(&self) -> bool {
         !self.widths.is_empty() || !self.windows.is_empty() || self.batch_norm_batches.is_some()
     }
-}
-
-/// The end of a command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// Every candidate has its score, and the best of each run is chosen.
-    Finished,
-    /// It was asked to stop, and goes on from there with the same command.
-    Stopped,
 }
 
 /// The runs to choose averages of, and where.

@@ -9,8 +9,8 @@ use swa_core::{ReestimationConfig, reestimate_batch_norm};
 use swa_models::Network;
 use swa_store::{CheckpointAverage, Checkpoints, StateDict};
 
-use super::classifier::ImageNetwork;
-use super::config::{EvaluateOn, RunConfig};
+use super::classifier::pass;
+use super::config::RunConfig;
 use super::epoch_log::Score;
 use super::evaluate::evaluate;
 use super::images::load_images;
@@ -18,7 +18,7 @@ use super::model_file::{FileArgs, ModelFile};
 use super::predictors::FinishedRun;
 use super::progress::{Progress, ShownLoader};
 use crate::Failure;
-use crate::data::{EpochLoader, ImageBatch, ImageSet, Images};
+use crate::data::{ImageSet, Images};
 
 /// The images that averages of files are re-estimated from and scored on.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -102,10 +102,7 @@ impl<'a> KnownNetwork<'a> {
                 (config, used, held_out)
             }
         };
-        let held_out = match config.images.evaluate_on {
-            EvaluateOn::Validation => Some(used.test.clone()),
-            EvaluateOn::Test => held_out,
-        };
+        let held_out = config.validation_images(&used, held_out);
         Ok(Self {
             first,
             args,
@@ -133,23 +130,13 @@ impl<'a> KnownNetwork<'a> {
                 reestimated_layers: 0,
             });
         }
-        // A re-estimation puts BatchNorm into training mode by the device.
-        let images = EpochLoader::reestimation(
-            self.images.train.clone(),
-            self.config.sgd.batch_size,
-            self.config.augmentation(),
-            self.config.seed,
-            &self.device.clone().autodiff(),
-        )?;
+        let images = self
+            .config
+            .reestimation_images(&self.images.train, self.device)?;
         let label = "re-estimating BatchNorm";
         let images = ShownLoader::new(Arc::new(images), label, self.progress.clone());
-        let forward = |network: &Network, batch: ImageBatch| {
-            let items = batch.images.dims()[0];
-            network.logits(batch.images);
-            items
-        };
         let config = ReestimationConfig::new();
-        let (network, report) = reestimate_batch_norm(&network, &config, images.iter(), forward)?;
+        let (network, report) = reestimate_batch_norm(&network, &config, images.iter(), pass)?;
         self.progress.clone().end();
         Ok(Averaged {
             file,

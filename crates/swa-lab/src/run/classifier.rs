@@ -31,6 +31,13 @@ macro_rules! image_networks {
 
 image_networks!(Network, PreResNet, Vgg, WideResNet);
 
+/// Passes a batch through a network, for a re-estimation of BatchNorm. Returns the number of images.
+pub(crate) fn pass(network: &Network, batch: ImageBatch) -> usize {
+    let images = batch.images.dims()[0];
+    network.logits(batch.images);
+    images
+}
+
 /// A network with cross-entropy as its loss.
 #[derive(Module, Debug)]
 pub struct Classifier<N: ImageNetwork> {

@@ -17,7 +17,7 @@ use swa_store::{StateDict, StateDictError};
 use thiserror::Error;
 
 use crate::Failure;
-use crate::data::{Augmentation, DataSource, ImageSet, Images, Padding};
+use crate::data::{Augmentation, DataSource, EpochLoader, ImageSet, Images, Padding};
 use crate::run::method::{Method, MethodSettings, paper_budget};
 
 /// The settings of a run, as `config.json` holds them.
@@ -428,6 +428,41 @@ impl RunConfig {
             PaddingChoice::Zero => Augmentation::CropAndFlip(Padding::Zero),
             PaddingChoice::Reflect => Augmentation::CropAndFlip(Padding::Reflect),
             PaddingChoice::None => Augmentation::None,
+        }
+    }
+
+    /// The run's training images as BatchNorm is re-estimated from them after the training, on `device` or its autodiff device.
+    ///
+    /// # Errors
+    ///
+    /// If there are no images.
+    pub(crate) fn reestimation_images(
+        &self,
+        train: &Arc<Images>,
+        device: &Device,
+    ) -> Result<EpochLoader, Failure> {
+        // A re-estimation puts BatchNorm into training mode by the device.
+        let device = device.clone().autodiff();
+        let (batch_size, augmentation) = (self.sgd.batch_size, self.augmentation());
+        let images = train.clone();
+        Ok(EpochLoader::reestimation(
+            images,
+            batch_size,
+            augmentation,
+            self.seed,
+            &device,
+        )?)
+    }
+
+    /// The images that something may be chosen by after the training: those that are held out, be the run scored on them or not.
+    pub(crate) fn validation_images(
+        &self,
+        used: &ImageSet,
+        held_out: Option<Arc<Images>>,
+    ) -> Option<Arc<Images>> {
+        match self.images.evaluate_on {
+            EvaluateOn::Validation => Some(used.test.clone()),
+            EvaluateOn::Test => held_out,
         }
     }
 

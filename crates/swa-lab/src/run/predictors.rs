@@ -16,14 +16,14 @@ use swa_core::{Average, Covariance, EqualWeights, ReestimationConfig, reestimate
 use swa_models::Network;
 
 use super::checkpoint::in_brief;
-use super::classifier::{Classifier, ImageNetwork};
+use super::classifier::{Classifier, pass};
 use super::config::RunConfig;
 use super::directory::{RunDirectory, io_error};
 use super::method::{Method, MethodSettings};
 use super::model_file::{FileArgs, ModelFile};
 use super::progress::{Progress, ShownLoader};
 use crate::Failure;
-use crate::data::{EpochLoader, ImageBatch, ImageSet, Images};
+use crate::data::{ImageSet, Images};
 
 /// The models of a run that predict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -290,14 +290,7 @@ impl FinishedRun {
         let network = self.config.network(images.class_names.len(), device)?;
         let average = gaussian(&file, network, swag.rank)?;
 
-        // A re-estimation puts BatchNorm into training mode by the device.
-        let train_images = EpochLoader::reestimation(
-            images.train.clone(),
-            self.config.sgd.batch_size,
-            self.config.augmentation(),
-            self.config.seed,
-            &device.clone().autodiff(),
-        )?;
+        let train_images = self.config.reestimation_images(&images.train, device)?;
         let label = "re-estimating BatchNorm";
         let train_images = ShownLoader::new(Arc::new(train_images), label, progress.clone());
         let batch_norm = ReestimationConfig::new().with_first_batches(swa.batch_norm_batches);
@@ -314,12 +307,7 @@ impl FinishedRun {
             networks: Box::new((0..samples).map(move |_| {
                 let sample = average.sample(scale, covariance, &mut rng)?.into_network();
                 let batches = train_images.iter();
-                let forward = |network: &Network, batch: ImageBatch| {
-                    let items = batch.images.dims()[0];
-                    network.logits(batch.images);
-                    items
-                };
-                let (sample, _) = reestimate_batch_norm(&sample, &batch_norm, batches, forward)?;
+                let (sample, _) = reestimate_batch_norm(&sample, &batch_norm, batches, pass)?;
                 Ok(sample)
             })),
         })
