@@ -22,11 +22,15 @@ pub enum Padding {
 /// The random variation of training images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Augmentation {
-    /// No variation.
+    /// No variation. Of images in files, the centre.
     None,
     /// Four pixels of padding on each side, a random crop back to 32×32 pixels, and a horizontal
-    /// flip of every second image on average.
+    /// flip of every second image on average. For decoded images.
     CropAndFlip(Padding),
+    /// A random part of the image, resized to the view's size, and a horizontal flip of every second image on average:
+    /// torchvision's `RandomResizedCrop`, of an area of at least [`View::least_scale`](super::View::least_scale) and a ratio of
+    /// 3/4 to 4/3. For images in files.
+    ResizedCropAndFlip,
 }
 
 impl Augmentation {
@@ -40,7 +44,8 @@ impl Augmentation {
         index: usize,
     ) -> Placement {
         match self {
-            Self::None => Placement::CENTRED,
+            // The loader refuses the second.
+            Self::None | Self::ResizedCropAndFlip => Placement::CENTRED,
             Self::CropAndFlip(padding) => {
                 let mut stream = Stream::new(purpose, seed, &[epoch, index]);
                 Placement {

@@ -1,21 +1,37 @@
 //! From images to tensors.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use rayon::iter::{IndexedParallelIterator, IntoParallelRefIterator, ParallelIterator};
+use rayon::slice::ParallelSliceMut;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::augmentation::Augmentation;
-use super::images::{CHANNELS, IMAGE_BYTES, Images, SIDE};
-use super::random::Purpose;
+use super::error::DataError;
+use super::file_list::FileList;
+use super::images::{CHANNELS, Content, IMAGE_BYTES, Images};
+use super::normalization::{Normalization, write_planes};
+use super::random::{Purpose, Stream};
+use super::resize;
+use super::resized_crop::Region;
 
 /// Images and labels, as a network is trained on them.
 #[derive(Debug, Clone)]
 pub struct ImageBatch {
-    /// The images, normalised: `[batch, 3, 32, 32]`.
+    /// The images, normalised: `[batch, 3, side, side]`.
     pub images: Tensor<4>,
     /// The class of each image: `[batch]`.
     pub labels: Tensor<1, Int>,
 }
+
+/// The threads that images in files are decoded in: one for each core, for all loaders together.
+static DECODERS: LazyLock<ThreadPool> = LazyLock::new(|| {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let pool = ThreadPoolBuilder::new().num_threads(threads);
+    let pool = pool.thread_name(|index| format!("decoder {index}"));
+    pool.build().expect("the operating system has threads")
+});
 
 /// The variation of each image of a pass.
 #[derive(Debug, Clone, Copy)]
@@ -34,23 +50,48 @@ pub(super) struct Variation {
 #[derive(Debug)]
 pub(super) struct BatchMaker {
     /// The images to choose from.
-    pub(super) images: Arc<Images>,
+    images: Arc<Images>,
     /// The indices of the pass's images, in its order.
-    pub(super) order: Vec<u32>,
+    order: Vec<u32>,
     /// Images in a batch; the last one may have fewer.
-    pub(super) batch_size: usize,
+    batch_size: usize,
     /// The variation of each image.
-    pub(super) variation: Variation,
+    variation: Variation,
     /// The value of each byte in each channel.
-    pub(super) table: [[f32; 256]; CHANNELS],
+    table: [[f32; 256]; CHANNELS],
 }
 
 impl BatchMaker {
-    /// Batch number `batch` of the pass.
-    pub(super) fn batch(&self, batch: usize) -> HostBatch {
+    pub(super) fn new(
+        images: Arc<Images>,
+        order: Vec<u32>,
+        batch_size: usize,
+        variation: Variation,
+    ) -> Self {
+        let normalization = match images.content {
+            Content::Decoded(_) => Normalization::CIFAR10,
+            Content::Files(_) => Normalization::IMAGENET,
+        };
+        Self {
+            images,
+            order,
+            batch_size,
+            variation,
+            table: normalization.table(),
+        }
+    }
+
+    /// Batch number `batch` of the pass. Of images in files, those that cannot be read are left out, if so asked.
+    pub(super) fn batch(&self, batch: usize) -> Result<HostBatch, DataError> {
         let start = batch * self.batch_size;
         let end = self.order.len().min(start + self.batch_size);
-        let order = &self.order[start..end];
+        match &self.images.content {
+            Content::Decoded(_) => Ok(self.of_decoded(&self.order[start..end])),
+            Content::Files(files) => self.of_files(files, &self.order[start..end]),
+        }
+    }
+
+    fn of_decoded(&self, order: &[u32]) -> HostBatch {
         let Variation {
             augmentation,
             purpose,
@@ -59,7 +100,6 @@ impl BatchMaker {
         } = self.variation;
 
         let mut pixels = vec![0.0; order.len() * IMAGE_BYTES];
-        let mut labels = Vec::with_capacity(order.len());
         for (&index, pixels) in order.iter().zip(pixels.chunks_exact_mut(IMAGE_BYTES)) {
             let index = index as usize;
             augmentation.placement(purpose, seed, epoch, index).write(
@@ -67,9 +107,76 @@ impl BatchMaker {
                 &self.table,
                 pixels,
             );
-            labels.push(i32::from(self.images.label(index)));
         }
-        HostBatch { pixels, labels }
+        self.with_labels(pixels, order.iter())
+    }
+
+    fn of_files(&self, files: &FileList, order: &[u32]) -> Result<HostBatch, DataError> {
+        let side = self.images.side();
+        let values = CHANNELS * side * side;
+        let mut pixels = vec![0.0; order.len() * values];
+        let decoded: Vec<Result<(), DataError>> = DECODERS.install(|| {
+            let outputs = pixels.par_chunks_exact_mut(values).with_max_len(1);
+            let images = order.par_iter().zip(outputs);
+            images
+                .map(|(&index, pixels)| self.write_file(files, index as usize, pixels))
+                .collect()
+        });
+
+        let mut readable = Vec::with_capacity(order.len());
+        for (place, (&index, decoded)) in order.iter().zip(decoded).enumerate() {
+            match decoded {
+                Ok(()) => {
+                    let source = place * values;
+                    pixels.copy_within(source..source + values, readable.len() * values);
+                    readable.push(index);
+                }
+                Err(error) => files.leave_out(index as usize, error)?,
+            }
+        }
+        pixels.truncate(readable.len() * values);
+        Ok(self.with_labels(pixels, readable.iter()))
+    }
+
+    /// Writes the view of an image in a file.
+    fn write_file(
+        &self,
+        files: &FileList,
+        index: usize,
+        pixels: &mut [f32],
+    ) -> Result<(), DataError> {
+        let Variation {
+            augmentation,
+            purpose,
+            seed,
+            epoch,
+        } = self.variation;
+
+        let view = files.view();
+        let image = files.decode(index)?;
+        let (samples, flip) = if augmentation == Augmentation::None {
+            (resize::centre(&image, view), false)
+        } else {
+            let mut stream = Stream::new(purpose, seed, &[epoch, index]);
+            let size = [image.width, image.height];
+            let region = Region::random(size, view.least_scale, &mut stream);
+            (resize::crop(&image, region, view), stream.coin())
+        };
+        write_planes(&samples, flip, view.side, &self.table, pixels);
+        Ok(())
+    }
+
+    fn with_labels<'a>(
+        &self,
+        pixels: Vec<f32>,
+        indices: impl Iterator<Item = &'a u32>,
+    ) -> HostBatch {
+        let label = |index: &u32| i32::from(self.images.label(*index as usize));
+        HostBatch {
+            pixels,
+            labels: indices.map(label).collect(),
+            side: self.images.side(),
+        }
     }
 }
 
@@ -78,6 +185,7 @@ impl BatchMaker {
 pub(super) struct HostBatch {
     pixels: Vec<f32>,
     labels: Vec<i32>,
+    side: usize,
 }
 
 impl HostBatch {
@@ -88,10 +196,10 @@ impl HostBatch {
 
     /// Puts it on a device.
     pub(super) fn into_tensors(self, device: &Device) -> ImageBatch {
-        let items = self.len();
+        let (items, side) = (self.len(), self.side);
         ImageBatch {
             images: Tensor::from_data(
-                TensorData::new(self.pixels, [items, CHANNELS, SIDE, SIDE]),
+                TensorData::new(self.pixels, [items, CHANNELS, side, side]),
                 device,
             ),
             labels: Tensor::from_data(TensorData::new(self.labels, [items]), device),

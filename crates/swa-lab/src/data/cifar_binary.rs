@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn records_come_in_the_order_of_the_files_with_their_labels() {
         let images = SMALL.load(folder().path(), &|_, _| {}).unwrap();
-        let labels: Vec<u8> = (0..10).map(|index| images.train.label(index)).collect();
+        let labels: Vec<u16> = (0..10).map(|index| images.train.label(index)).collect();
         assert_eq!(labels, [0, 9, 1, 9, 2, 9, 3, 9, 4, 9]);
         assert_eq!((images.test.len(), images.test.label(0)), (2, 5));
         let image = images.train.image(2);

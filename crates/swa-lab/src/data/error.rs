@@ -121,28 +121,33 @@ pub enum DataError {
     },
 
     /// A folder of classes holds more than a label can name.
-    #[error("{path}: {found} classes, at most 256 are supported")]
+    #[error("{path}: {found} classes, at most {most} are supported")]
     TooManyClasses {
         /// The folder.
         path: PathBuf,
         /// The number of classes.
         found: usize,
+        /// The number of classes that are supported.
+        most: usize,
     },
 
-    /// `train/` and `test/` do not have the same classes.
-    #[error(
-        "{path}: class {class} is in {present}/ and not in {absent}/; both must have the same \
-         classes"
-    )]
+    /// The folders to train and to test on do not have the same classes.
+    #[error("{path}: {differences}; both must have the same classes")]
     ClassesDiffer {
         /// The folder of both.
         path: PathBuf,
-        /// The first class that is missing.
-        class: String,
-        /// The folder that has it.
-        present: &'static str,
-        /// The folder that lacks it.
-        absent: &'static str,
+        /// The classes that only one of them has.
+        differences: String,
+    },
+
+    /// A file where another folder has a class.
+    #[error(
+        "{path}: is a file, not a folder with the images of that class; put the folder there, or remove the class \
+         everywhere"
+    )]
+    ClassIsAFile {
+        /// The file.
+        path: PathBuf,
     },
 
     /// Two classes with one name.
@@ -227,6 +232,85 @@ pub enum DataError {
         width: u32,
         /// Its height, in pixels.
         height: u32,
+    },
+
+    /// The folder holds no images of the layout that is expected.
+    #[error("{path}: expected a folder with train/CLASS/ and val/CLASS/ (or test/CLASS/), {found}")]
+    NoImageFolder {
+        /// The folder.
+        path: PathBuf,
+        /// What is there instead.
+        found: String,
+    },
+
+    /// An image that is too large.
+    #[error(
+        "{path}: {width}x{height} pixels, at most {most} in all are read; make it smaller, or move it elsewhere"
+    )]
+    TooManyPixels {
+        /// The file.
+        path: PathBuf,
+        /// Its width, in pixels.
+        width: u32,
+        /// Its height, in pixels.
+        height: u32,
+        /// The number of pixels that an image has at most.
+        most: u64,
+    },
+
+    /// A grey image of 16 bits.
+    #[error(
+        "{path}: a grey image of 16 bits, most of whose shades torchvision makes white; convert it to 8 bits, or move \
+         it elsewhere"
+    )]
+    GreyOf16Bits {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// No image of a pass could be read.
+    #[error("none of {images} images can be read; check the folder of images")]
+    NoneReadable {
+        /// The number of images.
+        images: usize,
+    },
+
+    /// A view of images that are too small or too large.
+    #[error("images of {side} pixels a side: expected 1 to {most}")]
+    ViewSide {
+        /// The side, in pixels.
+        side: usize,
+        /// The largest one.
+        most: usize,
+    },
+
+    /// A view of a centre that is larger than the image.
+    #[error("images resized to {resize} pixels for a centre of {side}: expected {side} to {most}")]
+    ViewResize {
+        /// The shorter side of the image, in pixels.
+        resize: usize,
+        /// The side of its centre.
+        side: usize,
+        /// The largest one.
+        most: usize,
+    },
+
+    /// A view of crops of no area.
+    #[error(
+        "crops of {least_scale} of an image's area at least: expected more than 0, and 1 at most"
+    )]
+    ViewScale {
+        /// The least part of the area.
+        least_scale: f64,
+    },
+
+    /// An augmentation for other images.
+    #[error("{augmentation} is for {kind}; use another augmentation for these images")]
+    OtherAugmentation {
+        /// The augmentation.
+        augmentation: &'static str,
+        /// The images that it is for.
+        kind: &'static str,
     },
 
     /// The download failed.

@@ -19,7 +19,6 @@ use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, Im
 use png::{BitDepth, ColorType, InterlaceInfo};
 
 use super::error::DataError;
-use super::images::{CHANNELS, SIDE};
 use super::truncated_jpeg::is_truncated;
 
 /// File name extensions of images that are read, in lower case: those of torchvision's `ImageFolder`, and other names of the
@@ -65,20 +64,47 @@ impl Kind {
     }
 }
 
-/// Decodes one file into `[3, 32, 32]` bytes. Its size is checked before its pixels are decoded.
-///
-/// Returns whether the image is to be turned before it is shown, as its EXIF data say. It is not turned here, as Pillow does not
-/// turn it, unless it is a TIFF file.
-pub(super) fn decode(path: &Path, pixels: &mut [u8]) -> Result<bool, DataError> {
+/// The size and kind of an image, as its file says before its pixels are decoded.
+pub(super) struct Header {
+    /// Its width, in pixels.
+    pub(super) width: u32,
+    /// Its height, in pixels.
+    pub(super) height: u32,
+    /// True if it is grey, without alpha, and of 16 bits a sample.
+    pub(super) is_grey_of_16_bits: bool,
+}
+
+/// A decoded image.
+pub(super) struct Decoded {
+    /// Its width, in pixels.
+    pub(super) width: u32,
+    /// Its height, in pixels.
+    pub(super) height: u32,
+    /// Red, green and blue of each pixel, row by row.
+    pub(super) samples: Vec<u8>,
+    /// True if it is to be turned before it is shown, as its EXIF data say. It is not turned here, as Pillow does not turn it,
+    /// unless it is a TIFF file.
+    pub(super) turned: bool,
+}
+
+/// Decodes one file, unless `accept` returns an error.
+pub(super) fn decode(
+    path: &Path,
+    accept: impl FnOnce(&Header) -> Result<(), DataError>,
+) -> Result<Decoded, DataError> {
     let file = fs::read(path).map_err(|source| DataError::Unreadable {
         path: path.into(),
         source,
     })?;
-    decode_bytes(path, &file, pixels)
+    decode_bytes(path, &file, accept)
 }
 
 /// Decodes the content of the file at `path`.
-fn decode_bytes(path: &Path, file: &[u8], pixels: &mut [u8]) -> Result<bool, DataError> {
+fn decode_bytes(
+    path: &Path,
+    file: &[u8],
+    accept: impl FnOnce(&Header) -> Result<(), DataError>,
+) -> Result<Decoded, DataError> {
     let unreadable = |source| DataError::Unreadable {
         path: path.into(),
         source,
@@ -103,13 +129,11 @@ fn decode_bytes(path: &Path, file: &[u8], pixels: &mut [u8]) -> Result<bool, Dat
         .ok_or_else(|| damaged("its content is no image of a known format"))?;
     let mut decoder = reader.into_decoder().map_err(undecodable)?;
     let (width, height) = decoder.dimensions();
-    if (width, height) != (SIDE as u32, SIDE as u32) {
-        return Err(DataError::ImageSize {
-            path: path.into(),
-            width,
-            height,
-        });
-    }
+    accept(&Header {
+        width,
+        height,
+        is_grey_of_16_bits: decoder.color_type() == image::ColorType::L16,
+    })?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let mut turned = orientation != Orientation::NoTransforms;
     let is_short = match format {
@@ -136,19 +160,19 @@ fn decode_bytes(path: &Path, file: &[u8], pixels: &mut [u8]) -> Result<bool, Dat
     }
     let color = image.color();
     let has_16_bits = color.bytes_per_pixel() == 2 * color.channel_count();
+    let (width, height) = (image.width(), image.height());
     let samples: Vec<u8> = if has_16_bits && format != ImageFormat::Pnm {
         let wide = image.into_rgb16();
         wide.iter().map(|sample| (sample >> 8) as u8).collect()
     } else {
         image.into_rgb8().into_raw()
     };
-    for (channel, plane) in pixels.chunks_exact_mut(SIDE * SIDE).enumerate() {
-        let interleaved = samples.iter().skip(channel).step_by(CHANNELS);
-        for (pixel, value) in plane.iter_mut().zip(interleaved) {
-            *pixel = *value;
-        }
-    }
-    Ok(turned)
+    Ok(Decoded {
+        width,
+        height,
+        samples,
+        turned,
+    })
 }
 
 /// Tells whether a WebP file is shorter than it says. image-webp (0.2) makes up the last bytes.
@@ -160,17 +184,22 @@ fn is_short_webp(file: &[u8]) -> bool {
     length.is_some_and(|length| u64::from(u32::from_le_bytes(*length)) + HEAD > file.len() as u64)
 }
 
-/// Decodes a PNG file of 32×32 pixels that ends after its last pixel, where checksums and the marker of its end should be.
+/// Decodes a PNG file that ends after its last pixel, where checksums and the marker of its end should be.
 /// `image` (0.25) asks for them, Pillow does not.
 fn png_without_its_end(file: &[u8]) -> Option<DynamicImage> {
     // The decoder asks for some bytes more than it needs. They are not pixels if it does not matter what they are.
-    let [zeros, ones] = [0, 0xFF].map(|byte| rows_of_png(&[file, &[byte; 8]].concat()));
-    let (color, depth, pixels) = zeros?;
-    if ones?.2 != pixels {
+    let [zeros, ones] = [0, 0xFF].map(|byte| PngRows::read(&[file, &[byte; 8]].concat()));
+    let PngRows {
+        width,
+        height,
+        color,
+        depth,
+        pixels,
+    } = zeros?;
+    if ones?.pixels != pixels {
         return None;
     }
 
-    let side = SIDE as u32;
     let wide = || {
         let words = pixels.as_chunks().0.iter();
         words.map(|word| u16::from_be_bytes(*word)).collect()
@@ -178,58 +207,93 @@ fn png_without_its_end(file: &[u8]) -> Option<DynamicImage> {
     use ColorType::{Grayscale, GrayscaleAlpha, Indexed, Rgb, Rgba};
     match (color, depth) {
         (Grayscale, BitDepth::Sixteen) => {
-            ImageBuffer::from_raw(side, side, wide()).map(DynamicImage::ImageLuma16)
+            ImageBuffer::from_raw(width, height, wide()).map(DynamicImage::ImageLuma16)
         }
         (GrayscaleAlpha, BitDepth::Sixteen) => {
-            ImageBuffer::from_raw(side, side, wide()).map(DynamicImage::ImageLumaA16)
+            ImageBuffer::from_raw(width, height, wide()).map(DynamicImage::ImageLumaA16)
         }
         (Rgb, BitDepth::Sixteen) => {
-            ImageBuffer::from_raw(side, side, wide()).map(DynamicImage::ImageRgb16)
+            ImageBuffer::from_raw(width, height, wide()).map(DynamicImage::ImageRgb16)
         }
         (Rgba, BitDepth::Sixteen) => {
-            ImageBuffer::from_raw(side, side, wide()).map(DynamicImage::ImageRgba16)
+            ImageBuffer::from_raw(width, height, wide()).map(DynamicImage::ImageRgba16)
         }
-        (Grayscale, _) => ImageBuffer::from_raw(side, side, pixels).map(DynamicImage::ImageLuma8),
+        (Grayscale, _) => {
+            ImageBuffer::from_raw(width, height, pixels).map(DynamicImage::ImageLuma8)
+        }
         (GrayscaleAlpha, _) => {
-            ImageBuffer::from_raw(side, side, pixels).map(DynamicImage::ImageLumaA8)
+            ImageBuffer::from_raw(width, height, pixels).map(DynamicImage::ImageLumaA8)
         }
-        (Rgb, _) => ImageBuffer::from_raw(side, side, pixels).map(DynamicImage::ImageRgb8),
-        (Rgba, _) => ImageBuffer::from_raw(side, side, pixels).map(DynamicImage::ImageRgba8),
+        (Rgb, _) => ImageBuffer::from_raw(width, height, pixels).map(DynamicImage::ImageRgb8),
+        (Rgba, _) => ImageBuffer::from_raw(width, height, pixels).map(DynamicImage::ImageRgba8),
         (Indexed, _) => None,
     }
 }
 
-/// The rows of a PNG file of 32×32 pixels, as `image` has them expanded, and what their samples are.
-fn rows_of_png(file: &[u8]) -> Option<(ColorType, BitDepth, Vec<u8>)> {
-    /// Rows of all passes of an interlaced image.
-    const INTERLACED_ROWS: usize = 15 * SIDE / 8;
+/// The rows of a PNG file, as `image` has them expanded, and what their samples are.
+struct PngRows {
+    width: u32,
+    height: u32,
+    color: ColorType,
+    depth: BitDepth,
+    pixels: Vec<u8>,
+}
 
-    let mut decoder = png::Decoder::new(Cursor::new(file));
-    decoder.set_transformations(png::Transformations::EXPAND);
-    let mut reader = decoder.read_info().ok()?;
-    let mut pixels = vec![0; reader.output_buffer_size()?];
-    let stride = reader.output_line_size(SIDE as u32)?;
-    let (color, depth) = reader.output_color_type();
-    let bits = color.samples() * depth as usize;
-    let rows = if reader.info().interlaced {
-        INTERLACED_ROWS
-    } else {
-        SIDE
-    };
-    for number in 0..rows {
-        let row = reader.next_interlaced_row().ok()??;
-        match row.interlace() {
-            InterlaceInfo::Null(_) => {
-                let line = pixels.get_mut(number * stride..)?;
-                line.get_mut(..row.data().len())?
-                    .copy_from_slice(row.data());
-            }
-            InterlaceInfo::Adam7(pass) => {
-                png::expand_interlaced_row(&mut pixels, stride, row.data(), pass, bits as u8);
+impl PngRows {
+    fn read(file: &[u8]) -> Option<Self> {
+        let mut decoder = png::Decoder::new(Cursor::new(file));
+        decoder.set_transformations(png::Transformations::EXPAND);
+        let mut reader = decoder.read_info().ok()?;
+        let (width, height) = (reader.info().width, reader.info().height);
+        let mut pixels = vec![0; reader.output_buffer_size()?];
+        let stride = reader.output_line_size(width)?;
+        let (color, depth) = reader.output_color_type();
+        let bits = color.samples() * depth as usize;
+        let rows = if reader.info().interlaced {
+            interlaced_rows(width, height)
+        } else {
+            height as usize
+        };
+        for number in 0..rows {
+            let row = reader.next_interlaced_row().ok()??;
+            match row.interlace() {
+                InterlaceInfo::Null(_) => {
+                    let line = pixels.get_mut(number * stride..)?;
+                    line.get_mut(..row.data().len())?
+                        .copy_from_slice(row.data());
+                }
+                InterlaceInfo::Adam7(pass) => {
+                    png::expand_interlaced_row(&mut pixels, stride, row.data(), pass, bits as u8);
+                }
             }
         }
+        Some(Self {
+            width,
+            height,
+            color,
+            depth,
+            pixels,
+        })
     }
-    Some((color, depth, pixels))
+}
+
+/// The rows of all seven passes of an interlaced PNG image that have pixels.
+fn interlaced_rows(width: u32, height: u32) -> usize {
+    /// The first column and row of each pass, and the rows from one to the next (PNG, section 8.2).
+    const PASSES: [[u32; 3]; 7] = [
+        [0, 0, 8],
+        [4, 0, 8],
+        [0, 4, 8],
+        [2, 0, 4],
+        [0, 2, 4],
+        [1, 0, 2],
+        [0, 1, 2],
+    ];
+
+    let passes = PASSES.iter().filter(|[column, _, _]| *column < width);
+    passes
+        .map(|[_, row, apart]| height.saturating_sub(*row).div_ceil(*apart) as usize)
+        .sum()
 }
 
 /// `text` without its line breaks.
@@ -243,8 +307,16 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::data::images::IMAGE_BYTES;
+    use crate::data::images::SIDE;
     use crate::hostile_files::survive;
+
+    fn accept(_: &Header) -> Result<(), DataError> {
+        Ok(())
+    }
+
+    fn decode_bytes(name: &str, file: &[u8]) -> Result<Decoded, DataError> {
+        super::decode_bytes(Path::new(name), file, accept)
+    }
 
     /// An image of Pillow's: see `make_images.py` beside it.
     fn of_pillow(name: &str) -> PathBuf {
@@ -254,9 +326,9 @@ mod tests {
 
     /// The pixels of an image of Pillow's, and whether it is to be turned.
     fn decoded(name: &str) -> (Vec<u8>, bool) {
-        let mut pixels = vec![0; IMAGE_BYTES];
-        let turned = decode(&of_pillow(name), &mut pixels).unwrap();
-        (pixels, turned)
+        let image = decode(&of_pillow(name), accept).unwrap();
+        assert_eq!((image.width, image.height), (32, 32), "{name}");
+        (image.samples, image.turned)
     }
 
     #[test]
@@ -283,7 +355,6 @@ mod tests {
         let taken: BTreeMap<String, BTreeMap<String, Vec<[usize; 2]>>> =
             serde_json::from_slice(&taken).unwrap();
         assert_eq!(taken.len(), 16);
-        let mut pixels = vec![0; IMAGE_BYTES];
         for (name, tails) in &taken {
             let whole = fs::read(of_pillow(name)).unwrap();
             for (tail, ranges) in tails {
@@ -296,9 +367,9 @@ mod tests {
                         .iter()
                         .any(|[first, last]| (first..=last).contains(&&length));
                     let cut = [&whole[..length], &tail].concat();
-                    let found = decode_bytes(Path::new(name), &cut, &mut pixels);
+                    let found = decode_bytes(name, &cut).err();
                     assert_eq!(
-                        found.is_ok(),
+                        found.is_none(),
                         expected,
                         "{length} bytes and {tail:?}: {found:?}"
                     );
@@ -310,13 +381,9 @@ mod tests {
     #[test]
     fn half_a_jpeg_is_refused_by_its_name() {
         let whole = fs::read(of_pillow("baseline_420.jpg")).unwrap();
-        let half = decode_bytes(
-            Path::new("cat.jpg"),
-            &whole[..whole.len() * 9 / 10],
-            &mut [],
-        );
+        let half = decode_bytes("cat.jpg", &whole[..whole.len() * 9 / 10]);
         assert_eq!(
-            half.unwrap_err().to_string(),
+            half.err().unwrap().to_string(),
             "cat.jpg: not a readable image: the file ends before the image does; replace it, or move it \
              elsewhere"
         );
@@ -332,10 +399,9 @@ mod tests {
             "sixteen_bits.png",
         ] {
             let whole = fs::read(of_pillow(name)).unwrap();
-            let mut pixels = vec![0; IMAGE_BYTES];
             for missing in [12, 16, 20] {
                 let cut = &whole[..whole.len() - missing];
-                decode_bytes(Path::new(name), cut, &mut pixels).unwrap();
+                let pixels = decode_bytes(name, cut).unwrap().samples;
                 assert!(pixels == decoded(name).0, "{name} without {missing} bytes");
             }
         }
@@ -347,8 +413,7 @@ mod tests {
         // The last byte of the pixels' checksum, before the twelve bytes of the end.
         let place = file.len() - 13;
         file[place] ^= 1;
-        let mut pixels = vec![0; IMAGE_BYTES];
-        let error = decode_bytes(Path::new("a.png"), &file, &mut pixels).unwrap_err();
+        let error = decode_bytes("a.png", &file).err().unwrap();
         assert!(error.to_string().contains("CRC"), "{error}");
     }
 
@@ -373,9 +438,9 @@ mod tests {
         let (upright, _) = decoded("rgb.tif");
         assert!(!said);
         // A quarter to the right: the first row is the last column.
-        let first_row = &upright[..SIDE];
-        let last_column = turned.iter().skip(SIDE - 1).step_by(SIDE).take(SIDE);
-        assert!(last_column.eq(first_row));
+        let first_row = upright.as_chunks::<3>().0.iter().take(SIDE);
+        let turned = turned.as_chunks::<3>().0.iter();
+        assert!(turned.skip(SIDE - 1).step_by(SIDE).eq(first_row));
     }
 
     #[test]
@@ -385,9 +450,7 @@ mod tests {
         let photometric = [0x06, 0x01, 0x03, 0x00, 0x01, 0x00, 0x00, 0x00, 0x02];
         let place = tiff.windows(9).position(|it| it == photometric).unwrap();
         tiff[place + 8] = 3;
-        let error = decode_bytes(Path::new("a.tif"), &tiff, &mut [])
-            .unwrap_err()
-            .to_string();
+        let error = decode_bytes("a.tif", &tiff).err().unwrap().to_string();
         assert!(
             error.starts_with("a.tif: an image that cannot be read: "),
             "{error}"
@@ -397,7 +460,7 @@ mod tests {
             "{error}"
         );
 
-        let error = decode_bytes(Path::new("a.png"), b"plain text", &mut []).unwrap_err();
+        let error = decode_bytes("a.png", b"plain text").err().unwrap();
         assert_eq!(
             error.to_string(),
             "a.png: not a readable image: its content is no image of a known format; replace it, or move it \
@@ -429,9 +492,15 @@ mod tests {
             fs::copy(of_pillow(name), &path).unwrap();
             path
         });
-        let mut pixels = vec![0; IMAGE_BYTES];
         survive("images", &paths, 64, |path| {
-            let decoded = decode(path, &mut pixels).map(drop);
+            let small = |header: &Header| {
+                if (header.width, header.height) == (32, 32) {
+                    Ok(())
+                } else {
+                    Err(DataError::EmptySet)
+                }
+            };
+            let decoded = decode(path, small).map(drop);
             decoded.map_err(|error| error.to_string())
         });
     }

@@ -1,35 +1,23 @@
-//! A folder of images: `train/CLASS/` and `test/CLASS/`, as torchvision's `ImageFolder` has them, or with the classes in groups,
-//! `train/GROUP/CLASS/` and `test/GROUP/CLASS/`, as in fast.ai's copy of CIFAR-100.
-//!
-//! A class's images are in its folder and in those below it. If no folder in `train` and `test` has an image of its own, and one
-//! has several folders, they are groups, and the folders in them are the classes.
-//!
-//! Classes are numbered by their names in `train`, and images ordered by theirs, so that the data set is the same on every
-//! machine. In `test`, a class is found by its name in whichever of Unicode's forms. Every file whose name is that of an image is
-//! taken, or is an error; what is passed over is counted.
+//! A folder of images of 32×32 pixels, all decoded into memory.
 //!
 //! Burn's `ImageFolderDataset` decodes an image whenever it is asked for one, in the order in which
 //! the file system lists them. This module decodes all images once, on all cores.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::class_folders::{ClassFolders, Files, Noted};
 use super::error::DataError;
-use super::image_file::{Kind, decode};
-use super::images::{IMAGE_BYTES, ImageSet, Images, same_name};
+use super::image_file::{Header, decode};
+use super::images::{CHANNELS, IMAGE_BYTES, ImageSet, Images, SIDE};
 use super::source::LoadProgress;
-
-/// The folder to train on.
-pub(super) const TRAIN: &str = "train";
 
 /// The folder to test on.
 pub(super) const TEST: &str = "test";
 
 /// Classes that a label of one byte can tell apart.
-const MAX_CLASSES: usize = 256;
+const MOST_CLASSES: usize = 256;
 
 /// Loads `folder/train` and `folder/test`.
 ///
@@ -39,368 +27,92 @@ const MAX_CLASSES: usize = 256;
 ///
 /// # Errors
 ///
-/// Returns an error that names the folder or file if it cannot be read, if `train` and `test` have
-/// no classes or different ones, if a class has no image, or if an image is in no class, of no
-/// format that can be read, damaged, or not of 32×32 pixels. Of several bad images, the first is
-/// named.
+/// Those of [`ClassFolders::list`], and an error that names the file if an image is damaged, or not of
+/// 32×32 pixels. Of several bad images, the first is named.
 pub(super) fn load(folder: &Path, progress: LoadProgress<'_>) -> Result<ImageSet, DataError> {
-    let mut passed_over = Noted::default();
-    let [train, test] = [TRAIN, TEST].map(|split| folder.join(split));
-    for beside in all_entries(folder)? {
-        if beside != train && beside != test {
-            passed_over.add(&beside);
-        }
-    }
-    let splits = [Split::list(&train)?, Split::list(&test)?];
-    let grouped = are_groups(&splits)?;
-    let [train, test] = splits.map(|split| split.classes(grouped, &mut passed_over));
-    let (train, test) = (train?, test?);
-    let test = in_the_order_of(folder, &train, test)?;
-    let class_names = train.iter().map(|class| class.name.clone()).collect();
-    let train = Files::list(&train, &mut passed_over)?;
-    let test = Files::list(&test, &mut passed_over)?;
-
-    let total = train.paths.len() + test.paths.len();
+    let found = ClassFolders::list(folder, TEST, MOST_CLASSES)?;
+    let total = found.train.names.len() + found.test.names.len();
     let done = AtomicUsize::new(0);
     let decoded = || progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
     let mut turned = Noted::default();
-    let train = train.decode(&decoded, &mut turned)?;
-    let test = test.decode(&decoded, &mut turned)?;
+    let train = decode_all(&found.train, &decoded, &mut turned)?;
+    let test = decode_all(&found.test, &decoded, &mut turned)?;
+    let mut notes = found.notes;
+    if let Some(images) = turned.counted(["image", "images"], folder) {
+        notes.push(format!(
+            "{}: took {images}, as stored, though with an EXIF orientation: it is not applied, as in torchvision",
+            folder.display()
+        ));
+    }
     Ok(ImageSet {
         train: Arc::new(train),
         test: Arc::new(test),
-        class_names,
-        notes: notes(folder, grouped, &passed_over, &turned),
+        class_names: found.class_names,
+        notes,
     })
 }
 
-/// Some paths, counted.
-#[derive(Default)]
-struct Noted {
-    count: usize,
-    example: PathBuf,
-}
-
-impl Noted {
-    fn add(&mut self, path: &Path) {
-        if self.count == 0 {
-            self.example = path.into();
+/// Decodes all `files`, on all cores, and calls `decoded` after each. Notes those that are to be turned.
+fn decode_all(
+    files: &Files,
+    decoded: &(dyn Fn() + Sync),
+    turned: &mut Noted,
+) -> Result<Images, DataError> {
+    let mut pixels = vec![0; files.names.len() * IMAGE_BYTES];
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = files.names.len().div_ceil(threads);
+    let decode_share = |(names, pixels): (&[Box<Path>], &mut [u8])| {
+        let mut turned = Vec::new();
+        for (name, pixels) in names.iter().zip(pixels.chunks_exact_mut(IMAGE_BYTES)) {
+            let path = files.folder.join(name);
+            if decode_planes(&path, pixels)? {
+                turned.push(path);
+            }
+            decoded();
         }
-        self.count += 1;
-    }
-
-    /// The number of these paths, and one of them, all in `folder`.
-    fn counted(&self, [one, several]: [&str; 2], folder: &Path) -> String {
-        let example = self.example.strip_prefix(folder).unwrap_or(&self.example);
-        let what = if self.count == 1 { one } else { several };
-        format!("{} {what}, such as {}", self.count, example.display())
-    }
-}
-
-/// The lines for the user about what was loaded.
-fn notes(folder: &Path, grouped: bool, passed_over: &Noted, turned: &Noted) -> Vec<String> {
-    let mut notes = Vec::new();
-    let mut note = |text: String| notes.push(format!("{}: {text}", folder.display()));
-    if grouped {
-        note(format!(
-            "no folder in {TRAIN}/ and {TEST}/ has an image of its own: the folders in them are the classes"
-        ));
-    }
-    if passed_over.count > 0 {
-        let entries = passed_over.counted(["entry", "entries"], folder);
-        note(format!(
-            "passed over {entries}: hidden, not an image by the extension, or beside {TRAIN}/ and {TEST}/"
-        ));
-    }
-    if turned.count > 0 {
-        let images = turned.counted(["image", "images"], folder);
-        note(format!(
-            "took {images}, as stored, though with an EXIF orientation: it is not applied, as in torchvision"
-        ));
-    }
-    notes
-}
-
-/// The entries of `folder` that are not hidden, sorted by name.
-pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let mut paths = all_entries(folder)?;
-    paths.retain(|path| !is_hidden(path));
-    Ok(paths)
-}
-
-fn all_entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let unreadable = |source| DataError::Unreadable {
-        path: folder.into(),
-        source,
+        Ok(turned)
     };
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder).map_err(unreadable)? {
-        paths.push(entry.map_err(unreadable)?.path());
-    }
-    paths.sort();
-    Ok(paths)
-}
-
-fn is_hidden(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default();
-    name.as_encoded_bytes().starts_with(b".")
-}
-
-/// The content of a folder, in the order of the names.
-#[derive(Default)]
-struct Content {
-    folders: Vec<PathBuf>,
-    images: Vec<PathBuf>,
-    others: Vec<PathBuf>,
-}
-
-impl Content {
-    fn of(folder: &Path) -> Result<Self, DataError> {
-        let mut content = Self::default();
-        for path in all_entries(folder)? {
-            if is_hidden(&path) {
-                content.others.push(path);
-                continue;
-            }
-            let unreadable = |source| DataError::Unreadable {
-                path: path.clone(),
-                source,
-            };
-            let metadata = match fs::metadata(&path) {
-                Ok(metadata) => metadata,
-                Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_symlink() => {
-                    let target = fs::read_link(&path).map_err(unreadable)?;
-                    return Err(DataError::BrokenLink { path, target });
-                }
-                Err(error) => return Err(unreadable(error)),
-            };
-            match Kind::of(&path) {
-                _ if metadata.is_dir() => content.folders.push(path),
-                Kind::Other => content.others.push(path),
-                Kind::ImageNotRead => {
-                    return Err(DataError::UnsupportedImage {
-                        path,
-                        reason: "images with this extension are not read".to_owned(),
-                    });
-                }
-                Kind::Image if metadata.is_file() => content.images.push(path),
-                Kind::Image => return Err(unreadable(io::Error::other("it is no file"))),
-            }
-        }
-        Ok(content)
-    }
-}
-
-/// `train` or `test`.
-struct Split {
-    folder: PathBuf,
-    content: Content,
-}
-
-/// A class, in a folder of its name.
-struct Class {
-    name: String,
-    folder: PathBuf,
-}
-
-/// Tells whether the folders in `train` and `test` are groups of classes: none has an image of its own, and one has several folders.
-/// (A class whose images are all in one folder below it is no group.)
-fn are_groups(splits: &[Split; 2]) -> Result<bool, DataError> {
-    let mut any = false;
-    for folder in splits.iter().flat_map(|split| &split.content.folders) {
-        let content = Content::of(folder)?;
-        if !content.images.is_empty() {
-            return Ok(false);
-        }
-        any |= content.folders.len() > 1;
-    }
-    Ok(any)
-}
-
-impl Split {
-    fn list(folder: &Path) -> Result<Self, DataError> {
-        let content = Content::of(folder)?;
-        match content.images.first() {
-            Some(path) => Err(DataError::ImageWithoutClass { path: path.clone() }),
-            None => Ok(Self {
-                folder: folder.into(),
-                content,
-            }),
-        }
-    }
-
-    /// The classes, sorted by name.
-    fn classes(self, grouped: bool, passed_over: &mut Noted) -> Result<Vec<Class>, DataError> {
-        let mut pass_over = |others: &[PathBuf]| others.iter().for_each(|it| passed_over.add(it));
-        pass_over(&self.content.others);
-        let mut folders = Vec::new();
-        for folder in self.content.folders {
-            let inner = if grouped {
-                Content::of(&folder)?
-            } else {
-                Content::default()
-            };
-            if inner.folders.is_empty() {
-                // A group without classes is one without images.
-                folders.push(folder);
-            } else {
-                pass_over(&inner.others);
-                folders.extend(inner.folders);
-            }
-        }
-        let mut classes: Vec<Class> = folders
-            .into_iter()
-            .map(|folder| {
-                let name = folder.file_name().unwrap_or_default();
-                Class {
-                    name: name.to_string_lossy().into_owned(),
-                    folder,
-                }
-            })
+    std::thread::scope(|scope| {
+        let shares = files.names.chunks(share);
+        let workers: Vec<_> = shares
+            .zip(pixels.chunks_mut(share * IMAGE_BYTES))
+            .map(|share| scope.spawn(move || decode_share(share)))
             .collect();
-        classes.sort_by(|one, other| one.name.cmp(&other.name));
-        match classes.len() {
-            0 => Err(DataError::NoClasses { path: self.folder }),
-            1..=MAX_CLASSES => {
-                check_names(&classes)?;
-                Ok(classes)
-            }
-            found => Err(DataError::TooManyClasses {
-                path: self.folder,
-                found,
-            }),
-        }
-    }
+        // Joined in order, so that the first bad image is named, whichever thread finds one
+        // first.
+        workers.into_iter().try_for_each(|worker| {
+            let of_share: Vec<PathBuf> = worker
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            of_share.iter().for_each(|path| turned.add(path));
+            Ok(())
+        })
+    })?;
+    // There are no more classes than that.
+    let labels = files.labels.iter().map(|label| *label as u8).collect();
+    Ok(Images::new(pixels, labels))
 }
 
-/// Checks that no two classes have the same name.
-fn check_names(classes: &[Class]) -> Result<(), DataError> {
-    for (index, class) in classes.iter().enumerate() {
-        let mut before = classes[..index].iter();
-        if let Some(first) = before.find(|other| same_name(&other.name, &class.name)) {
-            return Err(DataError::SameClass {
-                first: first.folder.clone(),
-                second: class.folder.clone(),
-                hint: if first.name == class.name {
-                    ""
-                } else {
-                    "; the names are the same text in two forms of Unicode"
-                },
-            });
-        }
-    }
-    Ok(())
-}
-
-/// The classes to test on, in the order of those to train on, which have the same names.
-fn in_the_order_of(
-    folder: &Path,
-    train: &[Class],
-    mut test: Vec<Class>,
-) -> Result<Vec<Class>, DataError> {
-    let differ = |class: &Class, present, absent| DataError::ClassesDiffer {
-        path: folder.into(),
-        class: class.name.clone(),
-        present,
-        absent,
-    };
-    let mut ordered = Vec::new();
-    for class in train {
-        let place = test.iter().position(|it| same_name(&it.name, &class.name));
-        let place = place.ok_or_else(|| differ(class, TRAIN, TEST))?;
-        ordered.push(test.remove(place));
-    }
-    match test.first() {
-        None => Ok(ordered),
-        Some(class) => Err(differ(class, TEST, TRAIN)),
-    }
-}
-
-/// Image files and their labels.
-struct Files {
-    paths: Vec<PathBuf>,
-    labels: Vec<u8>,
-}
-
-impl Files {
-    /// The image files of all `classes`, class by class.
-    fn list(classes: &[Class], passed_over: &mut Noted) -> Result<Self, DataError> {
-        let (mut paths, mut labels) = (Vec::new(), Vec::new());
-        for (label, class) in classes.iter().enumerate() {
-            let before = paths.len();
-            list_images(&class.folder, &mut Vec::new(), &mut paths, passed_over)?;
-            if paths.len() == before {
-                return Err(DataError::EmptyClass {
-                    path: class.folder.clone(),
-                });
-            }
-            labels.resize(paths.len(), label as u8);
-        }
-        Ok(Self { paths, labels })
-    }
-
-    /// Decodes all files, on all cores, and calls `decoded` after each. Notes those that are to be turned.
-    fn decode(self, decoded: &(dyn Fn() + Sync), turned: &mut Noted) -> Result<Images, DataError> {
-        let mut pixels = vec![0; self.paths.len() * IMAGE_BYTES];
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let share = self.paths.len().div_ceil(threads);
-        let decode_share = |(paths, pixels): (&[PathBuf], &mut [u8])| {
-            let mut turned = Vec::new();
-            for (path, pixels) in paths.iter().zip(pixels.chunks_exact_mut(IMAGE_BYTES)) {
-                if decode(path, pixels)? {
-                    turned.push(path.clone());
-                }
-                decoded();
-            }
-            Ok(turned)
-        };
-        std::thread::scope(|scope| {
-            let shares = self.paths.chunks(share);
-            let workers: Vec<_> = shares
-                .zip(pixels.chunks_mut(share * IMAGE_BYTES))
-                .map(|share| scope.spawn(move || decode_share(share)))
-                .collect();
-            // Joined in order, so that the first bad image is named, whichever thread finds one
-            // first.
-            workers.into_iter().try_for_each(|worker| {
-                let of_share = worker
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-                of_share.iter().for_each(|path| turned.add(path));
-                Ok(())
+/// Decodes the file at `path` into `[3, 32, 32]` bytes, and tells whether it is to be turned.
+fn decode_planes(path: &Path, pixels: &mut [u8]) -> Result<bool, DataError> {
+    let image = decode(path, |header: &Header| {
+        if (header.width, header.height) == (SIDE as u32, SIDE as u32) {
+            Ok(())
+        } else {
+            Err(DataError::ImageSize {
+                path: path.into(),
+                width: header.width,
+                height: header.height,
             })
-        })?;
-        Ok(Images::new(pixels, self.labels))
+        }
+    })?;
+    for (channel, plane) in pixels.chunks_exact_mut(SIDE * SIDE).enumerate() {
+        let interleaved = image.samples.iter().skip(channel).step_by(CHANNELS);
+        for (pixel, value) in plane.iter_mut().zip(interleaved) {
+            *pixel = *value;
+        }
     }
-}
-
-/// Lists the images in `folder`, and then those in the folders in it. `within` are the folders that it is in.
-fn list_images(
-    folder: &Path,
-    within: &mut Vec<PathBuf>,
-    images: &mut Vec<PathBuf>,
-    passed_over: &mut Noted,
-) -> Result<(), DataError> {
-    let real = folder
-        .canonicalize()
-        .map_err(|source| DataError::Unreadable {
-            path: folder.into(),
-            source,
-        })?;
-    if within.contains(&real) {
-        return Err(DataError::LinkToItself {
-            path: folder.into(),
-        });
-    }
-    let content = Content::of(folder)?;
-    images.extend(content.images);
-    content.others.iter().for_each(|path| passed_over.add(path));
-    within.push(real);
-    for inner in content.folders {
-        list_images(&inner, within, images, passed_over)?;
-    }
-    within.pop();
-    Ok(())
+    Ok(image.turned)
 }
 
 #[cfg(test)]
@@ -454,7 +166,7 @@ mod tests {
             .collect()
     }
 
-    fn labels(images: &Images) -> Vec<u8> {
+    fn labels(images: &Images) -> Vec<u16> {
         (0..images.len()).map(|index| images.label(index)).collect()
     }
 
@@ -788,7 +500,30 @@ mod tests {
         save(folder.path(), "train/bat/1.png", 0);
         assert_eq!(
             error(&folder),
-            "DIR: class bat is in train/ and not in test/; both must have the same classes"
+            "DIR: class bat is in train/ and not in test/, class eel is in test/ and not in train/; both must \
+             have the same classes"
+        );
+        for number in 0..22 {
+            save(folder.path(), &format!("train/bat{number:02}/1.png"), 0);
+        }
+        let many = error(&folder);
+        assert!(
+            many.starts_with("DIR: classes bat, bat00, bat01, ")
+                && many
+                    .contains(", bat18 and 3 more are in train/ and not in test/, class eel is in"),
+            "{many}"
+        );
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_a_class_is_named() {
+        let folder = folder();
+        save(folder.path(), "test/eel/1.png", 0);
+        std::fs::write(folder.path().join("train/eel"), "").unwrap();
+        assert_eq!(
+            error(&folder),
+            "DIR/train/eel: is a file, not a folder with the images of that class; put the folder there, or remove \
+             the class everywhere"
         );
     }
 

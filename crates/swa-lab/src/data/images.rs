@@ -1,29 +1,40 @@
-//! Decoded images, in memory.
+//! Images, decoded in memory or in files.
 
 use std::sync::Arc;
 
 use unicode_normalization::UnicodeNormalization;
 
+use super::class_folders::Files;
 use super::error::DataError;
+use super::file_list::{FileList, Unreadable};
 use super::random::{Purpose, Stream};
+use super::view::View;
 
-/// Height and width of an image, in pixels.
+/// Height and width of a decoded image, in pixels.
 pub const SIDE: usize = 32;
 
 /// Planes of an image: red, green, blue.
 pub const CHANNELS: usize = 3;
 
-/// Bytes of an image: [`CHANNELS`] planes of [`SIDE`] rows of [`SIDE`] pixels.
+/// Bytes of a decoded image: [`CHANNELS`] planes of [`SIDE`] rows of [`SIDE`] pixels.
 pub const IMAGE_BYTES: usize = CHANNELS * SIDE * SIDE;
 
-/// Labelled colour images of 32×32 pixels, as bytes.
+/// Labelled colour images: decoded ones of 32×32 pixels in memory, or files of any size.
 ///
-/// An image is stored as CIFAR's binary files store it: the red plane, then the green, then the
+/// A decoded image is stored as CIFAR's binary files store it: the red plane, then the green, then the
 /// blue, each row by row.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Images {
-    pixels: Vec<u8>,
-    labels: Vec<u8>,
+    pub(super) content: Content,
+    labels: Vec<u16>,
+}
+
+/// The pixels of images.
+#[derive(Debug, Clone)]
+pub(super) enum Content {
+    /// `[n, 3, 32, 32]`.
+    Decoded(Vec<u8>),
+    Files(FileList),
 }
 
 impl Images {
@@ -39,7 +50,27 @@ impl Images {
             "{} labels need {IMAGE_BYTES} bytes of pixels each",
             labels.len()
         );
-        Self { pixels, labels }
+        Self {
+            content: Content::Decoded(pixels),
+            labels: labels.into_iter().map(u16::from).collect(),
+        }
+    }
+
+    /// Images in files.
+    pub(super) fn of_files(mut files: Files, view: View, unreadable: Unreadable) -> Self {
+        let labels = std::mem::take(&mut files.labels);
+        Self {
+            content: Content::Files(FileList::new(files, view, unreadable)),
+            labels,
+        }
+    }
+
+    /// Height and width of the images that a loader makes of these, in pixels.
+    pub fn side(&self) -> usize {
+        match &self.content {
+            Content::Decoded(_) => SIDE,
+            Content::Files(files) => files.view().side,
+        }
     }
 
     /// The number of images.
@@ -52,13 +83,16 @@ impl Images {
         self.labels.is_empty()
     }
 
-    /// The pixels of image `index`, `[3, 32, 32]`.
+    /// The pixels of the decoded image `index`, `[3, 32, 32]`.
     ///
     /// # Panics
     ///
-    /// Panics if there is no such image.
+    /// Panics if there is no such image, or if it is in a file.
     pub fn image(&self, index: usize) -> &[u8] {
-        &self.pixels[index * IMAGE_BYTES..][..IMAGE_BYTES]
+        match &self.content {
+            Content::Decoded(pixels) => &pixels[index * IMAGE_BYTES..][..IMAGE_BYTES],
+            Content::Files(_) => panic!("image {index} is in a file"),
+        }
     }
 
     /// The class of image `index`: its place in [`ImageSet::class_names`].
@@ -66,8 +100,34 @@ impl Images {
     /// # Panics
     ///
     /// Panics if there is no such image.
-    pub fn label(&self, index: usize) -> u8 {
+    pub fn label(&self, index: usize) -> u16 {
         self.labels[index]
+    }
+
+    /// The number of different images that could not be read so far and were left out, of all that these were chosen from.
+    pub fn left_out(&self) -> usize {
+        match &self.content {
+            Content::Decoded(_) => 0,
+            Content::Files(files) => files.count_left_out(),
+        }
+    }
+
+    /// Takes all images into a checksum, in order: their pixels and labels, or the names, sizes and labels of their files.
+    pub(crate) fn checksum(&self, checksum: &mut crc32fast::Hasher) {
+        for index in 0..self.len() {
+            let label = self.label(index).to_le_bytes();
+            match &self.content {
+                Content::Decoded(_) => {
+                    checksum.update(self.image(index));
+                    // Decoded images have labels of one byte, and runs began with that checksum.
+                    checksum.update(&label[..1]);
+                }
+                Content::Files(files) => {
+                    files.checksum(index, checksum);
+                    checksum.update(&label);
+                }
+            }
+        }
     }
 
     /// A random choice of `items` images, with equally many of each class. If the number of classes
@@ -100,7 +160,7 @@ impl Images {
 
         // An image's round is how many of its class come before it: taking whole rounds takes the
         // classes in turn.
-        let mut seen = [0_usize; u8::MAX as usize + 1];
+        let mut seen = vec![0_usize; u16::MAX as usize + 1];
         let mut chosen: Vec<(usize, usize)> = order
             .into_iter()
             .map(|index| {
@@ -117,17 +177,24 @@ impl Images {
     /// The images of these indices, in their own order.
     fn of(&self, mut chosen: Vec<(usize, usize)>) -> Self {
         chosen.sort_by_key(|&(_, index)| index);
-        let mut images = Self::default();
-        for (_, index) in chosen {
-            images.pixels.extend_from_slice(self.image(index));
-            images.labels.push(self.label(index));
+        let indices = || chosen.iter().map(|&(_, index)| index);
+        Self {
+            content: match &self.content {
+                Content::Decoded(_) => Content::Decoded(
+                    indices()
+                        .flat_map(|index| self.image(index))
+                        .copied()
+                        .collect(),
+                ),
+                Content::Files(files) => Content::Files(files.of(indices())),
+            },
+            labels: indices().map(|index| self.label(index)).collect(),
         }
-        images
     }
 }
 
 /// A data set: images to train on, images to test on, and the names of their classes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ImageSet {
     /// The images to train on.
     pub train: Arc<Images>,
@@ -162,7 +229,7 @@ mod tests {
         Images::new(pixels.collect(), labels.to_vec())
     }
 
-    fn count(images: &Images, label: u8) -> usize {
+    fn count(images: &Images, label: u16) -> usize {
         images.labels.iter().filter(|&&l| l == label).count()
     }
 
@@ -182,20 +249,15 @@ mod tests {
         let indices: Vec<u8> = (0..subset.len()).map(|i| subset.image(i)[0]).collect();
         assert!(indices.is_sorted());
         for (i, &index) in indices.iter().enumerate() {
-            assert_eq!(subset.label(i), labels[usize::from(index)]);
+            assert_eq!(subset.label(i), u16::from(labels[usize::from(index)]));
         }
     }
 
     #[test]
     fn a_subset_depends_on_its_seed_and_holds_every_smaller_one() {
         let images = numbered(&[vec![0; 50], vec![1; 50]].concat());
-        let firsts = |subset: Images| -> Vec<u8> {
-            subset
-                .pixels
-                .chunks(IMAGE_BYTES)
-                .map(|image| image[0])
-                .collect()
-        };
+        let firsts =
+            |subset: Images| -> Vec<u8> { (0..subset.len()).map(|i| subset.image(i)[0]).collect() };
         let large = firsts(images.subset(30, 1).unwrap());
         let small = firsts(images.subset(10, 1).unwrap());
         assert!(small.iter().all(|index| large.contains(index)));

@@ -14,8 +14,7 @@ use burn::tensor::Device;
 use super::augmentation::Augmentation;
 use super::batch::{BatchMaker, HostBatch, ImageBatch, Variation};
 use super::error::DataError;
-use super::images::Images;
-use super::normalization::Normalization;
+use super::images::{Content, Images};
 use super::prefetch::Prefetch;
 use super::random::{Purpose, Stream};
 
@@ -139,6 +138,12 @@ impl EpochLoader {
         if batch_size == 0 {
             return Err(DataError::ZeroBatchSize);
         }
+        match pass {
+            Pass::Training { augmentation, .. } | Pass::Reestimation { augmentation, .. } => {
+                fits(augmentation, &images)?;
+            }
+            Pass::Evaluation => {}
+        }
         Ok(Self {
             range: 0..images.len(),
             images,
@@ -211,18 +216,17 @@ impl EpochLoader {
             }
             Pass::Evaluation => (Purpose::Augmentation, 0, Augmentation::None),
         };
-        let maker = BatchMaker {
-            images: self.images.clone(),
-            order: order[self.range.clone()].to_vec(),
-            batch_size: self.batch_size,
-            variation: Variation {
+        let maker = BatchMaker::new(
+            self.images.clone(),
+            order[self.range.clone()].to_vec(),
+            self.batch_size,
+            Variation {
                 augmentation,
                 purpose,
                 seed,
                 epoch,
             },
-            table: Normalization::CIFAR10.table(),
-        };
+        );
         let end = self.num_batches();
         // The slices for several devices may differ by a batch: this one may have fewer than the
         // largest.
@@ -230,8 +234,11 @@ impl EpochLoader {
         EpochIterator {
             batches: Prefetch::new(batch..end, move |batch| maker.batch(batch)),
             batch,
-            items_done: self.range.len().min(batch * self.batch_size),
-            items_total: self.range.len(),
+            batch_size: self.batch_size,
+            items: self.range.len(),
+            served: false,
+            left_out: 0,
+            failed: false,
             device: self.device.clone(),
             device_seed: match self.pass {
                 Pass::Training { seed, .. } => Some(DeviceSeed {
@@ -243,6 +250,20 @@ impl EpochLoader {
             },
         }
     }
+}
+
+/// Checks that an augmentation is one for these images.
+fn fits(augmentation: Augmentation, images: &Images) -> Result<(), DataError> {
+    let (augmentation, kind) = match (augmentation, &images.content) {
+        (Augmentation::CropAndFlip(_), Content::Files(_)) => {
+            ("a crop of a padded image", "decoded images")
+        }
+        (Augmentation::ResizedCropAndFlip, Content::Decoded(_)) => {
+            ("a resized crop", "images in files")
+        }
+        _ => return Ok(()),
+    };
+    Err(DataError::OtherAugmentation { augmentation, kind })
 }
 
 impl DataLoader<ImageBatch> for EpochLoader {
@@ -298,20 +319,61 @@ impl DeviceSeed {
 /// One pass over the images.
 #[derive(Debug)]
 struct EpochIterator {
-    batches: Prefetch<HostBatch>,
+    batches: Prefetch<Result<HostBatch, DataError>>,
     /// The number of the next batch.
     batch: usize,
-    items_done: usize,
-    items_total: usize,
+    batch_size: usize,
+    /// The number of images in the pass.
+    items: usize,
+    /// True once a batch was served.
+    served: bool,
+    /// The number of images in the batches of which none could be read.
+    left_out: usize,
+    /// True once there was an error.
+    failed: bool,
     device: Device,
     device_seed: Option<DeviceSeed>,
+}
+
+impl EpochIterator {
+    /// The number of images in the batches before the next one.
+    fn items_done(&self) -> usize {
+        self.items.min(self.batch * self.batch_size)
+    }
+
+    /// The next batch that has images.
+    fn next_batch(&mut self) -> Option<Result<HostBatch, DataError>> {
+        loop {
+            match self.batches.next() {
+                Some(Ok(batch)) if batch.len() == 0 => {
+                    let before = self.items_done();
+                    self.batch += 1;
+                    self.left_out += self.items_done() - before;
+                }
+                None if self.left_out > 0 && !self.served => {
+                    let images = self.left_out;
+                    return Some(Err(DataError::NoneReadable { images }));
+                }
+                batch => return batch,
+            }
+        }
+    }
 }
 
 impl Iterator for EpochIterator {
     type Item = Result<ImageBatch, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let batch = self.batches.next()?;
+        if self.failed {
+            return None;
+        }
+        let batch = match self.next_batch()? {
+            Ok(batch) => batch,
+            Err(error) => {
+                self.failed = true;
+                return Some(Err(DatasetError::new(error)));
+            }
+        };
         // The seed is set here and not where the batch was made, because the step that is about to
         // draw runs in this thread. It is set for every batch and not once an epoch, because a run
         // that resumes amid an epoch cannot know how much the earlier steps have drawn.
@@ -319,15 +381,15 @@ impl Iterator for EpochIterator {
             self.device.seed(device_seed.at(self.batch));
         }
         self.batch += 1;
-        self.items_done += batch.len();
+        self.served = true;
         Some(Ok(batch.into_tensors(&self.device)))
     }
 }
 
 impl DataLoaderIterator<ImageBatch> for EpochIterator {
-    /// Counts items, including those before the start position.
+    /// Counts items, including those before the start position and those that were left out.
     fn progress(&self) -> Progress {
-        Progress::new(self.items_done, self.items_total, Some("items".into()))
+        Progress::new(self.items_done(), self.items, Some("items".into()))
     }
 }
 
@@ -337,6 +399,7 @@ mod tests {
 
     use super::super::augmentation::Padding;
     use super::super::images::IMAGE_BYTES;
+    use super::super::normalization::Normalization;
 
     const CROP_AND_FLIP: Augmentation = Augmentation::CropAndFlip(Padding::Reflect);
 

@@ -8,24 +8,34 @@
 mod augmentation;
 mod batch;
 mod cifar_binary;
+mod class_folders;
 mod download;
 mod error;
+mod file_list;
 mod image_file;
+mod image_files;
 mod image_folder;
 mod images;
 mod loader;
 mod normalization;
 mod prefetch;
 mod random;
+mod resize;
+mod resized_crop;
 mod source;
 mod synthetic;
+#[cfg(test)]
+mod torchvision_vectors;
 mod truncated_jpeg;
+mod view;
 
 pub use augmentation::{Augmentation, Padding, Placement};
 pub use batch::ImageBatch;
 pub use error::DataError;
+pub use file_list::Unreadable;
 pub use images::{CHANNELS, IMAGE_BYTES, ImageSet, Images, SIDE};
 pub use loader::{EpochLoader, Position};
 pub use normalization::Normalization;
 pub use source::{DataSource, LoadProgress};
 pub use synthetic::Synthetic;
+pub use view::{Interpolation, View};

@@ -9,7 +9,7 @@ use super::cifar_binary::BinaryFiles;
 use super::error::DataError;
 use super::images::ImageSet;
 use super::synthetic::Synthetic;
-use super::{cifar_binary, download, image_folder};
+use super::{cifar_binary, class_folders, download, image_folder};
 
 /// A function that is called, from any thread, with the number of images loaded so far and the
 /// number of all.
@@ -120,7 +120,7 @@ impl Layout {
                 }
             }
         }
-        let splits = [image_folder::TRAIN, image_folder::TEST];
+        let splits = [class_folders::TRAIN, image_folder::TEST];
         if splits.iter().all(|split| folder.join(split).is_dir()) {
             return Ok(Self::ImageFolder);
         }
@@ -129,14 +129,7 @@ impl Layout {
 
     /// The error for a `folder` of neither layout.
     fn unknown(folder: &Path) -> Result<DataError, DataError> {
-        /// The number of entries that the message names.
-        const SHOWN: usize = 5;
-
-        let names: Vec<String> = image_folder::entries(folder)?
-            .iter()
-            .filter_map(|path| path.file_name())
-            .map(|name| name.to_string_lossy().into_owned())
-            .collect();
+        let names = class_folders::entries(folder)?;
         let is_there = |name: &str| names.iter().any(|found| found == name);
         let hint = if [
             "cifar-10-batches-py",
@@ -156,14 +149,9 @@ impl Layout {
         } else {
             ""
         };
-        let found = match names.len() {
-            0 => "nothing".into(),
-            1..=SHOWN => names.join(", "),
-            more => format!("{} and {} more", names[..SHOWN].join(", "), more - SHOWN),
-        };
         Ok(DataError::UnknownLayout {
             path: folder.into(),
-            found,
+            found: class_folders::in_words(&names),
             hint,
         })
     }

@@ -410,7 +410,7 @@ mod tests {
                     .map(|(m, &byte)| (m - f64::from(byte)).powi(2))
                     .sum()
             };
-            (0..10_u8).min_by(|&a, &b| {
+            (0..10_u16).min_by(|&a, &b| {
                 distance(&means[usize::from(a)]).total_cmp(&distance(&means[usize::from(b)]))
             })
         };

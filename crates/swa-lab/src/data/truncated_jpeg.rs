@@ -207,6 +207,10 @@ impl<'a> Bytes<'a> {
             // All scans are read before the first row is computed.
             return self.read_to_end();
         }
+        if self.file.ends_with(&[0xFF, END]) {
+            // The scan's bits end at a marker, at this one at the latest. Photographs are not read bit by bit.
+            return Ok(());
+        }
         let blocks = frame.blocks_of_a_unit(scan, &codes).ok_or(Stop::Unknown)?;
         let scan = Scan {
             bytes: self,

@@ -39,7 +39,7 @@ pub(crate) struct ImagesRecord {
     scored: usize,
     /// The names of their classes, in Unicode's composed form (NFC): file systems differ in it.
     class_names: Vec<String>,
-    /// The CRC-32 of all their pixels and labels, in order.
+    /// The CRC-32 of all their pixels and labels, in order; of images in files, of the files' names and sizes and their labels.
     checksum: u32,
 }
 
@@ -47,10 +47,7 @@ impl ImagesRecord {
     pub(crate) fn of(images: &ImageSet) -> Self {
         let mut checksum = crc32fast::Hasher::new();
         for part in [&images.train, &images.test] {
-            for index in 0..part.len() {
-                checksum.update(part.image(index));
-                checksum.update(&[part.label(index)]);
-            }
+            part.checksum(&mut checksum);
         }
         Self {
             train: images.train.len(),
