@@ -17,7 +17,7 @@ use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Distribution, Tensor};
 use burn_swa_benches::{output, print_peak, rounds};
 use burn_swa_test_support::parameters::{elements, is_running_statistic, shapes};
-use swa_models::{ImageNetNetwork, ImageNetNetworkConfig};
+use swa_models::{Network, NetworkConfig};
 
 const BATCH_SIZE: usize = 8;
 const SIDE: usize = 224;
@@ -30,7 +30,7 @@ fn main() {
         return;
     }
     let batch_size = rounds(BATCH_SIZE);
-    for name in ["resnet-50", "densenet-161"] {
+    for name in ["resnet50", "densenet161"] {
         let output = output(&[name, &batch_size.to_string()]);
         let mut lines = output.lines().map(|line| line.parse::<f64>());
         let mut next = || lines.next().expect("a line").expect("a number");
@@ -45,15 +45,15 @@ fn main() {
     }
 }
 
-fn network(name: &str) -> ImageNetNetwork {
-    let config: ImageNetNetworkConfig = name.parse().expect("a network of torchvision's");
+fn network(name: &str) -> Network {
+    let config: NetworkConfig = name.parse().expect("a network of torchvision's");
     config
         .init(&Device::flex().autodiff())
         .expect("a depth of torchvision's")
 }
 
 /// Trains, and prints the seconds of the second step. The first makes the momenta.
-fn train(mut network: ImageNetNetwork, batch_size: usize) {
+fn train(mut network: Network, batch_size: usize) {
     let device = Device::flex().autodiff();
     let images = Tensor::<4>::random([batch_size, 3, SIDE, SIDE], Distribution::Default, &device);
     let labels = Tensor::arange(0..batch_size as i64, &device);
@@ -73,7 +73,7 @@ fn train(mut network: ImageNetNetwork, batch_size: usize) {
 }
 
 /// The elements of all parameters.
-fn parameters(network: &ImageNetNetwork) -> usize {
+fn parameters(network: &Network) -> usize {
     let shapes = shapes(network);
     let trained = shapes
         .iter()
@@ -82,7 +82,7 @@ fn parameters(network: &ImageNetNetwork) -> usize {
 }
 
 /// The elements that BatchNorm, ReLU and the layer after it keep of one image.
-fn kept_of_an_image(network: &ImageNetNetwork) -> usize {
+fn kept_of_an_image(network: &Network) -> usize {
     let layers = shapes(network).into_iter().filter_map(|(path, shape)| {
         let layer = path.strip_suffix(".gamma")?;
         let side = side(layer);

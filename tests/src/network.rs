@@ -3,40 +3,23 @@
 use std::error::Error;
 use std::path::Path;
 
-use burn::module::Module;
 use burn::tensor::{Device, TensorData};
 use safetensors::serialize_to_file;
 use safetensors::tensor::{Dtype, TensorView};
-use swa_models::{ImageNetNetwork, ImageNetNetworkConfig, Network, NetworkConfig};
+use swa_models::{Network, NetworkConfig};
 use swa_store::StateDict;
 
 use crate::vectors::Description;
 
-/// The network for CIFAR of a file of vectors, with its weights, on `device`.
+/// The network of a file of vectors, with its weights, on `device`.
 ///
 /// The weights go through a file and the import of PyTorch's state dicts. An unknown network is an error that names it.
 pub fn network(description: &Description, device: &Device) -> Result<Network, Box<dyn Error>> {
     let network = config(&description.model)?.with_classes(description.classes()?);
-    loaded(network.init(device)?, description)
-}
-
-/// The network for ImageNet of a file of vectors, like [`network`]; `None` if it is another one.
-pub fn image_net_network(
-    description: &Description,
-    device: &Device,
-) -> Result<Option<ImageNetNetwork>, Box<dyn Error>> {
-    let Some(network) = image_net_config(&description.model) else {
-        return Ok(None);
-    };
-    let network = network.with_classes(description.classes()?);
-    loaded(network.init(device)?, description).map(Some)
-}
-
-fn loaded<M: Module>(network: M, description: &Description) -> Result<M, Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("weights.safetensors");
     write_weights(description, &file)?;
-    Ok(StateDict::read(&file)?.load(network)?)
+    Ok(StateDict::read(&file)?.load(network.init(device)?)?)
 }
 
 /// The vectors have `preresnet110`, `vgg16_bn` and `wrn16_2` for `preresnet-110`, `vgg16-bn` and `wrn-16-2`.
@@ -48,11 +31,6 @@ fn config(name: &str) -> Result<NetworkConfig, Box<dyn Error>> {
         Ok(config) => Ok(config),
         Err(_) => Err(format!("no network is called {name}").into()),
     }
-}
-
-/// The vectors have torchvision's `resnet18` for `resnet-18`.
-fn image_net_config(name: &str) -> Option<ImageNetNetworkConfig> {
-    with_hyphen(name, &["resnet", "densenet"]).parse().ok()
 }
 
 /// `name` with a hyphen after the family that it starts with.

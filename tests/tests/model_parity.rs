@@ -9,15 +9,14 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::nn::loss::CrossEntropyLossConfig;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use burn_swa_test_support::parameters::values;
 use burn_swa_tests::batch_norm::{correction, values_per_image};
 use burn_swa_tests::batches::{images_of_size, labels};
 use burn_swa_tests::comparison::{Comparisons, relative_l2};
 use burn_swa_tests::named_tensors::{gradient_norms, tensors};
-use burn_swa_tests::network::{image_net_network, network};
+use burn_swa_tests::network::network;
 use burn_swa_tests::vectors::{self, Description, Rounding, Vectors};
-use swa_models::{ImageNetNetwork, Network};
 
 const BATCH: usize = 4;
 
@@ -54,27 +53,15 @@ fn compare_file(file: &Path) -> Result<(), Box<dyn Error>> {
 fn compare(vectors: &Vectors) -> Result<Comparisons, Box<dyn Error>> {
     let description = &vectors.description;
     let device = Device::flex().autodiff();
-    match image_net_network(description, &device)? {
-        Some(model) => compare_results(vectors, &model, ImageNetNetwork::forward),
-        None => compare_results(vectors, &network(description, &device)?, Network::forward),
-    }
-}
-
-fn compare_results<M: Module>(
-    vectors: &Vectors,
-    model: &M,
-    forward: impl Fn(&M, Tensor<4>) -> Tensor<2>,
-) -> Result<Comparisons, Box<dyn Error>> {
-    let description = &vectors.description;
-    let device = Device::flex().autodiff();
+    let model = network(description, &device)?;
     let allowed = allowed(description);
     let stream = description.seed * 4096 + 4000;
     let images = images_of_size(description.image_size, stream, BATCH, &device);
     let classes = description.classes()? as u64;
     let labels = labels(stream + 1, BATCH, classes, &device);
 
-    let eval_logits = forward(&model.valid(), images.clone().inner());
-    let train_logits = forward(model, images);
+    let eval_logits = model.valid().forward(images.clone().inner());
+    let train_logits = model.forward(images);
     let cross_entropy = CrossEntropyLossConfig::new().init(&device);
     let loss = cross_entropy.forward(train_logits.clone(), labels);
     let gradients = loss.backward();
@@ -88,9 +75,9 @@ fn compare_results<M: Module>(
         let deviation = relative_l2(&ours, vectors.tensor(what)?);
         comparisons.note(what, deviation, allowed);
     }
-    let gradients = gradient_norms(model, &gradients);
+    let gradients = gradient_norms(&model, &gradients);
     compare_gradients(&mut comparisons, vectors, &gradients, &allowed)?;
-    let statistics = tensors(model);
+    let statistics = tensors(&model);
     compare_statistics(&mut comparisons, vectors, &statistics, allowed.statistics)?;
     Ok(comparisons)
 }

@@ -18,7 +18,7 @@ use burn_swa_test_support::renderer::Recorder;
 use burn_swa_tests::batches::{Batches, images};
 use burn_swa_tests::comparison::relative_l2;
 use swa_lab::run::classifier::{Classifier, ImageNetwork};
-use swa_models::{ImageNetNetworkConfig, PreResNet, PreResNetConfig, VggConfig, WideResNetConfig};
+use swa_models::{NetworkConfig, PreResNet, PreResNetConfig, VggConfig, WideResNetConfig};
 use swa_store::{StateDict, StateDictError};
 use swa_train::swa_core::{Average, EqualWeights};
 use swa_train::{Collect, RunLength, SwaConfig};
@@ -283,12 +283,8 @@ fn torchvisions_networks_load_here_and_go_back_there() -> Result<(), Box<dyn Err
     };
     let folder = tempfile::tempdir()?;
     let back = folder.path().join("back.safetensors");
-    for (name, ours) in [
-        ("resnet18", "resnet-18"),
-        ("resnet50", "resnet-50"),
-        ("densenet121", "densenet-121"),
-    ] {
-        let config: ImageNetNetworkConfig = ours.parse()?;
+    for name in ["resnet18", "resnet50", "densenet121"] {
+        let config: NetworkConfig = name.parse()?;
         for file in ["saved.pt", "saved.safetensors"] {
             let saved = folder.path().join(file);
             let theirs = in_pytorch(&python, "save", name, &saved, &[])?;

@@ -19,7 +19,8 @@ pub enum DeviceError {
     /// Left out of the build.
     #[error(
         "this program was built without `{name}`: build it with \
-         `cargo build --release --bin cifar --features {name},fusion,autotune`"
+         `cargo build --release --bin {} --features {name},fusion,autotune`",
+        crate::provenance::program()
     )]
     NotBuilt {
         /// The device, which is the name of the feature as well.

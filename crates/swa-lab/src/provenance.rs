@@ -1,6 +1,7 @@
 //! The origin of a number: the program, the machine and the time.
 
 use std::fs;
+use std::path::Path;
 
 use jiff::{Timestamp, Unit};
 use serde::{Deserialize, Serialize};
@@ -95,8 +96,19 @@ fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     Some(value.trim())
 }
 
-/// A command as one would type it again.
+/// A command of this program, as one would type it again.
 pub fn command_line(arguments: impl IntoIterator<Item = String>) -> String {
+    command_of(&program(), arguments)
+}
+
+/// The name of this program.
+pub(crate) fn program() -> String {
+    let path = std::env::args_os().next().unwrap_or_default();
+    let name = Path::new(&path).file_stem().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+fn command_of(program: &str, arguments: impl IntoIterator<Item = String>) -> String {
     let quoted = |argument: String| {
         let plain = |c: char| c.is_alphanumeric() || "-_./:=,+".contains(c);
         if !argument.is_empty() && argument.chars().all(plain) {
@@ -106,7 +118,7 @@ pub fn command_line(arguments: impl IntoIterator<Item = String>) -> String {
         }
     };
     let arguments = arguments.into_iter().map(quoted);
-    ["cifar".to_owned()]
+    [program.to_owned()]
         .into_iter()
         .chain(arguments)
         .collect::<Vec<_>>()
@@ -158,7 +170,7 @@ mod tests {
     fn a_command_can_be_typed_again() {
         let arguments = ["experiment", "small", "--set", "seeds=[1, 2]", "it's"];
         assert_eq!(
-            command_line(arguments.map(String::from)),
+            command_of("cifar", arguments.map(String::from)),
             r"cifar experiment small --set 'seeds=[1, 2]' 'it'\''s'"
         );
     }

@@ -5,15 +5,12 @@ mod cifar;
 mod error;
 mod imagenet;
 mod initialization;
+mod network;
 #[cfg(test)]
 mod parameter_count;
 mod transparent;
 
-pub use cifar::{
-    Network, NetworkConfig, PreResNet, PreResNetConfig, Vgg, VggConfig, WideResNet,
-    WideResNetConfig,
-};
+pub use cifar::{PreResNet, PreResNetConfig, Vgg, VggConfig, WideResNet, WideResNetConfig};
 pub use error::{ModelError, UnknownNetwork};
-pub use imagenet::{
-    DenseNet, DenseNetConfig, ImageNetNetwork, ImageNetNetworkConfig, ResNet, ResNetConfig,
-};
+pub use imagenet::{DenseNet, DenseNetConfig, ResNet, ResNetConfig};
+pub use network::{Network, NetworkConfig};

@@ -10,11 +10,9 @@ use swa_lab::device;
 use swa_lab::output::say;
 use swa_lab::run::ensemble::{Tempered, evaluate_together};
 use swa_lab::run::images::load_images;
-use swa_lab::run::model_file::{FileArgs, ModelFile};
+use swa_lab::run::model_file::{FileArgs, ModelFile, listed};
 use swa_lab::run::predictors::{FinishedRun, Predictors, Sampling};
 use swa_lab::run::progress::Progress;
-
-use crate::evaluate::listed;
 
 /// Evaluates the mean of the probabilities that several networks give, on the test images.
 ///

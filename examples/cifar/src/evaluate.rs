@@ -40,19 +40,7 @@ pub(crate) fn run(args: &EvaluateArgs) -> Result<(), Failure> {
     let file = ModelFile::read(&args.model_file, &args.file)?;
     let mut progress = Progress::of_images();
     let images = load_images(&args.data, &mut progress)?;
-    if let Some(class_names) = &file.class_names
-        && !images.has_classes(class_names)
-    {
-        return Err(format!(
-            "the model in {} tells {} apart, and the classes of {} are {}: evaluate it on the data it \
-             was trained on with --data",
-            args.model_file.display(),
-            listed(class_names),
-            args.data,
-            listed(&images.class_names),
-        )
-        .into());
-    }
+    file.check_classes(&args.model_file, &images, &args.data)?;
 
     let model = file.name();
     let classes = images.class_names.len();
@@ -64,44 +52,11 @@ pub(crate) fn run(args: &EvaluateArgs) -> Result<(), Failure> {
     progress.end();
 
     say(format!(
-        "{model} in {} on {} test images of {}\n",
+        "{model} in {} on {} test images of {}\n\n{}",
         args.model_file.display(),
         images.test.len(),
-        args.data
-    ));
-    let width = images.class_names.iter().map(String::len).max();
-    let width = width.unwrap_or_default().max("class".len());
-    say(format!(
-        "{:width$} {:>7} {:>8} {:>10}",
-        "class", "images", "loss", "accuracy"
-    ));
-    for (name, (count, score)) in images.class_names.iter().zip(&evaluation.classes) {
-        say(format!(
-            "{name:width$} {count:>7} {:>8.4} {:>8.2} %",
-            score.loss, score.accuracy
-        ));
-    }
-    say(format!(
-        "{:width$} {:>7} {:>8.4} {:>8.2} %",
-        "all",
-        images.test.len(),
-        evaluation.total.loss,
-        evaluation.total.accuracy
+        args.data,
+        evaluation.table(&images.class_names)
     ));
     Ok(())
-}
-
-/// The names of classes, or of the first few of them.
-pub(crate) fn listed(class_names: &[String]) -> String {
-    const SHOWN: usize = 3;
-
-    match class_names {
-        [] => "no classes".to_owned(),
-        names if names.len() <= SHOWN => names.join(", "),
-        names => format!(
-            "{} and {} more classes",
-            names[..SHOWN].join(", "),
-            names.len() - SHOWN
-        ),
-    }
 }

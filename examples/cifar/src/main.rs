@@ -6,10 +6,8 @@ mod check;
 mod ensemble;
 mod evaluate;
 mod experiment;
-mod export;
 mod landscape;
 mod report;
-mod train;
 
 use std::process::ExitCode;
 
@@ -18,6 +16,9 @@ use swa_lab::Failure;
 use swa_lab::measure::bench::BenchArgs;
 use swa_lab::measure::device_check::CheckArgs;
 use swa_lab::output::note;
+use swa_lab::run::export::{ExportArgs, export};
+use swa_lab::run::recipe::Paper;
+use swa_lab::run::train::{TrainArgs, train};
 
 /// Stochastic Weight Averaging on CIFAR-10 and CIFAR-100
 #[derive(Debug, Parser)]
@@ -29,12 +30,19 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Train(Box<train::TrainArgs>),
+    /// Trains a network with SWA, with plain SGD, or with a method that is compared with SWA.
+    ///
+    /// Without settings it is the paper's training of a PreResNet-20 on images that are made up: say
+    /// --data to train on real ones.
+    Train(Box<TrainArgs<Paper>>),
     Evaluate(evaluate::EvaluateArgs),
     Ensemble(ensemble::EnsembleArgs),
     Landscape(landscape::LandscapeCommand),
     Average(average::AverageArgs),
-    Export(export::ExportArgs),
+    /// Writes a model as a SafeTensors file that PyTorch loads.
+    ///
+    /// model.load_state_dict(safetensors.torch.load_file("OUT.safetensors"), strict=True)
+    Export(ExportArgs),
     Report(report::ReportArgs),
     Experiment(Box<experiment::ExperimentArgs>),
     Check(CheckArgs),
@@ -53,12 +61,12 @@ fn main() -> ExitCode {
 
 fn run(command: &Command) -> Result<i32, Failure> {
     match command {
-        Command::Train(args) => train::run(args),
+        Command::Train(args) => train(args),
         Command::Evaluate(args) => evaluate::run(args).map(|()| 0),
         Command::Ensemble(args) => ensemble::run(args).map(|()| 0),
         Command::Landscape(args) => landscape::run(args),
         Command::Average(args) => average::run(args),
-        Command::Export(args) => export::run(args).map(|()| 0),
+        Command::Export(args) => export(args).map(|()| 0),
         Command::Report(args) => report::run(args).map(|()| 0),
         Command::Experiment(args) => experiment::run(args),
         Command::Check(args) => check::run(args).map(|()| 0),

@@ -44,6 +44,8 @@ pub(super) struct Variation {
     pub(super) seed: u64,
     /// The epoch.
     pub(super) epoch: usize,
+    /// True in training.
+    pub(super) is_trained_on: bool,
 }
 
 /// Makes the batches of one pass, on the host.
@@ -81,13 +83,21 @@ impl BatchMaker {
         }
     }
 
-    /// Batch number `batch` of the pass. Of images in files, those that cannot be read are left out, if so asked.
+    /// Batch number `batch` of the pass. Of images in files, those that cannot be read are left out, if so asked. Of a batch that is
+    /// trained on, at least one is left, or another is in its place: an epoch has as many steps as it should.
     pub(super) fn batch(&self, batch: usize) -> Result<HostBatch, DataError> {
         let start = batch * self.batch_size;
         let end = self.order.len().min(start + self.batch_size);
         match &self.images.content {
             Content::Decoded(_) => Ok(self.of_decoded(&self.order[start..end])),
-            Content::Files(files) => self.of_files(files, &self.order[start..end]),
+            Content::Files(files) => {
+                let batch = self.of_files(files, &self.order[start..end])?;
+                if batch.len() == 0 && self.variation.is_trained_on {
+                    self.first_readable(files)
+                } else {
+                    Ok(batch)
+                }
+            }
         }
     }
 
@@ -97,6 +107,7 @@ impl BatchMaker {
             purpose,
             seed,
             epoch,
+            ..
         } = self.variation;
 
         let mut pixels = vec![0.0; order.len() * IMAGE_BYTES];
@@ -138,6 +149,18 @@ impl BatchMaker {
         Ok(self.with_labels(pixels, readable.iter()))
     }
 
+    /// The pass's first image that can be read, as a batch of its own.
+    fn first_readable(&self, files: &FileList) -> Result<HostBatch, DataError> {
+        for index in self.order.chunks(1) {
+            let batch = self.of_files(files, index)?;
+            if batch.len() > 0 {
+                return Ok(batch);
+            }
+        }
+        let images = self.order.len();
+        Err(DataError::NoneReadable { images })
+    }
+
     /// Writes the view of an image in a file.
     fn write_file(
         &self,
@@ -150,6 +173,7 @@ impl BatchMaker {
             purpose,
             seed,
             epoch,
+            ..
         } = self.variation;
 
         let view = files.view();

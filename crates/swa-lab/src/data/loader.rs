@@ -4,6 +4,8 @@
 //! that a resumed run, which starts with a fresh one, sees another order than an uninterrupted run.
 //! This loader carries nothing but the number of the epoch.
 
+use std::fmt;
+use std::iter::Peekable;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -51,6 +53,7 @@ pub struct EpochLoader {
     batch_size: usize,
     pass: Pass,
     device: Device,
+    watch: Watch,
     /// The position at which the next pass begins. It changes only if the loader is for training.
     next: Mutex<Position>,
 }
@@ -150,8 +153,14 @@ impl EpochLoader {
             batch_size,
             pass,
             device: device.clone(),
+            watch: Watch::default(),
             next: Mutex::default(),
         })
+    }
+
+    /// The same with a watch. It is told of a batch that cannot be made before the batch that comes before is handed out.
+    pub fn with_watch(self, watch: Watch) -> Self {
+        Self { watch, ..self }
     }
 
     /// The same training loader, begun at `position`: its first [`iter`](DataLoader::iter) serves
@@ -197,6 +206,7 @@ impl EpochLoader {
             batch_size: self.batch_size,
             pass: self.pass,
             device: device.clone(),
+            watch: self.watch.clone(),
             next: Mutex::new(*self.next()),
         }
     }
@@ -225,6 +235,7 @@ impl EpochLoader {
                 purpose,
                 seed,
                 epoch,
+                is_trained_on: matches!(self.pass, Pass::Training { .. }),
             },
         );
         let end = self.num_batches();
@@ -232,13 +243,14 @@ impl EpochLoader {
         // largest.
         let batch = batches.min(end);
         EpochIterator {
-            batches: Prefetch::new(batch..end, move |batch| maker.batch(batch)),
+            batches: Prefetch::new(batch..end, move |batch| maker.batch(batch)).peekable(),
             batch,
             batch_size: self.batch_size,
             items: self.range.len(),
             served: false,
             left_out: 0,
             failed: false,
+            watch: self.watch.clone(),
             device: self.device.clone(),
             device_seed: match self.pass {
                 Pass::Training { seed, .. } => Some(DeviceSeed {
@@ -301,6 +313,29 @@ impl DataLoader<ImageBatch> for EpochLoader {
     }
 }
 
+/// A function that is told why a batch cannot be made.
+#[derive(Clone, Default)]
+pub struct Watch(Option<Arc<dyn Fn(&DataError) + Send + Sync>>);
+
+impl Watch {
+    /// A watch that calls `tell`.
+    pub fn new(tell: impl Fn(&DataError) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(tell)))
+    }
+
+    fn tell(&self, error: &DataError) {
+        if let Some(tell) = &self.0 {
+            tell(error);
+        }
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").finish_non_exhaustive()
+    }
+}
+
 /// The values that seed the device's generator, together with the batch.
 #[derive(Debug, Clone, Copy)]
 struct DeviceSeed {
@@ -319,7 +354,7 @@ impl DeviceSeed {
 /// One pass over the images.
 #[derive(Debug)]
 struct EpochIterator {
-    batches: Prefetch<Result<HostBatch, DataError>>,
+    batches: Peekable<Prefetch<Result<HostBatch, DataError>>>,
     /// The number of the next batch.
     batch: usize,
     batch_size: usize,
@@ -331,6 +366,7 @@ struct EpochIterator {
     left_out: usize,
     /// True once there was an error.
     failed: bool,
+    watch: Watch,
     device: Device,
     device_seed: Option<DeviceSeed>,
 }
@@ -371,9 +407,13 @@ impl Iterator for EpochIterator {
             Ok(batch) => batch,
             Err(error) => {
                 self.failed = true;
+                self.watch.tell(&error);
                 return Some(Err(DatasetError::new(error)));
             }
         };
+        if let Some(Err(error)) = self.batches.peek() {
+            self.watch.tell(error);
+        }
         // The seed is set here and not where the batch was made, because the step that is about to
         // draw runs in this thread. It is set for every batch and not once an epoch, because a run
         // that resumes amid an epoch cannot know how much the earlier steps have drawn.

@@ -34,7 +34,7 @@ pub use batch::ImageBatch;
 pub use error::DataError;
 pub use file_list::Unreadable;
 pub use images::{CHANNELS, IMAGE_BYTES, ImageSet, Images, SIDE};
-pub use loader::{EpochLoader, Position};
+pub use loader::{EpochLoader, Position, Watch};
 pub use normalization::Normalization;
 pub use source::{DataSource, LoadProgress};
 pub use synthetic::Synthetic;

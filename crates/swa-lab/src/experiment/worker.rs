@@ -172,6 +172,7 @@ impl Worker<'_> {
             End::Reached => Ok(0),
             End::OutOfTime { .. } => Ok(OUT_OF_TIME),
             End::Stopped(_) => Ok(INTERRUPTED),
+            End::Lacking { error, .. } => Err(error.into()),
         }
     }
 }

@@ -277,12 +277,8 @@ impl<'a> CurveTraining<'a> {
         let path = curve.path()?;
         let points = path.points();
         let skeleton = Classifier::new(landscape.load(0)?, Arc::default());
-        let description = Description {
-            model: landscape.run.model.clone(),
-            width_divisor: landscape.run.width_divisor,
-            class_names: landscape.scoring.images.class_names.clone(),
-            averaged: None,
-        };
+        let class_names = &landscape.scoring.images.class_names;
+        let description = Description::new(&landscape.run, class_names, None);
         for (bend, file) in points[1..points.len() - 1].iter().zip(files) {
             let network = bend.put_into(&skeleton)?.into_network();
             model_file::save(&network, &description, file)?;

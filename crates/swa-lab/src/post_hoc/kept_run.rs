@@ -227,12 +227,6 @@ impl PreparedRun<'_> {
 
     /// The description of its best model.
     pub(super) fn description(&self) -> Description {
-        let config = &self.kept.run.config;
-        Description {
-            model: config.model.clone(),
-            width_divisor: config.width_divisor,
-            class_names: self.class_names.clone(),
-            averaged: None,
-        }
+        Description::new(&self.kept.run.config, &self.class_names, None)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::module::{Module, ModuleDisplay};
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
-use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor};
 use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
@@ -15,7 +15,7 @@ use crate::run::interruption::Interruption;
 
 /// A network that classifies images.
 pub trait ImageNetwork: Module + ModuleDisplay + 'static {
-    /// Logits `[batch, classes]` of images `[batch, 3, 32, 32]`.
+    /// Logits `[batch, classes]` of images `[batch, 3, height, width]`.
     fn logits(&self, images: Tensor<4>) -> Tensor<2>;
 }
 
@@ -44,6 +44,8 @@ pub struct Classifier<N: ImageNetwork> {
     network: N,
     #[module(skip)]
     interruption: Arc<Interruption>,
+    #[module(skip)]
+    images_at_once: Option<usize>,
 }
 
 impl<N: ImageNetwork> Classifier<N> {
@@ -52,6 +54,20 @@ impl<N: ImageNetwork> Classifier<N> {
         Self {
             network,
             interruption,
+            images_at_once: None,
+        }
+    }
+
+    /// The same, with a training step that computes this many images at once, so that a device need not hold what a whole batch
+    /// leaves for the backward pass. The gradients of the parts add up to those of the batch, but for BatchNorm, which sees the
+    /// parts one by one.
+    ///
+    /// Burn's own accumulation counts batches of the loader, from one epoch to the next: a run could not stop and go on within such
+    /// a group.
+    pub(crate) fn with_images_at_once(self, images: usize) -> Self {
+        Self {
+            images_at_once: Some(images),
+            ..self
         }
     }
 
@@ -74,6 +90,13 @@ impl<N: ImageNetwork> Classifier<N> {
     }
 }
 
+/// `batch` in parts of `images`, of which the last may have fewer.
+fn parts(batch: ImageBatch, images: usize) -> impl Iterator<Item = ImageBatch> {
+    let labels = batch.labels.split(images, 0);
+    let pairs = batch.images.split(images, 0).into_iter().zip(labels);
+    pairs.map(|(images, labels)| ImageBatch { images, labels })
+}
+
 /// `-log softmax(logits)[label]` of each image: shape `[batch]`, from `[batch, classes]` and `[batch]`.
 pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
     let labels = labels.unsqueeze_dim::<2>(1);
@@ -83,14 +106,40 @@ pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
         .neg()
 }
 
+impl<N: ImageNetwork> Classifier<N> {
+    /// A training step that computes `images` of the batch at once.
+    fn step_in_parts(&self, batch: ImageBatch, images: usize) -> TrainOutput<ClassificationOutput> {
+        let all = batch.labels.dims()[0];
+        let labels = batch.labels.clone();
+        let mut sum = GradientsAccumulator::new();
+        let (mut losses, mut logits) = (Vec::new(), Vec::new());
+        for part in parts(batch, images) {
+            let output = self.classify(part);
+            let gradients = (output.loss.clone().sum() / all as f64).backward();
+            sum.accumulate(self, GradientsParams::from_grads(gradients, self));
+            losses.push(output.loss.detach());
+            logits.push(output.output.detach());
+        }
+        TrainOutput {
+            grads: sum.grads(),
+            item: ClassificationOutput::new(Tensor::cat(losses, 0), Tensor::cat(logits, 0), labels),
+        }
+    }
+}
+
 impl<N: ImageNetwork> TrainStep for Classifier<N> {
     type Input = ImageBatch;
     type Output = ClassificationOutput;
 
     fn step(&self, batch: ImageBatch) -> TrainOutput<ClassificationOutput> {
-        let output = self.classify(batch);
-        let gradients = output.loss.clone().mean().backward();
-        TrainOutput::new(self, gradients, output)
+        match self.images_at_once {
+            Some(images) if images < batch.labels.dims()[0] => self.step_in_parts(batch, images),
+            _whole => {
+                let output = self.classify(batch);
+                let gradients = output.loss.clone().mean().backward();
+                TrainOutput::new(self, gradients, output)
+            }
+        }
     }
 
     fn optimize(

@@ -5,6 +5,7 @@
 //! [`RunConfig::paper`]. What is given on the command line is put on top of these: see
 //! [`GivenSettings`](super::given::GivenSettings).
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,12 +14,16 @@ use burn::optim::{ModuleOptimizer, SgdConfig, decay::WeightDecayConfig};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use swa_models::{ModelError, Network, NetworkConfig};
-use swa_store::{StateDict, StateDictError};
+use swa_store::StateDictError;
 use thiserror::Error;
 
 use crate::Failure;
-use crate::data::{Augmentation, DataSource, EpochLoader, ImageSet, Images, Padding};
+use crate::data::{Augmentation, DataSource, EpochLoader, ImageSet, Images, Padding, SIDE};
+use crate::run::images::load_images;
 use crate::run::method::{Method, MethodSettings, paper_budget};
+use crate::run::model_file::read_state_dict;
+use crate::run::progress::Progress;
+use crate::run::view::ViewSettings;
 
 /// The settings of a run, as `config.json` holds them.
 ///
@@ -37,6 +42,11 @@ pub struct RunConfig {
     #[command(flatten)]
     #[serde(flatten)]
     pub images: ImageSettings,
+
+    /// The way in which images of any size are seen, if they are not CIFAR's.
+    #[arg(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub view: Option<ViewSettings>,
 
     /// vgg16, vgg19, either with -bn, preresnet-DEPTH, such as preresnet-110, or wrn-DEPTH-WIDENING,
     /// such as wrn-28-10 [default: preresnet-20]
@@ -59,6 +69,11 @@ pub struct RunConfig {
     #[command(flatten)]
     #[serde(flatten)]
     pub sgd: SgdSettings,
+
+    /// Compute each batch in so many parts, one after the other, for a device that is too small for a whole one [default: 1]
+    #[arg(long, value_name = "N")]
+    #[serde(default = "whole_batches", skip_serializing_if = "is_whole_batches")]
+    pub accumulate: usize,
 
     /// The method, with its settings.
     // A default for the derived parser, which has no place for it: `GivenSettings` sets it.
@@ -130,24 +145,31 @@ pub struct InitialWeights {
     // Its path is absolute.
     /// Start from the weights in this file: of another run, or of PyTorch (.safetensors, or .pt and
     /// .pth of torch.save) [default: weights drawn from the seed]
-    #[arg(id = "init.file", long = "init", value_name = "FILE")]
+    #[arg(
+        id = "init.file",
+        long = "weights",
+        alias = "init",
+        value_name = "FILE"
+    )]
     pub file: PathBuf,
 
     /// The key of the network in that file, if it is there several times: state_dict,
     /// swa_state_dict
     #[arg(
         id = "init.key",
-        long = "init-key",
+        long = "weights-key",
+        alias = "init-key",
         value_name = "KEY",
         requires = "init.file"
     )]
     pub key: Option<String>,
 
-    /// Draw this part of the network from the seed all the same: fc, the last layer of a PreResNet,
-    /// where the file's network tells other classes apart
+    /// Draw this part of the network from the seed all the same: fc, the last layer of a PreResNet or ResNet,
+    /// or classifier, that of a DenseNet, where the file's network tells other classes apart
     #[arg(
         id = "init.without",
-        long = "init-without",
+        long = "weights-without",
+        alias = "init-without",
         value_name = "PART",
         requires = "init.file"
     )]
@@ -201,6 +223,30 @@ pub enum ConfigError {
         expected: &'static str,
         /// The value that was given.
         got: String,
+    },
+
+    /// A network that does not take images of this size.
+    #[error(
+        "{model} takes images of {}x{0} pixels{}, and these have {side}x{side}: choose another \
+         --model{}",
+        .sides.start(),
+        if .sides.start() == .sides.end() { "" } else { " and more" },
+        if *.side == SIDE { "" } else { " or --image-size" }
+    )]
+    ImageSide {
+        /// The network.
+        model: String,
+        /// The heights and widths that it takes.
+        sides: RangeInclusive<usize>,
+        /// The height and width of the images.
+        side: usize,
+    },
+
+    /// A setting for images of any size, in a run on images of CIFAR's.
+    #[error("{flag} is for images of any size, as `imagenet finetune` takes them: leave it out")]
+    NoView {
+        /// The flag.
+        flag: String,
     },
 
     /// SWA would start after the end.
@@ -318,6 +364,7 @@ impl RunConfig {
             NetworkConfig::Vgg(_) => (0.05, 5e-4),
             NetworkConfig::PreResNet(_) => (0.1, 3e-4),
             NetworkConfig::WideResNet(_) => (0.1, 5e-4),
+            NetworkConfig::ResNet(_) | NetworkConfig::DenseNet(_) => (0.1, 1e-4),
         };
         let epochs = paper_budget(network);
         Self {
@@ -328,6 +375,7 @@ impl RunConfig {
                 evaluate_on: EvaluateOn::Test,
                 padding: PaddingChoice::Zero,
             },
+            view: None,
             model: network.name(),
             width_divisor: 1,
             init: None,
@@ -338,39 +386,49 @@ impl RunConfig {
                 momentum: paper_momentum(),
                 weight_decay,
             },
+            accumulate: whole_batches(),
             method: MethodSettings::paper(Method::Swa, network, classes, epochs),
             keep_averages: None,
             seed: 1,
         }
     }
 
-    /// The same with another method, and its paper's settings for this number of epochs.
-    pub(crate) fn with_method(
-        mut self,
-        method: Method,
-        network: &NetworkConfig,
-        classes: usize,
-    ) -> Self {
+    /// Sets the method, and its paper's settings for this number of epochs.
+    pub(crate) fn set_method(&mut self, method: Method, network: &NetworkConfig, classes: usize) {
         self.method = MethodSettings::paper(method, network, classes, self.epochs);
         if method == Method::Snapshot {
             self.sgd.lr = SNAPSHOT_LR;
         }
-        self
     }
 
     /// Checks the settings against each other and their ranges.
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         let Self {
             images,
+            view,
             epochs,
             sgd,
+            accumulate,
             method,
             keep_averages,
             ..
         } = self;
         images.validate()?;
+        if let Some(view) = view {
+            view.validate()?;
+        }
+        self.validate_side()?;
         at_least_one("--epochs", *epochs)?;
         sgd.validate()?;
+        at_least_one("--accumulate", *accumulate)?;
+        if *accumulate > sgd.batch_size {
+            return Err(ConfigError::AtMost {
+                flag: "--accumulate",
+                most: sgd.batch_size,
+                reason: "the number of images in a batch",
+                got: *accumulate,
+            });
+        }
         method.validate(*epochs)?;
         if let Some(every) = *keep_averages {
             at_least_one("--keep-averages", every)?;
@@ -388,6 +446,12 @@ impl RunConfig {
             }
         }
         Ok(())
+    }
+
+    /// Checks that the network takes images of the size that they have.
+    fn validate_side(&self) -> Result<(), ConfigError> {
+        let side = self.view.map_or(SIDE, |view| view.side);
+        check_side(&self.model.parse()?, side)
     }
 
     /// Checks the settings of a run that was begun, of which the number of epochs alone can change.
@@ -424,10 +488,29 @@ impl RunConfig {
 
     /// The augmentation of its training images.
     pub(crate) fn augmentation(&self) -> Augmentation {
-        match self.images.padding {
-            PaddingChoice::Zero => Augmentation::CropAndFlip(Padding::Zero),
-            PaddingChoice::Reflect => Augmentation::CropAndFlip(Padding::Reflect),
-            PaddingChoice::None => Augmentation::None,
+        match (self.images.padding, self.view) {
+            (PaddingChoice::None, _) => Augmentation::None,
+            (_, Some(_)) => Augmentation::ResizedCropAndFlip,
+            (PaddingChoice::Zero, None) => Augmentation::CropAndFlip(Padding::Zero),
+            (PaddingChoice::Reflect, None) => Augmentation::CropAndFlip(Padding::Reflect),
+        }
+    }
+
+    /// The number of images that are computed at once: a batch, or a part of one.
+    pub(crate) fn images_at_once(&self) -> usize {
+        // Settings that are not checked yet may be 0.
+        self.sgd.batch_size.div_ceil(self.accumulate.max(1)).max(1)
+    }
+
+    /// The images that `data` names, as the run sees them.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError`](crate::data::DataError), of one line.
+    pub fn load_images(&self, progress: &mut Progress) -> Result<ImageSet, Failure> {
+        match &self.view {
+            None => load_images(&self.data, progress),
+            Some(view) => view.list_images(&self.data),
         }
     }
 
@@ -443,7 +526,7 @@ impl RunConfig {
     ) -> Result<EpochLoader, Failure> {
         // A re-estimation puts BatchNorm into training mode by the device.
         let device = device.clone().autodiff();
-        let (batch_size, augmentation) = (self.sgd.batch_size, self.augmentation());
+        let (batch_size, augmentation) = (self.images_at_once(), self.augmentation());
         let images = train.clone();
         Ok(EpochLoader::reestimation(
             images,
@@ -592,7 +675,7 @@ impl InitialWeights {
     ///
     /// If the file cannot be read, or holds another network.
     pub fn load(&self, network: Network) -> Result<Network, Failure> {
-        let mut state_dict = StateDict::read(&self.file)?;
+        let mut state_dict = read_state_dict(&self.file)?;
         if let Some(key) = &self.key {
             state_dict = state_dict.under(key);
         }
@@ -602,11 +685,18 @@ impl InitialWeights {
         state_dict.load(network).map_err(|error| {
             let remedy = match &error {
                 StateDictError::Ambiguous { .. } | StateDictError::NoSuchKey { .. } => {
-                    " with --init-key"
+                    " with --weights-key"
                 }
-                StateDictError::NoSuchPart { .. } => " with --init-without",
-                StateDictError::Misfit { misshapen, .. } if !misshapen.is_empty() => {
-                    ", or name the part that is to be drawn from the seed with --init-without"
+                StateDictError::NoSuchPart { .. } => " with --weights-without",
+                StateDictError::Misfit { misshapen, .. } => {
+                    return match part_of(misshapen) {
+                        None => format!("{error}: say which it is with --model").into(),
+                        Some(part) => format!(
+                            "{error}, or draw {part} from the seed with --weights-without {part}, where the file's \
+                             network tells other classes apart"
+                        )
+                        .into(),
+                    };
                 }
                 _ => "",
             };
@@ -615,8 +705,44 @@ impl InitialWeights {
     }
 }
 
+/// Checks that `network` takes images of this height and width.
+pub(super) fn check_side(network: &NetworkConfig, side: usize) -> Result<(), ConfigError> {
+    let sides = network.image_sides();
+    if sides.contains(&side) {
+        Ok(())
+    } else {
+        Err(ConfigError::ImageSide {
+            model: network.name(),
+            sides,
+            side,
+        })
+    }
+}
+
+/// The part of a network that all these tensors are in, whose names their descriptions begin with.
+fn part_of(tensors: &[String]) -> Option<&str> {
+    let mut parts = tensors
+        .iter()
+        .map(|tensor| Some(tensor.split(' ').next()?.rsplit_once('.')?.0));
+    let first = parts.next()??;
+    if parts.all(|part| part == Some(first)) {
+        Some(first)
+    } else {
+        None
+    }
+}
+
 /// The learning rate that each cycle of Snapshot Ensembles begins with (Huang et al. 2017, section 4.1).
 pub(crate) const SNAPSHOT_LR: f64 = 0.2;
+
+fn whole_batches() -> usize {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_whole_batches(accumulate: &usize) -> bool {
+    *accumulate == whole_batches()
+}
 
 fn paper_batch_size() -> usize {
     128
@@ -722,7 +848,7 @@ mod tests {
 
     #[test]
     fn settings_survive_their_file() {
-        let run = given("--init a.pt --validation-items 5")
+        let run = given("--weights a.pt --validation-items 5")
             .new_run(10)
             .unwrap();
         let text = serde_json::to_string(&run).unwrap();

@@ -1,6 +1,7 @@
 //! The settings that are given on the command line.
 
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 
 use clap::builder::EnumValueParser;
 use clap::parser::ValueSource;
@@ -10,21 +11,32 @@ use swa_models::NetworkConfig;
 
 use super::config::{ConfigError, InitialWeights, RunConfig, absolute, located};
 use super::method::{Method, MethodSettings};
+use super::recipe::{Paper, Recipe};
+use super::view::ViewSettings;
 
 /// The argument for the method.
 const METHOD: &str = "method";
+
+/// The argument by which images that cannot be read are left out.
+const SKIP_UNREADABLE: &str = "view.skip_unreadable";
+
+/// The settings that may be others when a run goes on.
+const CAN_CHANGE: [&str; 3] = ["data", "epochs", SKIP_UNREADABLE];
 
 /// Another argument for a run of plain SGD.
 const NO_SWA: &str = "no_swa";
 
 /// The settings given on the command line. Those that are not given keep their value in a run that
-/// is resumed. In a new run they are the paper's for the model.
+/// is resumed. In a new run they are those of a recipe for the model.
 ///
 /// The arguments are the fields of [`RunConfig`].
 #[derive(Debug, Clone)]
-pub struct GivenSettings(ArgMatches);
+pub struct GivenSettings<R = Paper> {
+    given: ArgMatches,
+    recipe: PhantomData<R>,
+}
 
-impl Args for GivenSettings {
+impl<R: Recipe> Args for GivenSettings<R> {
     fn augment_args(command: Command) -> Command {
         Self::augment_args_for_update(command)
     }
@@ -42,45 +54,53 @@ impl Args for GivenSettings {
             .help("The same as --method sgd");
         let command = RunConfig::augment_args_for_update(command);
         let command = InitialWeights::augment_args_for_update(command);
-        MethodSettings::augment_args(command.arg(method).arg(no_swa))
+        let command = ViewSettings::augment_args_for_update(command);
+        let command = MethodSettings::augment_args(command.arg(method).arg(no_swa));
+        R::arguments(command)
     }
 }
 
-impl FromArgMatches for GivenSettings {
+impl<R: Recipe> FromArgMatches for GivenSettings<R> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        Ok(Self(matches.clone()))
+        Ok(Self {
+            given: matches.clone(),
+            recipe: PhantomData,
+        })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        self.0 = matches.clone();
+        self.given = matches.clone();
         Ok(())
     }
 }
 
-impl GivenSettings {
+impl<R: Recipe> GivenSettings<R> {
     /// The settings of a new run on images of so many `classes`.
     ///
     /// # Errors
     ///
     /// [`ConfigError`] for an unknown model, or a number that cannot be used.
     pub fn new_run(&self, classes: usize) -> Result<RunConfig, ConfigError> {
-        let default = RunConfig::paper(&"preresnet-20".parse()?, classes);
-        let model: NetworkConfig = self.on_top_of(default)?.model.parse()?;
-        let mut paper = RunConfig::paper(&model, classes);
-        paper.epochs = self.on_top_of(paper.clone())?.epochs;
+        let default = R::settings(&R::MODEL.parse()?, classes);
+        let network: NetworkConfig = self.on_top_of(default)?.model.parse()?;
         let method = self.method();
         self.check_flags(method)?;
-        let config = self.on_top_of(paper.with_method(method, &model, classes))?;
+        let mut config = R::settings(&network, classes);
+        for derive in R::DERIVED {
+            config = self.on_top_of(config)?;
+            derive(&mut config, method, &network, classes);
+        }
+        let config = self.on_top_of(config)?;
         config.validate()?;
         Ok(config)
     }
 
     /// The method of a new run.
     fn method(&self) -> Method {
-        if self.0.get_flag(NO_SWA) {
+        if self.given.get_flag(NO_SWA) {
             return Method::Sgd;
         }
-        let given = self.0.get_one::<Method>(METHOD);
+        let given = self.given.get_one::<Method>(METHOD);
         given.copied().unwrap_or(Method::Swa)
     }
 
@@ -105,7 +125,7 @@ impl GivenSettings {
 
     /// `config` with what is given in place of its own.
     fn on_top_of(&self, mut config: RunConfig) -> Result<RunConfig, ConfigError> {
-        let given = &self.0;
+        let given = &self.given;
         config.update_from_arg_matches(given)?;
         config.data = located(&config.data);
         config.model = config.model.parse::<NetworkConfig>()?.name();
@@ -118,18 +138,37 @@ impl GivenSettings {
             init.file = absolute(&init.file);
             if init.file.to_str().is_none() {
                 return Err(ConfigError::Invalid {
-                    flag: "--init",
+                    flag: "--weights",
                     expected: "a path in UTF-8",
                     got: init.file.display().to_string(),
                 });
             }
         }
+        match &mut config.view {
+            Some(view) => view.update_from_arg_matches(given)?,
+            None => self.check_no_view()?,
+        }
         config.method.update_from(given)?;
         Ok(config)
     }
 
+    /// Checks that nothing is said of images of any size.
+    fn check_no_view(&self) -> Result<(), ConfigError> {
+        let arguments = ViewSettings::augment_args_for_update(Command::new(""));
+        let given = arguments
+            .get_arguments()
+            .find(|argument| self.has(argument.get_id().as_str()));
+        match given {
+            None => Ok(()),
+            Some(argument) => Err(ConfigError::NoView {
+                flag: format!("--{}", argument.get_long().unwrap_or_default()),
+            }),
+        }
+    }
+
     /// The settings of a run that goes on, of which those that it was begun with are `run`'s. The
-    /// location of the images and the number of epochs are what is given, if they are given.
+    /// location of the images and the number of epochs are what is given, if they are given, and images that cannot be read are left
+    /// out from now on, if that is given.
     ///
     /// # Errors
     ///
@@ -142,7 +181,7 @@ impl GivenSettings {
         let mut differences = Vec::new();
         for argument in Self::augment_args(Command::new("")).get_arguments() {
             let path = argument.get_id().as_str();
-            if !self.has(path) || ["data", "epochs"].contains(&path) {
+            if !self.has(path) || CAN_CHANGE.contains(&path) {
                 continue;
             }
             let flag = argument.get_long().unwrap_or(path);
@@ -166,21 +205,24 @@ impl GivenSettings {
         if !differences.is_empty() {
             return Err(ConfigError::Differs(differences));
         }
-        let config = RunConfig {
+        let mut config = RunConfig {
             data: given.data,
             epochs: given.epochs,
             ..run.clone()
         };
+        if let (Some(view), true) = (&mut config.view, self.has(SKIP_UNREADABLE)) {
+            view.skip_unreadable = true;
+        }
         config.validate_begun()?;
         Ok(config)
     }
 
     fn has(&self, id: &str) -> bool {
-        self.0.value_source(id) == Some(ValueSource::CommandLine)
+        self.given.value_source(id) == Some(ValueSource::CommandLine)
     }
 
     fn raw(&self, id: &str) -> Option<String> {
-        let value = self.0.get_raw(id)?.next()?;
+        let value = self.given.get_raw(id)?.next()?;
         Some(value.to_string_lossy().into_owned())
     }
 }
@@ -215,8 +257,14 @@ pub(crate) mod tests {
 
     /// The settings given by these arguments.
     pub(crate) fn given(arguments: &str) -> GivenSettings {
-        let command = GivenSettings::augment_args(Command::new("").no_binary_name(true));
-        GivenSettings(command.get_matches_from(arguments.split_whitespace()))
+        of_recipe(arguments)
+    }
+
+    /// The same in the program of another recipe.
+    pub(crate) fn of_recipe<R: Recipe>(arguments: &str) -> GivenSettings<R> {
+        let command = GivenSettings::<R>::augment_args(Command::new("").no_binary_name(true));
+        let given = command.get_matches_from(arguments.split_whitespace());
+        GivenSettings::from_arg_matches(&given).unwrap()
     }
 
     #[test]
@@ -255,7 +303,7 @@ pub(crate) mod tests {
 
     #[test]
     fn plain_sgd_and_initial_weights_are_given_too() {
-        let run = given("--no-swa --init a.pt --init-key best").new_run(10);
+        let run = given("--no-swa --weights a.pt --weights-key best").new_run(10);
         let run = run.unwrap();
         assert_eq!(run.method, MethodSettings::Sgd);
         let init = run.init.unwrap();
@@ -287,14 +335,15 @@ pub(crate) mod tests {
         use std::ffi::OsString;
         use std::os::unix::ffi::OsStringExt;
 
-        let command = GivenSettings::augment_args(Command::new("").no_binary_name(true));
+        let command = GivenSettings::<Paper>::augment_args(Command::new("").no_binary_name(true));
         let file = OsString::from_vec(b"caf\xE9.pt".to_vec());
-        let given = GivenSettings(command.get_matches_from(["--init".into(), file]));
+        let given = command.get_matches_from(["--weights".into(), file]);
+        let given = GivenSettings::<Paper>::from_arg_matches(&given).unwrap();
         let run = RunConfig::paper(&"preresnet-20".parse().unwrap(), 10);
         for refused in [given.new_run(10), given.resumed(&run)] {
             let error = refused.unwrap_err().to_string();
             assert!(
-                error.starts_with("--init must be a path in UTF-8"),
+                error.starts_with("--weights must be a path in UTF-8"),
                 "{error}"
             );
         }
@@ -312,7 +361,7 @@ pub(crate) mod tests {
             refused.unwrap_err().to_string()
         };
         let error = refusal(
-            "--batch-size 30 --bn-batches 5 --padding none --init a.pt",
+            "--batch-size 30 --bn-batches 5 --padding none --weights a.pt",
             &run,
         );
         for difference in [

@@ -1,7 +1,7 @@
 //! A stop by Ctrl-C that loses no work.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use burn::optim::{ModuleOptimizer, OptimizerRecord};
 use burn::train::Interrupter;
 use burn::train::renderer::MetricsRenderer;
 
+use crate::data::DataError;
 use crate::output::note;
 #[cfg(unix)]
 use crate::provenance;
@@ -35,9 +36,22 @@ pub struct Interruption {
     scores_points: AtomicBool,
     /// The time at which a signal first asked for a stop.
     signalled: Mutex<Option<Instant>>,
-    /// Optimizer steps of this process.
-    steps: AtomicUsize,
-    optimizer: Mutex<Option<OptimizerRecord>>,
+    training: Mutex<Training>,
+    /// The reason why the images of the training are not all there.
+    lacking: Mutex<Option<String>>,
+}
+
+/// The optimizer steps of the training under way.
+#[derive(Default)]
+struct Training {
+    /// The number of those of its first epoch that were made before.
+    before: usize,
+    /// The number of those of an epoch.
+    of_epoch: usize,
+    /// The number of those that were made in this process.
+    steps: usize,
+    /// The state of the optimizer after the last one, where a checkpoint may need it.
+    optimizer: Option<OptimizerRecord>,
 }
 
 impl Interruption {
@@ -57,20 +71,51 @@ impl Interruption {
         self.scores_points.store(true, Ordering::SeqCst);
     }
 
-    /// Counts an optimizer step, and stops after it if that was asked for.
+    /// Takes note that a training begins after so many steps of an epoch that has `of_epoch`. A process may make several, one after
+    /// the other.
+    pub(crate) fn begin_training(&self, before: usize, of_epoch: usize) {
+        *lock(&self.training) = Training {
+            before,
+            of_epoch,
+            ..Training::default()
+        };
+        *lock(&self.lacking) = None;
+    }
+
+    /// Counts an optimizer step, and stops after it if that was asked for, or if the next images are not there.
     pub(crate) fn after_step(&self, optimizer: &ModuleOptimizer) {
-        self.steps.fetch_add(1, Ordering::SeqCst);
-        if lock(&self.signalled).is_some() || self.ui.should_stop() {
-            *lock(&self.optimizer) = Some(optimizer.to_record());
+        let stops =
+            lock(&self.signalled).is_some() || self.ui.should_stop() || self.is_lacking().is_some();
+        let mut training = lock(&self.training);
+        training.steps += 1;
+        let steps = training.before + training.steps;
+        let ends_epoch = training.of_epoch > 0 && steps.is_multiple_of(training.of_epoch);
+        // What follows an epoch's last step may lack an image.
+        training.optimizer = if stops || ends_epoch {
+            Some(optimizer.to_record())
+        } else {
+            None
+        };
+        if stops {
             self.interrupter.stop(Some("asked to stop"));
         }
     }
 
-    /// The number of optimizer steps of this process, and the optimizer's state after the last one,
-    /// if the training stopped there.
+    /// The number of optimizer steps of the training, and the optimizer's state after the last one,
+    /// if it stopped there.
     pub fn stopped_after(&self) -> Option<(usize, OptimizerRecord)> {
-        let record = lock(&self.optimizer).take()?;
-        Some((self.steps.load(Ordering::SeqCst), record))
+        let mut training = lock(&self.training);
+        Some((training.steps, training.optimizer.take()?))
+    }
+
+    /// Takes note that images of the training cannot be read, so that it stops before it comes to them.
+    pub(crate) fn lacks(&self, error: &DataError) {
+        lock(&self.lacking).get_or_insert_with(|| error.to_string());
+    }
+
+    /// The reason why the images of the training are not all there, if they are not.
+    pub(crate) fn is_lacking(&self) -> Option<String> {
+        lock(&self.lacking).clone()
     }
 
     /// Makes Ctrl-C, and on Unix a termination signal and the loss of the terminal, ask for a stop. A
@@ -162,7 +207,6 @@ impl std::fmt::Debug for Interruption {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Interruption")
             .field("signalled", &self.signalled)
-            .field("steps", &self.steps)
             .finish_non_exhaustive()
     }
 }

@@ -129,6 +129,17 @@ pub struct SwaSettings {
     )]
     pub lr: f64,
 
+    /// From that epoch on, let the rate fall from --swa-lr on a line to this one, and begin again after each collection
+    /// [default: a constant rate]
+    #[arg(
+        id = "swa.lowest_lr",
+        long = "swa-lowest-lr",
+        value_name = "X",
+        allow_negative_numbers = true
+    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lowest_lr: Option<f64>,
+
     /// Re-estimate BatchNorm from this many batches of training images [default: all]
     #[arg(id = "swa.batch_norm_batches", long = "bn-batches", value_name = "N")]
     pub batch_norm_batches: Option<usize>,
@@ -324,7 +335,11 @@ impl MethodSettings {
     pub fn in_words(&self) -> String {
         match *self {
             Self::Sgd => "SGD".to_owned(),
-            Self::Swa(swa) => format!("SGD, averaged from epoch {} on", swa.start),
+            Self::Swa(swa) => format!(
+                "SGD, averaged from epoch {} on{}",
+                swa.start,
+                swa.rate_in_words()
+            ),
             Self::Ema(ema) => format!(
                 "SGD, averaged exponentially after every step with a decay of {}",
                 ema.decay
@@ -429,6 +444,7 @@ impl SwaSettings {
             (NetworkConfig::PreResNet(_), 100) => (126, 0.05),
             (NetworkConfig::PreResNet(_), _) => (126, 0.01),
             (NetworkConfig::WideResNet(_), _) => (161, 0.05),
+            (NetworkConfig::ResNet(_) | NetworkConfig::DenseNet(_), _) => (68, 0.01),
         };
         let start = if epochs == paper_budget(network) {
             start
@@ -439,6 +455,7 @@ impl SwaSettings {
             start,
             every: 1,
             lr,
+            lowest_lr: None,
             batch_norm_batches: None,
         }
     }
@@ -448,6 +465,7 @@ impl SwaSettings {
             start,
             every,
             lr,
+            lowest_lr,
             batch_norm_batches,
         } = *self;
         at_least_one("--swa-start", start)?;
@@ -456,6 +474,22 @@ impl SwaSettings {
         number("--swa-lr", lr, lr > 0.0, "above 0")?;
         if start > epochs {
             return Err(ConfigError::NeverAverages { start, epochs });
+        }
+        if let Some(lowest_lr) = lowest_lr {
+            number(
+                "--swa-lowest-lr",
+                lowest_lr,
+                lowest_lr > 0.0 && lowest_lr <= lr,
+                "above 0 and at most --swa-lr",
+            )?;
+            if every > start {
+                return Err(ConfigError::AtMost {
+                    flag: "--swa-every",
+                    most: start,
+                    reason: "as the rate falls for so many epochs before --swa-start",
+                    got: every,
+                });
+            }
         }
         Ok(())
     }
@@ -471,6 +505,25 @@ impl SwaSettings {
             });
         }
         Ok(())
+    }
+
+    /// Its learning rate in words, if that is not constant.
+    fn rate_in_words(&self) -> String {
+        match self.lowest_lr {
+            Some(lowest_lr) if lowest_lr < self.lr => {
+                format!(
+                    ", at a rate that falls from {} to {lowest_lr} in each cycle",
+                    self.lr
+                )
+            }
+            _ => String::new(),
+        }
+    }
+
+    /// The epoch, counted from 1, with which the cycles of the learning rate begin, if it goes in cycles.
+    pub(super) fn first_cycle(&self) -> Option<usize> {
+        self.lowest_lr
+            .map(|_| (self.start + 1).saturating_sub(self.every).max(1))
     }
 
     /// The number of weights in the average at the end of `epoch`, counted from 1.
@@ -500,7 +553,7 @@ impl FgeSettings {
     fn paper(network: &NetworkConfig, epochs: usize) -> Self {
         let cycle_epochs = match network {
             NetworkConfig::Vgg(_) => 4,
-            NetworkConfig::PreResNet(_) | NetworkConfig::WideResNet(_) => 2,
+            _residual => 2,
         };
         Self {
             start: Self::paper_start(epochs),
@@ -559,6 +612,7 @@ pub(super) fn paper_budget(network: &NetworkConfig) -> usize {
     match network {
         NetworkConfig::PreResNet(_) => 150,
         NetworkConfig::Vgg(_) | NetworkConfig::WideResNet(_) => 200,
+        NetworkConfig::ResNet(_) | NetworkConfig::DenseNet(_) => 90,
     }
 }
 
@@ -591,6 +645,7 @@ mod tests {
             start: 161,
             every: 1,
             lr: 0.01,
+            lowest_lr: None,
             batch_norm_batches: None,
         };
         let averaged = [160, 161, 162, 200, 300].map(|epoch| swa.averaged_after(epoch));

@@ -4,15 +4,17 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use swa_models::{Network, NetworkConfig};
+use swa_models::{DenseNet, Network, NetworkConfig};
 use swa_store::{StateDict, StateDictError};
 use thiserror::Error;
 
 use crate::Failure;
-use crate::run::config::ConfigError;
+use crate::data::ImageSet;
+use crate::run::config::{self, ConfigError, RunConfig};
+use crate::run::view::ViewSettings;
 
 /// The description of the network in a file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Description {
     /// The network, by its name: see [`NetworkConfig`].
     pub model: String,
@@ -22,6 +24,22 @@ pub struct Description {
     pub class_names: Vec<String>,
     /// The number of weights that it is the average of, if it is one.
     pub averaged: Option<usize>,
+    /// The way in which it sees images, if they are of any size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub view: Option<ViewSettings>,
+}
+
+impl Description {
+    /// The description of the network of a run with these classes, which is the average of so many weights, if it is one.
+    pub(crate) fn new(config: &RunConfig, class_names: &[String], averaged: Option<usize>) -> Self {
+        Self {
+            model: config.model.clone(),
+            width_divisor: config.width_divisor,
+            class_names: class_names.to_vec(),
+            averaged,
+            view: config.view,
+        }
+    }
 }
 
 /// The key of the description in a file's metadata.
@@ -30,8 +48,7 @@ const DESCRIPTION: &str = "cifar";
 /// The arguments that describe a file from elsewhere.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct FileArgs {
-    /// The network in a file that does not say so, as one from PyTorch does not: a name as in
-    /// `cifar train --model`
+    /// The network in a file that does not say so, as one from PyTorch does not: a name, such as preresnet-110 or resnet50
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
 
@@ -71,7 +88,7 @@ impl FileArgs {
 pub enum ModelFileError {
     /// It does not say which network it holds.
     #[error(
-        "{} does not say which network it holds, as files of `cifar train` do: name it with --model",
+        "{} does not say which network it holds, as files of a run do: name it with --model",
         .path.display()
     )]
     NoDescription {
@@ -119,6 +136,8 @@ pub struct ModelFile {
     pub class_names: Option<Vec<String>>,
     /// The number of weights that the network is the average of, if the file says so.
     pub averaged: Option<usize>,
+    /// The way in which the network sees images of any size, if the file says so.
+    pub view: Option<ViewSettings>,
 }
 
 impl ModelFile {
@@ -128,7 +147,7 @@ impl ModelFile {
     ///
     /// If the file cannot be read, or neither it nor `args` says which network it holds.
     pub fn read(path: &Path, args: &FileArgs) -> Result<Self, Failure> {
-        let state_dict = StateDict::read(path)?;
+        let state_dict = read_state_dict(path)?;
         let state_dict = match &args.key {
             None => state_dict,
             Some(key) => state_dict.under(key),
@@ -160,12 +179,14 @@ impl ModelFile {
                 network: described(&description.model, description.width_divisor)?,
                 class_names: Some(description.class_names),
                 averaged: description.averaged,
+                view: description.view,
             }),
             (None, Some(model)) => Ok(Self {
                 averaged: state_dict.updates()?,
                 state_dict,
                 network: described(model, args.width_divisor.unwrap_or(1))?,
                 class_names: None,
+                view: None,
             }),
             (None, None) => Err(ModelFileError::NoDescription {
                 path: path.to_owned(),
@@ -192,6 +213,44 @@ impl ModelFile {
         self.network.name()
     }
 
+    /// The number of classes that the network tells apart, if the file does not say so: 10 of CIFAR-10, or 1000 of ImageNet.
+    pub(super) fn usual_classes(&self) -> usize {
+        match self.network {
+            NetworkConfig::ResNet(_) | NetworkConfig::DenseNet(_) => 1000,
+            NetworkConfig::Vgg(_) | NetworkConfig::PreResNet(_) | NetworkConfig::WideResNet(_) => {
+                10
+            }
+        }
+    }
+
+    /// Checks that the network takes images of this height and width.
+    ///
+    /// # Errors
+    ///
+    /// If it does not.
+    pub fn check_side(&self, side: usize) -> Result<(), ConfigError> {
+        config::check_side(&self.network, side)
+    }
+
+    /// Checks that the network tells the classes of the images in `data` apart, if its file, at `path`, says which they are.
+    ///
+    /// # Errors
+    ///
+    /// If they are others.
+    pub fn check_classes(&self, path: &Path, images: &ImageSet, data: &str) -> Result<(), Failure> {
+        match &self.class_names {
+            Some(class_names) if !images.has_classes(class_names) => Err(format!(
+                "the model in {} tells {} apart, and the classes of {data} are {}: evaluate it on the data it \
+                 was trained on with --data",
+                path.display(),
+                listed(class_names),
+                listed(&images.class_names),
+            )
+            .into()),
+            _ => Ok(()),
+        }
+    }
+
     /// The network in the file, which tells `classes` apart, on `device`.
     ///
     /// # Errors
@@ -209,6 +268,26 @@ impl ModelFile {
             };
             format!("{error}{remedy}").into()
         })
+    }
+}
+
+/// The state dict in a file, by the names that networks have today: torchvision's own files of DenseNets have older ones.
+pub(super) fn read_state_dict(path: &Path) -> Result<StateDict, StateDictError> {
+    StateDict::read(path)?.renamed(DenseNet::current_name)
+}
+
+/// The names of classes, or of the first few of them.
+pub fn listed(class_names: &[String]) -> String {
+    const SHOWN: usize = 3;
+
+    match class_names {
+        [] => "no classes".to_owned(),
+        names if names.len() <= SHOWN => names.join(", "),
+        names => format!(
+            "{} and {} more classes",
+            names[..SHOWN].join(", "),
+            names.len() - SHOWN
+        ),
     }
 }
 
@@ -236,6 +315,7 @@ mod tests {
             width_divisor: 16,
             class_names: ["a"; 10].map(str::to_owned).to_vec(),
             averaged: Some(3),
+            view: None,
         };
         let network = described(&description.model, description.width_divisor).unwrap();
         save(&network.init(&device).unwrap(), &description, &paths[0]).unwrap();

@@ -71,7 +71,16 @@ impl RunConfig {
             MethodSettings::Swa(swa) | MethodSettings::Swag { swa, .. } => {
                 let collect = Collect::from_epoch(swa.start, &length)?;
                 let schedule = PaperLrSchedulerConfig::swa(self.sgd.lr, swa.lr, &collect);
-                Schedule::Paper(schedule.init()?)
+                let schedule = schedule.init()?;
+                match (swa.lowest_lr, swa.first_cycle()) {
+                    (Some(lowest_lr), Some(epoch)) => {
+                        let cycles =
+                            CyclicalLrSchedulerConfig::swa(swa.lr, lowest_lr, swa.every, &length)?;
+                        let cycles = cycles.from_epoch(epoch, &length)?;
+                        Schedule::Cyclical(cycles.init_after(schedule)?)
+                    }
+                    _constant => Schedule::Paper(schedule),
+                }
             }
             MethodSettings::Snapshot(_) | MethodSettings::Fge(_) => {
                 Schedule::Cyclical(self.cycles(&length)?.init_after(sgd.init()?)?)
@@ -175,6 +184,24 @@ mod tests {
     #[test]
     fn swag_is_trained_and_collects_as_swa_does() {
         assert_eq!(of("--method swag"), of("--method swa"));
+    }
+
+    #[test]
+    fn swa_collects_at_the_lowest_rates_of_its_cycles() {
+        // Izmailov et al. 2018, section 3.1, with c = 8 steps: t = 1/8 in the first, and 1 in the last.
+        let cycles = "--swa-start 5 --swa-every 2 --swa-lr 0.09 --swa-lowest-lr 0.01";
+        let (rates, collected) = of(cycles);
+        let cycle = [0.08, 0.07, 0.06, 0.05, 0.04, 0.03, 0.02, 0.01];
+        assert_near(&rates[12..28], &[cycle, cycle].concat());
+        assert_eq!(collected.unwrap(), [20, 28, 36]);
+        let (constant, _) = of("--swa-start 5 --swa-every 2 --swa-lr 0.09");
+        assert_eq!(rates[..12], constant[..12]);
+        // From the first step on.
+        let (rates, _) = of("--swa-start 1 --swa-lr 0.09 --swa-lowest-lr 0.01");
+        assert_near(
+            &rates[..8],
+            &[0.07, 0.05, 0.03, 0.01, 0.07, 0.05, 0.03, 0.01],
+        );
     }
 
     #[test]

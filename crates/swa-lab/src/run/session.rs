@@ -27,14 +27,14 @@ use swa_train::{
 };
 
 use crate::Failure;
-use crate::data::{EpochLoader, ImageBatch, ImageSet, Position};
+use crate::data::{EpochLoader, ImageBatch, ImageSet, Position, Watch};
 use crate::output::say;
 use crate::run::checkpoint::{AfterLog, Checkpoints, Saved};
 use crate::run::classifier::Classifier;
 use crate::run::config::RunConfig;
 use crate::run::directory::RunDirectory;
 use crate::run::epoch_log::{EpochLog, EpochRow, read_rows};
-use crate::run::evaluate::BATCH_SIZE;
+use crate::run::evaluate::evaluated_at_once;
 use crate::run::interruption::Interruption;
 use crate::run::kept::KeptAverage;
 use crate::run::members::RunMembers;
@@ -96,6 +96,13 @@ pub enum End {
         epoch: usize,
         /// The seconds that another one would have taken.
         next: f64,
+    },
+    /// Images could not be read. The position is that of the last checkpoint, if there is one.
+    Lacking {
+        /// The reason.
+        error: String,
+        /// The position of the last checkpoint, if there is one.
+        checkpoint: Option<Position>,
     },
     /// The session was asked to stop. The position is that of the last checkpoint, if there is one.
     Stopped(Option<Position>),
@@ -215,7 +222,8 @@ impl Session<'_> {
     }
 
     fn classifier(&self, network: Network) -> Classifier<Network> {
-        Classifier::new(network, self.interruption.clone())
+        let classifier = Classifier::new(network, self.interruption.clone());
+        classifier.with_images_at_once(self.config.images_at_once())
     }
 
     /// The network with its average, which has averaged nothing yet.
@@ -276,11 +284,12 @@ impl Session<'_> {
     ) -> Result<Arc<dyn DataLoader<ImageBatch>>, Failure> {
         let train_images = EpochLoader::reestimation(
             self.images.train.clone(),
-            self.config.sgd.batch_size,
+            self.config.images_at_once(),
             self.config.augmentation(),
             self.config.seed,
             self.device,
-        )?;
+        )?
+        .with_watch(self.watch());
         let mut train_images: Arc<dyn DataLoader<ImageBatch>> = Arc::new(train_images);
         if let Show::Lines(_) = self.show {
             train_images = Arc::new(ShownLoader::new(
@@ -339,6 +348,9 @@ impl Session<'_> {
         // Even without SWA, a checkpoint on an accelerator must hold the state of a single step.
         swa_core::read_tensors_when_asked();
         let config = self.config;
+        let done = self.from.unwrap_or_default().batches;
+        self.interruption
+            .begin_training(done, self.length()?.steps_per_epoch());
         let checkpoints = Checkpoints::new(self.directory.checkpoints())?;
         let saved = match self.from {
             None => None,
@@ -353,9 +365,14 @@ impl Session<'_> {
             config.seed,
             self.device,
         )?
-        .starting_at(self.from.unwrap_or_default())?;
-        let test_images =
-            EpochLoader::evaluation(self.images.test.clone(), BATCH_SIZE, self.device)?;
+        .starting_at(self.from.unwrap_or_default())?
+        .with_watch(self.watch());
+        let test_images = EpochLoader::evaluation(
+            self.images.test.clone(),
+            evaluated_at_once(&self.images.test),
+            self.device,
+        )?
+        .with_watch(self.watch());
 
         let (model_files, optimizer_files, schedule_files) =
             checkpoints.checkpointers(&self.directory, saved);
@@ -414,7 +431,8 @@ impl Session<'_> {
             Show::TerminalUi => terminal::end_ui(renderer),
         }
 
-        if let Some(error) = error {
+        let lacking = self.interruption.is_lacking();
+        if let (Some(error), None) = (error, &lacking) {
             // Whatever failed, a folder that is gone is the reason.
             self.directory.check()?;
             return Err(match &*error {
@@ -424,9 +442,13 @@ impl Session<'_> {
                 error => error.to_string().into(),
             });
         }
-        if interrupted.is_some() {
+        if interrupted.is_some() || lacking.is_some() {
             self.leave_checkpoint(model, schedule, &checkpoints)?;
-            return Ok(Fitted::Ended(End::Stopped(checkpoints.last()?)));
+            let checkpoint = checkpoints.last()?;
+            return Ok(Fitted::Ended(match lacking {
+                None => End::Stopped(checkpoint),
+                Some(error) => End::Lacking { error, checkpoint },
+            }));
         }
         let ended = *ended.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((epoch, next)) = ended {
@@ -436,6 +458,12 @@ impl Session<'_> {
         } else {
             Ok(Fitted::Model(model))
         }
+    }
+
+    /// What is told of images that cannot be read.
+    fn watch(&self) -> Watch {
+        let interruption = self.interruption.clone();
+        Watch::new(move |error| interruption.lacks(error))
     }
 
     /// Writes a checkpoint of a training that stopped within an epoch.
@@ -522,7 +550,7 @@ impl Session<'_> {
         let last = rows.into_iter().find(|row| row.epoch == self.config.epochs);
         last.ok_or_else(|| {
             format!(
-                "{} has lost the last epoch: the models are in {}, find out with `cifar evaluate` how \
+                "{} has lost the last epoch: the models are in {}, find out with `evaluate` how \
                  good they are",
                 file.display(),
                 self.directory.path().display()
@@ -542,12 +570,7 @@ impl Session<'_> {
     }
 
     fn description(&self, averaged: Option<usize>) -> Description {
-        Description {
-            model: self.config.model.clone(),
-            width_divisor: self.config.width_divisor,
-            class_names: self.images.class_names.clone(),
-            averaged,
-        }
+        Description::new(self.config, &self.images.class_names, averaged)
     }
 }
 

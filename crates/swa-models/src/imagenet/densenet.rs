@@ -52,7 +52,7 @@ const BLOCKS: [(usize, usize, [usize; 4]); 4] = [
 const INSIDE: usize = 4;
 
 /// The height and width below which the last transition leaves no pixel.
-const SMALLEST_IMAGE: usize = 29;
+pub(crate) const SMALLEST_SIDE: usize = 29;
 
 /// Configuration of a [`DenseNet`], made by [`init`](Self::init).
 #[derive(Config, Debug, PartialEq)]
@@ -156,8 +156,8 @@ impl DenseNet {
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
         let [.., height, width] = images.dims();
         assert!(
-            height.min(width) >= SMALLEST_IMAGE,
-            "DenseNet has no pixel left of images of {height}x{width}: expected at least {SMALLEST_IMAGE}x{SMALLEST_IMAGE}. \
+            height.min(width) >= SMALLEST_SIDE,
+            "DenseNet has no pixel left of images of {height}x{width}: expected at least {SMALLEST_SIDE}x{SMALLEST_SIDE}. \
              Enlarge the images."
         );
         let features = relu(self.features.forward(images));

@@ -2,15 +2,14 @@
 
 mod dense_block;
 mod densenet;
-mod network;
 mod resnet;
 
 use burn::nn::PaddingConfig2d;
 use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::tensor::Tensor;
 
+pub(crate) use densenet::SMALLEST_SIDE as SMALLEST_SIDE_OF_DENSENET;
 pub use densenet::{DenseNet, DenseNetConfig};
-pub use network::{ImageNetNetwork, ImageNetNetworkConfig};
 pub use resnet::{ResNet, ResNetConfig};
 
 /// The classes of ImageNet: `classes` by default.

@@ -163,16 +163,16 @@ fn training_begins_with_the_weights_of_a_file() {
     let init = checkpoint("paper.pt");
     let start = [
         &settings,
-        ["--init", &init, "--init-key", "swa_state_dict"].as_slice(),
+        ["--weights", &init, "--weights-key", "swa_state_dict"].as_slice(),
     ]
     .concat();
     train(&start, &out).end().success();
 
     assert_unchanged(&out, &checkpoint("averaged_model.safetensors"));
 
-    let other = train(&["--resume", "--init", &checkpoint("bare.pt")], &out);
+    let other = train(&["--resume", "--weights", &checkpoint("bare.pt")], &out);
     let refusal = other.end().refusal();
-    assert!(refusal.contains("--init is "), "{refusal}");
+    assert!(refusal.contains("--weights is "), "{refusal}");
     resume(&out).end().success();
 }
 
@@ -186,7 +186,7 @@ fn weights_that_tell_other_classes_apart_are_taken_without_them() {
     let training: Vec<&str> = training.split(' ').chain(NETWORK).chain(data).collect();
     let init = checkpoint("averaged_model.safetensors");
     let begin = |more: &[&str]| {
-        let settings = [&training, ["--init", &init].as_slice(), more].concat();
+        let settings = [&training, ["--weights", &init].as_slice(), more].concat();
         train(&settings, &out).end()
     };
     let refusal = begin(&[]).refusal();
@@ -194,17 +194,18 @@ fn weights_that_tell_other_classes_apart_are_taken_without_them() {
         refusal.contains("fc.weight is [10, 4], expected [2, 4]"),
         "{refusal}"
     );
-    let remedy = "name the part that is to be drawn from the seed with --init-without";
+    let remedy = ", or draw fc from the seed with --weights-without fc, where the file's network tells other classes \
+                  apart";
     assert!(refusal.ends_with(remedy), "{refusal}");
-    let refusal = begin(&["--init-without", "linear"]).refusal();
-    assert!(refusal.ends_with(" with --init-without"), "{refusal}");
+    let refusal = begin(&["--weights-without", "linear"]).refusal();
+    assert!(refusal.ends_with(" with --weights-without"), "{refusal}");
     assert!(!out.exists());
 
-    begin(&["--init-without", "fc"]).success();
+    begin(&["--weights-without", "fc"]).success();
     assert_unchanged(&out, &init);
     resume(&out).end().success();
-    let other = ["--resume", "--init", &init, "--init-without", "conv1"];
+    let other = ["--resume", "--weights", &init, "--weights-without", "conv1"];
     let refusal = train(&other, &out).end().refusal();
-    let expected = "--init-without is conv1 here and fc there";
+    let expected = "--weights-without is conv1 here and fc there";
     assert!(refusal.contains(expected), "{refusal}");
 }

@@ -414,16 +414,18 @@ impl Plan {
         let mut config = RunConfig {
             data: data_set.location(data, self.data_sets().len() > 1),
             images: self.images,
+            view: None,
             model: network.name(),
             init: None,
             width_divisor: model.width_divisor,
             epochs: model.budget,
             sgd: model.sgd,
+            accumulate: 1,
             method: MethodSettings::Sgd,
             keep_averages: None,
             seed,
-        }
-        .with_method(method, network, data_set.classes());
+        };
+        config.set_method(method, network, data_set.classes());
         let set = |setting: &mut f64, given: Option<f64>| *setting = given.unwrap_or(*setting);
         let set_number =
             |setting: &mut usize, given: Option<usize>| *setting = given.unwrap_or(*setting);

@@ -1,45 +1,42 @@
-//! `cifar train`: SGD alone or with a method on top of it, through Burn's `Learner`.
+//! The command that trains: a run that begins or goes on, from its settings to the table at its end.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::Failure;
+use crate::data::{ImageSet, Position};
+use crate::device::{self, DEFAULT_DEVICE};
+use crate::output::say;
+use crate::provenance::command_line;
+use crate::run::checkpoint::Checkpoints;
+use crate::run::config::{EvaluateOn, RunConfig};
+use crate::run::directory::RunDirectory;
+use crate::run::epoch_log::{EpochRow, Score};
+use crate::run::given::GivenSettings;
+use crate::run::interruption::INTERRUPTED;
+use crate::run::method::MethodSettings;
+use crate::run::progress::Progress;
+use crate::run::recipe::Recipe;
+use crate::run::session::{End, Session, Show};
+use crate::run::time_limit::TimeLimit;
 use burn::module::Module;
 use burn::tensor::Device;
 use swa_core::Weights;
-use swa_lab::Failure;
-use swa_lab::data::{ImageSet, Position};
-use swa_lab::device::{self, DEFAULT_DEVICE};
-use swa_lab::output::say;
-use swa_lab::provenance::command_line;
-use swa_lab::run::checkpoint::Checkpoints;
-use swa_lab::run::config::{EvaluateOn, RunConfig};
-use swa_lab::run::directory::RunDirectory;
-use swa_lab::run::epoch_log::{EpochRow, Score};
-use swa_lab::run::given::GivenSettings;
-use swa_lab::run::images::load_images;
-use swa_lab::run::interruption::INTERRUPTED;
-use swa_lab::run::method::MethodSettings;
-use swa_lab::run::progress::Progress;
-use swa_lab::run::session::{End, Session, Show};
-use swa_lab::run::time_limit::TimeLimit;
 use swa_models::Network;
 
-/// Trains a network with SWA, with plain SGD, or with a method that is compared with SWA.
-///
-/// Without settings it is the paper's training of a PreResNet-20 on images that are made up: say
-/// --data to train on real ones.
+/// The arguments of a command that trains by a recipe.
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct TrainArgs {
+pub struct TrainArgs<R: Recipe> {
     #[command(flatten)]
-    given: GivenSettings,
+    given: GivenSettings<R>,
 
     /// flex (the CPU), wgpu, vulkan, metal, cuda or rocm; an index picks one of several, as in cuda:1
     #[arg(long, value_name = "D", default_value = DEFAULT_DEVICE)]
     device: String,
 
     /// The folder for settings, checkpoints, metrics and models
-    #[arg(long, value_name = "DIR", default_value = "runs/cifar")]
+    #[arg(long, value_name = "DIR", default_value = R::OUT)]
     out: PathBuf,
 
     /// Go on with the run in --out from its last checkpoint
@@ -62,12 +59,12 @@ pub(crate) struct TrainArgs {
 /// The number of classes as long as the images are not read, which may have another.
 const CIFAR_10: usize = 10;
 
-/// Runs `cifar train`, and returns the program's exit status.
+/// Trains, and returns the program's exit status.
 ///
 /// # Errors
 ///
 /// With one line that says what is wrong and what to do.
-pub(crate) fn run(args: &TrainArgs) -> Result<i32, Failure> {
+pub fn train<R: Recipe>(args: &TrainArgs<R>) -> Result<i32, Failure> {
     let device = device::parse(&args.device)?;
     let resumed = if args.resume {
         Some(RunDirectory::open(&args.out)?)
@@ -79,7 +76,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<i32, Failure> {
         Some((_, began)) => args.given.resumed(began)?,
     };
 
-    let images = load_images(&config.data, &mut Progress::of_images())?;
+    let images = config.load_images(&mut Progress::of_images())?;
     let classes = images.class_names.len();
     let config = match &resumed {
         None => args.given.new_run(classes)?,
@@ -100,14 +97,14 @@ pub(crate) fn run(args: &TrainArgs) -> Result<i32, Failure> {
 }
 
 /// A run about to begin or to go on.
-struct Training<'a> {
+struct Training<'a, R: Recipe> {
     config: &'a RunConfig,
     images: &'a ImageSet,
     device: &'a Device,
-    args: &'a TrainArgs,
+    args: &'a TrainArgs<R>,
 }
 
-impl Training<'_> {
+impl<R: Recipe> Training<'_, R> {
     fn run(
         self,
         network: Network,
@@ -174,16 +171,12 @@ impl Training<'_> {
                 Ok(0)
             }
             End::Stopped(checkpoint) => {
-                let stopped = match checkpoint {
-                    None => "Stopped before the first checkpoint.".to_owned(),
-                    Some(Position { epoch, batches: 0 }) => format!("Stopped after epoch {epoch}."),
-                    Some(Position { epoch, batches }) => format!(
-                        "Stopped in epoch {} after {batches} of {steps_per_epoch} batches.",
-                        epoch + 1
-                    ),
-                };
-                self.say_how_to_go_on(&directory, &stopped);
+                self.say_where_it_stopped(&directory, checkpoint, steps_per_epoch);
                 Ok(INTERRUPTED)
+            }
+            End::Lacking { error, checkpoint } => {
+                self.say_where_it_stopped(&directory, checkpoint, steps_per_epoch);
+                Err(error.into())
             }
         }
     }
@@ -211,7 +204,7 @@ impl Training<'_> {
     }
 }
 
-impl Training<'_> {
+impl<R: Recipe> Training<'_, R> {
     fn announce(&self, directory: &RunDirectory, from: Option<Position>, steps_per_epoch: usize) {
         let config = self.config;
         let method = config.method.in_words();
@@ -219,6 +212,7 @@ impl Training<'_> {
             EvaluateOn::Test => "test",
             EvaluateOn::Validation => "held out",
         };
+        self.announce_view();
         say(format!(
             "{}, widths divided by {}, on {}: {} training and {} {scored} images of {}\n\
              {} epochs of {method}; settings, checkpoints, metrics and models in {}",
@@ -245,9 +239,57 @@ impl Training<'_> {
         }
     }
 
+    /// Says what is chosen for images of any size: what the network starts from and sees, and how much of it at once.
+    fn announce_view(&self) {
+        let config = self.config;
+        let Some(view) = config.view else {
+            return;
+        };
+        let weights = match &config.init {
+            None => "Weights drawn from the seed".to_owned(),
+            Some(init) => match &init.without {
+                None => format!("Weights of {}", init.file.display()),
+                Some(part) => format!(
+                    "Weights of {}, but {part} drawn from the seed",
+                    init.file.display()
+                ),
+            },
+        };
+        let side = view.side;
+        let at_once = config.images_at_once();
+        say(format!(
+            "{weights}; images of {side}x{side} pixels, {at_once} at once"
+        ));
+        let batches = config.method.swa().and_then(|swa| swa.batch_norm_batches);
+        if let Some(batches) = batches {
+            let all = self.images.train.len();
+            let images = all.min(batches.saturating_mul(at_once));
+            say(format!(
+                "BatchNorm is re-estimated from {images} of {all} training images."
+            ));
+        }
+    }
+
+    fn say_where_it_stopped(
+        &self,
+        directory: &RunDirectory,
+        checkpoint: Option<Position>,
+        steps_per_epoch: usize,
+    ) {
+        let stopped = match checkpoint {
+            None => "Stopped before the first checkpoint.".to_owned(),
+            Some(Position { epoch, batches: 0 }) => format!("Stopped after epoch {epoch}."),
+            Some(Position { epoch, batches }) => format!(
+                "Stopped in epoch {} after {batches} of {steps_per_epoch} batches.",
+                epoch + 1
+            ),
+        };
+        self.say_how_to_go_on(directory, &stopped);
+    }
+
     fn say_how_to_go_on(&self, directory: &RunDirectory, stopped: &str) {
         let out = directory.path().display().to_string();
-        let mut command = vec!["train", "--resume", "--out", &out];
+        let mut command = vec![R::COMMAND, "--resume", "--out", &out];
         if self.args.device != DEFAULT_DEVICE {
             command.extend(["--device", &self.args.device]);
         }

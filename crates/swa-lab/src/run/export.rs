@@ -1,20 +1,18 @@
-//! `cifar export`: a model for PyTorch.
+//! The command that exports a model for PyTorch.
 
 use std::path::PathBuf;
 
 use swa_store::StateDict;
 
-use swa_lab::Failure;
-use swa_lab::device;
-use swa_lab::output::say;
-use swa_lab::run::model_file::{FileArgs, ModelFile};
+use crate::Failure;
+use crate::device;
+use crate::output::say;
+use crate::run::model_file::{FileArgs, ModelFile};
 
-/// Writes a model as a SafeTensors file that PyTorch loads.
-///
-/// model.load_state_dict(safetensors.torch.load_file("OUT.safetensors"), strict=True)
+/// The arguments of the command.
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct ExportArgs {
-    /// The model: a file of `cifar train`, or of PyTorch (.safetensors, or .pt and .pth of torch.save)
+pub struct ExportArgs {
+    /// The model: a file of a run, or of PyTorch (.safetensors, or .pt and .pth of torch.save)
     model_file: PathBuf,
 
     /// The file to write
@@ -24,9 +22,10 @@ pub(crate) struct ExportArgs {
     #[command(flatten)]
     file: FileArgs,
 
-    /// The number of classes that the network of a file from elsewhere tells apart
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    classes: usize,
+    /// The number of classes that the network of a file from elsewhere tells apart [default: 10 of CIFAR-10, or 1000 of
+    /// ImageNet]
+    #[arg(long, value_name = "N")]
+    classes: Option<usize>,
 
     /// Write it as torch.optim.swa_utils.AveragedModel has it: `module.` before every name, and
     /// n_averaged
@@ -34,14 +33,17 @@ pub(crate) struct ExportArgs {
     averaged_model: bool,
 }
 
-/// Runs `cifar export`.
+/// Writes a model as a SafeTensors file that PyTorch loads.
 ///
 /// # Errors
 ///
 /// If the model cannot be loaded, or the file not be written.
-pub(crate) fn run(args: &ExportArgs) -> Result<(), Failure> {
+pub fn export(args: &ExportArgs) -> Result<(), Failure> {
     let file = ModelFile::read(&args.model_file, &args.file)?;
-    let classes = file.class_names.as_ref().map_or(args.classes, Vec::len);
+    let classes = match &file.class_names {
+        Some(class_names) => class_names.len(),
+        None => args.classes.unwrap_or_else(|| file.usual_classes()),
+    };
     let averaged = if args.averaged_model {
         let averaged = file.averaged.ok_or_else(|| {
             format!(

@@ -1,19 +1,20 @@
-//! Any of the networks for CIFAR, by name.
+//! Any of the networks, by name.
 
 use core::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use burn::config::Config;
 use burn::tensor::{Device, Tensor};
 
+use crate::imagenet::SMALLEST_SIDE_OF_DENSENET;
 use crate::transparent::transparent_module;
 use crate::{
-    ModelError, PreResNet, PreResNetConfig, UnknownNetwork, Vgg, VggConfig, WideResNet,
-    WideResNetConfig,
+    DenseNet, DenseNetConfig, ModelError, PreResNet, PreResNetConfig, ResNet, ResNetConfig,
+    UnknownNetwork, Vgg, VggConfig, WideResNet, WideResNetConfig,
 };
 
-/// The configuration of any of this crate's networks for CIFAR, by name. Those for ImageNet are an
-/// [`ImageNetNetworkConfig`](crate::ImageNetNetworkConfig).
+/// The configuration of any of this crate's networks, by name.
 ///
 /// ```
 /// use burn::tensor::Device;
@@ -25,11 +26,13 @@ use crate::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// | name | network |
-/// |---|---|
-/// | `vgg16`, `vgg19`, `vgg16-bn`, `vgg19-bn` | [`Vgg`], with BatchNorm or without |
-/// | `preresnet-DEPTH`, such as `preresnet-110` | [`PreResNet`] |
-/// | `wrn-DEPTH-WIDENING`, such as `wrn-28-10` | [`WideResNet`] |
+/// | name | network | images |
+/// |---|---|---|
+/// | `vgg16`, `vgg19`, `vgg16-bn`, `vgg19-bn` | [`Vgg`], with BatchNorm or without | CIFAR's, 32x32 |
+/// | `preresnet-DEPTH`, such as `preresnet-110` | [`PreResNet`] | CIFAR's, 32x32 |
+/// | `wrn-DEPTH-WIDENING`, such as `wrn-28-10` | [`WideResNet`] | CIFAR's, 32x32 |
+/// | `resnet18`, `resnet34`, `resnet50`, `resnet101`, `resnet152` | [`ResNet`], as torchvision has it | of any size |
+/// | `densenet121`, `densenet161`, `densenet169`, `densenet201` | [`DenseNet`], as torchvision has it | from 29x29 |
 #[derive(Config, Debug, PartialEq)]
 pub enum NetworkConfig {
     /// The configuration of a [`Vgg`].
@@ -38,6 +41,10 @@ pub enum NetworkConfig {
     PreResNet(PreResNetConfig),
     /// The configuration of a [`WideResNet`].
     WideResNet(WideResNetConfig),
+    /// The configuration of a [`ResNet`].
+    ResNet(ResNetConfig),
+    /// The configuration of a [`DenseNet`].
+    DenseNet(DenseNetConfig),
 }
 
 impl NetworkConfig {
@@ -50,6 +57,8 @@ impl NetworkConfig {
             }
             Self::PreResNet(config) => format!("preresnet-{}", config.depth),
             Self::WideResNet(config) => format!("wrn-{}-{}", config.depth, config.widen_factor),
+            Self::ResNet(config) => format!("resnet{}", config.depth),
+            Self::DenseNet(config) => format!("densenet{}", config.depth),
         }
     }
 
@@ -59,6 +68,8 @@ impl NetworkConfig {
             Self::Vgg(config) => Self::Vgg(config.with_classes(classes)),
             Self::PreResNet(config) => Self::PreResNet(config.with_classes(classes)),
             Self::WideResNet(config) => Self::WideResNet(config.with_classes(classes)),
+            Self::ResNet(config) => Self::ResNet(config.with_classes(classes)),
+            Self::DenseNet(config) => Self::DenseNet(config.with_classes(classes)),
         }
     }
 
@@ -68,6 +79,17 @@ impl NetworkConfig {
             Self::Vgg(config) => Self::Vgg(config.with_width_divisor(width_divisor)),
             Self::PreResNet(config) => Self::PreResNet(config.with_width_divisor(width_divisor)),
             Self::WideResNet(config) => Self::WideResNet(config.with_width_divisor(width_divisor)),
+            Self::ResNet(config) => Self::ResNet(config.with_width_divisor(width_divisor)),
+            Self::DenseNet(config) => Self::DenseNet(config.with_width_divisor(width_divisor)),
+        }
+    }
+
+    /// The heights and widths, in pixels, of the images that it takes.
+    pub fn image_sides(&self) -> RangeInclusive<usize> {
+        match self {
+            Self::Vgg(_) | Self::PreResNet(_) | Self::WideResNet(_) => 32..=32,
+            Self::ResNet(_) => 1..=usize::MAX,
+            Self::DenseNet(_) => SMALLEST_SIDE_OF_DENSENET..=usize::MAX,
         }
     }
 
@@ -81,13 +103,15 @@ impl NetworkConfig {
             Self::Vgg(config) => config.init(device)?.into(),
             Self::PreResNet(config) => config.init(device)?.into(),
             Self::WideResNet(config) => config.init(device)?.into(),
+            Self::ResNet(config) => config.init(device)?.into(),
+            Self::DenseNet(config) => config.init(device)?.into(),
         })
     }
 }
 
 /// The names, for an error.
 const NAMES: &str = "vgg16, vgg19, either with -bn, preresnet-DEPTH, such as preresnet-110, \
-    or wrn-DEPTH-WIDENING, such as wrn-28-10";
+    wrn-DEPTH-WIDENING, such as wrn-28-10, resnetDEPTH, such as resnet50, or densenetDEPTH, such as densenet161";
 
 impl FromStr for NetworkConfig {
     type Err = UnknownNetwork;
@@ -105,16 +129,24 @@ impl FromStr for NetworkConfig {
             let (depth, widen_factor) = sizes.split_once('-').ok_or_else(unknown)?;
             let config = WideResNetConfig::new(number(depth)?, number(widen_factor)?);
             Ok(Self::WideResNet(config))
+        } else if let Some(depth) = name.strip_prefix("resnet") {
+            Ok(Self::ResNet(ResNetConfig::new(number(depth)?)))
+        } else if let Some(depth) = name.strip_prefix("densenet") {
+            Ok(Self::DenseNet(DenseNetConfig::new(number(depth)?)))
         } else {
             Err(unknown())
         }
     }
 }
 
-/// Any of this crate's networks for CIFAR: one type, so that a program need not be generic over them.
+/// Any of this crate's networks: one type, so that a program need not be generic over them.
 ///
 /// Its parameters have the paths of the network inside.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a program has few networks, whose weights are elsewhere"
+)]
 pub enum Network {
     /// A VGG.
     Vgg(Vgg),
@@ -122,25 +154,33 @@ pub enum Network {
     PreResNet(PreResNet),
     /// A WideResNet.
     WideResNet(WideResNet),
+    /// A ResNet.
+    ResNet(ResNet),
+    /// A DenseNet.
+    DenseNet(DenseNet),
 }
 
 transparent_module!(Network {
     Vgg,
     PreResNet,
     WideResNet,
+    ResNet,
+    DenseNet,
 });
 
 impl Network {
-    /// Logits `[batch, classes]` of images `[batch, 3, 32, 32]`.
+    /// Logits `[batch, classes]` of images `[batch, 3, height, width]`.
     ///
     /// # Panics
     ///
-    /// If the images have another shape than the network takes.
+    /// If the images have another shape than the network takes, of which [`NetworkConfig::image_sides`] tells height and width.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
         match self {
             Self::Vgg(network) => network.forward(images),
             Self::PreResNet(network) => network.forward(images),
             Self::WideResNet(network) => network.forward(images),
+            Self::ResNet(network) => network.forward(images),
+            Self::DenseNet(network) => network.forward(images),
         }
     }
 }
@@ -151,6 +191,8 @@ impl fmt::Display for Network {
             Self::Vgg(network) => network.fmt(f),
             Self::PreResNet(network) => network.fmt(f),
             Self::WideResNet(network) => network.fmt(f),
+            Self::ResNet(network) => network.fmt(f),
+            Self::DenseNet(network) => network.fmt(f),
         }
     }
 }
@@ -173,6 +215,18 @@ impl From<WideResNet> for Network {
     }
 }
 
+impl From<ResNet> for Network {
+    fn from(network: ResNet) -> Self {
+        Self::ResNet(network)
+    }
+}
+
+impl From<DenseNet> for Network {
+    fn from(network: DenseNet) -> Self {
+        Self::DenseNet(network)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use burn_swa_test_support::parameters::shapes;
@@ -188,6 +242,8 @@ mod tests {
             "preresnet-20",
             "preresnet-110",
             "wrn-28-10",
+            "resnet18",
+            "densenet161",
         ] {
             assert_eq!(name.parse::<NetworkConfig>().unwrap().name(), name);
         }
@@ -198,6 +254,8 @@ mod tests {
         for name in [
             "vgg",
             "resnet-18",
+            "resnet",
+            "densenet-121",
             "preresnet-20-bn",
             "preresnet",
             "wrn-28",
@@ -227,5 +285,11 @@ mod tests {
         let wide = WideResNetConfig::new(10, 2).with_classes(7);
         let wide = wide.with_width_divisor(16).init(&device).unwrap();
         assert_eq!(by_name("wrn-10-2"), shapes(&wide));
+        let resnet = ResNetConfig::new(18).with_classes(7);
+        let resnet = resnet.with_width_divisor(16).init(&device).unwrap();
+        assert_eq!(by_name("resnet18"), shapes(&resnet));
+        let densenet = DenseNetConfig::new(121).with_classes(7);
+        let densenet = densenet.with_width_divisor(16).init(&device).unwrap();
+        assert_eq!(by_name("densenet121"), shapes(&densenet));
     }
 }
