@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use burn::data::dataloader::DataLoader;
 use burn::lr_scheduler::constant::ConstantLr;
 use burn::module::Module;
 use burn::optim::SgdConfig;
@@ -17,8 +18,11 @@ use burn_swa_test_support::parameters::values;
 use burn_swa_test_support::renderer::Recorder;
 use burn_swa_tests::batches::{Batches, images};
 use burn_swa_tests::comparison::relative_l2;
+use swa_lab::data::{EpochLoader, ImageSet, Interpolation, Unreadable, View};
 use swa_lab::run::classifier::{Classifier, ImageNetwork};
-use swa_models::{NetworkConfig, PreResNet, PreResNetConfig, VggConfig, WideResNetConfig};
+use swa_models::{
+    NetworkConfig, PreResNet, PreResNetConfig, ResNetConfig, VggConfig, WideResNetConfig,
+};
 use swa_store::{StateDict, StateDictError};
 use swa_train::swa_core::{Average, EqualWeights};
 use swa_train::{Collect, RunLength, SwaConfig};
@@ -296,6 +300,115 @@ fn torchvisions_networks_load_here_and_go_back_there() -> Result<(), Box<dyn Err
             StateDict::of(&network).write(&back)?;
             let theirs = in_pytorch(&python, "logits", name, &back, &[])?;
             assert_same(name, "back there", &ours, &theirs);
+        }
+    }
+    Ok(())
+}
+
+/// The logits of a network, and the classes of the images.
+#[derive(serde::Deserialize)]
+struct OnImages {
+    logits: Vec<f64>,
+    labels: Vec<usize>,
+}
+
+impl OnImages {
+    /// The number of images whose class has the largest logit.
+    fn correct(&self) -> usize {
+        let classes = self.logits.len() / self.labels.len();
+        let pairs = self.logits.chunks(classes).zip(&self.labels);
+        let is_correct = |(logits, label): &(&[f64], &usize)| {
+            logits.iter().all(|logit| *logit <= logits[**label])
+        };
+        pairs.filter(is_correct).count()
+    }
+}
+
+/// `SWA_IMAGES` and `SWA_WEIGHTS` name a folder of PNG files and the weights of a ResNet-18 for other images than the drawings of
+/// `examples/imagenet`, and random weights.
+#[test]
+fn a_folder_of_images_has_the_same_logits_in_torchvision() -> Result<(), Box<dyn Error>> {
+    const VIEW: View = View {
+        side: 64,
+        resize: 73,
+        interpolation: Interpolation::Bilinear,
+        least_scale: 1.0,
+    };
+
+    let Some(python) = python_with("torchvision, safetensors.torch") else {
+        return Ok(());
+    };
+    let folder = tempfile::tempdir()?;
+    let given = |name| std::env::var_os(name).map(PathBuf::from);
+    let images = match given("SWA_IMAGES") {
+        Some(images) => images,
+        None => {
+            let drawings =
+                Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/imagenet/shapes");
+            as_png(&drawings, folder.path())?;
+            folder.path().to_owned()
+        }
+    };
+    let device = Device::flex();
+    let set = ImageSet::of_files(&images, VIEW, Unreadable::Fails)?;
+    let config = ResNetConfig::new(18).with_classes(set.class_names.len());
+    let network = config.init(&device)?;
+    let (weights, network) = match given("SWA_WEIGHTS") {
+        Some(weights) => (weights.clone(), StateDict::read(&weights)?.load(network)?),
+        None => {
+            let weights = folder.path().join("weights.safetensors");
+            StateDict::of(&network).write(&weights)?;
+            (weights, network)
+        }
+    };
+
+    let mut ours = OnImages {
+        logits: Vec::new(),
+        labels: Vec::new(),
+    };
+    for batch in EpochLoader::evaluation(set.test.clone(), 50, &device)?.iter() {
+        let batch = batch?;
+        ours.logits.extend(values(network.forward(batch.images)));
+        let labels = batch.labels.into_data();
+        ours.labels
+            .extend(labels.iter::<i64>().map(|label| label as usize));
+    }
+    let mut process = Command::new(python);
+    process
+        .arg(checkpoint("folder_in_pytorch.py"))
+        .arg("resnet18");
+    process.args([&weights, &images]);
+    let output = process
+        .args([VIEW.side, VIEW.resize].map(|it| it.to_string()))
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let theirs: OnImages = serde_json::from_slice(&output.stdout)?;
+
+    assert_eq!(ours.labels, theirs.labels);
+    let deviation = relative_l2(&ours.logits, &theirs.logits);
+    let correct = [ours.correct(), theirs.correct()];
+    let count = ours.labels.len();
+    println!(
+        "logits of {count} images differ by {deviation:.1e}; correct are {} here and {} in torchvision",
+        correct[0], correct[1]
+    );
+    assert!(deviation <= 1e-4, "{deviation:e}");
+    assert_eq!(correct[0], correct[1]);
+    Ok(())
+}
+
+/// Writes all images in `from`, and in the folders in it, to `to` as PNG files.
+fn as_png(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let path = entry?.path();
+        let target = to.join(path.file_name().unwrap_or_default());
+        if path.is_dir() {
+            as_png(&path, &target)?;
+        } else {
+            let image = image::open(&path)?.into_rgb8();
+            image.save(target.with_extension("png"))?;
         }
     }
     Ok(())

@@ -10,8 +10,8 @@
 //! | [`report`] | the pages, pictures and tables of an experiment, from its results alone |
 //!
 //! No layer uses a later one (`tests/layers.rs`). Beside the layers are [`device`], [`output`],
-//! [`provenance`] and [`measure`], which times trainings. The program that uses them is
-//! `examples/cifar`.
+//! [`provenance`] and [`measure`], which times trainings. The programs that use them are
+//! `examples/cifar` and `examples/imagenet`.
 
 pub mod data;
 pub mod device;

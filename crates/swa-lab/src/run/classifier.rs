@@ -162,3 +162,41 @@ impl<N: ImageNetwork> InferenceStep for Classifier<N> {
         self.classify(batch)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::optim::SgdConfig;
+    use burn::tensor::{Device, Distribution};
+    use swa_core::Weights;
+    use swa_models::VggConfig;
+
+    use super::*;
+
+    #[test]
+    fn a_batch_in_parts_has_the_gradients_of_the_whole() {
+        let device = Device::flex().autodiff();
+        device.seed(1);
+        let vgg = VggConfig::new(16).with_width_divisor(32).with_dropout(0.0);
+        let vgg = vgg.init(&device).unwrap();
+        let batch = ImageBatch {
+            images: Tensor::random([7, 3, 32, 32], Distribution::Default, &device),
+            labels: Tensor::arange(0..7, &device),
+        };
+        // With a rate of 1, a step is the gradient. Seven images are two parts of three, and one.
+        let step = |classifier: Classifier<Vgg>| {
+            let output = TrainStep::step(&classifier, batch.clone());
+            let shapes = (output.item.loss.dims(), output.item.output.dims());
+            assert_eq!(shapes, ([7], [7, 10]));
+            let loss = output.item.loss.mean().into_scalar::<f32>();
+            let trained = SgdConfig::new().init().step(1.0, classifier, output.grads);
+            (Weights::of(&trained).unwrap(), loss)
+        };
+        let classifier = || Classifier::new(vgg.clone(), Arc::default());
+        let begun = Weights::of(&classifier()).unwrap();
+        let (whole, loss) = step(classifier());
+        let (parts, loss_of_parts) = step(classifier().with_images_at_once(3));
+        let distance = |to: &Weights| whole.distance(to).unwrap();
+        assert!(distance(&parts) < 1e-5 * distance(&begun), "{}", distance(&parts));
+        assert!((loss - loss_of_parts).abs() < 1e-6, "{loss} {loss_of_parts}");
+    }
+}
