@@ -35,7 +35,7 @@ pub struct Interruption {
     scores_points: AtomicBool,
     /// The time at which a signal first asked for a stop.
     signalled: Mutex<Option<Instant>>,
-    /// Optimizer steps of this process.
+    /// Optimizer steps of the training under way.
     steps: AtomicUsize,
     optimizer: Mutex<Option<OptimizerRecord>>,
 }
@@ -52,6 +52,11 @@ impl Interruption {
         terminal::ui(self.ui.clone(), checkpoint)
     }
 
+    /// Takes note that a training begins. A process may make several, one after the other.
+    pub(crate) fn begin_training(&self) {
+        self.steps.store(0, Ordering::SeqCst);
+    }
+
     /// Takes note that points are scored from now on, and no training is under way.
     pub(crate) fn begin_points(&self) {
         self.scores_points.store(true, Ordering::SeqCst);
@@ -66,8 +71,8 @@ impl Interruption {
         }
     }
 
-    /// The number of optimizer steps of this process, and the optimizer's state after the last one,
-    /// if the training stopped there.
+    /// The number of optimizer steps of the training, and the optimizer's state after the last one,
+    /// if it stopped there.
     pub fn stopped_after(&self) -> Option<(usize, OptimizerRecord)> {
         let record = lock(&self.optimizer).take()?;
         Some((self.steps.load(Ordering::SeqCst), record))
