@@ -68,6 +68,11 @@ impl Process {
         Self::start_with(command, Stdio::null())
     }
 
+    /// Starts it with an input that stays open until it is waited for.
+    pub(crate) fn start_with_open_input(command: &mut Command) -> Self {
+        Self::start_with(command, Stdio::piped())
+    }
+
     fn start_with(command: &mut Command, input: Stdio) -> Self {
         let printed = tempfile::tempdir().unwrap();
         let file = |name| File::create(printed.path().join(name)).unwrap();
@@ -119,12 +124,18 @@ impl Process {
     /// Signals the processes that it has started, and then itself.
     #[cfg(target_os = "linux")]
     pub(crate) fn signal_all(&self, name: &str) {
+        self.signal_children(name);
+        self.signal(name);
+    }
+
+    /// Signals the processes that it has started.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn signal_children(&self, name: &str) {
         let id = self.child.id();
         let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
         for child in children.split_whitespace() {
             signal(name, child);
         }
-        self.signal(name);
     }
 
     pub(crate) fn end(mut self) -> Ended {
