@@ -64,6 +64,11 @@ pub fn parse(text: &str) -> Result<Device, DeviceError> {
     }
 }
 
+/// Tells whether kernels are compiled, in every process anew, for the device that a name stands for, as for all but the CPU.
+pub(crate) fn compiles_kernels(text: &str) -> bool {
+    text != DEFAULT_DEVICE
+}
+
 /// Tells whether the device that a name stands for multiplies 32-bit numbers in TF32, of which eleven bits count. CubeCL (0.11)
 /// does so where tensor cores take it, for convolutions too: on CUDA.
 pub fn multiplies_in_tf32(text: &str) -> bool {

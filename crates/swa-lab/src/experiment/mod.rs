@@ -1,8 +1,9 @@
 //! The paper's experiment: the runs of a plan, and their results.
 //!
 //! A [`Plan`] names networks, data sets, methods and seeds. Each run is a training as `cifar train` makes
-//! it. It has a folder of its own, and a process of its own, the [`worker`], so that its memory can
-//! be measured. The results of all runs are [`record`]s in one file, the [`results_file`].
+//! it, in a folder of its own. It is made by a [`worker`]: on the CPU a process of its own, so that its memory can be
+//! measured, on an accelerator one process for all runs, so that kernels are compiled once. The results of all runs are
+//! [`record`]s in one file, the [`results_file`].
 
 mod data_set;
 mod directory;

@@ -71,7 +71,7 @@ pub struct RunRecord {
     pub started: String,
     /// The time at which it ended, in UTC, as in RFC 3339.
     pub finished: String,
-    /// The most memory that its process had, in bytes, where the system tells.
+    /// The most memory that its process had, in bytes, where the system tells and it had the process for itself.
     pub peak_memory_bytes: Option<u64>,
 }
 

@@ -11,6 +11,7 @@ use super::results_file::Records;
 use crate::Failure;
 use crate::output::say;
 use crate::run::config::EvaluateOn;
+use crate::run::time_limit::TimeLimit;
 
 /// Shows the state of the experiment in `folder`.
 ///
@@ -51,9 +52,20 @@ pub(super) fn time_left(runs: &[PlannedRun], records: &Records) -> String {
     Estimate::of(runs, records).text()
 }
 
-/// The seconds that the next epoch of a run takes, if one like it was measured.
-pub(super) fn next_epoch(run: &PlannedRun, runs: &[PlannedRun], records: &Records) -> Option<f64> {
-    Measured::of(runs, records).seconds(run, epochs_done(run, records) + 1)
+/// Tells whether the next epoch of a run fits into the time that is left, if that is limited. One of a network that was not
+/// measured does if there is any.
+pub(super) fn has_time_for(
+    limit: Option<TimeLimit>,
+    run: &PlannedRun,
+    runs: &[PlannedRun],
+    records: &Records,
+) -> bool {
+    let Some(limit) = limit else {
+        return true;
+    };
+    let next = Measured::of(runs, records).seconds(run, epochs_done(run, records) + 1);
+    let left = 60.0 * limit.minutes_left();
+    left > 0.0 && next.unwrap_or(0.0) <= left
 }
 
 /// The number of a run's epochs that are over.

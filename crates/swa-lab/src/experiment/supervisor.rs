@@ -1,4 +1,4 @@
-//! The supervisor: the process that starts a worker for every run.
+//! The supervisor: the process that starts the workers.
 
 use std::fs;
 use std::io::Write;
@@ -11,12 +11,16 @@ use super::plan::PlannedRun;
 use super::status;
 use super::worker::OUT_OF_TIME;
 use crate::Failure;
+use crate::device;
 use crate::output::{note, say};
 use crate::run::directory::{RunDirectory, io_error};
 use crate::run::interruption::{INTERRUPTED, on_signals};
 use crate::run::time_limit::TimeLimit;
 
 /// Makes the runs of an experiment that are not finished, one after the other.
+///
+/// On the CPU, each has a worker of its own, so that its memory can be measured. On a device for which kernels are compiled, one
+/// worker makes all, so that they are compiled once, and tuned once: only a failure has another one go on with the runs after it.
 pub struct Supervisor<'a> {
     /// The experiment's folder.
     pub directory: &'a ExperimentDirectory,
@@ -32,10 +36,11 @@ pub struct Supervisor<'a> {
     pub command: String,
 }
 
-/// The end of a run.
-enum RunEnd {
+/// The end of a worker.
+enum WorkerEnd {
     Finished,
-    Failed,
+    /// It failed at the run with this index among its runs.
+    Failed(usize),
     Stopped,
     OutOfTime,
 }
@@ -64,7 +69,7 @@ impl Supervisor<'_> {
 
         let results = self.directory.results().path().display().to_string();
         let total = self.runs.len();
-        let left = self.unfinished()?;
+        let mut left = self.unfinished()?;
         say(format!(
             "{total} runs in {}, {} of them finished; results in {results}",
             self.directory.path().display(),
@@ -72,16 +77,26 @@ impl Supervisor<'_> {
         ));
         let mut failed = Vec::new();
         let mut out_of_time = false;
-        for run in left {
+        while !left.is_empty() {
             lock.check()?;
-            match self.make(run, &stop)? {
-                RunEnd::Finished => {}
-                RunEnd::Failed => failed.push(run.name.as_str()),
-                RunEnd::OutOfTime => {
+            let given = if device::compiles_kernels(self.device) {
+                left.len()
+            } else {
+                1
+            };
+            match self.make(&left[..given], &stop)? {
+                WorkerEnd::Finished => {
+                    left.drain(..given);
+                }
+                WorkerEnd::Failed(at) => {
+                    failed.push(left[at].name.as_str());
+                    left.drain(..=at);
+                }
+                WorkerEnd::OutOfTime => {
                     out_of_time = true;
                     break;
                 }
-                RunEnd::Stopped => {
+                WorkerEnd::Stopped => {
                     say(format!(
                         "Stopped. The same command goes on:\n  {}",
                         self.command
@@ -137,60 +152,49 @@ impl Supervisor<'_> {
             .collect())
     }
 
-    fn make(&self, run: &PlannedRun, stop: &StopSignal) -> Result<RunEnd, Failure> {
-        // A run that shares its beginning with another takes two workers: the first one ends after
-        // the shared epochs.
-        const WORKERS: usize = 2;
-
-        for _ in 0..WORKERS {
-            if stop.is_sent() {
-                return Ok(RunEnd::Stopped);
-            }
-            if !self.has_time_for(run)? {
-                return Ok(RunEnd::OutOfTime);
-            }
-            let status = self.run_worker(run, stop)?;
-            if stop.is_sent() || status.code() == Some(INTERRUPTED) {
-                return Ok(RunEnd::Stopped);
-            }
-            if status.code() == Some(OUT_OF_TIME) {
-                return Ok(RunEnd::OutOfTime);
-            }
-            if !status.success() {
-                if status.code().is_none() {
-                    // It could not say so itself.
-                    note(format!("error: {} was killed ({status})", run.name));
-                }
-                return Ok(RunEnd::Failed);
-            }
-            if self.unfinished()?.iter().all(|left| left.name != run.name) {
-                return Ok(RunEnd::Finished);
-            }
+    /// Has a worker make `runs`, in this order.
+    fn make(&self, runs: &[&PlannedRun], stop: &StopSignal) -> Result<WorkerEnd, Failure> {
+        if stop.is_sent() {
+            return Ok(WorkerEnd::Stopped);
         }
-        note(format!("error: {} ended before it was finished", run.name));
-        Ok(RunEnd::Failed)
-    }
-
-    /// Tells whether the next epoch of a run fits into the time that is left. One of a network that was not
-    /// measured does if there is any.
-    fn has_time_for(&self, run: &PlannedRun) -> Result<bool, Failure> {
-        let Some(limit) = self.limit else {
-            return Ok(true);
-        };
         let records = self.directory.results().read()?;
-        let next = status::next_epoch(run, self.runs, &records).unwrap_or(0.0);
-        let left = 60.0 * limit.minutes_left();
-        Ok(left > 0.0 && next <= left)
+        if !status::has_time_for(self.limit, runs[0], self.runs, &records) {
+            return Ok(WorkerEnd::OutOfTime);
+        }
+        let status = self.run_worker(runs, stop)?;
+        if stop.is_sent() || status.code() == Some(INTERRUPTED) {
+            return Ok(WorkerEnd::Stopped);
+        }
+        if status.code() == Some(OUT_OF_TIME) {
+            return Ok(WorkerEnd::OutOfTime);
+        }
+        let records = self.directory.results().read()?;
+        let unfinished = runs.iter().position(|run| records.run(&run.name).is_none());
+        let at = match unfinished {
+            None if status.success() => return Ok(WorkerEnd::Finished),
+            None => runs.len() - 1,
+            Some(at) => at,
+        };
+        // If it failed in another way, it has said so itself.
+        if status.success() {
+            note(format!(
+                "error: {} ended before it was finished",
+                runs[at].name
+            ));
+        } else if status.code().is_none() {
+            note(format!("error: {} was killed ({status})", runs[at].name));
+        }
+        Ok(WorkerEnd::Failed(at))
     }
 
-    /// Starts a worker for a run, and waits for its end.
-    fn run_worker(&self, run: &PlannedRun, stop: &StopSignal) -> Result<ExitStatus, Failure> {
+    /// Starts a worker for runs, and waits for its end.
+    fn run_worker(&self, runs: &[&PlannedRun], stop: &StopSignal) -> Result<ExitStatus, Failure> {
         let program = std::env::current_exe()?;
         let mut worker = Command::new(program);
         worker
             .args(["experiment", "run"])
             .arg(self.directory.path())
-            .arg(&run.name)
+            .args(runs.iter().map(|run| &run.name))
             .args(["--device", self.device, "--command", &self.command]);
         if let Some(limit) = self.limit {
             let left = limit.minutes_left().to_string();

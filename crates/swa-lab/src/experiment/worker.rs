@@ -1,4 +1,4 @@
-//! The worker: the process that makes a run, or a part of it.
+//! The worker: the process that makes runs, one after the other.
 
 use std::collections::HashSet;
 use std::fs;
@@ -41,8 +41,9 @@ pub struct WorkerArgs {
     /// The folder of the experiment
     dir: PathBuf,
 
-    /// The run
-    run: String,
+    /// The runs, in order
+    #[arg(required = true)]
+    runs: Vec<String>,
 
     /// The device
     #[arg(long)]
@@ -60,44 +61,56 @@ pub struct WorkerArgs {
 /// The exit status of a worker that had no time for another epoch: `EX_TEMPFAIL`, as `sysexits.h` has it.
 pub(super) const OUT_OF_TIME: i32 = 75;
 
-/// Makes a run, or a first part of it, and returns the program's exit status.
+/// Makes runs, and returns the program's exit status.
 ///
 /// # Errors
 ///
-/// With one line that says what is wrong and what to do.
+/// With one line that says what is wrong and what to do. Then the runs after the one at which it failed are left.
 pub fn run(args: &WorkerArgs) -> Result<i32, Failure> {
     let interruption = Arc::new(Interruption::default());
     interruption.on_signals()?;
     stop_with_parent(interruption.clone());
 
     let (directory, plan) = ExperimentDirectory::open(&args.dir)?;
-    let _lock = directory.lock_runs(&args.run)?;
-    let runs = plan.runs()?;
-    let run = runs.iter().find(|run| run.name == args.run);
-    let run = run.ok_or_else(|| format!("the plan has no run {}", args.run))?;
+    let mut lock = directory.lock_runs(&args.runs[0])?;
+    let planned = plan.runs()?;
+    let own = args.runs.iter().map(|name| {
+        let run = planned.iter().find(|run| run.name == *name);
+        run.ok_or_else(|| format!("the plan has no run {name}"))
+    });
+    let own: Vec<&PlannedRun> = own.collect::<Result<_, _>>()?;
     let device = device::parse(&args.device)?;
-    let images = load_images(&run.config.data, &mut Progress::of_images())?;
-    run.data_set.check(&images, &run.config.data)?;
-    let images = run.config.with_held_out(images);
-    let (images, held_out) = images.map_err(|error| PlanError::of_run(&run.name, &error))?;
-
-    let classes = images.class_names.len();
-    let network = run.config.network(classes, &device.clone().autodiff());
-    let network = network.map_err(|error| PlanError::of_run(&run.name, &error))?;
-    let worker = Worker {
-        args,
-        plan: &plan,
-        runs: &runs,
-        run,
-        images: &images,
-        held_out,
-        device: &device,
-        results: directory.results(),
-        directory,
-        interruption,
-    };
-    let trained = worker.train(network);
-    trained.map_err(|error| format!("{}: {error}", run.name).into())
+    for (index, run) in own.iter().enumerate() {
+        lock.set_purpose(&run.name)?;
+        let images = load_images(&run.config.data, &mut Progress::of_images())?;
+        run.data_set.check(&images, &run.config.data)?;
+        let images = run.config.with_held_out(images);
+        let (images, held_out) = images.map_err(|error| PlanError::of_run(&run.name, &error))?;
+        let worker = Worker {
+            args,
+            plan: &plan,
+            runs: &planned,
+            run,
+            images: &images,
+            held_out,
+            device: &device,
+            results: directory.results(),
+            directory: directory.clone(),
+            interruption: interruption.clone(),
+        };
+        let made = worker.make();
+        if let Some(status) = made.map_err(|error| format!("{}: {error}", run.name))? {
+            return Ok(status);
+        }
+        if let Some(next) = own.get(index + 1)
+            && let Some(status) = worker.ends_before(next)?
+        {
+            return Ok(status);
+        }
+        // The next run begins without the device memory of this one. Compiled kernels stay.
+        device.memory_cleanup();
+    }
+    Ok(0)
 }
 
 /// Stops when the supervisor says so on standard input, and ends when the supervisor is gone: the
@@ -112,7 +125,7 @@ fn stop_with_parent(interruption: Arc<Interruption>) {
     });
 }
 
-/// A worker at its run, with all that it needs.
+/// A worker at one of its runs, with all that it needs.
 struct Worker<'a> {
     args: &'a WorkerArgs,
     plan: &'a Plan,
@@ -127,12 +140,48 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    fn train(self, network: Network) -> Result<i32, Failure> {
+    /// Makes the run. Returns the program's exit status if the worker ends before the run does.
+    fn make(&self) -> Result<Option<i32>, Failure> {
+        let folder = self.open()?;
+        loop {
+            match self.train(&folder)? {
+                End::Finished(_) => return self.finish(&folder),
+                // The epochs that it shares with another run are over.
+                End::Reached => {
+                    if let Some(status) = self.ends_before(self.run)? {
+                        return Ok(Some(status));
+                    }
+                }
+                End::OutOfTime { .. } => return Ok(Some(OUT_OF_TIME)),
+                End::Stopped(_) => return Ok(Some(INTERRUPTED)),
+                End::Lacking { error, .. } => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The program's exit status if the worker ends before a run begins, or goes on after the epochs that it shares.
+    fn ends_before(&self, run: &PlannedRun) -> Result<Option<i32>, Failure> {
+        if self.interruption.is_asked() {
+            return Ok(Some(INTERRUPTED));
+        }
+        let (limit, records) = (self.args.until_minutes, self.results.read()?);
+        if status::has_time_for(limit, run, self.runs, &records) {
+            Ok(None)
+        } else {
+            Ok(Some(OUT_OF_TIME))
+        }
+    }
+
+    /// Trains the run to its end, or to that of the epochs that it shares with another.
+    fn train(&self, folder: &RunDirectory) -> Result<End, Failure> {
+        let classes = self.images.class_names.len();
+        let device = self.device.clone().autodiff();
+        let network = self.run.config.network(classes, &device)?;
         // The same steps, in the same order, as in `cifar train`.
         self.device.seed(self.run.config.seed);
         let _ = network.valid();
 
-        let folder = self.open()?;
+        folder.check()?;
         folder.check_images(self.images)?;
         let checkpoints = Checkpoints::new(folder.checkpoints())?;
         checkpoints.delete_unfinished()?;
@@ -140,7 +189,7 @@ impl Worker<'_> {
         let mut state = RunState::read(folder.path())?;
         state.started.get_or_insert_with(provenance::now);
         state.write(folder.path())?;
-        self.record_epochs_until(&folder, from.unwrap_or_default().epoch)?;
+        self.record_epochs_until(folder, from.unwrap_or_default().epoch)?;
 
         let mut session = Session {
             config: &self.run.config,
@@ -152,7 +201,7 @@ impl Worker<'_> {
             limit: self.args.until_minutes,
             show: self.show(),
             interruption: self.interruption.clone(),
-            on_epoch: self.recorder(&folder, state)?,
+            on_epoch: self.recorder(folder, state)?,
         };
         if let Some((taker, epochs)) = self.taker() {
             let at = from.unwrap_or_default();
@@ -167,13 +216,7 @@ impl Worker<'_> {
             }
         }
         self.announce(&session);
-        match session.train(network)? {
-            End::Finished(_) => self.finish(&folder),
-            End::Reached => Ok(0),
-            End::OutOfTime { .. } => Ok(OUT_OF_TIME),
-            End::Stopped(_) => Ok(INTERRUPTED),
-            End::Lacking { error, .. } => Err(error.into()),
-        }
+        session.train(network)
     }
 }
 
@@ -284,15 +327,14 @@ impl Worker<'_> {
         let (results, run) = (self.results.clone(), self.run.name.clone());
         let (config, folder) = (self.run.config.clone(), folder.path().to_owned());
         let steps_per_epoch = self.steps_per_epoch()?;
+        let device = self.args.device.clone();
         Ok(Arc::new(move |row| {
             let mut recorded = recorded.lock().unwrap_or_else(PoisonError::into_inner);
             if recorded.insert(row.epoch) {
                 results.append(&evaluation(&run, &config, steps_per_epoch, row)?)?;
             }
             let state = state.clone();
-            state
-                .with_memory(provenance::peak_memory_bytes())
-                .write(&folder)
+            state.with_memory(peak_memory_bytes(&device)).write(&folder)
         }))
     }
 
@@ -321,12 +363,14 @@ impl Worker<'_> {
     }
 
     /// Records what the run's models predict and that it is finished, and deletes its checkpoints. Its settings
-    /// and metrics stay, and its models if the plan keeps them. Returns the program's exit status.
-    fn finish(&self, folder: &RunDirectory) -> Result<i32, Failure> {
+    /// and metrics stay, and its models if the plan keeps them. Returns the program's exit status if the worker was asked to
+    /// stop before.
+    fn finish(&self, folder: &RunDirectory) -> Result<Option<i32>, Failure> {
         folder.check()?;
         let (run, config) = (self.run, &self.run.config);
         // Memory and time are the training's, without the predictions.
-        let state = RunState::read(folder.path())?.with_memory(provenance::peak_memory_bytes());
+        let state =
+            RunState::read(folder.path())?.with_memory(peak_memory_bytes(&self.args.device));
         state.write(folder.path())?;
         let finished = provenance::now();
         let predictions = Predictions {
@@ -343,7 +387,7 @@ impl Worker<'_> {
         for record in predictions.records() {
             match record {
                 // A worker that goes on with this run makes all of them again.
-                _ if self.interruption.is_asked() => return Ok(INTERRUPTED),
+                _ if self.interruption.is_asked() => return Ok(Some(INTERRUPTED)),
                 record => self.results.append(&Record::Predictions(record?))?,
             }
         }
@@ -380,7 +424,16 @@ impl Worker<'_> {
             run.name,
             status::result(self.plan, run, &records)
         ));
-        Ok(0)
+        Ok(None)
+    }
+}
+
+/// The most memory that this process has had, unless its runs share it, as they do on an accelerator.
+fn peak_memory_bytes(device: &str) -> Option<u64> {
+    if device::compiles_kernels(device) {
+        None
+    } else {
+        provenance::peak_memory_bytes()
     }
 }
 

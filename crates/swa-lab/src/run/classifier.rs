@@ -196,7 +196,14 @@ mod tests {
         let (whole, loss) = step(classifier());
         let (parts, loss_of_parts) = step(classifier().with_images_at_once(3));
         let distance = |to: &Weights| whole.distance(to).unwrap();
-        assert!(distance(&parts) < 1e-5 * distance(&begun), "{}", distance(&parts));
-        assert!((loss - loss_of_parts).abs() < 1e-6, "{loss} {loss_of_parts}");
+        assert!(
+            distance(&parts) < 1e-5 * distance(&begun),
+            "{}",
+            distance(&parts)
+        );
+        assert!(
+            (loss - loss_of_parts).abs() < 1e-6,
+            "{loss} {loss_of_parts}"
+        );
     }
 }

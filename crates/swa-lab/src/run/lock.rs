@@ -1,7 +1,7 @@
 //! Locks that let one process at a time write to a folder.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -40,10 +40,7 @@ impl Lock {
         loop {
             match opened.try_lock() {
                 Ok(()) => {
-                    let written = opened
-                        .set_len(0)
-                        .and_then(|()| opened.write_all(purpose.as_bytes()));
-                    written.map_err(io_error("write", file))?;
+                    write(&mut opened, purpose).map_err(io_error("write", file))?;
                     let held = Handle::from_file(opened).map_err(io_error("read", file))?;
                     let lock = Self {
                         path: file.to_owned(),
@@ -82,6 +79,16 @@ impl Lock {
         }
     }
 
+    /// Writes another purpose into the file.
+    ///
+    /// # Errors
+    ///
+    /// If the folder is no longer the one that this process may write to, or the file cannot be written.
+    pub(crate) fn set_purpose(&mut self, purpose: &str) -> Result<(), DirectoryError> {
+        self.check()?;
+        write(self.held.as_file_mut(), purpose).map_err(io_error("write", &self.path))
+    }
+
     /// The purpose for which a process has the lock, if one has it.
     pub(crate) fn holder(file: &Path) -> Option<String> {
         match File::open(file).ok()?.try_lock() {
@@ -89,6 +96,12 @@ impl Lock {
             _ => None,
         }
     }
+}
+
+fn write(file: &mut File, purpose: &str) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(purpose.as_bytes())
 }
 
 fn folder_of(file: &Path) -> PathBuf {
@@ -104,8 +117,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("lock");
         assert_eq!(Lock::holder(&file), None);
-        let lock = Lock::take(&file, "first").unwrap();
+        let mut lock = Lock::take(&file, "first").unwrap();
         assert_eq!(Lock::holder(&file).as_deref(), Some("first"));
+        lock.set_purpose("next").unwrap();
+        assert_eq!(Lock::holder(&file).as_deref(), Some("next"));
         // A second handle in this process acts like one in another process.
         let error = Lock::take(&file, "second").unwrap_err().to_string();
         assert!(error.contains("another process"), "{error}");

@@ -17,6 +17,7 @@ pub mod interruption;
 pub mod kept;
 mod length;
 pub(crate) mod lock;
+mod log;
 mod members;
 pub mod method;
 pub mod model_file;

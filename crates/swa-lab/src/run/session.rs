@@ -37,6 +37,7 @@ use crate::run::epoch_log::{EpochLog, EpochRow, read_rows};
 use crate::run::evaluate::evaluated_at_once;
 use crate::run::interruption::Interruption;
 use crate::run::kept::KeptAverage;
+use crate::run::log::RunLog;
 use crate::run::members::RunMembers;
 use crate::run::method::MethodSettings;
 use crate::run::model_file::{self, Description};
@@ -385,7 +386,7 @@ impl Session<'_> {
         .metrics((AccuracyMetric::new(), LossMetric::new()))
         .metric_train_numeric(LearningRateMetric::new())
         .with_interrupter(self.interruption.interrupter())
-        .with_application_logger(Some(terminal::Logger::of_run(self.directory.path())))
+        .with_application_logger(Some(RunLog::of(&self.directory)))
         .with_custom_checkpointers(model_files, optimizer_files, schedule_files)
         .with_checkpointing_strategy(AfterLog::new(unlogged.clone()))
         .num_epochs(self.until);

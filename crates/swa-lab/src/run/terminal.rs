@@ -5,11 +5,9 @@ use std::fs::OpenOptions;
 use std::io::{IsTerminal, stdout};
 #[cfg(unix)]
 use std::io::{Write, stderr};
-use std::panic::{set_hook, take_hook};
-use std::path::Path;
 
+use burn::train::Interrupter;
 use burn::train::renderer::{MetricsRenderer, tui::TuiMetricsRendererWrapper};
-use burn::train::{ApplicationLoggerInstaller, FileApplicationLoggerInstaller, Interrupter};
 use crossterm::cursor::Show;
 use crossterm::event::DisableMouseCapture;
 use crossterm::execute;
@@ -72,32 +70,6 @@ pub(crate) fn outlive_ui() {
         && let Ok(nowhere) = OpenOptions::new().write(true).open("/dev/null")
     {
         let _ = rustix::stdio::dup2_stderr(nowhere);
-    }
-}
-
-/// Burn's logger of a training, which lets the process live on where the terminal is gone.
-///
-/// Its hook for panics prints (0.22.1), which aborts the process where that fails. A thread of the UI that
-/// cannot draw comes there before the signal of the terminal's loss is handled, or after it.
-pub(crate) struct Logger(FileApplicationLoggerInstaller);
-
-impl Logger {
-    /// The logger of the run in `folder`, to the same file as Burn's own.
-    pub(crate) fn of_run(folder: &Path) -> Box<Self> {
-        let file = folder.join("experiment.log");
-        Box::new(Self(FileApplicationLoggerInstaller::new(file)))
-    }
-}
-
-impl ApplicationLoggerInstaller for Logger {
-    fn install(&self) -> Result<(), String> {
-        let installed = self.0.install();
-        let hook = take_hook();
-        set_hook(Box::new(move |panic| {
-            outlive_ui();
-            hook(panic);
-        }));
-        installed
     }
 }
 

@@ -338,8 +338,8 @@ fn an_experiment_that_ends_in_time_goes_on_to_the_same_results() {
         cifar(arguments(&out).into_iter().chain(limit)).success()
     };
     // A worker needs longer than this to begin, however fast the machine is, and then makes one epoch.
-    let output = start("0.0001");
-    let stopped = "Stopped to keep within 0.0001 minutes: 0 of 4 runs finished, about ";
+    let output = start("0.001");
+    let stopped = "Stopped to keep within 0.001 minutes: 0 of 4 runs finished, about ";
     assert!(output.contains(stopped), "{output}");
     assert!(output.contains(". The same command goes on:\n  cifar experiment small "));
     assert_eq!(lines(&out), 1, "{output}");
@@ -440,6 +440,57 @@ fn an_experiment_whose_folder_was_moved_stops_and_makes_no_other() {
     let of_the_experiment = format!("error: {}", gone(&out));
     assert!(errors[1].starts_with(&of_the_experiment), "{ended:?}");
     assert!(!out.exists());
+}
+
+/// Starts a worker as an experiment on an accelerator does: for all runs.
+fn start_worker_of_all_runs(out: &Path) -> Process {
+    // The command that begins the experiment ends after an epoch.
+    let limit = ["--until-minutes", "0.001"];
+    cifar(arguments(out).into_iter().chain(limit)).success();
+    let mut command = Command::new(CIFAR);
+    command.args(["experiment", "run"]).arg(out).args(RUNS);
+    command.args(["--device", "flex", "--command", "a test"]);
+    Process::start_with_open_input(&mut command)
+}
+
+#[test]
+fn runs_that_share_a_process_have_the_same_results() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("experiment");
+    let mut worker = start_worker_of_all_runs(&out);
+    worker.runs_until(|| false);
+    worker.end().success();
+    assert_same(&out, &[]);
+    // Each has logged to its own folder.
+    for run in RUNS {
+        let log = fs::read_to_string(out.join("runs").join(run).join("experiment.log")).unwrap();
+        let is_swa = run.contains("-swa-");
+        assert_eq!(log.contains("re-estimated BatchNorm"), is_swa, "{run}");
+        for epoch in 3..=6 {
+            let step = format!("Executing training step for epoch {epoch}");
+            let trained = epoch <= 4 || is_swa;
+            assert_eq!(log.matches(&step).count(), usize::from(trained), "{log}");
+        }
+    }
+}
+
+#[test]
+fn a_process_of_several_runs_stops_amid_one_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("experiment");
+    let mut worker = start_worker_of_all_runs(&out);
+    // Fifteen are the first two runs'. In the third epoch, the third shares nothing.
+    assert!(worker.runs_until(|| lines(&out) >= 18));
+    worker.signal("INT");
+    worker.runs_until(|| false);
+    let ended = worker.end();
+    assert_eq!(ended.status, Some(130), "{ended:?}");
+    let files = checkpoint_files(&out.join("runs").join(RUNS[2]));
+    assert!(files.iter().any(|name| name.contains('+')), "{files:?}");
+    let amid = records(&out, &[]);
+    let amid = amid.iter().filter(|record| record["run"] == RUNS[2]);
+    start(&out).end().success();
+    assert_same(&out, &[(RUNS[2], amid.count() + 1)]);
 }
 
 #[test]
