@@ -315,7 +315,9 @@ impl DataLoader<ImageBatch> for EpochLoader {
 
 /// A function that is told why a batch cannot be made.
 #[derive(Clone, Default)]
-pub struct Watch(Option<Arc<dyn Fn(&DataError) + Send + Sync>>);
+pub struct Watch(Option<Arc<Tell>>);
+
+type Tell = dyn Fn(&DataError) + Send + Sync;
 
 impl Watch {
     /// A watch that calls `tell`.
