@@ -57,16 +57,21 @@ pub(super) struct BatchMaker {
     batch_size: usize,
     /// The variation of each image.
     variation: Variation,
+    /// True if no batch may be empty.
+    never_empty: bool,
     /// The value of each byte in each channel.
     table: [[f32; 256]; CHANNELS],
 }
 
 impl BatchMaker {
+    /// With `never_empty`, a batch of which no image can be read has the next one that can, so that there are as many batches as a
+    /// schedule counts.
     pub(super) fn new(
         images: Arc<Images>,
         order: Vec<u32>,
         batch_size: usize,
         variation: Variation,
+        never_empty: bool,
     ) -> Self {
         let normalization = match images.content {
             Content::Decoded(_) => Normalization::CIFAR10,
@@ -77,7 +82,17 @@ impl BatchMaker {
             order,
             batch_size,
             variation,
+            never_empty,
             table: normalization.table(),
+        }
+    }
+
+    /// The number of threads that make batches side by side.
+    pub(super) fn threads(&self) -> usize {
+        match self.images.content {
+            Content::Decoded(_) => 1,
+            // While the last images of a batch are decoded, there are decoders without work: they begin with the next.
+            Content::Files(_) => 2,
         }
     }
 
@@ -87,8 +102,29 @@ impl BatchMaker {
         let end = self.order.len().min(start + self.batch_size);
         match &self.images.content {
             Content::Decoded(_) => Ok(self.of_decoded(&self.order[start..end])),
-            Content::Files(files) => self.of_files(files, &self.order[start..end]),
+            Content::Files(files) => {
+                let batch = self.of_files(files, &self.order[start..end])?;
+                if batch.len() == 0 && self.never_empty {
+                    self.next_readable(files, end)
+                } else {
+                    Ok(batch)
+                }
+            }
         }
+    }
+
+    /// A batch of the next image in the order that can be read, from `place` on.
+    fn next_readable(&self, files: &FileList, place: usize) -> Result<HostBatch, DataError> {
+        let (before, after) = self.order.split_at(place);
+        for index in after.iter().chain(before) {
+            let batch = self.of_files(files, std::slice::from_ref(index))?;
+            if batch.len() > 0 {
+                return Ok(batch);
+            }
+        }
+        Err(DataError::NoneReadable {
+            images: self.order.len(),
+        })
     }
 
     fn of_decoded(&self, order: &[u32]) -> HostBatch {
