@@ -44,8 +44,6 @@ pub(super) struct Variation {
     pub(super) seed: u64,
     /// The epoch.
     pub(super) epoch: usize,
-    /// True in training.
-    pub(super) is_trained_on: bool,
 }
 
 /// Makes the batches of one pass, on the host.
@@ -59,16 +57,21 @@ pub(super) struct BatchMaker {
     batch_size: usize,
     /// The variation of each image.
     variation: Variation,
+    /// True if no batch may be empty.
+    never_empty: bool,
     /// The value of each byte in each channel.
     table: [[f32; 256]; CHANNELS],
 }
 
 impl BatchMaker {
+    /// With `never_empty`, a batch of which no image can be read has the next one that can, so that there are as many batches as a
+    /// schedule counts.
     pub(super) fn new(
         images: Arc<Images>,
         order: Vec<u32>,
         batch_size: usize,
         variation: Variation,
+        never_empty: bool,
     ) -> Self {
         let normalization = match images.content {
             Content::Decoded(_) => Normalization::CIFAR10,
@@ -79,12 +82,21 @@ impl BatchMaker {
             order,
             batch_size,
             variation,
+            never_empty,
             table: normalization.table(),
         }
     }
 
-    /// Batch number `batch` of the pass. Of images in files, those that cannot be read are left out, if so asked. Of a batch that is
-    /// trained on, at least one is left, or another is in its place: an epoch has as many steps as it should.
+    /// The number of threads that make batches side by side.
+    pub(super) fn threads(&self) -> usize {
+        match self.images.content {
+            Content::Decoded(_) => 1,
+            // While the last images of a batch are decoded, there are decoders without work: they begin with the next.
+            Content::Files(_) => 2,
+        }
+    }
+
+    /// Batch number `batch` of the pass. Of images in files, those that cannot be read are left out, if so asked.
     pub(super) fn batch(&self, batch: usize) -> Result<HostBatch, DataError> {
         let start = batch * self.batch_size;
         let end = self.order.len().min(start + self.batch_size);
@@ -92,13 +104,27 @@ impl BatchMaker {
             Content::Decoded(_) => Ok(self.of_decoded(&self.order[start..end])),
             Content::Files(files) => {
                 let batch = self.of_files(files, &self.order[start..end])?;
-                if batch.len() == 0 && self.variation.is_trained_on {
-                    self.first_readable(files)
+                if batch.len() == 0 && self.never_empty {
+                    self.next_readable(files, end)
                 } else {
                     Ok(batch)
                 }
             }
         }
+    }
+
+    /// A batch of the next image in the order that can be read, from `place` on.
+    fn next_readable(&self, files: &FileList, place: usize) -> Result<HostBatch, DataError> {
+        let (before, after) = self.order.split_at(place);
+        for index in after.iter().chain(before) {
+            let batch = self.of_files(files, std::slice::from_ref(index))?;
+            if batch.len() > 0 {
+                return Ok(batch);
+            }
+        }
+        Err(DataError::NoneReadable {
+            images: self.order.len(),
+        })
     }
 
     fn of_decoded(&self, order: &[u32]) -> HostBatch {
@@ -107,7 +133,6 @@ impl BatchMaker {
             purpose,
             seed,
             epoch,
-            ..
         } = self.variation;
 
         let mut pixels = vec![0.0; order.len() * IMAGE_BYTES];
@@ -149,18 +174,6 @@ impl BatchMaker {
         Ok(self.with_labels(pixels, readable.iter()))
     }
 
-    /// The pass's first image that can be read, as a batch of its own.
-    fn first_readable(&self, files: &FileList) -> Result<HostBatch, DataError> {
-        for index in self.order.chunks(1) {
-            let batch = self.of_files(files, index)?;
-            if batch.len() > 0 {
-                return Ok(batch);
-            }
-        }
-        let images = self.order.len();
-        Err(DataError::NoneReadable { images })
-    }
-
     /// Writes the view of an image in a file.
     fn write_file(
         &self,
@@ -173,7 +186,6 @@ impl BatchMaker {
             purpose,
             seed,
             epoch,
-            ..
         } = self.variation;
 
         let view = files.view();

@@ -9,9 +9,12 @@
 //! machine. In `test`, a class is found by its name in whichever of Unicode's forms. Every file whose name is that of an image is
 //! taken, or is an error; what is passed over is counted.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use unicode_normalization::UnicodeNormalization;
 
 use super::error::DataError;
 use super::image_file::Kind;
@@ -48,11 +51,7 @@ impl ClassFolders {
     ///
     /// Returns an error that names the folder or file if it cannot be read, if the two have no classes, more than `most_classes`,
     /// or different ones, if a class has no image, or if an image is in no class or of no format that can be read.
-    pub(super) fn list(
-        folder: &Path,
-        test: &'static str,
-        most_classes: usize,
-    ) -> Result<Self, DataError> {
+    pub(super) fn list(folder: &Path, test: &str, most_classes: usize) -> Result<Self, DataError> {
         let names = [TRAIN, test];
         let mut passed_over = Noted::default();
         let folders = names.map(|split| folder.join(split));
@@ -308,9 +307,10 @@ impl Split {
 
 /// Checks that no two classes have the same name.
 fn check_names(classes: &[Class]) -> Result<(), DataError> {
-    for (index, class) in classes.iter().enumerate() {
-        let mut before = classes[..index].iter();
-        if let Some(first) = before.find(|other| same_name(&other.name, &class.name)) {
+    let mut seen = HashMap::new();
+    for class in classes {
+        let name: String = class.name.nfc().collect();
+        if let Some(first) = seen.insert(name, class) {
             return Err(DataError::SameClass {
                 first: first.folder.clone(),
                 second: class.folder.clone(),
@@ -328,7 +328,7 @@ fn check_names(classes: &[Class]) -> Result<(), DataError> {
 /// The classes to test on, in the order of those to train on, which have the same names.
 fn in_the_order_of(
     folder: &Path,
-    [in_train, in_test]: [&'static str; 2],
+    [in_train, in_test]: [&str; 2],
     train: &[Class],
     mut test: Vec<Class>,
 ) -> Result<Vec<Class>, DataError> {

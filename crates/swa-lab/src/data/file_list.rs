@@ -149,3 +149,116 @@ impl FileList {
         &self.all.names[self.chosen[place] as usize]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(kind: &[u8], content: &[u8]) -> Vec<u8> {
+        let mut checksum = crc32fast::Hasher::new();
+        checksum.update(kind);
+        checksum.update(content);
+        [
+            &(content.len() as u32).to_be_bytes()[..],
+            kind,
+            content,
+            &checksum.finalize().to_be_bytes(),
+        ]
+        .concat()
+    }
+
+    fn png(side: u32) -> Vec<u8> {
+        let size = [side.to_be_bytes(), side.to_be_bytes()].concat();
+        let head = chunk(b"IHDR", &[&size[..], &[8, 2, 0, 0, 0]].concat());
+        let data = chunk(b"IDAT", &[0x78, 0x9C, 3, 0, 0, 0, 0, 1]);
+        [b"\x89PNG\r\n\x1a\n", &head[..], &data, &chunk(b"IEND", &[])].concat()
+    }
+
+    fn bmp(side: u32) -> Vec<u8> {
+        let mut file = b"BM".to_vec();
+        file.extend([54, 0, 54, 40, side, side].map(u32::to_le_bytes).concat());
+        file.extend([1, 24].map(u16::to_le_bytes).concat());
+        file.extend([0; 24]);
+        file
+    }
+
+    fn tiff(side: u32) -> Vec<u8> {
+        let tags = [
+            (256, side),
+            (257, side),
+            (258, 8),
+            (259, 1),
+            (262, 1),
+            (273, 8),
+            (277, 1),
+            (278, side),
+            (279, 1),
+        ];
+        let mut file = b"II*\0\x08\0\0\0\x09\0".to_vec();
+        for (tag, value) in tags {
+            file.extend([tag, 4].map(u16::to_le_bytes).concat());
+            file.extend([1, value].map(u32::to_le_bytes).concat());
+        }
+        file.extend([0; 4]);
+        file
+    }
+
+    fn webp(side: u32) -> Vec<u8> {
+        let side = (side - 1).to_le_bytes();
+        let canvas = [&[0x10, 0, 0, 0], &side[..3], &side[..3]].concat();
+        let chunks = [
+            b"WEBPVP8X\x0a\0\0\0",
+            &canvas[..],
+            b"VP8L\x04\0\0\0\x2f\0\0\0",
+        ]
+        .concat();
+        [b"RIFF", &(chunks.len() as u32).to_le_bytes()[..], &chunks].concat()
+    }
+
+    fn jpeg(side: u32) -> Vec<u8> {
+        let name = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/images/baseline_420.jpg"
+        );
+        let mut file = std::fs::read(name).unwrap();
+        let frame = file.windows(2).position(|it| it == [0xFF, 0xC0]).unwrap();
+        let side = (side as u16).to_be_bytes();
+        file[frame + 5..][..4].copy_from_slice(&[side, side].concat());
+        file
+    }
+
+    #[test]
+    fn an_image_larger_than_the_limit_takes_no_memory() {
+        let side = 40_000;
+        let pnm = format!("P6 {side} {side} 255\n").into_bytes();
+        let folder = tempfile::tempdir().unwrap();
+        for (name, file) in [
+            ("a.png", png(side)),
+            ("a.bmp", bmp(side)),
+            ("a.tif", tiff(side)),
+            ("a.webp", webp(side)),
+            ("a.jpg", jpeg(side)),
+            ("a.ppm", pnm),
+        ] {
+            let path = folder.path().join(name);
+            std::fs::write(&path, file).unwrap();
+            let files = Files {
+                folder: folder.path().into(),
+                names: vec![Path::new(name).into()],
+                sizes: vec![0],
+                labels: vec![0],
+            };
+            let list = FileList::new(files, View::default(), Unreadable::Fails);
+            let mut error = None;
+            let memory = allocation_counter::measure(|| error = list.decode(0).err());
+            assert_eq!(
+                error.unwrap().to_string(),
+                format!(
+                    "{}: 40000x40000 pixels, at most 178956970 in all are read; make it smaller, or move it elsewhere",
+                    path.display()
+                )
+            );
+            assert!(memory.bytes_max < 200_000, "{name}: {}", memory.bytes_max);
+        }
+    }
+}

@@ -6,6 +6,11 @@
 //! without the last bytes of its list of tags; a JPEG file with a segment after its last row, such as DNL; other formats under
 //! these names.
 //!
+//! What is decoded has the bytes of Pillow's `convert("RGB")`, but for JPEG, whose standard leaves room. There, zune-jpeg (0.5)
+//! differs from Pillow's libjpeg-turbo (3.2) by 4 at most, and in the mean by 0.39 with chroma at half the resolution and by 0.01 with
+//! chroma at the full one (twenty photographs of 500×375 pixels, qualities 30 to 95). The part of an image that a JPEG file lacks before
+//! the marker of its end, which is rare, is grey in Pillow, and here of the last colour.
+//!
 //! Samples of 16 bits become 8 bits as in Pillow: the high byte is kept, and samples of a PNM file are rounded. Those of a grey
 //! image without alpha do too, though Pillow (9.5 to 13.0) cuts them off at 255, which makes most of the image white.
 
@@ -494,7 +499,7 @@ mod tests {
         });
         survive("images", &paths, 64, |path| {
             let small = |header: &Header| {
-                if (header.width, header.height) == (32, 32) {
+                if header.width.saturating_mul(header.height) <= 1 << 14 {
                     Ok(())
                 } else {
                     Err(DataError::EmptySet)

@@ -174,4 +174,174 @@ mod tests {
             "DIR: expected a folder with train/CLASS/ and val/CLASS/ (or test/CLASS/), found train, valid"
         );
     }
+
+    #[test]
+    fn without_val_the_images_to_test_on_are_in_test() {
+        let folder = folder();
+        let [val, test] = ["val", "test"].map(|name| folder.path().join(name));
+        std::fs::rename(val, &test).unwrap();
+        let images = load(&folder, Unreadable::Fails).unwrap();
+        assert_eq!(images.test.len(), 2);
+        std::fs::remove_dir_all(test.join("dog")).unwrap();
+        assert_eq!(
+            error(&folder),
+            "DIR: class dog is in train/ and not in test/; both must have the same classes"
+        );
+    }
+
+    #[test]
+    fn a_subset_is_of_the_same_files() {
+        let folder = folder();
+        let images = load(&folder, Unreadable::Fails).unwrap().train;
+        let (some, rest) = images.split(4, 1).unwrap();
+        let served = |images: Images| {
+            let loader = EpochLoader::evaluation(Arc::new(images), 5, &Device::flex());
+            pass(&loader.unwrap()).concat()
+        };
+        let (some, rest) = (served(some), served(rest));
+        assert_eq!((some.len(), rest.len()), (4, 8));
+        let cats = some.iter().filter(|(label, _)| *label == 0).count();
+        assert_eq!(cats, 2);
+        let mut all = [some, rest].concat();
+        all.sort_unstable();
+        assert!(
+            all.into_iter()
+                .map(|(_, red)| red)
+                .eq((0..12).map(|n| 10 * n))
+        );
+    }
+
+    #[test]
+    fn files_are_known_again_by_name_size_and_class() {
+        let folder = folder();
+        let checksum = || {
+            let mut checksum = crc32fast::Hasher::new();
+            load(&folder, Unreadable::Fails)
+                .unwrap()
+                .train
+                .checksum(&mut checksum);
+            checksum.finalize()
+        };
+        let began = checksum();
+        assert_eq!(checksum(), began);
+        let cat = |name: &str| folder.path().join("train/cat").join(name);
+        std::fs::rename(cat("0.png"), cat("00.png")).unwrap();
+        let renamed = checksum();
+        assert_ne!(renamed, began);
+        let longer = [std::fs::read(cat("1.png")).unwrap(), vec![0]].concat();
+        std::fs::write(cat("1.png"), longer).unwrap();
+        assert_ne!(checksum(), renamed);
+    }
+
+    #[test]
+    fn a_file_lost_in_training_ends_the_pass_and_is_named() {
+        let folder = folder();
+        let images = load(&folder, Unreadable::Fails).unwrap();
+        let loader = training(&images.train);
+        let (_, red) = pass(&loader)[0][0];
+        let lost = folder.path().join(format!(
+            "train/{}/{}.png",
+            ["cat", "dog"][usize::from(red >= 60)],
+            red / 10 % 6
+        ));
+        std::fs::remove_file(&lost).unwrap();
+        let batches: Vec<_> = loader.iter().collect();
+        let (last, before) = batches.split_last().unwrap();
+        assert!(before.iter().all(Result::is_ok) && batches.len() <= 3);
+        let error = last.as_ref().unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("{}: cannot be read: ", lost.display()))
+                && error.lines().count() == 1,
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_left_out_if_so_asked() {
+        let folder = folder();
+        std::fs::write(folder.path().join("train/cat/3.png"), "plain text").unwrap();
+        let images = load(&folder, Unreadable::LeftOut).unwrap().train;
+        let loader = training(&images);
+        for _ in 0..2 {
+            let mut iterator = loader.iter();
+            let sizes = (&mut iterator).map(|batch| batch.unwrap().labels.dims()[0]);
+            assert_eq!(sizes.sum::<usize>(), 11);
+            assert!(iterator.progress().is_completed());
+        }
+        assert_eq!(images.left_out(), 1);
+        assert_eq!(images.subset(5, 0).unwrap().left_out(), 1);
+    }
+
+    #[test]
+    fn an_epoch_has_as_many_batches_whatever_is_left_out() {
+        let folder = folder();
+        let images = load(&folder, Unreadable::LeftOut).unwrap();
+        for n in 0..5 {
+            std::fs::remove_file(folder.path().join(format!("train/cat/{n}.png"))).unwrap();
+        }
+        std::fs::remove_file(folder.path().join("val/cat/0.png")).unwrap();
+        let (augmentation, device) = (Augmentation::ResizedCropAndFlip, Device::flex());
+        let train = images.train.clone();
+        let loader = EpochLoader::training(train, 1, augmentation, 3, &device).unwrap();
+        let served = pass(&loader);
+        assert_eq!(served.len(), 12);
+        assert!(served.concat().iter().all(|(_, red)| *red >= 50));
+
+        // An evaluation counts no image twice.
+        let evaluation = EpochLoader::evaluation(images.test.clone(), 1, &device).unwrap();
+        assert_eq!(pass(&evaluation), [[(1, 200)]]);
+        std::fs::remove_file(folder.path().join("val/dog/0.png")).unwrap();
+        let batches: Vec<_> = evaluation.iter().collect();
+        assert_eq!(batches.len(), 1);
+        let error = batches[0].as_ref().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "none of 2 images can be read; check the folder of images"
+        );
+    }
+
+    #[test]
+    fn a_grey_image_of_16_bits_is_refused_by_its_name() {
+        let folder = folder();
+        let path = folder.path().join("val/dog/0.png");
+        let of_pillow = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/images/sixteen_bits.png"
+        );
+        std::fs::copy(of_pillow, &path).unwrap();
+        let images = load(&folder, Unreadable::Fails).unwrap();
+        let loader = EpochLoader::evaluation(images.test, 5, &Device::flex()).unwrap();
+        let error = loader.iter().next().unwrap().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!(
+                "{}: a grey image of 16 bits, most of whose shades torchvision makes white; convert it to 8 bits, or \
+                 move it elsewhere",
+                path.display()
+            )
+        );
+    }
+
+    #[test]
+    fn augmentations_are_for_one_kind_of_images() {
+        let folder = folder();
+        let files = load(&folder, Unreadable::Fails).unwrap().train;
+        let decoded = Arc::new(Images::new(vec![0; crate::data::IMAGE_BYTES], vec![0]));
+        let error = |images: &Arc<Images>, augmentation| {
+            let device = Device::flex();
+            let loader = EpochLoader::training(images.clone(), 5, augmentation, 3, &device);
+            loader.unwrap_err().to_string()
+        };
+        assert_eq!(
+            error(
+                &files,
+                Augmentation::CropAndFlip(crate::data::Padding::Zero)
+            ),
+            "a crop of a padded image is for decoded images; use another augmentation for these images"
+        );
+        assert_eq!(
+            error(&decoded, Augmentation::ResizedCropAndFlip),
+            "a resized crop is for images in files; use another augmentation for these images"
+        );
+    }
 }

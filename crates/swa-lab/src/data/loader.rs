@@ -17,6 +17,8 @@ use super::augmentation::Augmentation;
 use super::batch::{BatchMaker, HostBatch, ImageBatch, Variation};
 use super::error::DataError;
 use super::images::{Content, Images};
+#[cfg(doc)]
+use super::normalization::Normalization;
 use super::prefetch::Prefetch;
 use super::random::{Purpose, Stream};
 
@@ -30,14 +32,26 @@ pub struct Position {
     pub batches: usize,
 }
 
-/// Serves images in batches: shuffled, augmented, and normalised by [`Normalization::CIFAR10`].
+/// Serves images in batches: shuffled, augmented, and normalised, decoded ones by [`Normalization::CIFAR10`], and those in files by
+/// [`Normalization::IMAGENET`].
 ///
-/// Its batches depend only on the seed, the epoch and the images' indices. They are made ahead in a
-/// thread of their own, and put on the device in the thread that asks for them. The last batch of a
+/// Its batches depend only on the seed, the epoch and the images' indices. They are made ahead in
+/// threads of their own, and put on the device in the thread that asks for them. The last batch of a
 /// pass holds what is left, which may be less than the batch size.
 ///
 /// It comes in three kinds: [`training`](Self::training), [`reestimation`](Self::reestimation) and
 /// [`evaluation`](Self::evaluation).
+///
+/// # Images in files
+///
+/// An image in a file is decoded when its batch is made, two batches at a time, in a thread for each core; two finished batches
+/// wait at most. With [`Augmentation::ResizedCropAndFlip`] it is a random part of the image, else its centre, as
+/// [`View`](super::View) says.
+///
+/// A file that cannot be read is an error of the batch that it is in, and ends the pass; or, as
+/// [`Unreadable`](super::Unreadable) says, that batch has an image less. Of a batch of which nothing is left, a training pass
+/// serves the next image that can be read, so that there are as many batches as a schedule counts, and other passes nothing. If no image
+/// of a pass can be read, that is an error.
 ///
 /// # Several devices
 ///
@@ -235,15 +249,16 @@ impl EpochLoader {
                 purpose,
                 seed,
                 epoch,
-                is_trained_on: matches!(self.pass, Pass::Training { .. }),
             },
+            matches!(self.pass, Pass::Training { .. }),
         );
         let end = self.num_batches();
         // The slices for several devices may differ by a batch: this one may have fewer than the
         // largest.
         let batch = batches.min(end);
         EpochIterator {
-            batches: Prefetch::new(batch..end, move |batch| maker.batch(batch)).peekable(),
+            batches: Prefetch::new(batch..end, maker.threads(), move |batch| maker.batch(batch))
+                .peekable(),
             batch,
             batch_size: self.batch_size,
             items: self.range.len(),

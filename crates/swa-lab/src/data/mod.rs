@@ -1,7 +1,8 @@
 //! The images: their sources, and the batches made of them.
 //!
-//! [`DataSource`] names the data set and loads it into memory, once ([`ImageSet`]). [`EpochLoader`]
-//! serves its images as normalised, augmented batches whose content depends on nothing but the
+//! [`DataSource`] names a data set of small images and loads it into memory, once ([`ImageSet`]);
+//! [`ImageSet::of_files`] lists a folder of images of any size, which are decoded whenever they are
+//! served, as the [`View`] says. [`EpochLoader`] serves its images as normalised, augmented batches whose content depends on nothing but the
 //! seed, the epoch and the index, so that a resumed run sees the bits that an uninterrupted one
 //! would have seen.
 

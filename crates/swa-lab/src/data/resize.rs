@@ -34,9 +34,9 @@ impl Stretch {
     }
 
     /// The `pixels` in the middle of an axis of `length` pixels, after it has been resized to `resized` pixels.
-    fn middle(length: u32, resized: u32, pixels: u32) -> Self {
-        let scale = f64::from(length) / f64::from(resized);
-        let margin = (f64::from(resized - pixels) / 2.0).round_ties_even();
+    fn middle(length: u32, resized: u64, pixels: u32) -> Self {
+        let scale = f64::from(length) / resized as f64;
+        let margin = ((resized - u64::from(pixels)) as f64 / 2.0).round_ties_even();
         let start = margin * scale;
         Self {
             start,
@@ -68,7 +68,7 @@ pub(super) fn crop(image: &Decoded, region: Region, view: &View) -> Vec<u8> {
     let image = CroppedImage::new(&image, left, top, width, height).expect(WITHIN);
     resample(
         &image,
-        rows_first([width, height], [side, side]),
+        rows_first([width, height], [side, side].map(u64::from)),
         Stretch::whole(width, side),
         Stretch::whole(height, side),
         view.interpolation,
@@ -79,7 +79,7 @@ pub(super) fn crop(image: &Decoded, region: Region, view: &View) -> Vec<u8> {
 pub(super) fn centre(image: &Decoded, view: &View) -> Vec<u8> {
     let side = view.side as u32;
     let size = [image.width, image.height];
-    let resized = shorter_side_to(view.resize as u32, size);
+    let resized = shorter_side_to(view.resize as u64, size);
     resample(
         &source(image),
         rows_first(size, resized),
@@ -95,9 +95,9 @@ fn source(image: &Decoded) -> ImageRef<'_> {
 }
 
 /// Width and height of an image whose shorter side becomes `resize`.
-fn shorter_side_to(resize: u32, [width, height]: [u32; 2]) -> [u32; 2] {
+fn shorter_side_to(resize: u64, [width, height]: [u32; 2]) -> [u64; 2] {
     let (short, long) = (width.min(height), width.max(height));
-    let longer = (u64::from(resize) * u64::from(long) / u64::from(short)) as u32;
+    let longer = resize * u64::from(long) / u64::from(short);
     if width <= height {
         [resize, longer]
     } else {
@@ -107,8 +107,8 @@ fn shorter_side_to(resize: u32, [width, height]: [u32; 2]) -> [u32; 2] {
 
 /// Tells whether Pillow (13.0) resizes the rows of an image before its columns: unless its height shrinks by more than twice as
 /// many pixels as its width does.
-fn rows_first(from: [u32; 2], to: [u32; 2]) -> bool {
-    let [width, height] = [0, 1].map(|axis| i64::from(from[axis]) - i64::from(to[axis]));
+fn rows_first(from: [u32; 2], to: [u64; 2]) -> bool {
+    let [width, height] = [0, 1].map(|axis| i64::from(from[axis]) - to[axis] as i64);
     height <= 0 || height <= 2 * width
 }
 
@@ -151,4 +151,75 @@ fn resample(
             .expect(WITHIN);
     }
     output.into_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An image whose red is the column and whose green the row, both times 4.
+    fn image(width: u32, height: u32) -> Decoded {
+        let pixels =
+            (0..height).flat_map(|y| (0..width).map(move |x| [(4 * x) as u8, (4 * y) as u8, 7]));
+        Decoded {
+            width,
+            height,
+            samples: pixels.flatten().collect(),
+            turned: false,
+        }
+    }
+
+    #[test]
+    fn images_of_every_shape_have_a_crop_and_a_centre() {
+        let sides = || (1..=20).chain([63, 1_000, 30_000]);
+        for (width, height) in sides().flat_map(|width| sides().map(move |height| (width, height)))
+        {
+            if width * height > 100_000 {
+                continue;
+            }
+            let image = image(width, height);
+            for interpolation in [Interpolation::Bilinear, Interpolation::Bicubic] {
+                for resize in 7..=10 {
+                    let view = View {
+                        side: 7,
+                        resize,
+                        interpolation,
+                        least_scale: 1.0,
+                    };
+                    let pixels = centre(&image, &view);
+                    assert_eq!(pixels.len(), 147);
+                    assert!(pixels.iter().skip(2).step_by(3).all(|blue| *blue == 7));
+                    let region = Region {
+                        left: width / 2,
+                        top: height / 3,
+                        width: width - width / 2,
+                        height: height - height / 3,
+                    };
+                    let pixels = crop(&image, region, &view);
+                    assert!(pixels.iter().skip(2).step_by(3).all(|blue| *blue == 7));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_of_the_size_that_is_asked_for_stays_as_it_is() {
+        let view = View {
+            side: 5,
+            resize: 9,
+            ..View::default()
+        };
+        let region = Region {
+            left: 3,
+            top: 1,
+            width: 5,
+            height: 5,
+        };
+        let pixels = crop(&image(12, 9), region, &view);
+        assert_eq!(pixels[..6], [12, 4, 7, 16, 4, 7]);
+        // Of 12 columns and 9 rows, the centre begins at column round(3.5) = 4 and row 2.
+        assert_eq!(centre(&image(12, 9), &view)[..6], [16, 8, 7, 20, 8, 7]);
+        // round(2.5) is 2, as in Python.
+        assert_eq!(centre(&image(10, 9), &view)[..3], [8, 8, 7]);
+    }
 }

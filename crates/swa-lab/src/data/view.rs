@@ -46,7 +46,7 @@ pub enum Interpolation {
 
 impl View {
     /// The greatest side, in pixels: eight times as large as networks are given in practice.
-    const LARGEST_SIDE: usize = 4096;
+    pub(crate) const LARGEST_SIDE: usize = 4096;
 
     pub(super) fn check(&self) -> Result<(), DataError> {
         let &Self {

@@ -216,7 +216,7 @@ mod tests {
             ),
             (
                 "--image-size 100000",
-                "--image-size must be at most 8192, in pixels",
+                "--image-size must be at most 4096, in pixels",
             ),
             (
                 "--crop-scale 0",

@@ -71,15 +71,12 @@ impl ViewSettings {
             least_scale,
             ..
         } = *self;
-        /// Beyond this, a single image takes more than a gigabyte.
-        const MOST: usize = 8192;
-
         at_least_one("--image-size", side)?;
         for (flag, got) in [("--image-size", side), ("--resize", resize)] {
-            if got > MOST {
+            if got > View::LARGEST_SIDE {
                 return Err(ConfigError::AtMost {
                     flag,
-                    most: MOST,
+                    most: View::LARGEST_SIDE,
                     reason: "in pixels",
                     got,
                 });
