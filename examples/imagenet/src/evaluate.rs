@@ -66,5 +66,12 @@ pub(crate) fn run(args: &EvaluateArgs) -> Result<(), Failure> {
         evaluation.table(&images.class_names),
         side = view.side,
     ));
+    // Among five classes or fewer, every image's is one of the five likeliest.
+    if classes > 5 {
+        say(format!(
+            "\n{:.2} % have their class among the five likeliest (top-5 accuracy)",
+            evaluation.top_5_accuracy
+        ));
+    }
     Ok(())
 }

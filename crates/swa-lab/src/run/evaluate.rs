@@ -40,7 +40,7 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// A row for each class, one for all together, and the top-5 accuracy if there are more classes than that.
+    /// A row for each class, and one for all together.
     pub fn table(&self, class_names: &[String]) -> String {
         let width = class_names.iter().map(|name| name.chars().count()).max();
         let width = width.unwrap_or_default().max("class".len());
@@ -59,12 +59,6 @@ impl Evaluation {
         }
         let images = self.classes.iter().map(|(count, _)| count).sum();
         rows.push(row("all", images, self.total));
-        if class_names.len() > TOP {
-            rows.push(format!(
-                "\n{:.2} % are one of the {TOP} likeliest classes (top-{TOP} accuracy)",
-                self.top_5_accuracy
-            ));
-        }
         rows.join("\n")
     }
 }

@@ -29,6 +29,7 @@ use swa_train::{
 use crate::Failure;
 use crate::data::{EpochLoader, ImageBatch, ImageSet, Position, Watch};
 use crate::output::say;
+use crate::provenance;
 use crate::run::checkpoint::{AfterLog, Checkpoints, Saved};
 use crate::run::classifier::Classifier;
 use crate::run::config::RunConfig;
@@ -551,10 +552,11 @@ impl Session<'_> {
         let last = rows.into_iter().find(|row| row.epoch == self.config.epochs);
         last.ok_or_else(|| {
             format!(
-                "{} has lost the last epoch: the models are in {}, find out with `evaluate` how \
-                 good they are",
+                "{} has lost the last epoch: the models are in {}, find out with `{} evaluate` \
+                 how good they are",
                 file.display(),
-                self.directory.path().display()
+                self.directory.path().display(),
+                provenance::program()
             )
             .into()
         })

@@ -78,13 +78,20 @@ fn models_and_settings_that_do_not_fit_are_named() {
     );
 
     let weights = [
+        "finetune",
+        "--data",
+        SHAPES,
         "--weights",
         live.to_str().unwrap(),
-        "--overwrite",
+    ];
+    let other = [
         "--model",
         "resnet34",
+        "--overwrite",
+        "--out",
+        out.to_str().unwrap(),
     ];
-    let refusal = begin(shapes, &out, &weights).end().refusal_with_a_list();
+    let refusal = imagenet(weights.into_iter().chain(other)).refusal_with_a_list();
     assert!(
         refusal.ends_with("say which it is with --model"),
         "{refusal}"

@@ -120,3 +120,38 @@ fn a_batch_in_parts_trains_and_names_what_it_chose() {
     );
     assert!(out.join("averaged.safetensors").exists());
 }
+
+#[test]
+fn among_more_than_five_classes_the_likeliest_five_count_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let [data, out] = ["data", "run"].map(|name| folder.path().join(name));
+    for split in ["train", "val"] {
+        for (class, shape) in ["a", "b", "c", "d", "e", "f"]
+            .into_iter()
+            .zip(["circle", "square", "triangle"].into_iter().cycle())
+        {
+            copy(
+                &Path::new(SHAPES).join(split).join(shape),
+                &data.join(split).join(class),
+            );
+        }
+    }
+    begin(&data, &out, &["--epochs", "1", "--method", "sgd"])
+        .end()
+        .success();
+    let output = evaluate(&out.join("live.safetensors"), &data, &[]).success();
+    let last = output.lines().last().unwrap();
+    let share = last.strip_suffix(" % have their class among the five likeliest (top-5 accuracy)");
+    let share: f64 = share.unwrap_or_else(|| panic!("{output}")).parse().unwrap();
+    let all = output
+        .lines()
+        .find(|line| line.starts_with("all "))
+        .unwrap();
+    let top_1: f64 = all.split_whitespace().nth(3).unwrap().parse().unwrap();
+    assert!(share >= top_1 && share <= 100.0, "{output}");
+    assert_eq!(
+        output.lines().filter(|line| line.contains(" 10 ")).count(),
+        6,
+        "{output}"
+    );
+}
