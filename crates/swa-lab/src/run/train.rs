@@ -176,7 +176,12 @@ impl<R: Recipe> Training<'_, R> {
             }
             End::Lacking { error, checkpoint } => {
                 self.say_where_it_stopped(&directory, checkpoint, steps_per_epoch);
-                Err(error.into())
+                let may_skip = self.config.view.is_some_and(|view| !view.skip_unreadable);
+                Err(if may_skip {
+                    format!("{error}, or leave such images out with --skip-unreadable").into()
+                } else {
+                    error.into()
+                })
             }
         }
     }

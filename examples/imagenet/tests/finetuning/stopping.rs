@@ -72,6 +72,10 @@ fn a_run_that_loses_a_file_keeps_what_it_has_trained() {
         error.starts_with(&format!("error: {}: cannot be read", lost.display())),
         "{error}"
     );
+    assert!(
+        error.ends_with(", or leave such images out with --skip-unreadable"),
+        "{error}"
+    );
     assert!(ended.output.contains("Stopped in epoch "), "{ended:?}");
 
     // The data are another now, until the file is back.
