@@ -114,8 +114,11 @@ impl BeginArgs {
         let device = device::parse(device_name)?;
         let (directory, plan) = ExperimentDirectory::with_plan(out, plan, self.data.as_deref())?;
         let runs = plan.runs()?;
+        // Networks are made on the processor to be checked, so that this process needs nothing of an accelerator: one that ends while
+        // its kernels are being compiled can crash (Mesa 22.3).
+        let host = device::parse(DEFAULT_DEVICE).unwrap_or(device);
         for run in &runs {
-            run.check(&device)?;
+            run.check(&host)?;
         }
         directory.begin(&plan)?;
         let supervisor = Supervisor {
