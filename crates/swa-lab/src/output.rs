@@ -5,6 +5,9 @@
 
 use std::fmt;
 use std::io::{Write, stderr, stdout};
+use std::process::ExitCode;
+
+use crate::Failure;
 
 /// Prints a line to standard output, if anybody reads it.
 pub fn say(line: impl fmt::Display) {
@@ -14,4 +17,15 @@ pub fn say(line: impl fmt::Display) {
 /// Prints a line to standard error, if anybody reads it.
 pub fn note(line: impl fmt::Display) {
     let _ = writeln!(stderr(), "{line}");
+}
+
+/// The exit code of a program that ended with this status, or with an error, which it prints.
+pub fn exit_code(ended: Result<i32, Failure>) -> ExitCode {
+    match ended {
+        Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
+        Err(error) => {
+            note(format!("error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
 }

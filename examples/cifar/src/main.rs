@@ -15,7 +15,7 @@ use clap::{Parser, Subcommand};
 use swa_lab::Failure;
 use swa_lab::measure::bench::BenchArgs;
 use swa_lab::measure::device_check::CheckArgs;
-use swa_lab::output::note;
+use swa_lab::output::exit_code;
 use swa_lab::run::export::{ExportArgs, export};
 use swa_lab::run::recipe::Paper;
 use swa_lab::run::train::{TrainArgs, train};
@@ -50,13 +50,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse().command) {
-        Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
-        Err(error) => {
-            note(format!("error: {error}"));
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(run(&Arguments::parse().command))
 }
 
 fn run(command: &Command) -> Result<i32, Failure> {

@@ -66,6 +66,12 @@ pub(crate) fn run(args: &EvaluateArgs) -> Result<(), Failure> {
         evaluation.table(&images.class_names),
         side = view.side,
     ));
+    let left_out = images.test.left_out();
+    if left_out > 0 {
+        say(format!(
+            "\nImages left out, as they could not be read: {left_out}"
+        ));
+    }
     // Among five classes or fewer, every image's is one of the five likeliest.
     if classes > 5 {
         say(format!(

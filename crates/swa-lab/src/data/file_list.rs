@@ -248,7 +248,7 @@ mod tests {
                 sizes: vec![0],
                 labels: vec![0],
             };
-            let list = FileList::new(files, View::default(), Unreadable::Fails);
+            let list = FileList::new(files, View::TORCHVISION, Unreadable::Fails);
             let mut error = None;
             let memory = allocation_counter::measure(|| error = list.decode(0).err());
             assert_eq!(

@@ -172,7 +172,7 @@ impl EpochLoader {
         })
     }
 
-    /// The same with a watch. It is told of a batch that cannot be made before the batch that comes before is handed out.
+    /// The same with a watch. It is told of a batch that cannot be made; in training, before the batch that comes before is handed out.
     pub fn with_watch(self, watch: Watch) -> Self {
         Self { watch, ..self }
     }
@@ -240,6 +240,7 @@ impl EpochLoader {
             }
             Pass::Evaluation => (Purpose::Augmentation, 0, Augmentation::None),
         };
+        let trains = matches!(self.pass, Pass::Training { .. });
         let maker = BatchMaker::new(
             self.images.clone(),
             order[self.range.clone()].to_vec(),
@@ -250,7 +251,7 @@ impl EpochLoader {
                 seed,
                 epoch,
             },
-            matches!(self.pass, Pass::Training { .. }),
+            trains,
         );
         let end = self.num_batches();
         // The slices for several devices may differ by a batch: this one may have fewer than the
@@ -266,6 +267,7 @@ impl EpochLoader {
             left_out: 0,
             failed: false,
             watch: self.watch.clone(),
+            looks_ahead: trains,
             device: self.device.clone(),
             device_seed: match self.pass {
                 Pass::Training { seed, .. } => Some(DeviceSeed {
@@ -384,6 +386,8 @@ struct EpochIterator {
     /// True once there was an error.
     failed: bool,
     watch: Watch,
+    /// True if the watch is told of the next batch. A re-estimation may take the first few batches alone.
+    looks_ahead: bool,
     device: Device,
     device_seed: Option<DeviceSeed>,
 }
@@ -428,7 +432,9 @@ impl Iterator for EpochIterator {
                 return Some(Err(DatasetError::new(error)));
             }
         };
-        if let Some(Err(error)) = self.batches.peek() {
+        if self.looks_ahead
+            && let Some(Err(error)) = self.batches.peek()
+        {
             self.watch.tell(error);
         }
         // The seed is set here and not where the batch was made, because the step that is about to

@@ -282,7 +282,7 @@ mod tests {
         let view = View {
             side: 5,
             resize: 9,
-            ..View::default()
+            ..View::TORCHVISION
         };
         let region = Region {
             left: 3,

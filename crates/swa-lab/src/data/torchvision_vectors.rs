@@ -180,7 +180,7 @@ fn crops_are_resized_as_torchvision_resizes_them() {
             let view = View {
                 side: crop.side,
                 interpolation: crop.interpolation,
-                ..View::default()
+                ..View::TORCHVISION
             };
             let samples = resize::crop(&decoded(&crop.file), region(crop.region), &view);
             let ours = planes(&samples, crop.flip, crop.side, &bytes());
@@ -203,7 +203,7 @@ fn centres_are_torchvisions_with_its_normalisation() {
                 side: centre.side,
                 resize: centre.resize,
                 interpolation: centre.interpolation,
-                ..View::default()
+                ..View::TORCHVISION
             };
             let samples = resize::centre(&decoded(&centre.file), &view);
             let (_, theirs) = tensor(&format!("centre.{number}"));

@@ -21,18 +21,6 @@ pub struct View {
     pub least_scale: f64,
 }
 
-impl Default for View {
-    /// That of ResNet (He et al. 2016) on ImageNet in torchvision's reference.
-    fn default() -> Self {
-        Self {
-            side: 224,
-            resize: 256,
-            interpolation: Interpolation::Bilinear,
-            least_scale: 0.08,
-        }
-    }
-}
-
 /// The filter that images are resized with, as Pillow has it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -45,6 +33,14 @@ pub enum Interpolation {
 }
 
 impl View {
+    /// That of ImageNet's networks in torchvision's reference: 224 of 256 pixels, and crops of 8% of an image and more.
+    pub const TORCHVISION: Self = Self {
+        side: 224,
+        resize: 256,
+        interpolation: Interpolation::Bilinear,
+        least_scale: 0.08,
+    };
+
     /// The greatest side, in pixels: eight times as large as networks are given in practice.
     pub(crate) const LARGEST_SIDE: usize = 4096;
 
@@ -81,7 +77,7 @@ mod tests {
     #[test]
     fn a_view_that_no_image_has_is_refused() {
         let error = |view: View| view.check().unwrap_err().to_string();
-        let view = View::default();
+        let view = View::TORCHVISION;
         assert_eq!(
             error(View { side: 0, ..view }),
             "images of 0 pixels a side: expected 1 to 4096"

@@ -37,7 +37,11 @@ impl Description {
             width_divisor: config.width_divisor,
             class_names: class_names.to_vec(),
             averaged,
-            view: config.view,
+            // What a training left out is nothing of the network's.
+            view: config.view.map(|view| ViewSettings {
+                skip_unreadable: false,
+                ..view
+            }),
         }
     }
 }

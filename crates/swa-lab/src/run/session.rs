@@ -526,7 +526,7 @@ impl Session<'_> {
         let mut schedule = schedule.clone();
         let steps = (done + 1) * self.length()?.steps_per_epoch();
         let learning_rate = (0..steps).fold(0.0, |_, _| schedule.step());
-        let (on_epoch, interrupter) = (self.on_epoch.clone(), self.interruption.interrupter());
+        let (on_epoch, interruption) = (self.on_epoch.clone(), self.interruption.clone());
         Ok(EpochLog::new(
             self.directory.clone(),
             rows,
@@ -534,13 +534,19 @@ impl Session<'_> {
             self.config.method.averages_from(),
             reestimation,
             move |row, written| {
+                unlogged.store(written.is_err(), Ordering::SeqCst);
+                // The validation of an epoch that lacks an image says nothing, and is made again.
+                if interruption.is_lacking().is_some() {
+                    return;
+                }
                 if let Show::Lines(prefix) = &show {
                     progress.print(&format!("{prefix}{}", row.line(epochs)));
                 }
-                unlogged.store(written.is_err(), Ordering::SeqCst);
                 if let Err(error) = written.map_err(resumable).and_then(|()| on_epoch(row)) {
                     let error = DatasetError::new(io::Error::other(error));
-                    interrupter.fail(TrainingError::Dataset(error));
+                    interruption
+                        .interrupter()
+                        .fail(TrainingError::Dataset(error));
                 }
             },
         ))

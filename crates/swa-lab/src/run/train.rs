@@ -321,6 +321,12 @@ impl<R: Recipe> Training<'_, R> {
             scores.push((average.as_str(), score, directory.averaged_model()));
         }
         print_scores(&scores);
+        let left_out = self.images.train.left_out();
+        if left_out > 0 {
+            say(format!(
+                "\nTraining images left out, as they could not be read: {left_out}"
+            ));
+        }
         let ensemble = match method {
             MethodSettings::Snapshot(_) | MethodSettings::Fge(_) => {
                 format!("members in {}", directory.members().display())

@@ -50,12 +50,12 @@ pub struct ViewSettings {
 }
 
 impl ViewSettings {
-    /// What torchvision trains and scores ImageNet's networks with: 224 of 256 pixels, and crops of 8% of an image and more.
+    /// Those of [`View::TORCHVISION`], where every image has to be readable.
     pub const TORCHVISION: Self = Self {
-        side: 224,
-        resize: 256,
-        least_scale: 0.08,
-        interpolation: Interpolation::Bilinear,
+        side: View::TORCHVISION.side,
+        resize: View::TORCHVISION.resize,
+        least_scale: View::TORCHVISION.least_scale,
+        interpolation: View::TORCHVISION.interpolation,
         skip_unreadable: false,
     };
 

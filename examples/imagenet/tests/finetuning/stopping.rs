@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::files::copy;
-use crate::program::{SHAPES, begin, resume};
+use crate::program::{SHAPES, begin, evaluate, resume};
 
 const THREE_EPOCHS: [&str; 4] = ["--epochs", "3", "--swa-start", "2"];
 
@@ -114,6 +114,8 @@ fn a_validation_that_lacks_a_file_loses_no_epoch() {
         "{ended:?}"
     );
 
+    assert!(!ended.output.contains("NaN"), "{ended:?}");
+
     let ended = resume(&out, &["--skip-unreadable"]).end();
     assert_eq!(ended.status, Some(0), "{ended:?}");
     assert!(ended.errors.starts_with("left out: "), "{ended:?}");
@@ -121,6 +123,19 @@ fn a_validation_that_lacks_a_file_loses_no_epoch() {
         ended
             .output
             .contains("Going on in epoch 1 after 15 of 15 batches."),
+        "{ended:?}"
+    );
+    let whole = folder.path().join("whole");
+    begin(Path::new(SHAPES), &whole, &["--epochs", "2"])
+        .end()
+        .success();
+    assert!(models(&whole) == models(&out), "other bits");
+    let averaged = out.join("averaged.safetensors");
+    let ended = evaluate(&averaged, &data, &["--skip-unreadable"]);
+    assert!(
+        ended
+            .output
+            .ends_with("\nImages left out, as they could not be read: 1\n"),
         "{ended:?}"
     );
 }
