@@ -22,7 +22,7 @@ use burn::tensor::Device;
 use burn_swa_benches::{peak_megabytes, print_peak, rounds};
 use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
-use swa_lab::data::{Augmentation, EpochLoader, ImageSet, Unreadable, View};
+use swa_lab::data::{Augmentation, EpochLoader, ImageSet, View};
 use swa_lab::measure::{Spread, by_turns, seconds};
 
 const ROUNDS: usize = 9;
@@ -44,7 +44,7 @@ fn main() {
 }
 
 fn loader(folder: &Path, batch_size: usize) -> EpochLoader {
-    let images = ImageSet::of_files(folder, View::TORCHVISION, Unreadable::Fails).expect("images");
+    let images = ImageSet::of_files(folder, View::TORCHVISION).expect("images");
     let (augmentation, device) = (Augmentation::ResizedCropAndFlip, Device::flex());
     EpochLoader::training(images.train, batch_size, augmentation, 0, &device).expect("images")
 }

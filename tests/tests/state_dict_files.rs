@@ -18,7 +18,7 @@ use burn_swa_test_support::parameters::values;
 use burn_swa_test_support::renderer::Recorder;
 use burn_swa_tests::batches::{Batches, images};
 use burn_swa_tests::comparison::relative_l2;
-use swa_lab::data::{EpochLoader, ImageSet, Interpolation, Unreadable, View};
+use swa_lab::data::{EpochLoader, ImageSet, Interpolation, View};
 use swa_lab::run::classifier::{Classifier, ImageNetwork};
 use swa_models::{
     NetworkConfig, PreResNet, PreResNetConfig, ResNetConfig, VggConfig, WideResNetConfig,
@@ -333,6 +333,7 @@ fn a_folder_of_images_has_the_same_logits_in_torchvision() -> Result<(), Box<dyn
         resize: 73,
         interpolation: Interpolation::Bilinear,
         least_scale: 1.0,
+        skip_unreadable: false,
     };
 
     let Some(python) = python_with("torchvision, safetensors.torch") else {
@@ -350,7 +351,7 @@ fn a_folder_of_images_has_the_same_logits_in_torchvision() -> Result<(), Box<dyn
         }
     };
     let device = Device::flex();
-    let set = ImageSet::of_files(&images, VIEW, Unreadable::Fails)?;
+    let set = ImageSet::of_files(&images, VIEW)?;
     let config = ResNetConfig::new(18).with_classes(set.class_names.len());
     let network = config.init(&device)?;
     let (weights, network) = match given("SWA_WEIGHTS") {

@@ -7,7 +7,7 @@ use swa_lab::device;
 use swa_lab::output::say;
 use swa_lab::run::evaluate::evaluate;
 use swa_lab::run::images::load_images;
-use swa_lab::run::model_file::{FileArgs, ModelFile};
+use swa_lab::run::model_file::{FileArgs, ModelFile, check_classes};
 use swa_lab::run::progress::Progress;
 
 /// Evaluates a model on the test images.
@@ -39,8 +39,9 @@ pub(crate) fn run(args: &EvaluateArgs) -> Result<(), Failure> {
     let device = device::parse(&args.device)?;
     let file = ModelFile::read(&args.model_file, &args.file)?;
     let mut progress = Progress::of_images();
-    let images = load_images(&args.data, &mut progress)?;
-    file.check_classes(&args.model_file, &images, &args.data)?;
+    let images = load_images(&args.data, file.view, &mut progress)?;
+    let class_names = file.class_names.as_deref();
+    check_classes(&args.model_file, class_names, &images, &args.data)?;
 
     let model = file.name();
     let classes = images.class_names.len();

@@ -3,7 +3,6 @@
 mod average;
 mod bench;
 mod check;
-mod ensemble;
 mod evaluate;
 mod experiment;
 mod landscape;
@@ -16,6 +15,7 @@ use swa_lab::Failure;
 use swa_lab::measure::bench::BenchArgs;
 use swa_lab::measure::device_check::CheckArgs;
 use swa_lab::output::exit_code;
+use swa_lab::run::ensemble::{EnsembleArgs, ensemble};
 use swa_lab::run::export::{ExportArgs, export};
 use swa_lab::run::recipe::Paper;
 use swa_lab::run::train::{TrainArgs, train};
@@ -36,7 +36,7 @@ enum Command {
     /// --data to train on real ones.
     Train(Box<TrainArgs<Paper>>),
     Evaluate(evaluate::EvaluateArgs),
-    Ensemble(ensemble::EnsembleArgs),
+    Ensemble(EnsembleArgs),
     Landscape(landscape::LandscapeCommand),
     Average(average::AverageArgs),
     /// Writes a model as a SafeTensors file that PyTorch loads.
@@ -57,7 +57,7 @@ fn run(command: &Command) -> Result<i32, Failure> {
     match command {
         Command::Train(args) => train(args),
         Command::Evaluate(args) => evaluate::run(args).map(|()| 0),
-        Command::Ensemble(args) => ensemble::run(args).map(|()| 0),
+        Command::Ensemble(args) => ensemble(args).map(|()| 0),
         Command::Landscape(args) => landscape::run(args),
         Command::Average(args) => average::run(args),
         Command::Export(args) => export(args).map(|()| 0),

@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 
 use swa_lab::Failure;
+use swa_lab::data::View;
 use swa_lab::device;
 use swa_lab::output::say;
 use swa_lab::run::evaluate::evaluate;
-use swa_lab::run::model_file::{FileArgs, ModelFile};
+use swa_lab::run::images::load_images;
+use swa_lab::run::model_file::{FileArgs, ModelFile, check_classes};
 use swa_lab::run::progress::Progress;
-use swa_lab::run::view::{GivenView, ViewSettings};
+use swa_lab::run::view::GivenView;
 
 /// Evaluates a model on the images in val/: top-1 and top-5 accuracy, and each class.
 #[derive(Debug, Clone, clap::Args)]
@@ -41,15 +43,16 @@ pub(crate) struct EvaluateArgs {
 pub(crate) fn run(args: &EvaluateArgs) -> Result<(), Failure> {
     let device = device::parse(&args.device)?;
     let file = ModelFile::read(&args.model_file, &args.file)?;
-    let view = file.view.unwrap_or(ViewSettings::TORCHVISION);
+    let view = file.view.unwrap_or(View::TORCHVISION);
     let view = args.view.on_top_of(view)?;
     file.check_side(view.side)?;
-    let images = view.list_images(&args.data)?;
-    file.check_classes(&args.model_file, &images, &args.data)?;
+    let mut progress = Progress::of_images();
+    let images = load_images(&args.data, Some(view), &mut progress)?;
+    let class_names = file.class_names.as_deref();
+    check_classes(&args.model_file, class_names, &images, &args.data)?;
 
     let classes = images.class_names.len();
     let network = file.network(classes, &device)?;
-    let mut progress = Progress::of_images();
     progress.begin("testing", images.test.len());
     let evaluation = evaluate(&network, &images.test, classes, &device, |done| {
         progress.set(done);

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use swa_lab::Failure;
 use swa_lab::output::exit_code;
+use swa_lab::run::ensemble::{EnsembleArgs, ensemble};
 use swa_lab::run::export::{ExportArgs, export};
 use swa_lab::run::recipe::FineTuning;
 use swa_lab::run::train::{TrainArgs, train};
@@ -27,6 +28,7 @@ enum Command {
     /// at the end of each. --weights says where the trained weights are; without it, they are drawn from the seed.
     Finetune(Box<TrainArgs<FineTuning>>),
     Evaluate(evaluate::EvaluateArgs),
+    Ensemble(EnsembleArgs),
     /// Writes a model as a SafeTensors file that torchvision's network loads.
     ///
     /// model.load_state_dict(safetensors.torch.load_file("OUT.safetensors"), strict=True)
@@ -41,6 +43,7 @@ fn run(command: &Command) -> Result<i32, Failure> {
     match command {
         Command::Finetune(args) => train(args),
         Command::Evaluate(args) => evaluate::run(args).map(|()| 0),
+        Command::Ensemble(args) => ensemble(args).map(|()| 0),
         Command::Export(args) => export(args).map(|()| 0),
     }
 }

@@ -1,7 +1,7 @@
 //! Random crops and flips.
 
 use super::images::{CHANNELS, IMAGE_BYTES, SIDE};
-use super::random::{Purpose, Stream};
+use super::random::Stream;
 
 /// Pixels added to each side of an image before a crop (He et al. 2016, section 4.2; the SWA
 /// paper's code; fast.ai).
@@ -34,27 +34,17 @@ pub enum Augmentation {
 }
 
 impl Augmentation {
-    /// The placement of image `index` in `epoch`, drawn from `purpose`'s streams. It is uniform
-    /// over all 81 crops and both directions, and depends on nothing but the arguments.
-    pub(super) fn placement(
-        self,
-        purpose: Purpose,
-        seed: u64,
-        epoch: usize,
-        index: usize,
-    ) -> Placement {
+    /// The placement of an image, drawn from its `stream`: uniform over all 81 crops and both directions.
+    pub(super) fn placement(self, stream: &mut Stream) -> Placement {
         match self {
             // The loader refuses the second.
             Self::None | Self::ResizedCropAndFlip => Placement::CENTRED,
-            Self::CropAndFlip(padding) => {
-                let mut stream = Stream::new(purpose, seed, &[epoch, index]);
-                Placement {
-                    top: stream.below(2 * PAD + 1),
-                    left: stream.below(2 * PAD + 1),
-                    flip: stream.coin(),
-                    padding,
-                }
-            }
+            Self::CropAndFlip(padding) => Placement {
+                top: stream.below(2 * PAD + 1),
+                left: stream.below(2 * PAD + 1),
+                flip: stream.coin(),
+                padding,
+            },
         }
     }
 }
@@ -130,6 +120,7 @@ impl Placement {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::random::Purpose;
 
     /// A table that leaves bytes as they are, so that the output can be compared with the input.
     fn identity() -> [[f32; 256]; CHANNELS] {
@@ -254,7 +245,8 @@ mod tests {
         let augmentation = Augmentation::CropAndFlip(Padding::Zero);
         let (mut tops, mut lefts, mut flips) = ([0_i32; 9], [0_i32; 9], 0_i32);
         for index in 0..9_000 {
-            let placement = augmentation.placement(Purpose::Augmentation, 5, 3, index);
+            let mut stream = Stream::new(Purpose::Augmentation, 5, &[3, index]);
+            let placement = augmentation.placement(&mut stream);
             tops[placement.top] += 1;
             lefts[placement.left] += 1;
             flips += i32::from(placement.flip);
@@ -273,12 +265,8 @@ mod tests {
     #[test]
     fn a_placement_depends_on_seed_epoch_and_index() {
         let place = |seed, epoch, index| {
-            Augmentation::CropAndFlip(Padding::Zero).placement(
-                Purpose::Augmentation,
-                seed,
-                epoch,
-                index,
-            )
+            let mut stream = Stream::new(Purpose::Augmentation, seed, &[epoch, index]);
+            Augmentation::CropAndFlip(Padding::Zero).placement(&mut stream)
         };
         let drawn = |seed, epoch| {
             (0..20)

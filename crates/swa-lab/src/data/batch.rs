@@ -46,6 +46,13 @@ pub(super) struct Variation {
     pub(super) epoch: usize,
 }
 
+impl Variation {
+    /// The numbers by which image `index` varies. They depend on nothing else.
+    fn stream(&self, index: usize) -> Stream {
+        Stream::new(self.purpose, self.seed, &[self.epoch, index])
+    }
+}
+
 /// Makes the batches of one pass, on the host.
 #[derive(Debug)]
 pub(super) struct BatchMaker {
@@ -128,21 +135,12 @@ impl BatchMaker {
     }
 
     fn of_decoded(&self, order: &[u32]) -> HostBatch {
-        let Variation {
-            augmentation,
-            purpose,
-            seed,
-            epoch,
-        } = self.variation;
-
         let mut pixels = vec![0.0; order.len() * IMAGE_BYTES];
         for (&index, pixels) in order.iter().zip(pixels.chunks_exact_mut(IMAGE_BYTES)) {
             let index = index as usize;
-            augmentation.placement(purpose, seed, epoch, index).write(
-                self.images.image(index),
-                &self.table,
-                pixels,
-            );
+            let mut stream = self.variation.stream(index);
+            let placement = self.variation.augmentation.placement(&mut stream);
+            placement.write(self.images.image(index), &self.table, pixels);
         }
         self.with_labels(pixels, order.iter())
     }
@@ -181,19 +179,12 @@ impl BatchMaker {
         index: usize,
         pixels: &mut [f32],
     ) -> Result<(), DataError> {
-        let Variation {
-            augmentation,
-            purpose,
-            seed,
-            epoch,
-        } = self.variation;
-
         let view = files.view();
         let image = files.decode(index)?;
-        let (samples, flip) = if augmentation == Augmentation::None {
+        let (samples, flip) = if self.variation.augmentation == Augmentation::None {
             (resize::centre(&image, view), false)
         } else {
-            let mut stream = Stream::new(purpose, seed, &[epoch, index]);
+            let mut stream = self.variation.stream(index);
             let size = [image.width, image.height];
             let region = Region::random(size, view.least_scale, &mut stream);
             (resize::crop(&image, region, view), stream.coin())

@@ -33,6 +33,7 @@ pub(super) struct ClassFolders {
 }
 
 /// Image files in a folder.
+#[derive(Debug)]
 pub(super) struct Files {
     /// The folder that the names are relative to.
     pub(super) folder: PathBuf,
@@ -139,15 +140,22 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<String>, DataError> {
         .collect())
 }
 
+/// The first `shown` of these names, and the number of the others.
+fn first_of(names: &[String], shown: usize) -> String {
+    match names.len().checked_sub(shown) {
+        None | Some(0) => names.join(", "),
+        Some(more) => format!("{} and {more} more", names[..shown].join(", ")),
+    }
+}
+
 /// The first of these names.
 pub(super) fn in_words(names: &[String]) -> String {
     /// The number of names that are said.
     const SHOWN: usize = 5;
 
-    match names.len() {
-        0 => "nothing".into(),
-        1..=SHOWN => names.join(", "),
-        more => format!("{} and {} more", names[..SHOWN].join(", "), more - SHOWN),
+    match names {
+        [] => "nothing".into(),
+        names => first_of(names, SHOWN),
     }
 }
 
@@ -369,21 +377,14 @@ fn difference(names: &[String], present: &str, absent: &str) -> Option<String> {
     /// The number of names that the message has.
     const SHOWN: usize = 20;
 
-    let (classes, names) = match names {
-        [] => return None,
-        [name] => ("class", name.clone()),
-        names if names.len() <= SHOWN => ("classes", names.join(", ")),
-        names => {
-            let more = names.len() - SHOWN;
-            (
-                "classes",
-                format!("{} and {more} more", names[..SHOWN].join(", ")),
-            )
-        }
+    let (classes, are) = match names.len() {
+        0 => return None,
+        1 => ("class", "is"),
+        _ => ("classes", "are"),
     };
-    let are = if classes == "class" { "is" } else { "are" };
     Some(format!(
-        "{classes} {names} {are} in {present}/ and not in {absent}/"
+        "{classes} {} {are} in {present}/ and not in {absent}/",
+        first_of(names, SHOWN)
     ))
 }
 

@@ -275,35 +275,6 @@ pub enum DataError {
         images: usize,
     },
 
-    /// A view of images that are too small or too large.
-    #[error("images of {side} pixels a side: expected 1 to {most}")]
-    ViewSide {
-        /// The side, in pixels.
-        side: usize,
-        /// The largest one.
-        most: usize,
-    },
-
-    /// A view of a centre that is larger than the image.
-    #[error("images resized to {resize} pixels for a centre of {side}: expected {side} to {most}")]
-    ViewResize {
-        /// The shorter side of the image, in pixels.
-        resize: usize,
-        /// The side of its centre.
-        side: usize,
-        /// The largest one.
-        most: usize,
-    },
-
-    /// A view of crops of no area.
-    #[error(
-        "crops of {least_scale} of an image's area at least: expected more than 0, and 1 at most"
-    )]
-    ViewScale {
-        /// The least part of the area.
-        least_scale: f64,
-    },
-
     /// An augmentation for other images.
     #[error("{augmentation} is for {kind}; use another augmentation for these images")]
     OtherAugmentation {

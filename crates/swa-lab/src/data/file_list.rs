@@ -1,7 +1,7 @@
 //! Images in files, of any size, decoded whenever they are asked for.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use unicode_normalization::UnicodeNormalization;
@@ -15,15 +15,6 @@ use crate::output::note;
 /// The number of pixels that an image has at most: Pillow refuses more (twice its `MAX_IMAGE_PIXELS`) as a decompression bomb.
 const MOST_PIXELS: u64 = 178_956_970;
 
-/// The treatment of an image that cannot be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unreadable {
-    /// It ends the pass with an error that names it.
-    Fails,
-    /// It is left out, and said once.
-    LeftOut,
-}
-
 /// Some of the image files of a folder. They are read whenever they are asked for.
 ///
 /// In memory is a name for each, of some hundred bytes: 130 MB for ImageNet.
@@ -36,25 +27,19 @@ pub(super) struct FileList {
 
 #[derive(Debug)]
 struct AllFiles {
-    folder: PathBuf,
-    names: Vec<Box<Path>>,
-    sizes: Vec<u64>,
+    files: Files,
     view: View,
-    unreadable: Unreadable,
     /// The places of those that could not be read.
     left_out: Mutex<BTreeSet<u32>>,
 }
 
 impl FileList {
     /// All `files`.
-    pub(super) fn new(files: Files, view: View, unreadable: Unreadable) -> Self {
+    pub(super) fn new(files: Files, view: View) -> Self {
         let chosen = (0..files.names.len() as u32).collect();
         let all = AllFiles {
-            folder: files.folder,
-            names: files.names,
-            sizes: files.sizes,
+            files,
             view,
-            unreadable,
             left_out: Mutex::default(),
         };
         Self {
@@ -78,7 +63,7 @@ impl FileList {
 
     /// Decodes the image at `place`.
     pub(super) fn decode(&self, place: usize) -> Result<Decoded, DataError> {
-        let path = self.all.folder.join(self.name(place));
+        let path = self.all.files.folder.join(self.name(place));
         decode(&path, |header| {
             let (width, height) = (header.width, header.height);
             let pixels = u64::from(width) * u64::from(height);
@@ -107,7 +92,7 @@ impl FileList {
         /// The number of images that are named.
         const SAID: usize = 10;
 
-        if self.all.unreadable == Unreadable::Fails {
+        if !self.all.view.skip_unreadable {
             return Err(error);
         }
         let mut left_out = self.left_out();
@@ -141,12 +126,12 @@ impl FileList {
             checksum.update(name.as_bytes());
             checksum.update(b"/");
         }
-        let size = self.all.sizes[self.chosen[place] as usize];
+        let size = self.all.files.sizes[self.chosen[place] as usize];
         checksum.update(&size.to_le_bytes());
     }
 
     fn name(&self, place: usize) -> &Path {
-        &self.all.names[self.chosen[place] as usize]
+        &self.all.files.names[self.chosen[place] as usize]
     }
 }
 
@@ -248,7 +233,7 @@ mod tests {
                 sizes: vec![0],
                 labels: vec![0],
             };
-            let list = FileList::new(files, View::TORCHVISION, Unreadable::Fails);
+            let list = FileList::new(files, View::TORCHVISION);
             let mut error = None;
             let memory = allocation_counter::measure(|| error = list.decode(0).err());
             assert_eq!(

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::class_folders::{ClassFolders, TRAIN, entries, in_words};
 use super::error::DataError;
-use super::file_list::Unreadable;
 use super::images::{ImageSet, Images};
 use super::view::View;
 
@@ -25,9 +24,8 @@ impl ImageSet {
     /// # Errors
     ///
     /// Returns an error that names the folder or file if one cannot be listed, if the two folders have no classes or different
-    /// ones, if a class has no image, if an image is in no class or of no format that can be read, or if the view is invalid.
-    pub fn of_files(folder: &Path, view: View, unreadable: Unreadable) -> Result<Self, DataError> {
-        view.check()?;
+    /// ones, if a class has no image, or if an image is in no class or of no format that can be read.
+    pub fn of_files(folder: &Path, view: View) -> Result<Self, DataError> {
         if !folder.exists() {
             return Err(DataError::NoImageFolder {
                 path: folder.into(),
@@ -47,8 +45,8 @@ impl ImageSet {
             });
         };
         let found = ClassFolders::list(folder, test, MOST_CLASSES)?;
-        let [train, test] = [found.train, found.test]
-            .map(|files| Arc::new(Images::of_files(files, view, unreadable)));
+        let [train, test] =
+            [found.train, found.test].map(|files| Arc::new(Images::of_files(files, view)));
         Ok(Self {
             train,
             test,
@@ -73,6 +71,7 @@ mod tests {
         resize: 10,
         interpolation: super::super::Interpolation::Bilinear,
         least_scale: 0.08,
+        skip_unreadable: false,
     };
 
     /// Saves an image of one colour, whose red is `red`.
@@ -97,12 +96,22 @@ mod tests {
         folder
     }
 
-    fn load(folder: &tempfile::TempDir, unreadable: Unreadable) -> Result<ImageSet, DataError> {
-        ImageSet::of_files(folder.path(), VIEW, unreadable)
+    fn load(folder: &tempfile::TempDir) -> Result<ImageSet, DataError> {
+        ImageSet::of_files(folder.path(), VIEW)
+    }
+
+    /// The images of a folder of which those that cannot be read are left out.
+    fn load_readable(folder: &tempfile::TempDir) -> ImageSet {
+        let skip_unreadable = true;
+        let view = View {
+            skip_unreadable,
+            ..VIEW
+        };
+        ImageSet::of_files(folder.path(), view).unwrap()
     }
 
     fn error(folder: &tempfile::TempDir) -> String {
-        let error = load(folder, Unreadable::Fails).err().unwrap().to_string();
+        let error = load(folder).err().unwrap().to_string();
         error.replace(folder.path().to_str().unwrap(), "DIR")
     }
 
@@ -132,7 +141,7 @@ mod tests {
     #[test]
     fn an_epoch_serves_every_file_once_with_its_label() {
         let folder = folder();
-        let images = load(&folder, Unreadable::Fails).unwrap();
+        let images = load(&folder).unwrap();
         assert_eq!(images.class_names, ["cat", "dog"]);
         assert_eq!((images.train.len(), images.test.len()), (12, 2));
         let loader = training(&images.train);
@@ -150,7 +159,7 @@ mod tests {
     #[test]
     fn a_resumed_pass_does_not_read_what_is_skipped() {
         let folder = folder();
-        let images = load(&folder, Unreadable::Fails).unwrap();
+        let images = load(&folder).unwrap();
         let whole = pass(&training(&images.train));
         for (_, red) in &whole[0] {
             let (class, n) = (["cat", "dog"][usize::from(*red >= 60)], red / 10 % 6);
@@ -180,7 +189,7 @@ mod tests {
         let folder = folder();
         let [val, test] = ["val", "test"].map(|name| folder.path().join(name));
         std::fs::rename(val, &test).unwrap();
-        let images = load(&folder, Unreadable::Fails).unwrap();
+        let images = load(&folder).unwrap();
         assert_eq!(images.test.len(), 2);
         std::fs::remove_dir_all(test.join("dog")).unwrap();
         assert_eq!(
@@ -192,7 +201,7 @@ mod tests {
     #[test]
     fn a_subset_is_of_the_same_files() {
         let folder = folder();
-        let images = load(&folder, Unreadable::Fails).unwrap().train;
+        let images = load(&folder).unwrap().train;
         let (some, rest) = images.split(4, 1).unwrap();
         let served = |images: Images| {
             let loader = EpochLoader::evaluation(Arc::new(images), 5, &Device::flex());
@@ -216,10 +225,7 @@ mod tests {
         let folder = folder();
         let checksum = || {
             let mut checksum = crc32fast::Hasher::new();
-            load(&folder, Unreadable::Fails)
-                .unwrap()
-                .train
-                .checksum(&mut checksum);
+            load(&folder).unwrap().train.checksum(&mut checksum);
             checksum.finalize()
         };
         let began = checksum();
@@ -236,7 +242,7 @@ mod tests {
     #[test]
     fn a_file_lost_in_training_ends_the_pass_and_is_named() {
         let folder = folder();
-        let images = load(&folder, Unreadable::Fails).unwrap();
+        let images = load(&folder).unwrap();
         let loader = training(&images.train);
         let (_, red) = pass(&loader)[0][0];
         let lost = folder.path().join(format!(
@@ -260,7 +266,7 @@ mod tests {
     fn a_file_that_cannot_be_read_is_left_out_if_so_asked() {
         let folder = folder();
         std::fs::write(folder.path().join("train/cat/3.png"), "plain text").unwrap();
-        let images = load(&folder, Unreadable::LeftOut).unwrap().train;
+        let images = load_readable(&folder).train;
         let loader = training(&images);
         for _ in 0..2 {
             let mut iterator = loader.iter();
@@ -275,7 +281,7 @@ mod tests {
     #[test]
     fn an_epoch_has_as_many_batches_whatever_is_left_out() {
         let folder = folder();
-        let images = load(&folder, Unreadable::LeftOut).unwrap();
+        let images = load_readable(&folder);
         for n in 0..5 {
             std::fs::remove_file(folder.path().join(format!("train/cat/{n}.png"))).unwrap();
         }
@@ -309,7 +315,7 @@ mod tests {
             "/../../tests/images/sixteen_bits.png"
         );
         std::fs::copy(of_pillow, &path).unwrap();
-        let images = load(&folder, Unreadable::Fails).unwrap();
+        let images = load(&folder).unwrap();
         let loader = EpochLoader::evaluation(images.test, 5, &Device::flex()).unwrap();
         let error = loader.iter().next().unwrap().unwrap_err().to_string();
         assert_eq!(
@@ -325,7 +331,7 @@ mod tests {
     #[test]
     fn augmentations_are_for_one_kind_of_images() {
         let folder = folder();
-        let files = load(&folder, Unreadable::Fails).unwrap().train;
+        let files = load(&folder).unwrap().train;
         let decoded = Arc::new(Images::new(vec![0; crate::data::IMAGE_BYTES], vec![0]));
         let error = |images: &Arc<Images>, augmentation| {
             let device = Device::flex();

@@ -3,9 +3,11 @@
 //! Burn's `ImageFolderDataset` decodes an image whenever it is asked for one, in the order in which
 //! the file system lists them. This module decodes all images once, on all cores.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
 
 use super::class_folders::{ClassFolders, Files, Noted};
 use super::error::DataError;
@@ -59,35 +61,23 @@ fn decode_all(
     turned: &mut Noted,
 ) -> Result<Images, DataError> {
     let mut pixels = vec![0; files.names.len() * IMAGE_BYTES];
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let share = files.names.len().div_ceil(threads);
-    let decode_share = |(names, pixels): (&[Box<Path>], &mut [u8])| {
-        let mut turned = Vec::new();
-        for (name, pixels) in names.iter().zip(pixels.chunks_exact_mut(IMAGE_BYTES)) {
-            let path = files.folder.join(name);
-            if decode_planes(&path, pixels)? {
-                turned.push(path);
-            }
+    let images = files
+        .names
+        .par_iter()
+        .zip(pixels.par_chunks_exact_mut(IMAGE_BYTES));
+    let are_turned: Vec<Result<bool, DataError>> = images
+        .map(|(name, pixels)| {
+            let is_turned = decode_planes(&files.folder.join(name), pixels);
             decoded();
-        }
-        Ok(turned)
-    };
-    std::thread::scope(|scope| {
-        let shares = files.names.chunks(share);
-        let workers: Vec<_> = shares
-            .zip(pixels.chunks_mut(share * IMAGE_BYTES))
-            .map(|share| scope.spawn(move || decode_share(share)))
-            .collect();
-        // Joined in order, so that the first bad image is named, whichever thread finds one
-        // first.
-        workers.into_iter().try_for_each(|worker| {
-            let of_share: Vec<PathBuf> = worker
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            of_share.iter().for_each(|path| turned.add(path));
-            Ok(())
+            is_turned
         })
-    })?;
+        .collect();
+    // In order, so that the first bad image is named, whichever thread finds one first.
+    for (name, is_turned) in files.names.iter().zip(are_turned) {
+        if is_turned? {
+            turned.add(&files.folder.join(name));
+        }
+    }
     // There are no more classes than that.
     let labels = files.labels.iter().map(|label| *label as u8).collect();
     Ok(Images::new(pixels, labels))

@@ -6,7 +6,7 @@ use unicode_normalization::UnicodeNormalization;
 
 use super::class_folders::Files;
 use super::error::DataError;
-use super::file_list::{FileList, Unreadable};
+use super::file_list::FileList;
 use super::random::{Purpose, Stream};
 use super::view::View;
 
@@ -57,10 +57,10 @@ impl Images {
     }
 
     /// Images in files.
-    pub(super) fn of_files(mut files: Files, view: View, unreadable: Unreadable) -> Self {
+    pub(super) fn of_files(mut files: Files, view: View) -> Self {
         let labels = std::mem::take(&mut files.labels);
         Self {
-            content: Content::Files(FileList::new(files, view, unreadable)),
+            content: Content::Files(FileList::new(files, view)),
             labels,
         }
     }

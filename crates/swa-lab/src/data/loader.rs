@@ -23,7 +23,7 @@ use super::prefetch::Prefetch;
 use super::random::{Purpose, Stream};
 
 /// The progress of a training run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Position {
     /// The number of complete epochs, which is the number of the current one, counted from 0.
     pub epoch: usize,
@@ -49,7 +49,7 @@ pub struct Position {
 /// [`View`](super::View) says.
 ///
 /// A file that cannot be read is an error of the batch that it is in, and ends the pass; or, as
-/// [`Unreadable`](super::Unreadable) says, that batch has an image less. Of a batch of which nothing is left, a training pass
+/// [`View::skip_unreadable`](super::View::skip_unreadable) says, that batch has an image less. Of a batch of which nothing is left, a training pass
 /// serves the next image that can be read, so that there are as many batches as a schedule counts, and other passes nothing. If no image
 /// of a pass can be read, that is an error.
 ///

@@ -33,7 +33,6 @@ mod view;
 pub use augmentation::{Augmentation, Padding, Placement};
 pub use batch::ImageBatch;
 pub use error::DataError;
-pub use file_list::Unreadable;
 pub use images::{CHANNELS, IMAGE_BYTES, ImageSet, Images, SIDE};
 pub use loader::{EpochLoader, Position, Watch};
 pub use normalization::Normalization;

@@ -259,7 +259,7 @@ mod tests {
                         side: 7,
                         resize,
                         interpolation,
-                        least_scale: 1.0,
+                        ..View::TORCHVISION
                     };
                     let pixels = centre(&image, &view);
                     assert_eq!(pixels.len(), 147);

@@ -2,23 +2,47 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::error::DataError;
-
 /// The way in which an image of any size becomes one of a network's size, as in torchvision's reference for classification.
 ///
 /// To train, a random part of the image is resized to `side` × `side` pixels (`RandomResizedCrop`): see
 /// [`Augmentation::ResizedCropAndFlip`](super::Augmentation::ResizedCropAndFlip). To evaluate, the image is resized so that its
 /// shorter side has `resize` pixels, and its centre of `side` × `side` pixels is taken (`Resize` and `CenterCrop`).
-#[derive(Debug, Clone, Copy, PartialEq)]
+// An argument's id is its path in `config.json`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields)]
 pub struct View {
-    /// Height and width of the images that the network gets, in pixels.
+    /// The height and width, in pixels, of what the network is given of an image [default: 224]
+    #[arg(id = "view.side", long = "image-size", value_name = "N")]
     pub side: usize,
-    /// The shorter side of an image of which the centre is taken, in pixels.
+
+    /// Resize an image's shorter side to this before its centre is cut out to be scored [default: 256, or 8/7 of
+    /// --image-size]
+    #[arg(id = "view.resize", long = "resize", value_name = "N")]
     pub resize: usize,
-    /// The filter that images are resized with, widened where they become smaller (antialiasing).
-    pub interpolation: Interpolation,
-    /// The least part of an image's area that a random crop covers.
+
+    /// The least part of an image's area that is cut out to train on [default: 0.08]
+    #[arg(
+        id = "view.least_scale",
+        long = "crop-scale",
+        value_name = "X",
+        allow_negative_numbers = true
+    )]
     pub least_scale: f64,
+
+    // Widened where images become smaller (antialiasing).
+    /// The filter by which images are resized [default: bilinear]
+    #[arg(
+        id = "view.interpolation",
+        long = "interpolation",
+        value_name = "FILTER",
+        value_enum
+    )]
+    pub interpolation: Interpolation,
+
+    /// Leave out images that cannot be read, instead of stopping at the first
+    #[arg(id = "view.skip_unreadable", long = "skip-unreadable")]
+    #[serde(default)]
+    pub skip_unreadable: bool,
 }
 
 /// The filter that images are resized with, as Pillow has it.
@@ -39,73 +63,9 @@ impl View {
         resize: 256,
         interpolation: Interpolation::Bilinear,
         least_scale: 0.08,
+        skip_unreadable: false,
     };
 
     /// The greatest side, in pixels: eight times as large as networks are given in practice.
     pub(crate) const LARGEST_SIDE: usize = 4096;
-
-    pub(super) fn check(&self) -> Result<(), DataError> {
-        let &Self {
-            side,
-            resize,
-            least_scale,
-            ..
-        } = self;
-        if !(1..=Self::LARGEST_SIDE).contains(&side) {
-            Err(DataError::ViewSide {
-                side,
-                most: Self::LARGEST_SIDE,
-            })
-        } else if !(side..=Self::LARGEST_SIDE).contains(&resize) {
-            Err(DataError::ViewResize {
-                resize,
-                side,
-                most: Self::LARGEST_SIDE,
-            })
-        } else if least_scale > 0.0 && least_scale <= 1.0 {
-            Ok(())
-        } else {
-            Err(DataError::ViewScale { least_scale })
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_view_that_no_image_has_is_refused() {
-        let error = |view: View| view.check().unwrap_err().to_string();
-        let view = View::TORCHVISION;
-        assert_eq!(
-            error(View { side: 0, ..view }),
-            "images of 0 pixels a side: expected 1 to 4096"
-        );
-        assert_eq!(
-            error(View {
-                resize: 200,
-                ..view
-            }),
-            "images resized to 200 pixels for a centre of 224: expected 224 to 4096"
-        );
-        for least_scale in [0.0, -0.1, 1.1, f64::NAN] {
-            assert_eq!(
-                error(View {
-                    least_scale,
-                    ..view
-                }),
-                format!(
-                    "crops of {least_scale} of an image's area at least: expected more than 0, and 1 at most"
-                )
-            );
-        }
-        View {
-            resize: 224,
-            least_scale: 1.0,
-            ..view
-        }
-        .check()
-        .unwrap();
-    }
 }

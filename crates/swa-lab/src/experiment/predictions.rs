@@ -12,8 +12,8 @@ use super::record::{
 use crate::Failure;
 use crate::data::{ImageSet, Images};
 use crate::output::note;
-use crate::run::ensemble::{Tempered, evaluate_together};
 use crate::run::interruption::Interruption;
+use crate::run::prediction::{Tempered, evaluate_together};
 use crate::run::predictors::{FinishedRun, Predictors, Sampling};
 use crate::run::progress::Progress;
 
@@ -57,17 +57,13 @@ impl Predictions<'_> {
         models: PredictingModels,
         progress: &Progress,
     ) -> Result<Predictors<'_>, Failure> {
-        let classes = self.images.class_names.len();
-        let predictors = if models.are_samples() {
-            let sampling = Sampling {
-                seed: self.run.config.seed,
-                ..Sampling::PAPER
-            };
-            self.run
-                .samples(models, &sampling, self.images, self.device, progress)?
-        } else {
-            self.run.networks(models, classes, self.device)?
+        let sampling = Sampling {
+            seed: self.run.config.seed,
+            ..Sampling::PAPER
         };
+        let predictors =
+            self.run
+                .predictors(models, &sampling, self.images, self.device, progress)?;
         Ok(predictors.unless(|| self.interruption.is_asked()))
     }
 

@@ -27,7 +27,6 @@ use crate::run::checkpoint::Checkpoints;
 use crate::run::config::RunConfig;
 use crate::run::directory::{RunDirectory, io_error};
 use crate::run::epoch_log::{EpochRow, read_rows, write_rows};
-use crate::run::images::load_images;
 use crate::run::interruption::INTERRUPTED;
 use crate::run::interruption::Interruption;
 use crate::run::predictors::FinishedRun;
@@ -82,7 +81,7 @@ pub fn run(args: &WorkerArgs) -> Result<i32, Failure> {
     let device = device::parse(&args.device)?;
     for (index, run) in own.iter().enumerate() {
         lock.set_purpose(&run.name)?;
-        let images = load_images(&run.config.data, &mut Progress::of_images())?;
+        let images = run.config.load_images(&mut Progress::of_images())?;
         run.data_set.check(&images, &run.config.data)?;
         let images = run.config.with_held_out(images);
         let (images, held_out) = images.map_err(|error| PlanError::of_run(&run.name, &error))?;

@@ -26,9 +26,7 @@ use crate::run::directory::{RunDirectory, io_error};
 use crate::run::interruption::Interruption;
 use crate::run::method::MethodSettings;
 use crate::run::model_file::{self, Description, FileArgs, ModelFile};
-use crate::run::progress::Progress;
-use crate::run::session::{Fitted, Session, Show};
-use crate::run::timed_loader::PassTime;
+use crate::run::session::{End, Session, Show};
 
 /// A curve whose training can be stopped.
 #[derive(Module, Debug)]
@@ -250,16 +248,17 @@ impl<'a> CurveTraining<'a> {
             curve,
             interruption: interruption.clone(),
         };
-        let schedule = config.schedule(session.length()?)?;
-        let (progress, no_reestimation) = (Progress::of_images(), PassTime::default());
-        match session.fit(model, schedule, progress, no_reestimation, |training| {
-            training
-        })? {
-            Fitted::Model(model) => match model.curve.failure() {
-                None => Ok(Some(model.curve)),
+        let mut trained = None;
+        let end = session.fit_alone(model, |model| {
+            trained = Some(model.curve);
+            Ok(())
+        })?;
+        match (end, trained) {
+            (End::Finished(_), Some(curve)) => match curve.failure() {
+                None => Ok(Some(curve)),
                 Some(failure) => Err(failure.to_string().into()),
             },
-            Fitted::Ended(_) => {
+            _ended => {
                 say(format!(
                     "Stopped. {} goes on with the training.",
                     landscape.same_command()

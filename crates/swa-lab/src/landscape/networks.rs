@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 use swa_models::{Network, NetworkConfig};
 
 use crate::Failure;
-use crate::data::ImageSet;
+use crate::data::{ImageSet, View};
 use crate::output::say;
 use crate::run::config::RunConfig;
 use crate::run::directory::io_error;
-use crate::run::images::load_images;
-use crate::run::model_file::{FileArgs, ModelFile};
-use crate::run::predictors::{FinishedRun, PredictingModels};
+use crate::run::images::{Origin, load_common_images};
+use crate::run::model_file::{FileArgs, ModelFile, check_classes};
+use crate::run::predictors::{FinishedRun, PredictingModels, no_source};
 use crate::run::progress::Progress;
 
 /// The arguments that say which networks, and where their images are.
@@ -61,6 +61,7 @@ struct Source {
     /// The arguments that describe the file.
     args: FileArgs,
     class_names: Option<Vec<String>>,
+    view: Option<View>,
 }
 
 impl NetworksArgs {
@@ -76,19 +77,12 @@ impl NetworksArgs {
             .map(|path| Source::read(path, &self.file));
         let mut sources: Vec<Source> = sources.collect::<Result<_, _>>()?;
         tell_apart(&mut sources);
-        let data = self.data(&sources)?;
-        let all = load_images(&data, &mut Progress::of_images())?;
+        let origins: Vec<Origin> = sources.iter().map(Source::origin).collect();
+        let mut progress = Progress::of_images();
+        let (data, all) = load_common_images(self.data.as_deref(), &origins, &mut progress)?;
         for source in &sources {
-            if let Some(class_names) = &source.class_names
-                && !all.has_classes(class_names)
-            {
-                return Err(format!(
-                    "the model in {} tells other classes apart than those of {data}: say with --data where the images are that it was \
-                     trained on",
-                    source.record.file.display(),
-                )
-                .into());
-            }
+            let class_names = source.class_names.as_deref();
+            check_classes(&source.record.file, class_names, &all, &data)?;
         }
         let runs = || sources.iter().filter_map(|source| source.run.as_ref());
         let images = match runs().next() {
@@ -108,28 +102,6 @@ impl NetworksArgs {
             }
         };
         Ok(GivenNetworks { sources, images })
-    }
-
-    /// The location of the images.
-    fn data(&self, sources: &[Source]) -> Result<String, Failure> {
-        if let Some(data) = &self.data {
-            return Ok(data.clone());
-        }
-        let mut runs = sources.iter().filter_map(|source| source.run.as_ref());
-        let Some(first) = runs.next() else {
-            return Ok("synthetic".to_owned());
-        };
-        match runs.find(|run| run.config.data != first.config.data) {
-            None => Ok(first.config.data.clone()),
-            Some(other) => Err(format!(
-                "{} is of {} and {} of {}: say with --data on which images to score them",
-                first.directory.path().display(),
-                first.config.data,
-                other.directory.path().display(),
-                other.config.data,
-            )
-            .into()),
-        }
     }
 }
 
@@ -153,7 +125,7 @@ impl GivenNetworks {
         let first = self.sources.first().ok_or("there is no network")?;
         let network: NetworkConfig = first.record.model.parse()?;
         let classes = self.images.class_names.len();
-        Ok(RunConfig::paper(&network, classes))
+        Ok(RunConfig::of_no_run(&network, classes, first.view))
     }
 
     /// The number of networks.
@@ -203,11 +175,7 @@ impl Source {
                 None => (path.to_owned(), None, args),
             }
         } else {
-            return Err(format!(
-                "{}: no such run or file: name the folder of a run, or a model file",
-                path.display()
-            )
-            .into());
+            return Err(no_source(path));
         };
         let model_file = ModelFile::read(&file, args)?;
         let bytes = fs::read(&file).map_err(io_error("read", &file))?;
@@ -221,7 +189,19 @@ impl Source {
             run,
             args: args.clone(),
             class_names: model_file.class_names,
+            view: model_file.view,
         })
+    }
+
+    fn origin(&self) -> Origin<'_> {
+        match &self.run {
+            Some(run) => run.origin(),
+            None => Origin {
+                path: &self.record.file,
+                data: None,
+                view: self.view,
+            },
+        }
     }
 }
 

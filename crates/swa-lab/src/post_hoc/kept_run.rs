@@ -18,6 +18,7 @@ use crate::data::{EpochLoader, ImageSet, Images};
 use crate::run::classifier::pass;
 use crate::run::directory::io_error;
 use crate::run::evaluate::evaluate;
+use crate::run::images::Origin;
 use crate::run::model_file::{Description, FileArgs, ModelFile};
 use crate::run::predictors::{FinishedRun, PredictingModels};
 
@@ -46,9 +47,9 @@ impl KeptRun {
         })
     }
 
-    /// The location of its images.
-    pub(super) fn data(&self) -> &str {
-        &self.run.config.data
+    /// The origin of its networks.
+    pub(super) fn origin(&self) -> Origin<'_> {
+        self.run.origin()
     }
 
     /// The run with its images of the data set that holds `all`, and its candidates.

@@ -18,7 +18,7 @@ use crate::Failure;
 use crate::landscape::End;
 use crate::output::say;
 use crate::run::directory::{delete_unfinished_files, io_error};
-use crate::run::images::load_images;
+use crate::run::images::{Origin, load_common_images};
 use crate::run::interruption::Interruption;
 use crate::run::kept::KeptAverage;
 use crate::run::lock::Lock;
@@ -82,10 +82,9 @@ impl Choice<'_> {
         }
         let runs = self.runs.iter().map(|folder| KeptRun::read(folder));
         let runs: Vec<KeptRun> = runs.collect::<Result<_, _>>()?;
-        let first = runs.first().ok_or("there is no run")?;
-        let data = self.data.unwrap_or(first.data());
+        let origins: Vec<Origin> = runs.iter().map(KeptRun::origin).collect();
         let mut progress = Progress::of_points();
-        let images = load_images(data, &mut Progress::of_images())?;
+        let (_, images) = load_common_images(self.data, &origins, &mut Progress::of_images())?;
         let mut prepared = Vec::new();
         for run in &runs {
             prepared.push(run.prepare(&images, self.args, self.device)?);

@@ -14,9 +14,10 @@ use super::config::RunConfig;
 use super::epoch_log::Score;
 use super::evaluate::evaluate;
 use super::images::load_images;
-use super::model_file::{FileArgs, ModelFile};
+use super::model_file::{FileArgs, ModelFile, check_classes};
 use super::predictors::FinishedRun;
-use super::progress::{Progress, ShownLoader};
+use super::progress::Progress;
+use super::reestimation::ReestimationLoader;
 use crate::Failure;
 use crate::data::{ImageSet, Images};
 
@@ -71,17 +72,8 @@ impl<'a> KnownNetwork<'a> {
         let args = args.without_key();
         let file = ModelFile::of(files.uniform().state_dict(), first, &args)?;
         let mut progress = Progress::of_images();
-        let all = load_images(data, &mut progress)?;
-        if let Some(class_names) = &file.class_names
-            && !all.has_classes(class_names)
-        {
-            return Err(format!(
-                "the model in {} tells other classes apart than those of {data}: say with --data where the images are that it was trained \
-                 on",
-                first.display()
-            )
-            .into());
-        }
+        let all = load_images(data, file.view, &mut progress)?;
+        check_classes(first, file.class_names.as_deref(), &all, data)?;
         let (config, used, held_out) = match FinishedRun::around(first) {
             Some(run) if images.validation_items.is_some() => {
                 return Err(format!(
@@ -96,7 +88,8 @@ impl<'a> KnownNetwork<'a> {
                 (run.config, split.used, split.held_out)
             }
             None => {
-                let mut config = RunConfig::paper(file.config(), all.class_names.len());
+                let classes = all.class_names.len();
+                let mut config = RunConfig::of_no_run(file.config(), classes, file.view);
                 config.images.validation_items = images.validation_items;
                 let (used, held_out) = config.with_held_out(all)?;
                 (config, used, held_out)
@@ -133,9 +126,10 @@ impl<'a> KnownNetwork<'a> {
         let images = self
             .config
             .reestimation_images(&self.images.train, self.device)?;
-        let label = "re-estimating BatchNorm";
-        let images = ShownLoader::new(Arc::new(images), label, self.progress.clone());
-        let config = ReestimationConfig::new();
+        let images = ReestimationLoader::new(images, self.device).shown_in(&self.progress);
+        let batches = self.config.method.swa();
+        let batches = batches.and_then(|swa| swa.batch_norm_batches);
+        let config = ReestimationConfig::new().with_first_batches(batches);
         let (network, report) = reestimate_batch_norm(&network, &config, images.iter(), pass)?;
         self.progress.clone().end();
         Ok(Averaged {

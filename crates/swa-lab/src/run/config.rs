@@ -18,12 +18,11 @@ use swa_store::StateDictError;
 use thiserror::Error;
 
 use crate::Failure;
-use crate::data::{Augmentation, DataSource, EpochLoader, ImageSet, Images, Padding, SIDE};
+use crate::data::{Augmentation, DataSource, EpochLoader, ImageSet, Images, Padding, SIDE, View};
 use crate::run::images::load_images;
 use crate::run::method::{Method, MethodSettings, paper_budget};
 use crate::run::model_file::read_state_dict;
 use crate::run::progress::Progress;
-use crate::run::view::ViewSettings;
 
 /// The settings of a run, as `config.json` holds them.
 ///
@@ -46,7 +45,7 @@ pub struct RunConfig {
     /// The way in which images of any size are seen, if they are not CIFAR's.
     #[arg(skip)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub view: Option<ViewSettings>,
+    pub view: Option<View>,
 
     /// vgg16, vgg19, either with -bn, preresnet-DEPTH, such as preresnet-110, or wrn-DEPTH-WIDENING,
     /// such as wrn-28-10 [default: preresnet-20]
@@ -419,16 +418,15 @@ impl RunConfig {
         }
         self.validate_side()?;
         at_least_one("--epochs", *epochs)?;
+        at_most("--epochs", *epochs, MOST_EPOCHS, "the most that a run has")?;
         sgd.validate()?;
         at_least_one("--accumulate", *accumulate)?;
-        if *accumulate > sgd.batch_size {
-            return Err(ConfigError::AtMost {
-                flag: "--accumulate",
-                most: sgd.batch_size,
-                reason: "the number of images in a batch",
-                got: *accumulate,
-            });
-        }
+        at_most(
+            "--accumulate",
+            *accumulate,
+            sgd.batch_size,
+            "the number of images in a batch",
+        )?;
         method.validate(*epochs)?;
         if let Some(every) = *keep_averages {
             at_least_one("--keep-averages", every)?;
@@ -436,14 +434,7 @@ impl RunConfig {
                 let method = method.method();
                 return Err(ConfigError::KeepsNoAverage { method });
             }
-            if every > *epochs {
-                return Err(ConfigError::AtMost {
-                    flag: "--keep-averages",
-                    most: *epochs,
-                    reason: "the number of epochs",
-                    got: every,
-                });
-            }
+            at_most("--keep-averages", every, *epochs, "the number of epochs")?;
         }
         Ok(())
     }
@@ -456,21 +447,26 @@ impl RunConfig {
 
     /// Checks the settings of a run that was begun, of which the number of epochs alone can change.
     pub(crate) fn validate_begun(&self) -> Result<(), ConfigError> {
+        let of_method = self.method.least_epochs();
+        let kept = self.keep_averages.unwrap_or(0);
+        let kept = (
+            kept,
+            "the number of epochs from one kept average to the next",
+        );
+        let (least, reason) = if kept.0 > of_method.0 {
+            kept
+        } else {
+            of_method
+        };
         let epochs = self.epochs;
-        self.validate().map_err(|error| match error {
-            ConfigError::NeverAverages { .. }
-            | ConfigError::CollectsOnce { .. }
-            | ConfigError::NoMember { .. }
-            | ConfigError::AtMost { .. } => {
-                let (least, reason) = self.method.least_epochs();
-                ConfigError::EndsBeforeCollecting {
-                    least,
-                    reason,
-                    epochs,
-                }
-            }
-            error => error,
-        })
+        if epochs < least {
+            return Err(ConfigError::EndsBeforeCollecting {
+                least,
+                reason,
+                epochs,
+            });
+        }
+        self.validate()
     }
 
     /// The network, which tells `classes` apart, with new weights on `device`.
@@ -508,10 +504,7 @@ impl RunConfig {
     ///
     /// [`DataError`](crate::data::DataError), of one line.
     pub fn load_images(&self, progress: &mut Progress) -> Result<ImageSet, Failure> {
-        match &self.view {
-            None => load_images(&self.data, progress),
-            Some(view) => view.list_images(&self.data),
-        }
+        load_images(&self.data, self.view, progress)
     }
 
     /// The run's training images as BatchNorm is re-estimated from them after the training, on `device` or its autodiff device.
@@ -549,21 +542,12 @@ impl RunConfig {
         }
     }
 
-    /// The images that the run uses from a whole data set: those that it trains on, and as test
-    /// images those that it is scored on.
+    /// The images that the run uses from a whole data set: those that it trains on, and as test images those that it is scored on;
+    /// and the training images that are neither, if there are any.
     ///
     /// # Errors
     ///
     /// [`ConfigError::AtMost`] if there are fewer than the run needs.
-    pub fn images_of(&self, images: ImageSet) -> Result<ImageSet, ConfigError> {
-        Ok(self.with_held_out(images)?.0)
-    }
-
-    /// The same, with the training images that the run neither trains on nor is scored on, if there are any.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`images_of`](Self::images_of).
     pub(crate) fn with_held_out(
         &self,
         mut images: ImageSet,
@@ -675,10 +659,7 @@ impl InitialWeights {
     ///
     /// If the file cannot be read, or holds another network.
     pub fn load(&self, network: Network) -> Result<Network, Failure> {
-        let mut state_dict = read_state_dict(&self.file)?;
-        if let Some(key) = &self.key {
-            state_dict = state_dict.under(key);
-        }
+        let mut state_dict = read_state_dict(&self.file, self.key.as_deref())?;
         if let Some(part) = &self.without {
             state_dict = state_dict.without(&[part]);
         }
@@ -735,6 +716,9 @@ fn part_of(tensors: &[String]) -> Option<&str> {
 /// The learning rate that each cycle of Snapshot Ensembles begins with (Huang et al. 2017, section 4.1).
 pub(crate) const SNAPSHOT_LR: f64 = 0.2;
 
+/// The largest number of epochs: hundreds of times a paper's. The rates of all their steps are gone through.
+const MOST_EPOCHS: usize = 100_000;
+
 fn whole_batches() -> usize {
     1
 }
@@ -754,6 +738,24 @@ fn paper_momentum() -> f64 {
 
 pub(super) fn at_least_one(flag: &'static str, value: usize) -> Result<(), ConfigError> {
     number(flag, value as f64, value > 0, "at least 1")
+}
+
+pub(super) fn at_most(
+    flag: &'static str,
+    got: usize,
+    most: usize,
+    reason: &'static str,
+) -> Result<(), ConfigError> {
+    if got <= most {
+        Ok(())
+    } else {
+        Err(ConfigError::AtMost {
+            flag,
+            most,
+            reason,
+            got,
+        })
+    }
 }
 
 pub(super) fn number(
@@ -817,13 +819,18 @@ mod tests {
             class_names: vec!["cat".to_owned(), "dog".to_owned()],
             notes: Vec::new(),
         };
-        let taken = |arguments: &str| given(arguments).new_run(2).unwrap().images_of(set.clone());
+        let taken = |arguments: &str| {
+            given(arguments)
+                .new_run(2)
+                .unwrap()
+                .with_held_out(set.clone())
+        };
         let held_out = "--train-items 16 --validation-items 4";
-        let images = taken(held_out).unwrap();
+        let (images, _) = taken(held_out).unwrap();
         assert_eq!(images.train.len(), 12);
         assert_eq!((images.test.len(), images.test.image(0)[0]), (8, 2));
 
-        let images = taken(&format!("{held_out} --evaluate-on validation")).unwrap();
+        let (images, _) = taken(&format!("{held_out} --evaluate-on validation")).unwrap();
         assert_eq!(images.train.len(), 12);
         assert_eq!((images.test.len(), images.test.image(0)[0]), (4, 1));
 
@@ -841,9 +848,45 @@ mod tests {
                 "--validation-items must be at most 15, or no",
             ),
         ] {
-            let error = taken(arguments).unwrap_err().to_string();
+            let error = taken(arguments).err().unwrap().to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn a_run_that_goes_on_collects_and_keeps_what_it_began_to() {
+        let error = |began: &str, epochs: usize| {
+            let began = given(began).new_run(10).unwrap();
+            let shorter = RunConfig { epochs, ..began };
+            shorter.validate_begun().unwrap_err().to_string()
+        };
+        let kept = "--epochs 20 --swa-start 5 --keep-averages 10";
+        assert_eq!(
+            error(kept, 8),
+            "--epochs must be at least 10, the number of epochs from one kept average to the next, not 8"
+        );
+        assert_eq!(
+            error(kept, 4),
+            "--epochs must be at least 10, the number of epochs from one kept average to the next, not 4"
+        );
+        assert_eq!(
+            error("--epochs 20 --swa-start 5 --keep-averages 2", 4),
+            "--epochs must be at least 5, the epoch from which the run averages, not 4"
+        );
+        // What has nothing to do with epochs is said as it is.
+        let mut damaged = given("").new_run(10).unwrap();
+        damaged.accumulate = 1000;
+        assert_eq!(
+            damaged.validate_begun().unwrap_err().to_string(),
+            "--accumulate must be at most 128, the number of images in a batch, not 1000"
+        );
+        assert_eq!(
+            error("", usize::MAX),
+            format!(
+                "--epochs must be at most 100000, the most that a run has, not {}",
+                usize::MAX
+            )
+        );
     }
 
     #[test]

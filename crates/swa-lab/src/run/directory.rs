@@ -1,7 +1,7 @@
 //! The folder that a run writes to.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -138,35 +138,48 @@ impl RunDirectory {
         config: &RunConfig,
         overwrite: bool,
     ) -> Result<Self, DirectoryError> {
+        Self::check_free(path, overwrite)?;
         fs::create_dir_all(path).map_err(io_error("make the folder", path))?;
+        let directory = Self::at(path).locked()?;
+        // Another process may have begun a run meanwhile.
+        Self::check_free(path, overwrite)?;
+        directory.delete_unfinished()?;
+        directory.clear()?;
+        write_json(&directory.config_file(), config)?;
+        Ok(directory)
+    }
+
+    /// Checks that a new run can be made in the folder `path`, which is not made.
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryError::Taken`] or [`Foreign`](DirectoryError::Foreign) if the folder is not empty.
+    pub(crate) fn check_free(path: &Path, overwrite: bool) -> Result<(), DirectoryError> {
         let directory = Self::at(path);
+        if directory.config_file().exists() {
+            return if overwrite {
+                Ok(())
+            } else {
+                Err(DirectoryError::Taken {
+                    path: path.to_owned(),
+                })
+            };
+        }
+        if !path.exists() {
+            return Ok(());
+        }
         let mut entries = fs::read_dir(path).map_err(io_error("read the folder", path))?;
-        let foreign = entries.any(|entry| match entry {
+        let is_foreign = entries.any(|entry| match entry {
             // A process that was killed while it wrote the settings leaves these, and no run.
             Ok(entry) => entry.path() != directory.lock_file() && !is_unfinished(&entry.path()),
             Err(_) => true,
         });
-        if foreign && !directory.config_file().exists() {
+        if is_foreign {
             return Err(DirectoryError::Foreign {
                 path: path.to_owned(),
             });
         }
-        let is_taken = |directory: &Self| directory.config_file().exists() && !overwrite;
-        let taken = || DirectoryError::Taken {
-            path: path.to_owned(),
-        };
-        if is_taken(&directory) {
-            return Err(taken());
-        }
-        let directory = directory.locked()?;
-        // Another process may have begun one meanwhile.
-        if is_taken(&directory) {
-            return Err(taken());
-        }
-        directory.delete_unfinished()?;
-        directory.clear()?;
-        directory.write_config(config)?;
-        Ok(directory)
+        Ok(())
     }
 
     /// The folder of a run that was started, and its settings.
@@ -246,15 +259,6 @@ impl RunDirectory {
         }
     }
 
-    /// Writes the run's settings.
-    ///
-    /// # Errors
-    ///
-    /// [`DirectoryError::Io`]; those that were there stay.
-    fn write_config(&self, config: &RunConfig) -> Result<(), DirectoryError> {
-        write_json(&self.config_file(), config)
-    }
-
     /// Writes down the settings and the images of a run that begins, or goes on from a checkpoint
     /// that fits them. (A run of an earlier version has not written down its images.)
     ///
@@ -268,7 +272,7 @@ impl RunDirectory {
     ) -> Result<(), DirectoryError> {
         let written: RunConfig = read_json(&self.config_file(), "a run's settings")?;
         if written != *config {
-            self.write_config(config)?;
+            write_json(&self.config_file(), config)?;
         }
         let file = self.images();
         if file.exists() {
@@ -440,9 +444,17 @@ pub(crate) fn is_unfinished(file: &Path) -> bool {
     let is_burns = [".safetensors.", "swag.bpk."]
         .iter()
         .any(|part| name.contains(part));
-    let of_a_model =
-        name.starts_with(".tmp") && name.len() == 10 || is_burns && name.ends_with(".tmp");
-    name.starts_with(UNFINISHED) || of_a_model
+    name.starts_with(UNFINISHED)
+        || is_burns && name.ends_with(".tmp")
+        || name.starts_with(".tmp") && name.len() == 10 && begins_as_safetensors(file)
+}
+
+/// Tells whether a file begins as one of SafeTensors does: with the length of a header in JSON, and its brace. Other programs name
+/// files `.tmpXXXXXX`, too.
+fn begins_as_safetensors(file: &Path) -> bool {
+    let mut first = [0; 9];
+    let read = fs::File::open(file).and_then(|mut file| file.read_exact(&mut first));
+    read.is_ok() && first[8] == b'{'
 }
 
 /// Deletes the unfinished files that a process left in `folder` when it was killed. No other
@@ -561,7 +573,7 @@ mod tests {
             let opening = scope.spawn(|| RunDirectory::open(folder.path()).unwrap().1);
             // The other process waits for the folder.
             std::thread::sleep(std::time::Duration::from_millis(200));
-            directory.write_config(&longer).unwrap();
+            write_json(&directory.config_file(), &longer).unwrap();
             drop(directory);
             assert_eq!(opening.join().unwrap(), longer);
         });
@@ -668,14 +680,18 @@ mod tests {
             ".tmpa1B2c3",
             "live.safetensors.4711-0.tmp",
         ] {
-            fs::write(folder.path().join(name), "half").unwrap();
+            fs::write(folder.path().join(name), b"\x08\0\0\0\0\0\0\0{\"a").unwrap();
         }
-        fs::write(folder.path().join(".notes"), "mine").unwrap();
+        // Other programs name their files so, too.
+        for name in [".notes", ".tmpAAAAAA"] {
+            fs::write(folder.path().join(name), "a letter that is not sent yet").unwrap();
+        }
+        fs::create_dir(folder.path().join(".tmpBBBBBB")).unwrap();
         delete_unfinished_files(folder.path()).unwrap();
         let entries = fs::read_dir(folder.path()).unwrap();
         let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
-        assert_eq!(names, [".notes", "metrics.csv"]);
+        assert_eq!(names, [".notes", ".tmpAAAAAA", ".tmpBBBBBB", "metrics.csv"]);
         assert_eq!(fs::read(kept).unwrap(), b"whole");
     }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Failure;
 use crate::run::directory::{RunDirectory, write_whole};
-use crate::run::timed_loader::PassTime;
+use crate::run::reestimation::PassTime;
 
 /// Loss (mean cross-entropy, in nats) and accuracy (in per cent) on a set of images.
 #[derive(Debug, Clone, Copy, PartialEq)]

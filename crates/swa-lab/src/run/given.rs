@@ -12,7 +12,7 @@ use swa_models::NetworkConfig;
 use super::config::{ConfigError, InitialWeights, RunConfig, absolute, located};
 use super::method::{Method, MethodSettings};
 use super::recipe::{Paper, Recipe};
-use super::view::ViewSettings;
+use crate::data::View;
 
 /// The argument for the method.
 const METHOD: &str = "method";
@@ -54,7 +54,7 @@ impl<R: Recipe> Args for GivenSettings<R> {
             .help("The same as --method sgd");
         let command = RunConfig::augment_args_for_update(command);
         let command = InitialWeights::augment_args_for_update(command);
-        let command = ViewSettings::augment_args_for_update(command);
+        let command = View::augment_args_for_update(command);
         let command = MethodSettings::augment_args(command.arg(method).arg(no_swa));
         R::arguments(command)
     }
@@ -154,7 +154,7 @@ impl<R: Recipe> GivenSettings<R> {
 
     /// Checks that nothing is said of images of any size.
     fn check_no_view(&self) -> Result<(), ConfigError> {
-        let arguments = ViewSettings::augment_args_for_update(Command::new(""));
+        let arguments = View::augment_args_for_update(Command::new(""));
         let given = arguments
             .get_arguments()
             .find(|argument| self.has(argument.get_id().as_str()));

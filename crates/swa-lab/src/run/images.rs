@@ -1,21 +1,33 @@
 //! The images of a run: loaded with progress on the screen, and known again when it is resumed.
 
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
 
 use crate::Failure;
-use crate::data::{DataSource, ImageSet};
+use crate::data::{DataSource, ImageSet, SIDE, View};
 use crate::output::say;
 use crate::run::progress::Progress;
 
-/// Loads what `--data` names, and shows how far it is, and what there is to note about it.
+/// Loads what `--data` names, and shows how far it is, and what there is to note about it. With a `view`, that is a folder of images
+/// of any size.
 ///
 /// # Errors
 ///
-/// [`DataError`](crate::data::DataError), of one line.
-pub fn load_images(data: &str, progress: &mut Progress) -> Result<ImageSet, Failure> {
+/// [`DataError`](crate::data::DataError), of one line, or [`ConfigError`](super::config::ConfigError) for an invalid view.
+pub fn load_images(
+    data: &str,
+    view: Option<View>,
+    progress: &mut Progress,
+) -> Result<ImageSet, Failure> {
+    if let Some(view) = view {
+        view.validate()?;
+        let images = ImageSet::of_files(Path::new(data), view)?;
+        images.notes.iter().for_each(say);
+        return Ok(images);
+    }
     let source: DataSource = data.parse()?;
     progress.begin("loading", 0);
     let shown = Mutex::new(progress.clone());
@@ -28,6 +40,71 @@ pub fn load_images(data: &str, progress: &mut Progress) -> Result<ImageSet, Fail
     let images = images?;
     images.notes.iter().for_each(say);
     Ok(images)
+}
+
+/// The origin of a network, a run or a file, and what it says about its images.
+pub struct Origin<'a> {
+    /// The run's folder, or the file.
+    pub path: &'a Path,
+    /// The location of a run's images.
+    pub data: Option<&'a str>,
+    /// The way in which the network sees images of any size, if it does.
+    pub view: Option<View>,
+}
+
+/// Loads the images of networks that are looked at together: those at `given`, or else the runs' own. Returns their location, too.
+///
+/// # Errors
+///
+/// If the runs have theirs in different places, or the networks see images differently, or those of [`load_images`].
+pub fn load_common_images(
+    given: Option<&str>,
+    origins: &[Origin<'_>],
+    progress: &mut Progress,
+) -> Result<(String, ImageSet), Failure> {
+    let first = origins.first().ok_or("there is no network")?;
+    let sees_as = |view: Option<View>| match (first.view, view) {
+        (Some(first), Some(view)) => first.scores_as(&view),
+        (first, view) => first.is_none() && view.is_none(),
+    };
+    if let Some(other) = origins.iter().find(|origin| !sees_as(origin.view)) {
+        return Err(format!(
+            "the network in {} is given {}, and that in {} {}: name networks that are given the same",
+            first.path.display(),
+            in_words(first.view),
+            other.path.display(),
+            in_words(other.view),
+        )
+        .into());
+    }
+    let mut known = origins.iter().filter_map(|it| Some((it.path, it.data?)));
+    let data = match (given, known.next()) {
+        (Some(given), _) => given,
+        (None, None) => "synthetic",
+        (None, Some((path, data))) => match known.find(|(_, other)| *other != data) {
+            None => data,
+            Some((other_path, other)) => {
+                return Err(format!(
+                    "{} is of {data} and {} of {other}: say with --data on which images to score them",
+                    path.display(),
+                    other_path.display(),
+                )
+                .into());
+            }
+        },
+    };
+    Ok((data.to_owned(), load_images(data, first.view, progress)?))
+}
+
+/// What a network is given of an image.
+fn in_words(view: Option<View>) -> String {
+    match view {
+        None => format!("images of {SIDE}x{SIDE} pixels as they are"),
+        Some(view) => format!(
+            "{0}x{0} pixels of images resized to {1} ({2:?})",
+            view.side, view.resize, view.interpolation
+        ),
+    }
 }
 
 /// The images of a run, as `images.json` holds them, so that they are known again wherever they are.

@@ -30,10 +30,10 @@ impl RunConfig {
             .into());
         }
         let rates = |run: &Self| run.rates(RunLength::new(run.epochs, steps_per_epoch)?);
-        let (rates, rates_before) = (rates(self)?, rates(began)?);
-        let pairs = rates.iter().zip(&rates_before);
-        let alike = pairs.take_while(|(now, before)| now == before).count();
-        if alike < begun * steps_per_epoch {
+        let mut begun_steps = rates(self)?
+            .zip(rates(began)?)
+            .take(begun * steps_per_epoch);
+        if begun_steps.any(|(now, before)| now != before) {
             return Err(format!(
                 "--epochs cannot be {now} for a run that was begun with {before}: the learning rate of \
                  {} depends on the length of the run, and in the {begun} epochs so far it was \
@@ -46,13 +46,15 @@ impl RunConfig {
             )
             .into());
         }
-        let next = rates.get(done.epoch * steps_per_epoch).or(rates.last());
-        let rate = match (&self.method, next, rates.last()) {
+        let last_step = now * steps_per_epoch - 1;
+        let mut rates = rates(self)?.skip(last_step.min(done.epoch * steps_per_epoch));
+        let next = rates.next();
+        let rate = match (&self.method, next, rates.last().or(next)) {
             (MethodSettings::Snapshot(_) | MethodSettings::Fge(_), _, _) => {
                 "goes in cycles".to_owned()
             }
             (_, Some(next), Some(last)) if next != last => format!("goes from {next} to {last}"),
-            (_, _, last) => format!("stays at {}", last.copied().unwrap_or_default()),
+            (_, _, last) => format!("stays at {}", last.unwrap_or_default()),
         };
         Ok(format!(
             "The run now has {now} epochs, not {before}. Its learning rate {rate}."

@@ -9,7 +9,6 @@ use swa_store::MemberFiles;
 use super::classifier::Classifier;
 use super::directory::RunDirectory;
 use super::model_file::{Description, described_by};
-use crate::Failure;
 
 /// Model files as `cifar train` leaves them, in the folder of a run as long as that is the one that was opened.
 pub(super) struct RunMembers {
@@ -19,20 +18,12 @@ pub(super) struct RunMembers {
 
 impl RunMembers {
     /// Files in `folder`, a part of `directory`, which all have this description.
-    ///
-    /// # Errors
-    ///
-    /// None that is known: the description is text.
-    pub(super) fn new(
-        directory: RunDirectory,
-        folder: PathBuf,
-        description: &Description,
-    ) -> Result<Self, Failure> {
-        let (key, text) = described_by(description)?;
-        Ok(Self {
+    pub(super) fn new(directory: RunDirectory, folder: PathBuf, description: &Description) -> Self {
+        let (key, text) = described_by(description);
+        Self {
             files: MemberFiles::new(folder).with_metadata(key, &text),
             directory,
-        })
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use clap::{ArgMatches, Args};
 use serde::{Deserialize, Serialize};
 use swa_models::NetworkConfig;
 
-use super::config::{ConfigError, at_least_one, number};
+use super::config::{ConfigError, at_least_one, at_most, number};
 
 /// The method of training a network.
 #[derive(
@@ -244,45 +244,20 @@ impl TryFrom<Keys> for MethodSettings {
     type Error = &'static str;
 
     fn try_from(keys: Keys) -> Result<Self, Self::Error> {
-        match keys {
-            Keys {
-                swa: None,
-                ema: None,
-                snapshot: None,
-                fge: None,
-                swag: None,
-            } => Ok(Self::Sgd),
-            Keys {
-                swa: Some(swa),
-                ema: None,
-                snapshot: None,
-                fge: None,
-                swag,
-            } => Ok(match swag {
-                None => Self::Swa(swa),
-                Some(swag) => Self::Swag { swa, swag },
-            }),
-            Keys {
-                swa: None,
-                ema: Some(ema),
-                snapshot: None,
-                fge: None,
-                swag: None,
-            } => Ok(Self::Ema(ema)),
-            Keys {
-                swa: None,
-                ema: None,
-                snapshot: Some(snapshot),
-                fge: None,
-                swag: None,
-            } => Ok(Self::Snapshot(snapshot)),
-            Keys {
-                swa: None,
-                ema: None,
-                snapshot: None,
-                fge: Some(fge),
-                swag: None,
-            } => Ok(Self::Fge(fge)),
+        let Keys {
+            swa,
+            ema,
+            snapshot,
+            fge,
+            swag,
+        } = keys;
+        match (swa, ema, snapshot, fge, swag) {
+            (None, None, None, None, None) => Ok(Self::Sgd),
+            (Some(swa), None, None, None, None) => Ok(Self::Swa(swa)),
+            (Some(swa), None, None, None, Some(swag)) => Ok(Self::Swag { swa, swag }),
+            (None, Some(ema), None, None, None) => Ok(Self::Ema(ema)),
+            (None, None, Some(snapshot), None, None) => Ok(Self::Snapshot(snapshot)),
+            (None, None, None, Some(fge), None) => Ok(Self::Fge(fge)),
             _ => Err(
                 "expected the settings of one method under `swa`, `ema`, `snapshot`, `fge`, or `swa` and \
                  `swag`, and found others beside them",
@@ -482,14 +457,8 @@ impl SwaSettings {
                 lowest_lr > 0.0 && lowest_lr <= lr,
                 "above 0 and at most --swa-lr",
             )?;
-            if every > start {
-                return Err(ConfigError::AtMost {
-                    flag: "--swa-every",
-                    most: start,
-                    reason: "as the rate falls for so many epochs before --swa-start",
-                    got: every,
-                });
-            }
+            let reason = "as the rate falls for so many epochs before --swa-start";
+            at_most("--swa-every", every, start, reason)?;
         }
         Ok(())
     }
@@ -545,7 +514,7 @@ impl EmaSettings {
 impl SnapshotSettings {
     fn validate(&self, epochs: usize) -> Result<(), ConfigError> {
         at_least_one("--cycles", self.cycles)?;
-        at_most_epochs("--cycles", self.cycles, epochs)
+        at_most("--cycles", self.cycles, epochs, "the number of epochs")
     }
 }
 
@@ -584,7 +553,12 @@ impl FgeSettings {
             lowest_lr > 0.0 && lowest_lr <= lr,
             "above 0 and at most --cycle-lr",
         )?;
-        at_most_epochs("--cycle-epochs", cycle_epochs, epochs)?;
+        at_most(
+            "--cycle-epochs",
+            cycle_epochs,
+            epochs,
+            "the number of epochs",
+        )?;
         if self.first_member_epoch() > epochs {
             return Err(ConfigError::NoMember {
                 start,
@@ -597,7 +571,9 @@ impl FgeSettings {
 
     /// The epoch in which, or at whose end, the first cycle has its middle.
     fn first_member_epoch(&self) -> usize {
-        (self.start - 1).saturating_add(self.cycle_epochs.div_ceil(2))
+        self.start
+            .saturating_sub(1)
+            .saturating_add(self.cycle_epochs.div_ceil(2))
     }
 }
 
@@ -613,19 +589,6 @@ pub(super) fn paper_budget(network: &NetworkConfig) -> usize {
         NetworkConfig::PreResNet(_) => 150,
         NetworkConfig::Vgg(_) | NetworkConfig::WideResNet(_) => 200,
         NetworkConfig::ResNet(_) | NetworkConfig::DenseNet(_) => 90,
-    }
-}
-
-fn at_most_epochs(flag: &'static str, got: usize, epochs: usize) -> Result<(), ConfigError> {
-    if got <= epochs {
-        Ok(())
-    } else {
-        Err(ConfigError::AtMost {
-            flag,
-            most: epochs,
-            reason: "the number of epochs",
-            got,
-        })
     }
 }
 

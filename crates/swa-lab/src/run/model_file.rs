@@ -1,17 +1,15 @@
 //! Models in files.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use swa_models::{DenseNet, Network, NetworkConfig};
 use swa_store::{StateDict, StateDictError};
-use thiserror::Error;
 
 use crate::Failure;
-use crate::data::ImageSet;
+use crate::data::{ImageSet, View};
 use crate::run::config::{self, ConfigError, RunConfig};
-use crate::run::view::ViewSettings;
 
 /// The description of the network in a file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,7 +24,7 @@ pub struct Description {
     pub averaged: Option<usize>,
     /// The way in which it sees images, if they are of any size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub view: Option<ViewSettings>,
+    pub view: Option<View>,
 }
 
 impl Description {
@@ -38,7 +36,7 @@ impl Description {
             class_names: class_names.to_vec(),
             averaged,
             // What a training left out is nothing of the network's.
-            view: config.view.map(|view| ViewSettings {
+            view: config.view.map(|view| View {
                 skip_unreadable: false,
                 ..view
             }),
@@ -87,49 +85,22 @@ impl FileArgs {
     }
 }
 
-/// The reason why a model could not be loaded.
-#[derive(Debug, Error)]
-pub enum ModelFileError {
-    /// It does not say which network it holds.
-    #[error(
-        "{} does not say which network it holds, as files of a run do: name it with --model",
-        .path.display()
-    )]
-    NoDescription {
-        /// The file.
-        path: PathBuf,
-    },
-
-    /// It holds another network than is said.
-    #[error(
-        "{} says that it holds a {}, its widths divided by {}: leave --model and --width-divisor out",
-        .path.display(),
-        .there.model,
-        .there.width_divisor
-    )]
-    OtherNetwork {
-        /// The file.
-        path: PathBuf,
-        /// The description in the file.
-        there: Description,
-    },
-}
-
 /// Writes a network to a SafeTensors file, under PyTorch's names and in PyTorch's layout.
 ///
 /// # Errors
 ///
 /// If the file cannot be written; what was there stays.
 pub fn save(network: &Network, description: &Description, path: &Path) -> Result<(), Failure> {
-    let (key, text) = described_by(description)?;
+    let (key, text) = described_by(description);
     Ok(StateDict::of(network)
         .with_metadata(key, &text)
         .write(path)?)
 }
 
 /// The key and the text of a description in a file's metadata.
-pub(super) fn described_by(description: &Description) -> Result<(&'static str, String), Failure> {
-    Ok((DESCRIPTION, serde_json::to_string(description)?))
+pub(super) fn described_by(description: &Description) -> (&'static str, String) {
+    let text = serde_json::to_string(description);
+    (DESCRIPTION, text.expect("a description is text"))
 }
 
 /// A model file that was read, from `cifar train` or from PyTorch.
@@ -140,8 +111,9 @@ pub struct ModelFile {
     pub class_names: Option<Vec<String>>,
     /// The number of weights that the network is the average of, if the file says so.
     pub averaged: Option<usize>,
-    /// The way in which the network sees images of any size, if the file says so.
-    pub view: Option<ViewSettings>,
+    /// The way in which the network sees images of any size, if the file says so. One from elsewhere that is torchvision's is taken to
+    /// see them as there.
+    pub view: Option<View>,
 }
 
 impl ModelFile {
@@ -151,11 +123,7 @@ impl ModelFile {
     ///
     /// If the file cannot be read, or neither it nor `args` says which network it holds.
     pub fn read(path: &Path, args: &FileArgs) -> Result<Self, Failure> {
-        let state_dict = read_state_dict(path)?;
-        let state_dict = match &args.key {
-            None => state_dict,
-            Some(key) => state_dict.under(key),
-        };
+        let state_dict = read_state_dict(path, args.key.as_deref())?;
         Self::of(state_dict, path, args)
     }
 
@@ -175,8 +143,13 @@ impl ModelFile {
                         .width_divisor
                         .is_some_and(|it| it != there.width_divisor) =>
             {
-                let path = path.to_owned();
-                Err(ModelFileError::OtherNetwork { path, there }.into())
+                Err(format!(
+                    "{} says that it holds a {}, its widths divided by {}: leave --model and --width-divisor out",
+                    path.display(),
+                    there.model,
+                    there.width_divisor
+                )
+                .into())
             }
             (Some(description), _) => Ok(Self {
                 state_dict,
@@ -185,16 +158,20 @@ impl ModelFile {
                 averaged: description.averaged,
                 view: description.view,
             }),
-            (None, Some(model)) => Ok(Self {
-                averaged: state_dict.updates()?,
-                state_dict,
-                network: described(model, args.width_divisor.unwrap_or(1))?,
-                class_names: None,
-                view: None,
-            }),
-            (None, None) => Err(ModelFileError::NoDescription {
-                path: path.to_owned(),
+            (None, Some(model)) => {
+                let network = described(model, args.width_divisor.unwrap_or(1))?;
+                Ok(Self {
+                    averaged: state_dict.updates()?,
+                    state_dict,
+                    view: is_of_imagenet(&network).then_some(View::TORCHVISION),
+                    network,
+                    class_names: None,
+                })
             }
+            (None, None) => Err(format!(
+                "{} does not say which network it holds, as files of a run do: name it with --model",
+                path.display()
+            )
             .into()),
         }
     }
@@ -219,11 +196,10 @@ impl ModelFile {
 
     /// The number of classes that the network tells apart, if the file does not say so: 10 of CIFAR-10, or 1000 of ImageNet.
     pub(super) fn usual_classes(&self) -> usize {
-        match self.network {
-            NetworkConfig::ResNet(_) | NetworkConfig::DenseNet(_) => 1000,
-            NetworkConfig::Vgg(_) | NetworkConfig::PreResNet(_) | NetworkConfig::WideResNet(_) => {
-                10
-            }
+        if is_of_imagenet(&self.network) {
+            1000
+        } else {
+            10
         }
     }
 
@@ -234,25 +210,6 @@ impl ModelFile {
     /// If it does not.
     pub fn check_side(&self, side: usize) -> Result<(), ConfigError> {
         config::check_side(&self.network, side)
-    }
-
-    /// Checks that the network tells the classes of the images in `data` apart, if its file, at `path`, says which they are.
-    ///
-    /// # Errors
-    ///
-    /// If they are others.
-    pub fn check_classes(&self, path: &Path, images: &ImageSet, data: &str) -> Result<(), Failure> {
-        match &self.class_names {
-            Some(class_names) if !images.has_classes(class_names) => Err(format!(
-                "the model in {} tells {} apart, and the classes of {data} are {}: evaluate it on the data it \
-                 was trained on with --data",
-                path.display(),
-                listed(class_names),
-                listed(&images.class_names),
-            )
-            .into()),
-            _ => Ok(()),
-        }
     }
 
     /// The network in the file, which tells `classes` apart, on `device`.
@@ -275,9 +232,46 @@ impl ModelFile {
     }
 }
 
-/// The state dict in a file, by the names that networks have today: torchvision's own files of DenseNets have older ones.
-pub(super) fn read_state_dict(path: &Path) -> Result<StateDict, StateDictError> {
-    StateDict::read(path)?.renamed(DenseNet::current_name)
+/// True for a network of torchvision's for ImageNet.
+fn is_of_imagenet(network: &NetworkConfig) -> bool {
+    match network {
+        NetworkConfig::ResNet(_) | NetworkConfig::DenseNet(_) => true,
+        NetworkConfig::Vgg(_) | NetworkConfig::PreResNet(_) | NetworkConfig::WideResNet(_) => false,
+    }
+}
+
+/// Checks that the network in a file, at `path`, tells the classes of the images in `data` apart, if it is known which ones it does.
+///
+/// # Errors
+///
+/// If they are others.
+pub fn check_classes(
+    path: &Path,
+    class_names: Option<&[String]>,
+    images: &ImageSet,
+    data: &str,
+) -> Result<(), Failure> {
+    match class_names {
+        Some(class_names) if !images.has_classes(class_names) => Err(format!(
+            "the model in {} tells {} apart, and the classes of {data} are {}: evaluate it on the data it \
+             was trained on with --data",
+            path.display(),
+            listed(class_names),
+            listed(&images.class_names),
+        )
+        .into()),
+        _ => Ok(()),
+    }
+}
+
+/// The state dict in a file, under a key if that is given, by the names that networks have today: torchvision's own files of
+/// DenseNets have older ones.
+pub(super) fn read_state_dict(path: &Path, key: Option<&str>) -> Result<StateDict, StateDictError> {
+    let state_dict = StateDict::read(path)?.renamed(DenseNet::current_name)?;
+    Ok(match key {
+        None => state_dict,
+        Some(key) => state_dict.under(key),
+    })
 }
 
 /// The names of classes, or of the first few of them.

@@ -19,9 +19,11 @@ use super::checkpoint::in_brief;
 use super::classifier::{Classifier, pass};
 use super::config::RunConfig;
 use super::directory::{RunDirectory, io_error};
+use super::images::Origin;
 use super::method::{Method, MethodSettings};
 use super::model_file::{FileArgs, ModelFile};
-use super::progress::{Progress, ShownLoader};
+use super::progress::Progress;
+use super::reestimation::ReestimationLoader;
 use crate::Failure;
 use crate::data::{ImageSet, Images};
 
@@ -150,6 +152,15 @@ impl<'a> Predictors<'a> {
     }
 }
 
+/// The error for a path at which there is neither a run nor a file.
+pub(crate) fn no_source(path: &Path) -> Failure {
+    format!(
+        "{}: no such run or file: name the folder of a run, or a model file",
+        path.display()
+    )
+    .into()
+}
+
 /// The optimizer step in the name of a member's file, such as `step-000391.safetensors`.
 fn step_of(file: &Path) -> Option<usize> {
     let name = file.file_stem()?.to_str()?;
@@ -192,12 +203,21 @@ impl FinishedRun {
 
     /// The run in whose folder a file is, if it is in one, whether it is finished or not.
     pub(crate) fn around(file: &Path) -> Option<Self> {
-        let folder = file.parent()?;
-        // A member of an ensemble is one folder deeper.
-        let folders = [Some(folder), folder.parent()].into_iter().flatten();
+        let file = std::path::absolute(file).ok()?;
+        // A member of an ensemble is one folder deeper, and a snapshot of an average two.
+        let folders = file.ancestors().skip(1).take(3);
         let mut runs = folders.filter_map(|folder| RunDirectory::read(folder).ok());
         let (directory, config) = runs.next()?;
         Some(Self { directory, config })
+    }
+
+    /// The origin of its networks.
+    pub(crate) fn origin(&self) -> Origin<'_> {
+        Origin {
+            path: self.directory.path(),
+            data: Some(&self.config.data),
+            view: self.config.view,
+        }
     }
 
     /// Its images in the data set that holds `all`, and an error if they are not those that it began with.
@@ -240,37 +260,39 @@ impl FinishedRun {
         };
         match files.iter().find(|file| !file.is_file()) {
             None => Ok(files),
-            Some(missing) => Err(format!(
-                "{} is missing, which a run of {} leaves: make the run again with --overwrite",
-                missing.display(),
-                self.config.method.method()
-            )
-            .into()),
+            Some(missing) => {
+                let method = self.config.method.method();
+                let problem = format!(
+                    "{} is missing, which a run of {method} leaves",
+                    missing.display()
+                );
+                Err(lost(missing, &problem))
+            }
         }
     }
 
-    /// These models from their files, which tell so many `classes` apart.
+    /// These models, from files or as `sampling` says. BatchNorm of samples is re-estimated from the training images of the run's
+    /// `images`, which `progress` shows.
     ///
     /// # Errors
     ///
-    /// If a file is missing.
-    pub fn networks<'a>(
+    /// If a file is missing, or that of samples is damaged.
+    pub fn predictors<'a>(
         &self,
         models: PredictingModels,
-        classes: usize,
+        sampling: &Sampling,
+        images: &ImageSet,
         device: &'a Device,
+        progress: &Progress,
     ) -> Result<Predictors<'a>, Failure> {
-        let files = self.files(models)?;
+        if models.are_samples() {
+            return self.samples(models, sampling, images, device, progress);
+        }
+        let (files, classes) = (self.files(models)?, images.class_names.len());
         Ok(Predictors::of_files(files, FileArgs::NONE, classes, device))
     }
 
-    /// Samples of SWAG's Gaussian, their BatchNorm re-estimated from the training images of the run's `images`, which `progress`
-    /// shows.
-    ///
-    /// # Errors
-    ///
-    /// If the run is not one of SWAG, or its file is missing or damaged.
-    pub fn samples<'a>(
+    fn samples<'a>(
         &self,
         models: PredictingModels,
         sampling: &Sampling,
@@ -291,8 +313,7 @@ impl FinishedRun {
         let average = gaussian(&file, network, swag.rank)?;
 
         let train_images = self.config.reestimation_images(&images.train, device)?;
-        let label = "re-estimating BatchNorm";
-        let train_images = ShownLoader::new(Arc::new(train_images), label, progress.clone());
+        let train_images = ReestimationLoader::new(train_images, device).shown_in(progress);
         let batch_norm = ReestimationConfig::new().with_first_batches(swa.batch_norm_batches);
         let Sampling {
             samples,
@@ -323,17 +344,27 @@ fn gaussian(
     let average = Average::new(&Classifier::new(network, Arc::default()), EqualWeights)?;
     let average = average.with_deviations(rank)?;
     // Burn (0.22.1) would reserve as much memory as a file's header says.
-    let bytes = fs::read(file).map_err(io_error("read", file))?;
+    let bytes = fs::read(file).map_err(io_error("read", file));
+    let bytes = bytes.map_err(|error| lost(file, &error.to_string()))?;
     let record = ModuleRecord::checkpoint_from_bytes(Bytes::from_bytes_vec(bytes));
     let loaded = record.and_then(|record| average.try_load_record(record));
     loaded.map_err(|error| {
-        format!(
-            "{} is damaged, or that of another network ({}): make the run again with --overwrite",
-            file.display(),
-            in_brief(&error.to_string())
-        )
-        .into()
+        let problem = in_brief(&error.to_string());
+        let problem = format!(
+            "{} is damaged, or that of another network ({problem})",
+            file.display()
+        );
+        lost(file, &problem)
     })
+}
+
+/// The error for a file of a run that its last checkpoint still has.
+fn lost(file: &Path, problem: &str) -> Failure {
+    format!(
+        "{problem}: write it again from the last checkpoint with --resume --out {}",
+        file.parent().unwrap_or(Path::new(".")).display()
+    )
+    .into()
 }
 
 /// The files of members in a folder, from the first to the last.

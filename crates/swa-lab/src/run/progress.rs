@@ -1,12 +1,8 @@
 //! Progress where there is no room for Burn's terminal UI.
 
 use std::io::IsTerminal;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use burn::data::dataloader::{DataLoader, DataLoaderIterator};
-use burn::data::dataset::DatasetError;
-use burn::tensor::Device;
 use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
 use burn::train::metric::MetricDefinition;
 use burn::train::renderer::{
@@ -15,7 +11,6 @@ use burn::train::renderer::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::data::ImageBatch;
 use crate::output::{note, say};
 
 /// The time between two lines where there is no terminal for a bar.
@@ -150,77 +145,6 @@ impl Progress {
             Some(bar) => bar.suspend(|| say(line)),
             None => say(line),
         }
-    }
-}
-
-/// A loader whose passes are shown.
-pub struct ShownLoader {
-    loader: Arc<dyn DataLoader<ImageBatch>>,
-    label: &'static str,
-    progress: Progress,
-}
-
-impl ShownLoader {
-    /// `loader`, whose passes `progress` shows as `label`.
-    pub fn new(
-        loader: Arc<dyn DataLoader<ImageBatch>>,
-        label: &'static str,
-        progress: Progress,
-    ) -> Self {
-        Self {
-            loader,
-            label,
-            progress,
-        }
-    }
-
-    fn showing(&self, loader: Arc<dyn DataLoader<ImageBatch>>) -> Arc<dyn DataLoader<ImageBatch>> {
-        Arc::new(Self::new(loader, self.label, self.progress.clone()))
-    }
-}
-
-impl DataLoader<ImageBatch> for ShownLoader {
-    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<ImageBatch> + 'a> {
-        let mut progress = self.progress.clone();
-        progress.begin(self.label, self.loader.num_items());
-        Box::new(ShownIterator {
-            batches: self.loader.iter(),
-            progress,
-        })
-    }
-
-    fn num_items(&self) -> usize {
-        self.loader.num_items()
-    }
-
-    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<ImageBatch>> {
-        self.showing(self.loader.to_device(device))
-    }
-
-    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<ImageBatch>> {
-        self.showing(self.loader.slice(start, end))
-    }
-}
-
-struct ShownIterator<'a> {
-    batches: Box<dyn DataLoaderIterator<ImageBatch> + 'a>,
-    progress: Progress,
-}
-
-impl Iterator for ShownIterator<'_> {
-    type Item = Result<ImageBatch, DatasetError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let batch = self.batches.next();
-        let done = self.batches.progress().items_processed;
-        self.progress.set(done);
-        batch
-    }
-}
-
-impl DataLoaderIterator<ImageBatch> for ShownIterator<'_> {
-    fn progress(&self) -> burn::data::dataloader::Progress {
-        self.batches.progress()
     }
 }
 

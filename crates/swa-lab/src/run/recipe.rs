@@ -7,7 +7,7 @@ use swa_models::NetworkConfig;
 
 use super::config::{RunConfig, SgdSettings};
 use super::method::{Method, MethodSettings, SwaSettings};
-use super::view::ViewSettings;
+use crate::data::View;
 
 /// A recipe of a training: the command that trains by it, and the settings of a run where none are given.
 pub trait Recipe: Clone + fmt::Debug + Send + Sync + 'static {
@@ -112,7 +112,7 @@ impl Recipe for FineTuning {
 
     fn settings(network: &NetworkConfig, classes: usize) -> RunConfig {
         RunConfig {
-            view: Some(ViewSettings::TORCHVISION),
+            view: Some(View::TORCHVISION),
             epochs: 10,
             sgd: SgdSettings {
                 batch_size: 64,
@@ -164,6 +164,20 @@ impl Recipe for FineTuning {
     }
 }
 
+impl RunConfig {
+    /// Settings for a network of which no run is known: those of its paper, or of fine-tuning where it sees images of any size.
+    pub(crate) fn of_no_run(network: &NetworkConfig, classes: usize, view: Option<View>) -> Self {
+        if view.is_none() {
+            return Self::paper(network, classes);
+        }
+        let mut config = FineTuning::settings(network, classes);
+        for derive in FineTuning::DERIVED {
+            derive(&mut config, Method::Swa, network, classes);
+        }
+        Self { view, ..config }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,7 +193,7 @@ mod tests {
     fn fine_tuning_is_ten_epochs_of_cycles_that_are_averaged() {
         let run = of("");
         assert_eq!((run.model.as_str(), run.epochs), ("resnet50", 10));
-        assert_eq!(run.view, Some(ViewSettings::TORCHVISION));
+        assert_eq!(run.view, Some(View::TORCHVISION));
         let swa = run.method.swa().unwrap();
         assert_eq!((swa.start, swa.every), (1, 1));
         assert_eq!((swa.lr, swa.lowest_lr), (0.001, Some(1e-5)));
@@ -193,6 +207,7 @@ mod tests {
         assert_eq!((swa.lr, swa.lowest_lr), (0.02, Some(0.0002)));
         assert_eq!(swa.batch_norm_batches, Some(256));
         assert_eq!(run.view.unwrap().resize, 73);
+        assert_eq!(of("--image-size 4000").view.unwrap().resize, 4096);
         let swa = of("--lr 0.02 --swa-lr 0.5 --bn-batches 3").method.swa();
         let swa = swa.unwrap();
         assert_eq!((swa.lr, swa.lowest_lr), (0.5, Some(0.005)));

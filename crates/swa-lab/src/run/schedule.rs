@@ -1,48 +1,13 @@
 //! The learning rates of a run, and the steps after which it collects.
 
-use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::optim::LearningRate;
-use swa_train::{
-    Collect, CyclicalLrScheduler, CyclicalLrSchedulerConfig, PaperLrScheduler,
-    PaperLrSchedulerConfig, RunLength,
-};
+use swa_train::{Collect, CyclicalLrSchedulerConfig, PaperLrSchedulerConfig, RunLength};
 
 use super::config::RunConfig;
 use super::method::MethodSettings;
 use crate::Failure;
 use crate::data::ImageSet;
-
-/// The learning rates of a run.
-#[derive(Clone)]
-pub enum Schedule {
-    /// One fall, to a hundredth or to the rate of SWA.
-    Paper(PaperLrScheduler),
-    /// Cycles, from the beginning or after another schedule.
-    Cyclical(CyclicalLrScheduler),
-}
-
-impl LrScheduler for Schedule {
-    fn step(&mut self) -> LearningRate {
-        match self {
-            Self::Paper(schedule) => schedule.step(),
-            Self::Cyclical(schedule) => schedule.step(),
-        }
-    }
-
-    fn to_record(&self) -> LrSchedulerRecord {
-        match self {
-            Self::Paper(schedule) => schedule.to_record(),
-            Self::Cyclical(schedule) => schedule.to_record(),
-        }
-    }
-
-    fn load_record(&mut self, record: LrSchedulerRecord) {
-        match self {
-            Self::Paper(schedule) => schedule.load_record(record),
-            Self::Cyclical(schedule) => schedule.load_record(record),
-        }
-    }
-}
 
 impl RunConfig {
     /// The length of the run on `images`, which are those that it [uses](Self::images_of).
@@ -64,10 +29,10 @@ impl RunConfig {
     /// # Errors
     ///
     /// If a rate is not positive, or the run collects nothing.
-    pub fn schedule(&self, length: RunLength) -> Result<Schedule, Failure> {
+    pub fn schedule(&self, length: RunLength) -> Result<ModuleLrScheduler, Failure> {
         let sgd = PaperLrSchedulerConfig::sgd(self.sgd.lr, length);
         Ok(match self.method {
-            MethodSettings::Sgd | MethodSettings::Ema(_) => Schedule::Paper(sgd.init()?),
+            MethodSettings::Sgd | MethodSettings::Ema(_) => sgd.init()?.into(),
             MethodSettings::Swa(swa) | MethodSettings::Swag { swa, .. } => {
                 let collect = Collect::from_epoch(swa.start, &length)?;
                 let schedule = PaperLrSchedulerConfig::swa(self.sgd.lr, swa.lr, &collect);
@@ -77,13 +42,13 @@ impl RunConfig {
                         let cycles =
                             CyclicalLrSchedulerConfig::swa(swa.lr, lowest_lr, swa.every, &length)?;
                         let cycles = cycles.from_epoch(epoch, &length)?;
-                        Schedule::Cyclical(cycles.init_after(schedule)?)
+                        cycles.init_after(schedule)?.into()
                     }
-                    _constant => Schedule::Paper(schedule),
+                    _constant => schedule.into(),
                 }
             }
             MethodSettings::Snapshot(_) | MethodSettings::Fge(_) => {
-                Schedule::Cyclical(self.cycles(&length)?.init_after(sgd.init()?)?)
+                self.cycles(&length)?.init_after(sgd.init()?)?.into()
             }
         })
     }
@@ -130,9 +95,12 @@ impl RunConfig {
     /// # Errors
     ///
     /// Those of [`schedule`](Self::schedule).
-    pub(super) fn rates(&self, length: RunLength) -> Result<Vec<LearningRate>, Failure> {
+    pub(super) fn rates(
+        &self,
+        length: RunLength,
+    ) -> Result<impl Iterator<Item = LearningRate> + use<>, Failure> {
         let mut schedule = self.schedule(length)?;
-        Ok((0..length.total_steps()).map(|_| schedule.step()).collect())
+        Ok((0..length.total_steps()).map(move |_| schedule.step().base()))
     }
 
     /// The number of epochs, of the first `epochs`, until the learning rate is another than in the run `other`, if both have
@@ -143,8 +111,7 @@ impl RunConfig {
     /// Those of [`schedule`](Self::schedule).
     pub(crate) fn epochs_alike(&self, other: &Self, epochs: usize) -> Result<usize, Failure> {
         let rates = |run: &Self| run.rates(RunLength::new(run.epochs, 1)?);
-        let (here, there) = (rates(self)?, rates(other)?);
-        let pairs = here.iter().zip(&there).take(epochs);
+        let pairs = rates(self)?.zip(rates(other)?).take(epochs);
         Ok(pairs.take_while(|(here, there)| here == there).count())
     }
 }
@@ -162,7 +129,7 @@ mod tests {
         let length = RunLength::new(10, 4).unwrap();
         let collect = run.collect(&length).unwrap();
         let due = |collect: Collect| (1..=40).filter(|step| collect.is_due(*step)).collect();
-        (run.rates(length).unwrap(), collect.map(due))
+        (run.rates(length).unwrap().collect(), collect.map(due))
     }
 
     fn assert_near(rates: &[f64], expected: &[f64]) {

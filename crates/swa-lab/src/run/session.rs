@@ -7,7 +7,6 @@ use std::sync::{Arc, PoisonError};
 
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
-use burn::lr_scheduler::LrScheduler;
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::Module;
 use burn::store::RecordError;
@@ -42,11 +41,10 @@ use crate::run::log::RunLog;
 use crate::run::members::RunMembers;
 use crate::run::method::MethodSettings;
 use crate::run::model_file::{self, Description};
-use crate::run::progress::{PlainRenderer, Progress, ShownLoader};
-use crate::run::schedule::Schedule;
+use crate::run::progress::{PlainRenderer, Progress};
+use crate::run::reestimation::{PassTime, ReestimationLoader};
 use crate::run::terminal;
 use crate::run::time_limit::{EndInTime, EndedInTime, TimeLimit};
-use crate::run::timed_loader::{PassTime, TimedLoader};
 
 /// A run that begins or goes on in this process.
 pub struct Session<'a> {
@@ -110,6 +108,21 @@ pub enum End {
     Stopped(Option<Position>),
 }
 
+/// A model that a session can train.
+pub(crate) trait Trained:
+    LearnerModel
+    + TrainStep<Input = ImageBatch, Output = ClassificationOutput>
+    + InferenceStep<Input = ImageBatch>
+{
+}
+
+impl<M> Trained for M where
+    M: LearnerModel
+        + TrainStep<Input = ImageBatch, Output = ClassificationOutput>
+        + InferenceStep<Input = ImageBatch>
+{
+}
+
 impl Session<'_> {
     /// Trains `network`, from its own weights or from those of the checkpoint that the run goes on
     /// from.
@@ -143,84 +156,60 @@ impl Session<'_> {
         let model = self
             .averaging(network, &progress, &reestimation)?
             .with_metrics_of(&["live"])?;
-        let schedule = self.config.schedule(self.length()?)?;
-
-        let fitted = self.fit(model, schedule, progress, reestimation, |training| {
+        let metrics = |training: SupervisedTraining<_>| {
             training
                 .metric_valid_numeric(ModelMetric::new("live", AccuracyMetric::new()))
                 .metric_valid_numeric(ModelMetric::new("live", LossMetric::new()))
-        })?;
-        let model = match fitted {
-            Fitted::Model(model) => model,
-            Fitted::Ended(end) => return Ok(end),
         };
-        let model = model.into_swa();
-        let updates = model.updates();
-        let live = model.live().clone().into_network();
-        self.save(&live, self.directory.live_model(), None)?;
-        let averaged = model.averaged_model()?.into_network();
-        self.save(&averaged, self.directory.averaged_model(), Some(updates))?;
-        if let MethodSettings::Swag { .. } = self.config.method {
-            let average = model.average()?;
-            average
-                .save_file(self.directory.swag())
-                .map_err(|error| resumable(reason(&error)))?;
-        }
-        Ok(End::Finished(self.last_row()?))
+        self.fit(model, progress, reestimation, metrics, |model| {
+            let model = model.into_swa();
+            let averaged = model.averaged_model()?.into_network();
+            let updates = Some(model.updates());
+            self.save(&averaged, self.directory.averaged_model(), updates)?;
+            if let MethodSettings::Swag { .. } = self.config.method {
+                let average = model.average()?;
+                average
+                    .save_file(self.directory.swag())
+                    .map_err(|error| resumable(reason(&error)))?;
+            }
+            self.save_live(&model.live().clone().into_network())
+        })
     }
 
     fn train_ensemble(self, network: Network) -> Result<End, Failure> {
         let length = self.length()?;
-        let schedule = self.config.schedule(length)?;
         let collect = self.config.collect(&length)?;
         let collect = collect.ok_or("the method collects nothing")?;
         let members = RunMembers::new(
             self.directory.clone(),
             self.directory.members(),
             &self.description(None),
-        )?;
+        );
         let model = Swa::ensemble(self.classifier(network), collect, members)?;
-        let (progress, no_reestimation) = (Progress::of_images(), PassTime::default());
-        let fitted = self.fit(model, schedule, progress, no_reestimation, |training| {
-            training
-        })?;
-        let model = match fitted {
-            Fitted::Model(model) => model,
-            Fitted::Ended(end) => return Ok(end),
-        };
-        // Burn's checkpoint knows which members there were, and a file may have been deleted since.
-        let files = MemberFiles::new(self.directory.members());
-        let members = model.members();
-        let kept = members.iter().filter(|it| files.path(it).is_file()).count();
-        let failure = model.failure();
-        let live = model.into_live().into_network();
-        self.save(&live, self.directory.live_model(), None)?;
-        let steps = 1..=length.total_steps();
-        let all = steps.filter(|step| collect.is_due(*step)).count();
-        if kept < all {
-            return Err(format!(
-                "{} holds {kept} of {all} members{}: make the run again with --overwrite to have all",
-                self.directory.members().display(),
-                failure.map_or(String::new(), |failure| format!(" ({failure})")),
-            )
-            .into());
-        }
-        Ok(End::Finished(self.last_row()?))
+        self.fit_alone(model, |model| {
+            // Burn's checkpoint knows which members there were, and a file may have been deleted since.
+            let files = MemberFiles::new(self.directory.members());
+            let members = model.members();
+            let kept = members.iter().filter(|it| files.path(it).is_file()).count();
+            let failure = model.failure();
+            self.save_live(&model.into_live().into_network())?;
+            let steps = 1..=length.total_steps();
+            let all = steps.filter(|step| collect.is_due(*step)).count();
+            if kept < all {
+                return Err(format!(
+                    "{} holds {kept} of {all} members{}: make the run again with --overwrite to have all",
+                    self.directory.members().display(),
+                    failure.map_or(String::new(), |failure| format!(" ({failure})")),
+                )
+                .into());
+            }
+            Ok(())
+        })
     }
 
     fn train_sgd(self, network: Network) -> Result<End, Failure> {
-        let schedule = self.config.schedule(self.length()?)?;
         let model = self.classifier(network);
-        let (progress, no_reestimation) = (Progress::of_images(), PassTime::default());
-        let fitted = self.fit(model, schedule, progress, no_reestimation, |training| {
-            training
-        })?;
-        let model = match fitted {
-            Fitted::Model(model) => model,
-            Fitted::Ended(end) => return Ok(end),
-        };
-        self.save(&model.into_network(), self.directory.live_model(), None)?;
-        Ok(End::Finished(self.last_row()?))
+        self.fit_alone(model, |model| self.save_live(&model.into_network()))
     }
 
     fn classifier(&self, network: Network) -> Classifier<Network> {
@@ -271,7 +260,7 @@ impl Session<'_> {
             for kept in KeptAverage::ALL {
                 let folder = self.directory.kept(kept);
                 let files =
-                    RunMembers::new(self.directory.clone(), folder, &self.description(None))?;
+                    RunMembers::new(self.directory.clone(), folder, &self.description(None));
                 swa = swa.with_snapshots(kept.name(), collect, files)?;
             }
         }
@@ -284,27 +273,14 @@ impl Session<'_> {
         progress: &Progress,
         time: &PassTime,
     ) -> Result<Arc<dyn DataLoader<ImageBatch>>, Failure> {
-        let train_images = EpochLoader::reestimation(
-            self.images.train.clone(),
-            self.config.images_at_once(),
-            self.config.augmentation(),
-            self.config.seed,
-            self.device,
-        )?
-        .with_watch(self.watch());
-        let mut train_images: Arc<dyn DataLoader<ImageBatch>> = Arc::new(train_images);
-        if let Show::Lines(_) = self.show {
-            train_images = Arc::new(ShownLoader::new(
-                train_images,
-                "re-estimating BatchNorm",
-                progress.clone(),
-            ));
-        }
-        Ok(Arc::new(TimedLoader::new(
-            train_images,
-            self.device,
-            time.clone(),
-        )))
+        let images = &self.images.train;
+        let images = self.config.reestimation_images(images, self.device)?;
+        let images = images.with_watch(self.watch());
+        let images = ReestimationLoader::new(images, self.device).timed_by(time);
+        Ok(Arc::new(match self.show {
+            Show::Lines(_) => images.shown_in(progress),
+            Show::TerminalUi => images,
+        }))
     }
 
     /// Copies the checkpoint `at` of this run to `to`, without the average. This run is one of SWA or
@@ -328,31 +304,48 @@ impl Session<'_> {
         Ok(to.save(at, saved)?)
     }
 
-    /// Trains until the session is over, or is asked to stop. Then it leaves a checkpoint.
-    ///
-    /// # Errors
-    ///
-    /// With one line that says what is wrong and what to do.
-    pub(crate) fn fit<M>(
+    /// [`fit`](Self::fit), for a model that is neither averaged nor re-estimated.
+    pub(crate) fn fit_alone<M>(
         &self,
         model: M,
-        schedule: Schedule,
+        finish: impl FnOnce(M) -> Result<(), Failure>,
+    ) -> Result<End, Failure>
+    where
+        M: Trained,
+        <M as InferenceStep>::Output: Adaptor<AccuracyInput> + Adaptor<LossInput>,
+    {
+        let (progress, no_reestimation) = (Progress::of_images(), PassTime::default());
+        self.fit(
+            model,
+            progress,
+            no_reestimation,
+            |training| training,
+            finish,
+        )
+    }
+
+    /// Trains until the session is over, or is asked to stop. Then it leaves a checkpoint. At the end of the run, `finish` gets
+    /// the model.
+    fn fit<M>(
+        &self,
+        model: M,
         progress: Progress,
         reestimation: PassTime,
         more_metrics: impl FnOnce(SupervisedTraining<M>) -> SupervisedTraining<M>,
-    ) -> Result<Fitted<M>, Failure>
+        finish: impl FnOnce(M) -> Result<(), Failure>,
+    ) -> Result<End, Failure>
     where
-        M: LearnerModel
-            + TrainStep<Input = ImageBatch, Output = ClassificationOutput>
-            + InferenceStep<Input = ImageBatch>,
+        M: Trained,
         <M as InferenceStep>::Output: Adaptor<AccuracyInput> + Adaptor<LossInput>,
     {
         // Even without SWA, a checkpoint on an accelerator must hold the state of a single step.
         swa_core::read_tensors_when_asked();
         let config = self.config;
+        let length = self.length()?;
+        let schedule = config.schedule(length)?;
         let done = self.from.unwrap_or_default().batches;
         self.interruption
-            .begin_training(done, self.length()?.steps_per_epoch());
+            .begin_training(done, length.steps_per_epoch());
         let checkpoints = Checkpoints::new(self.directory.checkpoints())?;
         let saved = match self.from {
             None => None,
@@ -447,18 +440,19 @@ impl Session<'_> {
         if interrupted.is_some() || lacking.is_some() {
             self.leave_checkpoint(model, schedule, &checkpoints)?;
             let checkpoint = checkpoints.last()?;
-            return Ok(Fitted::Ended(match lacking {
+            return Ok(match lacking {
                 None => End::Stopped(checkpoint),
                 Some(error) => End::Lacking { error, checkpoint },
-            }));
+            });
         }
         let ended = *ended.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((epoch, next)) = ended {
-            Ok(Fitted::Ended(End::OutOfTime { epoch, next }))
+            Ok(End::OutOfTime { epoch, next })
         } else if self.until < config.epochs {
-            Ok(Fitted::Ended(End::Reached))
+            Ok(End::Reached)
         } else {
-            Ok(Fitted::Model(model))
+            finish(model)?;
+            Ok(End::Finished(self.last_row()?))
         }
     }
 
@@ -472,7 +466,7 @@ impl Session<'_> {
     fn leave_checkpoint<M: Module>(
         &self,
         model: M,
-        mut schedule: Schedule,
+        mut schedule: ModuleLrScheduler,
         checkpoints: &Checkpoints,
     ) -> Result<(), Failure> {
         let Some((steps, optimizer)) = self.interruption.stopped_after() else {
@@ -493,7 +487,7 @@ impl Session<'_> {
         let saved = Saved {
             model: model.into_record(),
             optimizer,
-            schedule: ModuleLrScheduler::new(schedule).to_record(),
+            schedule: schedule.to_record(),
         };
         self.directory.check()?;
         checkpoints
@@ -513,7 +507,7 @@ impl Session<'_> {
 
     fn epoch_log(
         &self,
-        schedule: &Schedule,
+        schedule: &ModuleLrScheduler,
         progress: Progress,
         reestimation: PassTime,
         unlogged: Arc<AtomicBool>,
@@ -525,7 +519,7 @@ impl Session<'_> {
         // The rate of the last step of the epoch under way.
         let mut schedule = schedule.clone();
         let steps = (done + 1) * self.length()?.steps_per_epoch();
-        let learning_rate = (0..steps).fold(0.0, |_, _| schedule.step());
+        let learning_rate = (0..steps).fold(0.0, |_, _| schedule.step().base());
         let (on_epoch, interruption) = (self.on_epoch.clone(), self.interruption.clone());
         Ok(EpochLog::new(
             self.directory.clone(),
@@ -568,6 +562,11 @@ impl Session<'_> {
         })
     }
 
+    /// Writes the live model, without which a run is not finished: as the last file.
+    fn save_live(&self, network: &Network) -> Result<(), Failure> {
+        self.save(network, self.directory.live_model(), None)
+    }
+
     fn save(
         &self,
         network: &Network,
@@ -606,12 +605,4 @@ fn resumable(problem: impl std::fmt::Display) -> Failure {
          the run"
     )
     .into()
-}
-
-/// The outcome of a call of the `Learner`.
-pub(crate) enum Fitted<M> {
-    /// The run is over. This is its model.
-    Model(M),
-    /// The run is not over, and the session ended in this way.
-    Ended(End),
 }

@@ -69,6 +69,7 @@ pub fn train<R: Recipe>(args: &TrainArgs<R>) -> Result<i32, Failure> {
     let resumed = if args.resume {
         Some(RunDirectory::open(&args.out)?)
     } else {
+        RunDirectory::check_free(&args.out, args.overwrite)?;
         None
     };
     let config = match &resumed {
@@ -82,10 +83,12 @@ pub fn train<R: Recipe>(args: &TrainArgs<R>) -> Result<i32, Failure> {
         None => args.given.new_run(classes)?,
         Some(_) => config,
     };
-    let images = config.images_of(images).map_err(|error| match &resumed {
-        None => Failure::from(error),
-        Some((directory, _)) => directory.other_images(error.to_string()).into(),
-    })?;
+    let (images, _) = config
+        .with_held_out(images)
+        .map_err(|error| match &resumed {
+            None => Failure::from(error),
+            Some((directory, _)) => directory.other_images(error.to_string()).into(),
+        })?;
     let network = config.network(classes, &device.clone().autodiff())?;
     let training = Training {
         config: &config,
@@ -233,13 +236,7 @@ impl<R: Recipe> Training<'_, R> {
         if self.args.resume {
             match from {
                 None => say("No checkpoint yet: beginning."),
-                Some(Position { epoch, batches: 0 }) => {
-                    say(format!("Going on after epoch {epoch}."))
-                }
-                Some(Position { epoch, batches }) => say(format!(
-                    "Going on in epoch {} after {batches} of {steps_per_epoch} batches.",
-                    epoch + 1,
-                )),
+                Some(from) => say(format!("Going on {}.", in_words(from, steps_per_epoch))),
             }
         }
     }
@@ -283,11 +280,7 @@ impl<R: Recipe> Training<'_, R> {
     ) {
         let stopped = match checkpoint {
             None => "Stopped before the first checkpoint.".to_owned(),
-            Some(Position { epoch, batches: 0 }) => format!("Stopped after epoch {epoch}."),
-            Some(Position { epoch, batches }) => format!(
-                "Stopped in epoch {} after {batches} of {steps_per_epoch} batches.",
-                epoch + 1
-            ),
+            Some(position) => format!("Stopped {}.", in_words(position, steps_per_epoch)),
         };
         self.say_how_to_go_on(directory, &stopped);
     }
@@ -344,6 +337,17 @@ impl<R: Recipe> Training<'_, R> {
             "\n{ensemble}; what they predict together:\n  {}",
             command_line(command.into_iter())
         ));
+    }
+}
+
+/// A position in a run whose epochs have so many steps.
+fn in_words(position: Position, steps_per_epoch: usize) -> String {
+    match position {
+        Position { epoch, batches: 0 } => format!("after epoch {epoch}"),
+        Position { epoch, batches } => format!(
+            "in epoch {} after {batches} of {steps_per_epoch} batches",
+            epoch + 1
+        ),
     }
 }
 

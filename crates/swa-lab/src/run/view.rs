@@ -1,69 +1,19 @@
-//! The way in which images of any size are seen: what a network is given of one.
-
-use std::path::Path;
+//! The settings of how images of any size are seen.
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
-use serde::{Deserialize, Serialize};
 
-use super::config::{ConfigError, at_least_one, number};
-use crate::Failure;
-use crate::data::{ImageSet, Interpolation, Unreadable, View};
-use crate::output::say;
+use super::config::{ConfigError, at_least_one, at_most, number};
+use crate::data::View;
 
-/// The way in which images of any size are seen (see [`View`]).
-// An argument's id is its path in `config.json`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, clap::Args)]
-#[serde(deny_unknown_fields)]
-pub struct ViewSettings {
-    /// The height and width, in pixels, of what the network is given of an image [default: 224]
-    #[arg(id = "view.side", long = "image-size", value_name = "N")]
-    pub side: usize,
-
-    /// Resize an image's shorter side to this before its centre is cut out to be scored [default: 256, or 8/7 of
-    /// --image-size]
-    #[arg(id = "view.resize", long = "resize", value_name = "N")]
-    pub resize: usize,
-
-    /// The least part of an image's area that is cut out to train on [default: 0.08]
-    #[arg(
-        id = "view.least_scale",
-        long = "crop-scale",
-        value_name = "X",
-        allow_negative_numbers = true
-    )]
-    pub least_scale: f64,
-
-    /// The filter by which images are resized [default: bilinear]
-    #[arg(
-        id = "view.interpolation",
-        long = "interpolation",
-        value_name = "FILTER",
-        value_enum
-    )]
-    pub interpolation: Interpolation,
-
-    /// Leave out images that cannot be read, instead of stopping at the first
-    #[arg(id = "view.skip_unreadable", long = "skip-unreadable")]
-    #[serde(default)]
-    pub skip_unreadable: bool,
-}
-
-impl ViewSettings {
-    /// Those of [`View::TORCHVISION`], where every image has to be readable.
-    pub const TORCHVISION: Self = Self {
-        side: View::TORCHVISION.side,
-        resize: View::TORCHVISION.resize,
-        least_scale: View::TORCHVISION.least_scale,
-        interpolation: View::TORCHVISION.interpolation,
-        skip_unreadable: false,
-    };
-
+impl View {
     /// The `resize` of torchvision for this `side`: 256 for 224.
     pub(super) fn usual_resize(&self) -> usize {
-        (self.side.saturating_mul(8) + 3) / 7
+        let resize = self.side.saturating_mul(8).saturating_add(3) / 7;
+        resize.min(Self::LARGEST_SIDE).max(self.side)
     }
 
+    /// Checks the numbers.
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         let Self {
             side,
@@ -72,16 +22,8 @@ impl ViewSettings {
             ..
         } = *self;
         at_least_one("--image-size", side)?;
-        for (flag, got) in [("--image-size", side), ("--resize", resize)] {
-            if got > View::LARGEST_SIDE {
-                return Err(ConfigError::AtMost {
-                    flag,
-                    most: View::LARGEST_SIDE,
-                    reason: "in pixels",
-                    got,
-                });
-            }
-        }
+        at_most("--image-size", side, Self::LARGEST_SIDE, "in pixels")?;
+        at_most("--resize", resize, Self::LARGEST_SIDE, "in pixels")?;
         number(
             "--resize",
             resize as f64,
@@ -97,26 +39,10 @@ impl ViewSettings {
         )
     }
 
-    /// The images in the folder `data`, seen in this way.
-    ///
-    /// # Errors
-    ///
-    /// [`DataError`](crate::data::DataError), of one line.
-    pub fn list_images(&self, data: &str) -> Result<ImageSet, Failure> {
-        let view = View {
-            side: self.side,
-            resize: self.resize,
-            interpolation: self.interpolation,
-            least_scale: self.least_scale,
-        };
-        let unreadable = if self.skip_unreadable {
-            Unreadable::LeftOut
-        } else {
-            Unreadable::Fails
-        };
-        let images = ImageSet::of_files(Path::new(data), view, unreadable)?;
-        images.notes.iter().for_each(say);
-        Ok(images)
+    /// True if a network is given the same of an image that it is scored on.
+    pub(crate) fn scores_as(&self, other: &Self) -> bool {
+        let of = |view: &Self| (view.side, view.resize, view.interpolation);
+        of(self) == of(other)
     }
 }
 
@@ -130,7 +56,7 @@ impl Args for GivenView {
     }
 
     fn augment_args_for_update(command: Command) -> Command {
-        let command = ViewSettings::augment_args_for_update(command);
+        let command = View::augment_args_for_update(command);
         command
             .mut_arg("view.least_scale", |argument| argument.hide(true))
             .mut_arg("view.side", |argument| {
@@ -159,7 +85,7 @@ impl GivenView {
     /// # Errors
     ///
     /// [`ConfigError`] for a number that cannot be used.
-    pub fn on_top_of(&self, mut view: ViewSettings) -> Result<ViewSettings, ConfigError> {
+    pub fn on_top_of(&self, mut view: View) -> Result<View, ConfigError> {
         let given = |id| self.0.value_source(id) == Some(ValueSource::CommandLine);
         view.update_from_arg_matches(&self.0)?;
         if given("view.side") && !given("view.resize") {

@@ -289,3 +289,20 @@ fn without_images_held_out_there_is_no_temperature() {
         "{output}"
     );
 }
+
+#[test]
+fn a_model_that_was_lost_is_written_again_from_the_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = run(folder.path(), "swag --swa-start 2", "1");
+    let path = run.to_str().unwrap();
+    let predicted = ensemble([path, "--samples", "2"]).success();
+    for name in ["averaged.safetensors", "swag.bpk"] {
+        fs::remove_file(run.join(name)).unwrap();
+        let error = ensemble([path]).refusal();
+        let remedy = format!("write it again from the last checkpoint with --resume --out {path}");
+        assert!(error.contains(&remedy), "{error}");
+        cifar(["train", "--resume", "--out", path]).success();
+        let again = ensemble([path, "--samples", "2"]).success();
+        assert_eq!(again, predicted, "{name}");
+    }
+}

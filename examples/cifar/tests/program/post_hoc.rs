@@ -105,6 +105,23 @@ fn the_best_average_is_chosen_on_images_that_were_held_out() {
 }
 
 #[test]
+fn the_files_of_kept_averages_are_of_their_run() {
+    let (folder, run) = run();
+    let out = folder.path().join("mean.safetensors");
+    let mut command = program();
+    command
+        .arg("average")
+        .current_dir(run.join("averages/equal"));
+    let files = [4, 5].map(|epoch| format!("step-{:08}.safetensors", epoch * STEPS_PER_EPOCH));
+    command
+        .args(files)
+        .args(["--data", "synthetic", "--out"])
+        .arg(out);
+    let output = Process::start(&mut command).end().success();
+    assert!(output.ends_with(" on 40 held-out images\n"), "{output}");
+}
+
+#[test]
 fn choosing_that_is_stopped_goes_on_and_takes_more() {
     let (folder, run) = run();
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));

@@ -155,3 +155,47 @@ fn among_more_than_five_classes_the_likeliest_five_count_too() {
         "{output}"
     );
 }
+
+#[test]
+fn the_networks_of_a_run_predict_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let shapes = Path::new(SHAPES);
+    let [out, other] = ["run", "other"].map(|name| folder.path().join(name));
+    let settings = ["--method", "snapshot", "--cycles", "2", "--epochs", "2"];
+    let output = begin(shapes, &out, &settings).end().success();
+    let path = out.to_str().unwrap();
+    assert!(
+        output.ends_with(&format!("imagenet ensemble {path}\n")),
+        "{output}"
+    );
+    let output = imagenet(["ensemble", path]).success();
+    assert!(
+        output.starts_with("2 networks on 30 test images of "),
+        "{output}"
+    );
+    // The last snapshot is the network at the end.
+    let evaluated = evaluate(&out.join("live.safetensors"), shapes, &[]).success();
+    let of_all = evaluated.lines().find(|line| line.starts_with("all "));
+    let [loss, accuracy] = [2, 3].map(|at| of_all.unwrap().split_whitespace().nth(at).unwrap());
+    let last = output
+        .lines()
+        .find(|line| line.starts_with("  2 "))
+        .unwrap();
+    assert!(
+        last.split_whitespace()
+            .skip(1)
+            .step_by(2)
+            .take(2)
+            .eq([accuracy, loss]),
+        "{output}{evaluated}"
+    );
+
+    let settings = ["--resize", "40", "--epochs", "1"];
+    begin(shapes, &other, &settings).end().success();
+    let error = imagenet(["ensemble", path, other.to_str().unwrap()]).refusal();
+    assert!(
+        error.contains("is given 32x32 pixels of images resized to 37 (Bilinear), and that in")
+            && error.contains("32x32 pixels of images resized to 40"),
+        "{error}"
+    );
+}

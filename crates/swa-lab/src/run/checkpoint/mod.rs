@@ -62,7 +62,7 @@ impl Checkpoints {
     ///
     /// If the folder cannot be read.
     pub fn last(&self) -> Result<Option<Position>, DirectoryError> {
-        Ok(self.positions()?.into_iter().max_by_key(key))
+        Ok(self.positions()?.into_iter().max())
     }
 
     /// Deletes what a process that was killed left behind: an incomplete checkpoint, and those that
@@ -78,7 +78,7 @@ impl Checkpoints {
     /// If the folder cannot be read, or a file cannot be deleted.
     pub fn delete_unfinished(&self) -> Result<(), DirectoryError> {
         let mut whole = self.positions()?;
-        whole.sort_by_key(key);
+        whole.sort();
         let kept: HashSet<PathBuf> = whole
             .into_iter()
             .rev()
@@ -158,14 +158,8 @@ impl Checkpoints {
         PartCheckpointer<OptimizerRecord>,
         PartCheckpointer<LrSchedulerRecord>,
     ) {
-        let (model, optimizer, schedule) = match saved {
-            None => (None, None, None),
-            Some(saved) => (
-                Some(saved.model),
-                Some(saved.optimizer),
-                Some(saved.schedule),
-            ),
-        };
+        let saved = saved.map(|it| (Some(it.model), Some(it.optimizer), Some(it.schedule)));
+        let (model, optimizer, schedule) = saved.unwrap_or_default();
         (
             PartCheckpointer::new(self, directory, MODEL, model),
             PartCheckpointer::new(self, directory, OPTIMIZER, optimizer),
@@ -227,10 +221,6 @@ impl CheckpointingStrategy for AfterLog {
             KeepLastNCheckpoints::new(KEPT).checkpointing(epoch, store)
         }
     }
-}
-
-fn key(position: &Position) -> (usize, usize) {
-    (position.epoch, position.batches)
 }
 
 /// The position in the name of a file, such as `model-12+34.bpk`.

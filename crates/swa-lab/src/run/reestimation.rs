@@ -1,12 +1,13 @@
-//! The time that passes over the images take.
+//! The passes over the training images that re-estimate BatchNorm: timed, and shown.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
+use burn::data::dataloader::{self, DataLoader, DataLoaderIterator};
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 
+use super::progress::Progress;
 use crate::data::ImageBatch;
 
 /// The time that passes took since it was last asked for.
@@ -27,31 +28,64 @@ impl PassTime {
 }
 
 /// A loader whose passes are timed, together with the work on their batches: from before the first
-/// batch until the iterator is dropped and the device has done its work.
-pub struct TimedLoader {
+/// batch until the iterator is dropped and the device has done its work. They may be shown, too.
+pub struct ReestimationLoader {
     loader: Arc<dyn DataLoader<ImageBatch>>,
     device: Device,
     time: PassTime,
+    progress: Option<Progress>,
 }
 
-impl TimedLoader {
-    /// `loader`, whose batches are on `device`. `time` tells the time that its passes took.
-    pub fn new(loader: Arc<dyn DataLoader<ImageBatch>>, device: &Device, time: PassTime) -> Self {
+impl ReestimationLoader {
+    /// `loader`, whose batches are on `device`.
+    pub fn new(loader: impl DataLoader<ImageBatch> + 'static, device: &Device) -> Self {
         Self {
+            loader: Arc::new(loader),
+            device: device.clone(),
+            time: PassTime::default(),
+            progress: None,
+        }
+    }
+
+    /// The same, of which `time` tells the time that its passes took.
+    #[must_use]
+    pub fn timed_by(self, time: &PassTime) -> Self {
+        let time = time.clone();
+        Self { time, ..self }
+    }
+
+    /// The same, whose passes `progress` shows.
+    #[must_use]
+    pub fn shown_in(self, progress: &Progress) -> Self {
+        let progress = Some(progress.clone());
+        Self { progress, ..self }
+    }
+
+    fn with(
+        &self,
+        loader: Arc<dyn DataLoader<ImageBatch>>,
+        device: &Device,
+    ) -> Arc<dyn DataLoader<ImageBatch>> {
+        Arc::new(Self {
             loader,
             device: device.clone(),
-            time,
-        }
+            time: self.time.clone(),
+            progress: self.progress.clone(),
+        })
     }
 }
 
-impl DataLoader<ImageBatch> for TimedLoader {
+impl DataLoader<ImageBatch> for ReestimationLoader {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<ImageBatch> + 'a> {
-        Box::new(TimedIterator {
+        let mut progress = self.progress.clone();
+        if let Some(progress) = &mut progress {
+            progress.begin("re-estimating BatchNorm", self.loader.num_items());
+        }
+        Box::new(Pass {
             began: Instant::now(),
             batches: self.loader.iter(),
-            device: self.device.clone(),
-            time: self.time.clone(),
+            progress,
+            loader: self,
         })
     }
 
@@ -60,42 +94,44 @@ impl DataLoader<ImageBatch> for TimedLoader {
     }
 
     fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<ImageBatch>> {
-        let loader = self.loader.to_device(device);
-        Arc::new(Self::new(loader, device, self.time.clone()))
+        self.with(self.loader.to_device(device), device)
     }
 
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<ImageBatch>> {
-        let loader = self.loader.slice(start, end);
-        Arc::new(Self::new(loader, &self.device, self.time.clone()))
+        self.with(self.loader.slice(start, end), &self.device)
     }
 }
 
-struct TimedIterator<'a> {
+struct Pass<'a> {
     began: Instant,
     batches: Box<dyn DataLoaderIterator<ImageBatch> + 'a>,
-    device: Device,
-    time: PassTime,
+    progress: Option<Progress>,
+    loader: &'a ReestimationLoader,
 }
 
-impl Iterator for TimedIterator<'_> {
+impl Iterator for Pass<'_> {
     type Item = Result<ImageBatch, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.batches.next()
+        let batch = self.batches.next();
+        if let Some(progress) = &mut self.progress {
+            progress.set(self.batches.progress().items_processed);
+        }
+        batch
     }
 }
 
-impl DataLoaderIterator<ImageBatch> for TimedIterator<'_> {
-    fn progress(&self) -> Progress {
+impl DataLoaderIterator<ImageBatch> for Pass<'_> {
+    fn progress(&self) -> dataloader::Progress {
         self.batches.progress()
     }
 }
 
-impl Drop for TimedIterator<'_> {
+impl Drop for Pass<'_> {
     fn drop(&mut self) {
         // An error shows where the results are read. Here it matters for the time only.
-        let _ = self.device.sync();
-        self.time.add(self.began.elapsed());
+        let _ = self.loader.device.sync();
+        self.loader.time.add(self.began.elapsed());
     }
 }
 
@@ -110,7 +146,8 @@ mod tests {
         let images = Arc::new(Images::new(vec![0; 2 * IMAGE_BYTES], vec![0, 1]));
         let loader = EpochLoader::reestimation(images, 1, Augmentation::None, 1, &device).unwrap();
         let time = PassTime::default();
-        let loader = TimedLoader::new(Arc::new(loader), &device, time.clone()).to_device(&device);
+        let loader = ReestimationLoader::new(loader, &device).timed_by(&time);
+        let loader = loader.to_device(&device);
         assert_eq!(time.take(), None);
         for _ in 0..2 {
             for batch in loader.iter() {
