@@ -44,7 +44,7 @@ fn main() {
 }
 
 fn loader(folder: &Path, batch_size: usize) -> EpochLoader {
-    let images = ImageSet::of_files(folder, View::TORCHVISION).expect("images");
+    let images = ImageSet::of_files(folder, View::TORCHVISION, &|_, _| {}).expect("images");
     let (augmentation, device) = (Augmentation::ResizedCropAndFlip, Device::flex());
     EpochLoader::training(images.train, batch_size, augmentation, 0, &device).expect("images")
 }

@@ -351,7 +351,7 @@ fn a_folder_of_images_has_the_same_logits_in_torchvision() -> Result<(), Box<dyn
         }
     };
     let device = Device::flex();
-    let set = ImageSet::of_files(&images, VIEW)?;
+    let set = ImageSet::of_files(&images, VIEW, &|_, _| {})?;
     let config = ResNetConfig::new(18).with_classes(set.class_names.len());
     let network = config.init(&device)?;
     let (weights, network) = match given("SWA_WEIGHTS") {

@@ -39,7 +39,7 @@ pub(crate) fn run(args: &EvaluateArgs) -> Result<(), Failure> {
     let device = device::parse(&args.device)?;
     let file = ModelFile::read(&args.model_file, &args.file)?;
     let mut progress = Progress::of_images();
-    let images = load_images(&args.data, file.view, &mut progress)?;
+    let images = load_images(&args.data, file.view, &progress)?;
     let class_names = file.class_names.as_deref();
     check_classes(&args.model_file, class_names, &images, &args.data)?;
 

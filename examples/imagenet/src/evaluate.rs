@@ -47,7 +47,7 @@ pub(crate) fn run(args: &EvaluateArgs) -> Result<(), Failure> {
     let view = args.view.on_top_of(view)?;
     file.check_side(view.side)?;
     let mut progress = Progress::of_images();
-    let images = load_images(&args.data, Some(view), &mut progress)?;
+    let images = load_images(&args.data, Some(view), &progress)?;
     let class_names = file.class_names.as_deref();
     check_classes(&args.model_file, class_names, &images, &args.data)?;
 

@@ -9,6 +9,7 @@
 //! machine. In `test`, a class is found by its name in whichever of Unicode's forms. Every file whose name is that of an image is
 //! taken, or is an error; what is passed over is counted.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
@@ -19,6 +20,7 @@ use unicode_normalization::UnicodeNormalization;
 use super::error::DataError;
 use super::image_file::Kind;
 use super::images::same_name;
+use super::source::LoadProgress;
 
 /// The folder to train on.
 pub(super) const TRAIN: &str = "train";
@@ -46,13 +48,19 @@ pub(super) struct Files {
 }
 
 impl ClassFolders {
-    /// Lists the images in `folder/train`, and those in the folder beside it that is named `test`.
+    /// Lists the images in `folder/train`, and those in the folder beside it that is named `test`. Tells `progress` the number of classes
+    /// that are listed, and of all, of both folders.
     ///
     /// # Errors
     ///
     /// Returns an error that names the folder or file if it cannot be read, if the two have no classes, more than `most_classes`,
     /// or different ones, if a class has no image, or if an image is in no class or of no format that can be read.
-    pub(super) fn list(folder: &Path, test: &str, most_classes: usize) -> Result<Self, DataError> {
+    pub(super) fn list(
+        folder: &Path,
+        test: &str,
+        most_classes: usize,
+        progress: LoadProgress<'_>,
+    ) -> Result<Self, DataError> {
         let names = [TRAIN, test];
         let mut passed_over = Noted::default();
         let folders = names.map(|split| folder.join(split));
@@ -69,9 +77,14 @@ impl ClassFolders {
         let (train, test) = (train?, test?);
         let test = in_the_order_of(folder, names, &train, test)?;
         let class_names = train.iter().map(|class| class.name.clone()).collect();
+        let (done, all) = (Cell::new(0), train.len() + test.len());
+        let listed = || {
+            done.set(done.get() + 1);
+            progress(done.get(), all);
+        };
         Ok(Self {
-            train: Files::list(folder, &train, &mut passed_over)?,
-            test: Files::list(folder, &test, &mut passed_over)?,
+            train: Files::list(folder, &train, &mut passed_over, &listed)?,
+            test: Files::list(folder, &test, &mut passed_over, &listed)?,
             class_names,
             notes: notes(folder, names, grouped, &passed_over),
         })
@@ -389,8 +402,13 @@ fn difference(names: &[String], present: &str, absent: &str) -> Option<String> {
 }
 
 impl Files {
-    /// The image files of all `classes`, class by class.
-    fn list(folder: &Path, classes: &[Class], passed_over: &mut Noted) -> Result<Self, DataError> {
+    /// The image files of all `classes`, class by class. Calls `listed` after each.
+    fn list(
+        folder: &Path,
+        classes: &[Class],
+        passed_over: &mut Noted,
+        listed: &dyn Fn(),
+    ) -> Result<Self, DataError> {
         let mut files = Self {
             folder: folder.into(),
             names: Vec::new(),
@@ -406,6 +424,7 @@ impl Files {
                 });
             }
             files.labels.resize(files.names.len(), label as u16);
+            listed();
         }
         Ok(files)
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::class_folders::{ClassFolders, TRAIN, entries, in_words};
 use super::error::DataError;
 use super::images::{ImageSet, Images};
+use super::source::LoadProgress;
 use super::view::View;
 
 /// The folders to test on: the first that is there.
@@ -18,6 +19,8 @@ impl ImageSet {
     /// The images in `folder/train/CLASS/` and `folder/val/CLASS/`, or `folder/test/CLASS/` where there is no `val`: JPEG, PNG and
     /// other files of any sizes, which are decoded whenever a loader serves them.
     ///
+    /// `progress` is told the number of classes that are listed, and of all, of both folders.
+    ///
     /// What is decoded is what `torchvision.datasets.ImageFolder` loads, with Pillow's `convert("RGB")`; see
     /// [`EpochLoader`](super::EpochLoader) for what becomes of it.
     ///
@@ -25,7 +28,11 @@ impl ImageSet {
     ///
     /// Returns an error that names the folder or file if one cannot be listed, if the two folders have no classes or different
     /// ones, if a class has no image, or if an image is in no class or of no format that can be read.
-    pub fn of_files(folder: &Path, view: View) -> Result<Self, DataError> {
+    pub fn of_files(
+        folder: &Path,
+        view: View,
+        progress: LoadProgress<'_>,
+    ) -> Result<Self, DataError> {
         if !folder.exists() {
             return Err(DataError::NoImageFolder {
                 path: folder.into(),
@@ -44,7 +51,7 @@ impl ImageSet {
                 found: format!("found {}", in_words(&entries(folder)?)),
             });
         };
-        let found = ClassFolders::list(folder, test, MOST_CLASSES)?;
+        let found = ClassFolders::list(folder, test, MOST_CLASSES, progress)?;
         let [train, test] =
             [found.train, found.test].map(|files| Arc::new(Images::of_files(files, view)));
         Ok(Self {
@@ -97,7 +104,7 @@ mod tests {
     }
 
     fn load(folder: &tempfile::TempDir) -> Result<ImageSet, DataError> {
-        ImageSet::of_files(folder.path(), VIEW)
+        ImageSet::of_files(folder.path(), VIEW, &|_, _| {})
     }
 
     /// The images of a folder of which those that cannot be read are left out.
@@ -107,7 +114,7 @@ mod tests {
             skip_unreadable,
             ..VIEW
         };
-        ImageSet::of_files(folder.path(), view).unwrap()
+        ImageSet::of_files(folder.path(), view, &|_, _| {}).unwrap()
     }
 
     fn error(folder: &tempfile::TempDir) -> String {
@@ -136,6 +143,15 @@ mod tests {
             labels.into_iter().zip(reds).collect()
         });
         batches.collect()
+    }
+
+    #[test]
+    fn a_listing_is_counted_in_the_classes_of_both_folders() {
+        let folder = folder();
+        let told = std::sync::Mutex::new(Vec::new());
+        let progress = |done, all| told.lock().unwrap().push((done, all));
+        ImageSet::of_files(folder.path(), VIEW, &progress).unwrap();
+        assert_eq!(told.into_inner().unwrap(), [(1, 4), (2, 4), (3, 4), (4, 4)]);
     }
 
     #[test]

@@ -32,7 +32,7 @@ const MOST_CLASSES: usize = 256;
 /// Those of [`ClassFolders::list`], and an error that names the file if an image is damaged, or not of
 /// 32×32 pixels. Of several bad images, the first is named.
 pub(super) fn load(folder: &Path, progress: LoadProgress<'_>) -> Result<ImageSet, DataError> {
-    let found = ClassFolders::list(folder, TEST, MOST_CLASSES)?;
+    let found = ClassFolders::list(folder, TEST, MOST_CLASSES, &|_, _| {})?;
     let total = found.train.names.len() + found.test.names.len();
     let done = AtomicUsize::new(0);
     let decoded = || progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);

@@ -81,7 +81,7 @@ pub fn run(args: &WorkerArgs) -> Result<i32, Failure> {
     let device = device::parse(&args.device)?;
     for (index, run) in own.iter().enumerate() {
         lock.set_purpose(&run.name)?;
-        let images = run.config.load_images(&mut Progress::of_images())?;
+        let images = run.config.load_images(&Progress::of_images())?;
         run.data_set.check(&images, &run.config.data)?;
         let images = run.config.with_held_out(images);
         let (images, held_out) = images.map_err(|error| PlanError::of_run(&run.name, &error))?;

@@ -78,8 +78,8 @@ impl NetworksArgs {
         let mut sources: Vec<Source> = sources.collect::<Result<_, _>>()?;
         tell_apart(&mut sources);
         let origins: Vec<Origin> = sources.iter().map(Source::origin).collect();
-        let mut progress = Progress::of_images();
-        let (data, all) = load_common_images(self.data.as_deref(), &origins, &mut progress)?;
+        let progress = Progress::of_images();
+        let (data, all) = load_common_images(self.data.as_deref(), &origins, &progress)?;
         for source in &sources {
             let class_names = source.class_names.as_deref();
             check_classes(&source.record.file, class_names, &all, &data)?;

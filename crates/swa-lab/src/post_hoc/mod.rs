@@ -84,7 +84,7 @@ impl Choice<'_> {
         let runs: Vec<KeptRun> = runs.collect::<Result<_, _>>()?;
         let origins: Vec<Origin> = runs.iter().map(KeptRun::origin).collect();
         let mut progress = Progress::of_points();
-        let (_, images) = load_common_images(self.data, &origins, &mut Progress::of_images())?;
+        let (_, images) = load_common_images(self.data, &origins, &Progress::of_images())?;
         let mut prepared = Vec::new();
         for run in &runs {
             prepared.push(run.prepare(&images, self.args, self.device)?);

@@ -71,8 +71,8 @@ impl<'a> KnownNetwork<'a> {
         // The names of an average are without the key.
         let args = args.without_key();
         let file = ModelFile::of(files.uniform().state_dict(), first, &args)?;
-        let mut progress = Progress::of_images();
-        let all = load_images(data, file.view, &mut progress)?;
+        let progress = Progress::of_images();
+        let all = load_images(data, file.view, &progress)?;
         check_classes(first, file.class_names.as_deref(), &all, data)?;
         let (config, used, held_out) = match FinishedRun::around(first) {
             Some(run) if images.validation_items.is_some() => {

@@ -503,7 +503,7 @@ impl RunConfig {
     /// # Errors
     ///
     /// [`DataError`](crate::data::DataError), of one line.
-    pub fn load_images(&self, progress: &mut Progress) -> Result<ImageSet, Failure> {
+    pub fn load_images(&self, progress: &Progress) -> Result<ImageSet, Failure> {
         load_images(&self.data, self.view, progress)
     }
 

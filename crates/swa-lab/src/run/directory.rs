@@ -52,7 +52,7 @@ pub enum DirectoryError {
     },
 
     /// There is no run in it.
-    #[error("{path} holds no run: expected config.json in it, as `cifar train` leaves it")]
+    #[error("{path} holds no run: expected config.json in it, as a training leaves it")]
     NotARun {
         /// The folder.
         path: PathBuf,

@@ -66,9 +66,9 @@ pub fn ensemble(args: &EnsembleArgs) -> Result<(), Failure> {
     let sources = args.sources.iter().map(|path| args.source(path));
     let sources: Vec<Source> = sources.collect::<Result<_, _>>()?;
     let class_names = args.class_names(&sources)?;
-    let mut progress = Progress::of_images();
+    let progress = Progress::of_images();
     let origins: Vec<Origin> = sources.iter().map(Source::origin).collect();
-    let (data, images) = load_common_images(args.data.as_deref(), &origins, &mut progress)?;
+    let (data, images) = load_common_images(args.data.as_deref(), &origins, &progress)?;
     if let Some((file, class_names)) = &class_names {
         check_classes(file, Some(class_names), &images, &data)?;
     }

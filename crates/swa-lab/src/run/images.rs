@@ -20,22 +20,26 @@ use crate::run::progress::Progress;
 pub fn load_images(
     data: &str,
     view: Option<View>,
-    progress: &mut Progress,
+    progress: &Progress,
 ) -> Result<ImageSet, Failure> {
-    if let Some(view) = view {
-        view.validate()?;
-        let images = ImageSet::of_files(Path::new(data), view)?;
-        images.notes.iter().for_each(say);
-        return Ok(images);
-    }
-    let source: DataSource = data.parse()?;
-    progress.begin("loading", 0);
+    let (mut progress, label) = match view {
+        None => (progress.clone(), "loading"),
+        Some(_) => (Progress::of_classes(), "listing"),
+    };
+    progress.begin(label, 0);
     let shown = Mutex::new(progress.clone());
-    let images = source.load(&|done, total| {
+    let show = |done, total| {
         let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
         shown.set_total(total);
         shown.set(done);
-    });
+    };
+    let images = match view {
+        None => data.parse::<DataSource>()?.load(&show),
+        Some(view) => {
+            view.validate()?;
+            ImageSet::of_files(Path::new(data), view, &show)
+        }
+    };
     progress.end();
     let images = images?;
     images.notes.iter().for_each(say);
@@ -60,7 +64,7 @@ pub struct Origin<'a> {
 pub fn load_common_images(
     given: Option<&str>,
     origins: &[Origin<'_>],
-    progress: &mut Progress,
+    progress: &Progress,
 ) -> Result<(String, ImageSet), Failure> {
     let first = origins.first().ok_or("there is no network")?;
     let sees_as = |view: Option<View>| match (first.view, view) {
@@ -80,6 +84,12 @@ pub fn load_common_images(
     let mut known = origins.iter().filter_map(|it| Some((it.path, it.data?)));
     let data = match (given, known.next()) {
         (Some(given), _) => given,
+        (None, None) if first.view.is_some() => {
+            return Err(
+                "say with --data where the images are: a folder with train/CLASS/* and val/CLASS/*"
+                    .into(),
+            );
+        }
         (None, None) => "synthetic",
         (None, Some((path, data))) => match known.find(|(_, other)| *other != data) {
             None => data,

@@ -193,7 +193,7 @@ impl FinishedRun {
         let (directory, config) = RunDirectory::read(path)?;
         if !directory.live_model().is_file() {
             return Err(format!(
-                "{} holds a run that is not finished: go on with it with `cifar train --resume --out`",
+                "{0} holds a run that is not finished: go on with it with --resume --out {0}",
                 path.display()
             )
             .into());

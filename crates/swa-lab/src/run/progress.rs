@@ -32,6 +32,7 @@ pub struct Progress {
 #[derive(Debug, Clone, Copy)]
 enum Unit {
     Images,
+    Classes,
     Points,
     Megabytes,
 }
@@ -40,6 +41,11 @@ impl Progress {
     /// Progress of something counted in images.
     pub fn of_images() -> Self {
         Self::of(Unit::Images)
+    }
+
+    /// Progress of something counted in classes of images.
+    pub(super) fn of_classes() -> Self {
+        Self::of(Unit::Classes)
     }
 
     /// Progress of something counted in points, each of which takes a while.
@@ -55,6 +61,7 @@ impl Progress {
     fn of(unit: Unit) -> Self {
         let style = match unit {
             Unit::Images => "{msg:24} [{bar:30}] {pos}/{len} images {per_sec} eta {eta}",
+            Unit::Classes => "{msg:24} [{bar:30}] {pos}/{len} classes",
             Unit::Points => "{msg:24} [{bar:30}] {pos}/{len} points eta {eta}",
             Unit::Megabytes => "{msg:24} [{bar:30}] {pos}/{len} MB {per_sec} eta {eta}",
         };
@@ -115,6 +122,7 @@ impl Progress {
                         let rate = done as f64 / seconds;
                         format!("{label}: {done} of {total} images, {rate:.0} images/s")
                     }
+                    Unit::Classes => format!("{label}: {done} of {total} classes"),
                     Unit::Megabytes => format!("{label}: {done} of {total} MB"),
                     Unit::Points => {
                         let left = total.saturating_sub(done) as f64 * seconds / done.max(1) as f64;

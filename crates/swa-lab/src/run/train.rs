@@ -77,7 +77,7 @@ pub fn train<R: Recipe>(args: &TrainArgs<R>) -> Result<i32, Failure> {
         Some((_, began)) => args.given.resumed(began)?,
     };
 
-    let images = config.load_images(&mut Progress::of_images())?;
+    let images = config.load_images(&Progress::of_images())?;
     let classes = images.class_names.len();
     let config = match &resumed {
         None => args.given.new_run(classes)?,
