@@ -22,7 +22,7 @@ use burn::tensor::{Device, Tensor};
 use burn_std::RuntimeKind;
 
 use crate::kernels::is_host;
-use crate::path::Path;
+use crate::path::{Path, follow_path};
 
 /// Makes the whole process read a tensor's data at the time it is asked for, on every device:
 /// `burn_std::set_runtime_kind(RuntimeKind::Async)`.
@@ -69,12 +69,8 @@ pub(crate) fn running_states<M: Module>(module: &M) -> HashSet<String> {
         states: HashSet<String>,
     }
     impl ModuleVisitor for Finder {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.path.enter(name, container);
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.exit();
-        }
+        follow_path!();
+
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let value = param.val();
             // A hand-written `train` may have left a parameter on a plain device, where none requires a gradient.

@@ -1,6 +1,9 @@
 //! A number that is recorded with a module.
 
-use burn::module::{ModuleMapper, Param, ParamId};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::module::{ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Device, Int, IntDType, Tensor};
 
 /// A count that lives in the host's memory and travels in a module's record.
@@ -16,6 +19,7 @@ pub struct Counter {
     /// The count.
     pub value: usize,
     id: ParamId,
+    is_loaded: bool,
 }
 
 impl Counter {
@@ -24,32 +28,83 @@ impl Counter {
         Self {
             value,
             id: ParamId::new(),
+            is_loaded: false,
         }
     }
 
     /// The count as a parameter of shape `[1]`, to be visited.
     pub fn param(&self, device: &Device) -> Param<Tensor<1, Int>> {
+        self.param_read_by(device, || ())
+    }
+
+    /// The same, which calls `on_read` when its tensor is made.
+    fn param_read_by(
+        &self,
+        device: &Device,
+        on_read: impl Fn() + Send + Sync + 'static,
+    ) -> Param<Tensor<1, Int>> {
         let value = self.value;
-        Param::uninitialized(
-            self.id,
-            move |device, _| tensor(value, device),
-            device.clone().without_autodiff(),
-            false,
-            [1].into(),
-        )
+        let init = move |device: &Device, _| {
+            on_read();
+            tensor(value, device)
+        };
+        let device = device.clone().without_autodiff();
+        Param::uninitialized(self.id, init, device, false, [1].into())
+    }
+
+    /// Visits the count as the field `name` of a `container`.
+    pub fn visit_as<V: ModuleVisitor>(
+        &self,
+        name: &str,
+        container: &str,
+        visitor: &mut V,
+        device: &Device,
+    ) {
+        visitor.enter_module(name, container);
+        visitor.visit_int(&self.param(device));
+        visitor.exit_module(name, container);
     }
 
     /// The count after a mapper, such as the one that loads a record.
     pub fn map<M: ModuleMapper>(self, mapper: &mut M, device: &Device) -> Self {
-        let param = mapper.map_int(self.param(device));
-        if param.is_initialized() {
-            Self::of(&param)
-        } else {
-            Self {
-                value: self.value,
+        let is_read = Arc::new(AtomicBool::new(false));
+        let on_read = {
+            let is_read = is_read.clone();
+            move || is_read.store(true, Ordering::Relaxed)
+        };
+        let param = mapper.map_int(self.param_read_by(device, on_read));
+        if !param.is_initialized() {
+            return Self {
                 id: param.id,
-            }
+                is_loaded: false,
+                ..self
+            };
         }
+        let mapped = Self::of(&param);
+        let is_same = mapped.value == self.value && mapped.id == self.id;
+        Self {
+            is_loaded: !(is_same && is_read.load(Ordering::Relaxed)),
+            ..mapped
+        }
+    }
+
+    /// The same as the field `name` of a `container`.
+    pub fn map_as<M: ModuleMapper>(
+        self,
+        name: &str,
+        container: &str,
+        mapper: &mut M,
+        device: &Device,
+    ) -> Self {
+        mapper.enter_module(name, container);
+        let mapped = self.map(mapper, device);
+        mapper.exit_module(name, container);
+        mapped
+    }
+
+    /// Tells whether the last mapper put a count of its own here, as one that loads a record does: also one of the same value.
+    pub fn is_loaded(&self) -> bool {
+        self.is_loaded
     }
 
     /// The count that a parameter of shape `[1]` holds.
@@ -64,6 +119,7 @@ impl Counter {
         Self {
             value: value.unwrap_or(Ok(0)).unwrap_or(usize::MAX),
             id: param.id,
+            is_loaded: false,
         }
     }
 }

@@ -101,7 +101,8 @@ pub enum AverageError {
 
     /// No weight of the model was to be averaged.
     #[error(
-        "none of the model's weights is to be averaged: `with_weights_averaged` has to accept the path of one, such as `{path}`"
+        "none of the model's weights is to be averaged: `with_weights_averaged` has to accept the path of one, such as `{path}` \
+         (in a `Learner`, `copied` of `SwaConfig` has to leave one out)"
     )]
     NoneAveraged {
         /// The path of the model's first weight.

@@ -100,6 +100,7 @@ mod ensemble;
 mod error;
 mod kernels;
 mod loaded;
+mod lock;
 mod members;
 mod path;
 mod post_hoc;

@@ -2,12 +2,13 @@
 
 use core::fmt;
 use std::error::Error;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use thiserror::Error;
 
+use crate::lock::lock;
 use crate::{Average, AveragingRule, Counter};
 
 /// A member of an ensemble, the weights of a training after one of its steps, or a snapshot of an average.
@@ -244,7 +245,7 @@ impl<M: Module> Members<M> {
         model: impl FnOnce() -> Result<M, SinkError>,
     ) -> Result<(), MemberError> {
         let step = member.step;
-        let mut shared = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = lock(&self.sink);
         if shared.last != Some(step) {
             let put = model().and_then(|model| shared.sink.put(&member, &model));
             put.map_err(|reason| MemberError::NotKept {
@@ -265,7 +266,7 @@ impl<M: Module> Members<M> {
     ///
     /// [`MemberError::Gone`], which names the first.
     pub fn check(&mut self) -> Result<(), MemberError> {
-        let mut shared = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = lock(&self.sink);
         let mut gone = Vec::new();
         self.kept.retain(|member| match shared.sink.check(member) {
             Ok(()) => true,
@@ -274,6 +275,9 @@ impl<M: Module> Members<M> {
                 false
             }
         });
+        if gone.iter().any(|(step, _)| shared.last == Some(*step)) {
+            shared.last = None;
+        }
         let further = gone.len().saturating_sub(1);
         match gone.into_iter().next() {
             None => Ok(()),
@@ -299,8 +303,7 @@ impl<M: Module> Members<M> {
 
     /// Members of the same step are put again.
     fn forget_last(&self) {
-        let mut shared = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.last = None;
+        lock(&self.sink).last = None;
     }
 
     fn steps(&self) -> Vec<i64> {
@@ -405,9 +408,7 @@ impl<M: Module> Module for Members<M> {
         let (device, members) = (&self.device, self.kept.len());
         let mut count = self.count.clone();
         count.value = members;
-        visitor.enter_module("count", CONTAINER);
-        visitor.visit_int(&count.param(device));
-        visitor.exit_module("count", CONTAINER);
+        count.visit_as("count", CONTAINER, visitor, device);
         if members == 0 {
             return;
         }
@@ -428,9 +429,7 @@ impl<M: Module> Module for Members<M> {
 
     fn map<Mapper: ModuleMapper>(mut self, mapper: &mut Mapper) -> Self {
         self.count.value = self.kept.len();
-        mapper.enter_module("count", CONTAINER);
-        self.count = self.count.clone().map(mapper, &self.device);
-        mapper.exit_module("count", CONTAINER);
+        self.count = self.count.map_as("count", CONTAINER, mapper, &self.device);
         self.forget_last();
         let members = self.count.value;
         if members == 0 {
@@ -452,7 +451,8 @@ impl<M: Module> Module for Members<M> {
             mapper.exit_module("updates", CONTAINER);
             updates.into_iter().map(Some).collect()
         } else {
-            vec![None; members]
+            // As many as there are steps: of a damaged record, the count may be beyond all memory.
+            vec![None; steps.len()]
         };
 
         let rates: Vec<u8> = rates.into_iter().map(|byte| byte as u8).collect();
@@ -495,6 +495,7 @@ mod tests {
     use burn::store::ModuleRecord;
 
     use super::*;
+    use crate::EqualWeights;
 
     /// Notes the steps that it takes, has room for some, and loses some.
     #[derive(Clone, Default)]
@@ -579,6 +580,46 @@ mod tests {
         );
         assert_eq!(members.kept().len(), 1);
         members.check().unwrap();
+    }
+
+    #[test]
+    fn a_member_that_is_gone_can_be_collected_again() {
+        let (mut members, notes) = collected(&[10, 20]);
+        notes.0.lock().unwrap().lost = vec![20];
+        members.check().unwrap_err();
+        notes.0.lock().unwrap().lost.clear();
+        members.collect(&model(), 20, 0.1).unwrap();
+        assert_eq!(notes.0.lock().unwrap().put, [10, 20, 20]);
+        assert_eq!(members.kept().len(), 2);
+    }
+
+    #[test]
+    fn a_record_that_says_too_many_members_is_refused() {
+        #[derive(Module, Debug)]
+        struct Record {
+            count: Param<Tensor<1, Int>>,
+            steps: Param<Tensor<1, Int>>,
+            learning_rates: Param<Tensor<2, Int>>,
+        }
+        let (members, _) = collected(&[10]);
+        for count in [2, i64::MAX] {
+            let number = |values: Vec<i64>| {
+                let data = TensorData::new(values.clone(), [values.len()]);
+                Tensor::<1, Int>::from_data(data, (&Device::flex(), DType::I64))
+            };
+            let record = Record {
+                count: Param::initialized(ParamId::new(), number(vec![count])),
+                steps: Param::initialized(ParamId::new(), number(vec![10])),
+                learning_rates: Param::initialized(
+                    ParamId::new(),
+                    number(vec![0; BYTES]).reshape([1, BYTES]),
+                ),
+            };
+            let record = record.into_record();
+            members.clone().try_load_record(record.clone()).unwrap_err();
+            let snapshots = Members::of_average(Notes::default(), "averaged", &EqualWeights);
+            snapshots.try_load_record(record).unwrap_err();
+        }
     }
 
     #[test]

@@ -71,6 +71,21 @@ impl Path {
     }
 }
 
+/// The methods with which a visitor or a mapper that has a `path: Path` follows a traversal.
+macro_rules! follow_path {
+    () => {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.path.enter(name, container);
+        }
+
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.exit();
+        }
+    };
+}
+
+pub(crate) use follow_path;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,14 @@
 //! Errors of a network's configuration and name.
 
+/// The largest depth of a network that exists at any: the deepest PreResNet of its paper has 1001 layers.
+pub(crate) const DEEPEST: usize = 10_000;
+
+/// The largest factor by which a network is widened: that of the paper is at most 12.
+pub(crate) const WIDEST: usize = 1000;
+
+/// The largest number of classes.
+const MOST_CLASSES: usize = 1_000_000_000;
+
 /// The reason why a configuration is invalid.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -30,10 +39,9 @@ pub enum ModelError {
         /// The channels of the narrowest layer, of which every other width is a multiple.
         narrowest: usize,
     },
-    /// The network would have no channels, or more than can be counted.
+    /// The network would have no channels, or more than any machine holds.
     #[error(
-        "{network} cannot be {got} times wider: expected a widen_factor of at least 1 whose weights can be counted. \
-         Use 10 as in the paper."
+        "{network} cannot be {got} times wider: expected a widen_factor from 1 to {WIDEST}. Use 10 as in the paper."
     )]
     WidenFactor {
         /// The network's name.
@@ -41,14 +49,16 @@ pub enum ModelError {
         /// The factor that was asked for.
         got: usize,
     },
-    /// The classifier would have no classes.
+    /// The classifier would have no classes, or more than any machine holds.
     #[error(
-        "{network} needs classes to tell apart: got classes = 0, expected at least 1. \
+        "{network} needs classes to tell apart: got classes = {got}, expected 1 to {MOST_CLASSES}. \
          Use the number of labels in the data set, 10 for CIFAR-10."
     )]
     Classes {
         /// The network's name.
         network: &'static str,
+        /// The number that was asked for.
+        got: usize,
     },
     /// The dropout probability is not in `[0, 1)`.
     #[error(
@@ -83,15 +93,42 @@ impl UnknownNetwork {
 
 /// The closest depths below and above `depth` of which a network `exists`, in ascending order.
 pub(crate) fn nearest_depths(depth: usize, exists: impl Fn(usize) -> bool) -> Vec<usize> {
-    let below = (0..depth).rev().find(|depth| exists(*depth));
-    let above = (depth..=usize::MAX).find(|depth| exists(*depth));
+    let mut below = (0..depth.min(DEEPEST + 1)).rev();
+    let below = below.find(|depth| exists(*depth));
+    let above = (depth..=DEEPEST).find(|depth| exists(*depth));
     below.into_iter().chain(above).collect()
 }
 
+/// What a table has for the networks that exist at a few depths only.
+///
+/// # Errors
+///
+/// [`ModelError::Depth`] with all depths of the table.
+pub(crate) fn by_depth<T: Copy>(
+    network: &'static str,
+    expected: &'static str,
+    table: &[(usize, T)],
+    depth: usize,
+) -> Result<T, ModelError> {
+    match table.iter().find(|(known, _)| *known == depth) {
+        Some((_, found)) => Ok(*found),
+        None => Err(ModelError::Depth {
+            network,
+            got: depth,
+            expected,
+            nearest: table.iter().map(|(known, _)| *known).collect(),
+        }),
+    }
+}
+
 pub(crate) fn check_classes(network: &'static str, classes: usize) -> Result<(), ModelError> {
-    match classes {
-        0 => Err(ModelError::Classes { network }),
-        _ => Ok(()),
+    if (1..=MOST_CLASSES).contains(&classes) {
+        Ok(())
+    } else {
+        Err(ModelError::Classes {
+            network,
+            got: classes,
+        })
     }
 }
 
@@ -153,7 +190,7 @@ mod tests {
     fn no_classes_is_an_error_that_says_what_to_use() {
         assert_eq!(
             check_classes("VGG", 0).unwrap_err().to_string(),
-            "VGG needs classes to tell apart: got classes = 0, expected at least 1. \
+            "VGG needs classes to tell apart: got classes = 0, expected 1 to 1000000000. \
              Use the number of labels in the data set, 10 for CIFAR-10."
         );
         assert_eq!(check_classes("VGG", 1), Ok(()));

@@ -19,9 +19,19 @@ pub(crate) enum Bias {
     None,
 }
 
-/// A `kernel_size x kernel_size` convolution with the fan-out's deviation, padded so that at stride 1 it keeps height and width.
+/// A `kernel_size x kernel_size` convolution as Burn initialises it, padded so that at stride 1 it keeps height and width.
 ///
 /// `kernel_size` is odd.
+pub(crate) fn padded(channels: [usize; 2], kernel_size: usize, stride: usize) -> Conv2dConfig {
+    let padding = kernel_size / 2;
+    Conv2dConfig::new(channels, [kernel_size, kernel_size])
+        .with_stride([stride, stride])
+        .with_padding(PaddingConfig2d::Explicit(
+            padding, padding, padding, padding,
+        ))
+}
+
+/// A `kernel_size x kernel_size` convolution with the fan-out's deviation, [padded].
 pub(crate) fn convolution(
     channels: [usize; 2],
     kernel_size: usize,
@@ -52,12 +62,7 @@ fn config(
     stride: usize,
     fan_out_only: bool,
 ) -> Conv2dConfig {
-    let padding = kernel_size / 2;
-    Conv2dConfig::new(channels, [kernel_size, kernel_size])
-        .with_stride([stride, stride])
-        .with_padding(PaddingConfig2d::Explicit(
-            padding, padding, padding, padding,
-        ))
+    padded(channels, kernel_size, stride)
         // The layer would draw its bias from the weight's distribution.
         .with_bias(false)
         .with_initializer(Initializer::KaimingNormal {

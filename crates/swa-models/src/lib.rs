@@ -8,6 +8,7 @@ mod initialization;
 mod network;
 #[cfg(test)]
 mod parameter_count;
+mod pooling;
 mod transparent;
 
 pub use cifar::{PreResNet, PreResNetConfig, Vgg, VggConfig, WideResNet, WideResNetConfig};

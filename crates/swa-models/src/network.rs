@@ -1,6 +1,5 @@
 //! Any of the networks, by name.
 
-use core::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
@@ -100,11 +99,11 @@ impl NetworkConfig {
     /// Those of the network's own configuration.
     pub fn init(&self, device: &Device) -> Result<Network, ModelError> {
         Ok(match self {
-            Self::Vgg(config) => config.init(device)?.into(),
-            Self::PreResNet(config) => config.init(device)?.into(),
-            Self::WideResNet(config) => config.init(device)?.into(),
-            Self::ResNet(config) => config.init(device)?.into(),
-            Self::DenseNet(config) => config.init(device)?.into(),
+            Self::Vgg(config) => Network::Vgg(config.init(device)?),
+            Self::PreResNet(config) => Network::PreResNet(config.init(device)?),
+            Self::WideResNet(config) => Network::WideResNet(config.init(device)?),
+            Self::ResNet(config) => Network::ResNet(config.init(device)?),
+            Self::DenseNet(config) => Network::DenseNet(config.init(device)?),
         })
     }
 }
@@ -185,48 +184,6 @@ impl Network {
     }
 }
 
-impl fmt::Display for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Vgg(network) => network.fmt(f),
-            Self::PreResNet(network) => network.fmt(f),
-            Self::WideResNet(network) => network.fmt(f),
-            Self::ResNet(network) => network.fmt(f),
-            Self::DenseNet(network) => network.fmt(f),
-        }
-    }
-}
-
-impl From<Vgg> for Network {
-    fn from(network: Vgg) -> Self {
-        Self::Vgg(network)
-    }
-}
-
-impl From<PreResNet> for Network {
-    fn from(network: PreResNet) -> Self {
-        Self::PreResNet(network)
-    }
-}
-
-impl From<WideResNet> for Network {
-    fn from(network: WideResNet) -> Self {
-        Self::WideResNet(network)
-    }
-}
-
-impl From<ResNet> for Network {
-    fn from(network: ResNet) -> Self {
-        Self::ResNet(network)
-    }
-}
-
-impl From<DenseNet> for Network {
-    fn from(network: DenseNet) -> Self {
-        Self::DenseNet(network)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use burn_swa_test_support::parameters::shapes;
@@ -265,6 +222,33 @@ mod tests {
             let error = name.parse::<NetworkConfig>().unwrap_err().to_string();
             assert!(error.contains(&format!("`{name}`")), "{error}");
             assert!(error.contains("preresnet-110"), "{error}");
+        }
+    }
+
+    #[test]
+    fn numbers_beyond_all_networks_are_an_error_without_a_panic() {
+        let error = |name: &str| {
+            let config: NetworkConfig = name.parse().unwrap();
+            config.init(&Device::flex()).unwrap_err().to_string()
+        };
+        // 9n+2 and 6n+4.
+        let deep = error("preresnet-9000000000000000002");
+        assert!(deep.ends_with("up to 10000. Use depth 9992."), "{deep}");
+        let deep = error("wrn-6000000000000000004-2");
+        assert!(deep.ends_with("up to 10000. Use depth 10000."), "{deep}");
+        let wide = error("wrn-10-100000000");
+        assert!(wide.contains("cannot be 100000000 times wider"), "{wide}");
+        for name in [
+            "vgg16",
+            "preresnet-8",
+            "wrn-10-1",
+            "resnet18",
+            "densenet121",
+        ] {
+            let config: NetworkConfig = name.parse().unwrap();
+            let error = config.with_classes(usize::MAX).init(&Device::flex());
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains("classes = 18446744073709551615"), "{error}");
         }
     }
 

@@ -56,6 +56,14 @@ macro_rules! transparent_module {
             }
         }
 
+        impl core::fmt::Display for $name {
+            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+                match self {
+                    $(Self::$variant(module) => core::fmt::Display::fmt(module, f)),+
+                }
+            }
+        }
+
         impl burn::module::ModuleDisplay for $name {
             fn format(&self, settings: burn::module::DisplaySettings) -> String {
                 match self {

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod batch_norm;
 mod burn_0_22;
 mod checkpoints;
 mod member_files;

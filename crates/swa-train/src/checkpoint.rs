@@ -34,7 +34,8 @@ use crate::swa::{Below, Contents, MAIN, PREFIX, needs_data};
 /// [`SwaError::Checkpoint`] for a file that cannot be read, that of a training without SWA, that of another network, and that of a
 /// training that had averaged nothing yet. [`SwaError::NotReestimated`] if the model has BatchNorm layers that train, and their
 /// statistics were not re-estimated after the last update: in a file from within an epoch, or of an earlier version.
-/// [`SwaError::Average`] for a model that cannot be averaged.
+/// [`SwaError::Average`] for a model that cannot be averaged, and [`SwaError::BatchNorm`] for one whose BatchNorm layers could not be
+/// re-estimated, such as in 16 bits.
 pub fn load_averaged<M: Module + 'static>(file: impl AsRef<Path>, model: M) -> Result<M, SwaError> {
     let file = file.as_ref();
     let (record, contents) = read(file, &model)?;

@@ -139,8 +139,9 @@ pub(crate) struct Evaluation<M: LearnerModel> {
 pub(crate) struct Evaluated<M: LearnerModel> {
     updates: usize,
     device: Device,
-    model: M,
-    report: BatchNormReport,
+    pub(crate) model: M,
+    /// The report of the re-estimation.
+    pub(crate) report: BatchNormReport,
     /// Its average with its running statistics, once a record has asked for it.
     recorded: OnceCell<Option<Average<M>>>,
 }
@@ -197,21 +198,8 @@ impl<M: LearnerModel> Evaluation<M> {
         last.filter(|last| last.updates == updates)
     }
 
-    /// The model of `average`, to be made ready on `device`.
-    ///
-    /// # Errors
-    ///
-    /// [`SwaError::Average`].
-    pub(crate) fn pending(
-        &self,
-        average: &Average<M>,
-        device: &Device,
-    ) -> Result<Pending<M>, SwaError> {
-        Ok(self.of_model(average.model()?, average.updates(), device))
-    }
-
     /// A model of an average after so many updates, to be made ready on `device`.
-    pub(crate) fn of_model(&self, model: M, updates: usize, device: &Device) -> Pending<M> {
+    pub(crate) fn pending(&self, model: M, updates: usize, device: &Device) -> Pending<M> {
         let reestimation = self.reestimation.clone();
         Pending {
             updates,
@@ -235,18 +223,6 @@ impl<M: LearnerModel> Evaluation<M> {
     /// Frees the evaluated model of the average called `name`.
     pub(crate) fn forget(&mut self, name: &str) {
         self.evaluated.remove(name);
-    }
-}
-
-impl<M: LearnerModel> Evaluated<M> {
-    /// The report of the re-estimation.
-    pub(crate) fn report(&self) -> &BatchNormReport {
-        &self.report
-    }
-
-    /// The model.
-    pub(crate) fn into_model(self) -> M {
-        self.model
     }
 }
 

@@ -71,8 +71,8 @@ use update::{Flags, update};
 ///
 /// # Memory
 ///
-/// One f32 copy of the parameters, from the second update on; until then it shares the model's. In the host's memory, it goes on to
-/// share those that are not averaged.
+/// One f32 copy of the parameters, from the second update on. Until then, it shares the model's, if these are in f32 (or f64) and it is
+/// on their device. In the host's memory, it goes on to share those that are not averaged.
 ///
 /// # Copies and records on an accelerator
 ///
@@ -113,8 +113,8 @@ impl<M: Module> Average<M> {
     ///
     /// # Errors
     ///
-    /// [`AverageError::Quantized`], which names the parameter, and [`AverageError::Weights`] for a module with a hand-written
-    /// traversal that does not tell its parameters apart.
+    /// [`AverageError::Quantized`], which names the parameter, and for a module with a hand-written traversal
+    /// [`AverageError::Weights`] if it does not tell its parameters apart, and [`AverageError::Reparameterized`] if it leaves adapters.
     pub fn new(model: &M, rule: impl AveragingRule + 'static) -> Result<Self, AverageError> {
         let model = effective(model);
         let weights = Weights::read(&model)?;
@@ -241,7 +241,9 @@ impl<M: Module> Average<M> {
     ///   earlier [`update_non_blocking`](Self::update_non_blocking); [`FrozenNotFinite`](AverageError::FrozenNotFinite): the same
     ///   in a parameter that requires no gradient.
     /// - [`InvalidWeight`](AverageError::InvalidWeight) of a rule of your own.
-    /// - [`Quantized`](AverageError::Quantized).
+    /// - [`Quantized`](AverageError::Quantized), [`Reparameterized`](AverageError::Reparameterized) and
+    ///   [`Weights`](AverageError::Weights), as of [`new`](Self::new).
+    /// - [`Device`](AverageError::Device) if the device could not be read.
     pub fn update(&mut self, model: &M) -> Result<(), AverageError> {
         self.update_alone(self.read(model)?, Flags::ReadNow)?;
         self.freeze_as(model);
@@ -289,7 +291,7 @@ impl<M: Module> Average<M> {
     ///
     /// A pass for `K` averages reads the weights twice, to check them and to average them, and reads and writes each average. On
     /// CubeCL's devices, it takes no more launches than for one average, as long as a launch can bind `K + 1` buffers for each
-    /// parameter: see [`parameters_a_launch`](crate::parameters_a_launch).
+    /// parameter.
     ///
     /// ```
     /// use burn::module::Module;
@@ -342,9 +344,7 @@ impl<M: Module> Average<M> {
     ///
     /// Those of [`update`](Self::update) that are about the model's parameters.
     pub fn with_running_statistics_of(mut self, model: &M) -> Result<Self, AverageError> {
-        let of_model = self
-            .read(model)?
-            .arranged_as(self.weights.layout_shared())?;
+        let of_model = self.read(model)?;
         self.weights = self.weights.with_running_statistics_of(of_model);
         *self.is_shown.get_mut() = true;
         Ok(self)
@@ -384,7 +384,7 @@ impl<M: Module> Average<M> {
     ///
     /// [`AverageError::NotFinite`] or [`AverageError::FrozenNotFinite`] if one did not, here or in an average that was [updated
     /// together](Self::update_all_from) with this one. The average is that of the updates before it, and later updates go on from
-    /// there.
+    /// there. [`AverageError::Device`] if the device could not be read.
     pub fn check(&mut self) -> Result<(), AverageError> {
         let Some(unread) = &self.unread else {
             return Ok(());
@@ -443,6 +443,9 @@ impl<M: Module> Average<M> {
             *averaged = change(parameter).unwrap_or(*averaged);
         }
         self.weights = self.weights.averaging(&self.averaged);
+        let averaged = self.averaged_weights();
+        let spread = self.spread.take();
+        self.spread = spread.map(|it| it.averaging(averaged, &self.weights));
         self.is_large.clear();
         self
     }
@@ -464,14 +467,6 @@ impl<M: Module> Average<M> {
         } else {
             AverageError::NotFinite { path, updates }
         }
-    }
-
-    fn first_device(&self) -> Device {
-        self.weights
-            .devices()
-            .into_iter()
-            .next()
-            .unwrap_or_default()
     }
 }
 
@@ -555,10 +550,9 @@ impl<M: Module> Module for Average<M> {
         self.skeleton.visit(self.weights(), visitor);
         visitor.exit_module("model", CONTAINER);
 
-        visitor.enter_module("updates", CONTAINER);
-        visitor.visit_int(&self.updates.param(&self.first_device()));
-        visitor.exit_module("updates", CONTAINER);
-
+        let device = self.weights.first_device();
+        self.updates
+            .visit_as("updates", CONTAINER, visitor, &device);
         if let Some(spread) = &self.spread {
             spread.visit(&self.weights, visitor);
         }
@@ -571,15 +565,12 @@ impl<M: Module> Module for Average<M> {
         self.is_large.clear();
         mapper.exit_module("model", CONTAINER);
 
-        mapper.enter_module("updates", CONTAINER);
-        let device = self.first_device();
-        let before = self.updates();
-        self.updates = self.updates.map(mapper, &device);
-        if self.updates() != before {
-            // The record is of another average: the unread verdict is not on its updates.
+        let device = self.weights.first_device();
+        self.updates = self.updates.map_as("updates", CONTAINER, mapper, &device);
+        if self.updates.is_loaded() {
+            // The unread verdict is not on the updates of the record.
             self.unread = None;
         }
-        mapper.exit_module("updates", CONTAINER);
 
         self.spread = match self.spread {
             Some(spread) => Some(spread.map(&self.weights, mapper)),

@@ -5,7 +5,7 @@ use burn::tensor::{FloatDType, Tensor};
 
 use super::Average;
 use crate::AverageError;
-use crate::path::Path;
+use crate::path::{Path, follow_path};
 use crate::weights::Weights;
 
 impl<M: Module> Average<M> {
@@ -43,13 +43,7 @@ struct Overwrite<'a> {
 }
 
 impl ModuleMapper for Overwrite<'_> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.exit();
-    }
+    follow_path!();
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let path = self.path.dotted();

@@ -25,7 +25,7 @@ impl<M: Module> Average<M> {
     /// mean + sqrt(scale) * (sqrt(variance) * z1 + sum_k deviation[k] * z2[k] / sqrt(rank - 1))
     /// ```
     ///
-    /// with standard normal `z1`, one a weight, and `z2`, one a deviation. Without the sum for [`Covariance::Diagonal`]. The paper's
+    /// with standard normal `z1`, one a weight that is averaged, and `z2`, one a deviation. Without the sum for [`Covariance::Diagonal`]. The paper's
     /// scale is 0.5 for the full covariance, with which this is its Gaussian, and 1 for the diagonal one; its code divides by
     /// `sqrt(rank - 1)` also while there are fewer deviations. A weight that never moved stays at its mean.
     ///
@@ -87,11 +87,11 @@ impl<M: Module> Average<M> {
         if !is_scale {
             return Err(AverageError::InvalidScale { scale });
         }
-        let collected = spread.collected();
+        let collected = spread.collected.value;
         if collected < 2 {
             return Err(AverageError::NoSpread { collected });
         }
-        let mean: Vec<Floats> = self.weights().weights().cloned().collect();
+        let mean: Vec<Floats> = spread.of_averaged(self.weights()).cloned().collect();
         let on_the_diagonal = noise_of(spread, &mean, &mut noise);
         let mut terms = vec![(scale.sqrt(), on_the_diagonal)];
         if covariance == Covariance::Full {
@@ -104,14 +104,15 @@ impl<M: Module> Average<M> {
             terms.extend(deviations);
         }
         terms.insert(0, (1.0, mean));
-        let weights = self.weights().with_weights(kernels::combine(&terms));
+        let sampled = spread.with_rest(kernels::combine(&terms), &self.weights, Floats::clone);
+        let weights = self.weights.with_weights(sampled);
         Ok(self.skeleton.filled(&weights.in_dtypes_of_the_module()))
     }
 }
 
 /// `sqrt(variance) * z1` for each parameter.
 fn noise_of(spread: &Spread, mean: &[Floats], mut noise: impl FnMut() -> f32) -> Vec<Floats> {
-    let parameters = spread.variance().iter().zip(mean);
+    let parameters = spread.variance.iter().zip(mean);
     let noises = parameters.map(|(variance, mean)| {
         let variance = as_mean(variance.clone(), mean).flat();
         let drawn: Vec<f32> = (0..mean.len()).map(|_| noise()).collect();

@@ -32,7 +32,9 @@ impl<M: burn::module::Module> Average<M> {
     /// # Memory
     ///
     /// `rank + 2` copies of the parameters, in memory and in records: the mean, the variance, and the deviations, of which there are as
-    /// many as updates until there are `rank`. To keep them in the host's memory, see [`with_device`](Self::with_device).
+    /// many as updates until there are `rank`. To keep them in the host's memory, see [`with_device`](Self::with_device). On a
+    /// device that [reads tensors later](crate::read_tensors_when_asked), the variance and a deviation are there twice. Weights that
+    /// are [not averaged](Self::with_weights_averaged) have no spread: they take no memory, and are zeros in records.
     ///
     /// Source: Maddox et al. 2019, *A Simple Baseline for Bayesian Uncertainty in Deep Learning*, sec. 3.2 and algorithm 1.
     ///
@@ -43,7 +45,7 @@ impl<M: burn::module::Module> Average<M> {
         if rank < 2 {
             return Err(AverageError::TooFewDeviations { rank });
         }
-        self.spread = Some(Spread::new(rank, &self.weights));
+        self.spread = Some(Spread::new(rank, &self.weights, self.averaged_weights()));
         Ok(self)
     }
 
@@ -52,22 +54,35 @@ impl<M: burn::module::Module> Average<M> {
         self.spread.as_ref().map(Spread::rank)
     }
 
-    /// The variance of each weight, if deviations are [kept](Self::with_deviations). The running statistics, ints and bools that
-    /// come along are the average's.
+    /// The variance of each weight, if deviations are [kept](Self::with_deviations): 0 for those that are not averaged. The running
+    /// statistics, ints and bools that come along are the average's.
     pub fn variance(&self) -> Option<Weights> {
-        let variance = self.spread.as_ref()?.variance.clone();
-        Some(self.weights().with_weights(variance))
+        let (spread, mean) = (self.spread.as_ref()?, self.weights());
+        let variance = spread.variance.clone();
+        Some(mean.with_weights(spread.with_rest(variance, mean, zeros)))
     }
 
     /// The last deviations from the average, the oldest first: none if they are not [kept](Self::with_deviations).
     pub fn deviations(&self) -> Vec<Weights> {
-        let deviations = self.spread.iter().flat_map(Spread::in_order);
-        let deviations = deviations.map(|it| self.weights().with_weights(it.clone()));
+        let Some(spread) = &self.spread else {
+            return Vec::new();
+        };
+        let mean = self.weights();
+        let deviations = spread.in_order().cloned();
+        let deviations = deviations.map(|it| mean.with_weights(spread.with_rest(it, mean, zeros)));
         deviations.collect()
+    }
+
+    /// Tells of each weight whether it is averaged.
+    pub(super) fn averaged_weights(&self) -> Vec<bool> {
+        let parameters = self.weights.layout().parameters().iter();
+        let weights = parameters.zip(&self.averaged);
+        let weights = weights.filter(|(parameter, _)| parameter.role == Role::Weight);
+        weights.map(|(_, averaged)| *averaged).collect()
     }
 }
 
-/// Values of all parameters that are weights, in the order of a layout.
+/// Values of all weights that are averaged, in the order of a layout.
 type Vector = Vec<Floats>;
 
 /// The variance of the weights that an average was updated with, and the last of their deviations from it.
@@ -75,11 +90,13 @@ type Vector = Vec<Floats>;
 pub(super) struct Spread {
     rank: Counter,
     /// The number of updates since deviations are kept.
-    collected: Counter,
-    variance: Vector,
+    pub(super) collected: Counter,
+    /// Tells of each weight whether it is averaged. The others have no spread.
+    averaged: Vec<bool>,
+    pub(super) variance: Vector,
     /// At most `rank`. Update `i`, counted from 0, has its deviation at `i % rank`.
     deviations: Vec<Vector>,
-    /// The ids of the parameters in records.
+    /// The ids of all weights in records.
     ids: Vec<ParamId>,
     /// The variance and the deviation before the last update, on a device where a record may not have been read yet: while there is
     /// another handle on them, their memory is not written to, even where Burn defers operations.
@@ -87,16 +104,61 @@ pub(super) struct Spread {
 }
 
 impl Spread {
-    fn new(rank: usize, mean: &Weights) -> Self {
-        let variance: Vector = mean.weights().map(zeros).collect();
-        Self {
+    fn new(rank: usize, mean: &Weights, averaged: Vec<bool>) -> Self {
+        let mut spread = Self {
             rank: Counter::new(rank),
             collected: Counter::new(0),
-            ids: variance.iter().map(|_| ParamId::new()).collect(),
-            variance,
+            ids: averaged.iter().map(|_| ParamId::new()).collect(),
+            averaged,
+            variance: Vec::new(),
             deviations: Vec::new(),
             replaced: None,
+        };
+        spread.variance = spread.of_averaged(mean).map(zeros).collect();
+        spread
+    }
+
+    /// The same for an average of other weights: those that were not averaged before begin with zeros.
+    pub(super) fn averaging(self, averaged: Vec<bool>, mean: &Weights) -> Self {
+        let chosen = |vector: &Vector| -> Vector {
+            let all = self.with_rest(vector.clone(), mean, zeros).into_iter();
+            let chosen = all.zip(&averaged).filter(|(_, averaged)| **averaged);
+            chosen.map(|(values, _)| values).collect()
+        };
+        let variance = chosen(&self.variance);
+        let deviations = self.deviations.iter().map(chosen).collect();
+        Self {
+            averaged,
+            variance,
+            deviations,
+            ..self
         }
+    }
+
+    /// The values of the weights that are averaged.
+    pub(super) fn of_averaged<'a>(
+        &'a self,
+        weights: &'a Weights,
+    ) -> impl Iterator<Item = &'a Floats> {
+        let weights = weights.weights().zip(&self.averaged);
+        let weights = weights.filter(|(_, averaged)| **averaged);
+        weights.map(|(values, _)| values)
+    }
+
+    /// Values of all weights: those of `vector` for weights that are averaged, and for the others what `rest` makes of the mean's.
+    pub(super) fn with_rest(
+        &self,
+        vector: Vector,
+        mean: &Weights,
+        rest: impl Fn(&Floats) -> Floats,
+    ) -> Vec<Floats> {
+        let mut vector = vector.into_iter();
+        let all = mean.weights().zip(&self.averaged);
+        let all = all.map(|(mean, averaged)| {
+            let values = if *averaged { vector.next() } else { None };
+            values.unwrap_or_else(|| rest(mean))
+        });
+        all.collect()
     }
 
     /// The same before the first update.
@@ -109,14 +171,6 @@ impl Spread {
 
     pub(super) fn rank(&self) -> usize {
         self.rank.value
-    }
-
-    pub(super) fn collected(&self) -> usize {
-        self.collected.value
-    }
-
-    pub(super) fn variance(&self) -> &Vector {
-        &self.variance
     }
 
     /// The deviations, the oldest first.
@@ -134,7 +188,8 @@ impl Spread {
     pub(super) fn add(&mut self, mean: &Weights, current: &Weights, weight: f64) {
         let place = self.collected.value % self.rank();
         if place == self.deviations.len() {
-            self.deviations.push(mean.weights().map(zeros).collect());
+            self.deviations
+                .push(self.variance.iter().map(zeros).collect());
         }
         let variance = std::mem::take(&mut self.variance);
         let deviation = std::mem::take(&mut self.deviations[place]);
@@ -142,7 +197,8 @@ impl Spread {
         let is_read_later = mean.devices().iter().any(reads_when_looked_at);
         self.replaced = is_read_later.then(|| (variance.clone(), deviation.clone()));
         let written = variance.into_iter().zip(deviation);
-        let parameters = current.weights().zip(mean.weights()).zip(written);
+        let read = self.of_averaged(current).zip(self.of_averaged(mean));
+        let parameters = read.zip(written);
         let parameters = parameters.map(|((current, mean), (variance, deviation))| Spreading {
             current: as_mean(current.clone(), mean),
             mean: mean.clone(),
@@ -177,11 +233,10 @@ impl Spread {
     /// Visits the `rank`, the number of updates as `collected`, the variance, and the deviations by their places. Each parameter is
     /// flat.
     pub(super) fn visit<V: ModuleVisitor>(&self, mean: &Weights, visitor: &mut V) {
-        for (name, number) in [(RANK, &self.rank), (COLLECTED, &self.collected)] {
-            visitor.enter_module(name, CONTAINER);
-            visitor.visit_int(&number.param(&first_device(mean)));
-            visitor.exit_module(name, CONTAINER);
-        }
+        let device = mean.first_device();
+        self.rank.visit_as(RANK, CONTAINER, visitor, &device);
+        self.collected
+            .visit_as(COLLECTED, CONTAINER, visitor, &device);
 
         visitor.enter_module(VARIANCE, CONTAINER);
         self.visit_vector(&self.variance, mean, visitor);
@@ -198,25 +253,23 @@ impl Spread {
     }
 
     fn visit_vector<V: ModuleVisitor>(&self, vector: &Vector, mean: &Weights, visitor: &mut V) {
-        for ((path, values), id) in paths(mean).zip(vector).zip(&self.ids) {
-            path.clone().for_each(|name| visitor.enter_module(name, ""));
-            visitor.visit_float(&Param::initialized(*id, values.clone().flat()));
-            path.rev().for_each(|name| visitor.exit_module(name, ""));
+        let mut values = vector.iter().cloned();
+        for weight in self.recorded(mean) {
+            let param = weight.param(&mut values);
+            visitor.enter_module(weight.path, "");
+            visitor.visit_float(&param);
+            visitor.exit_module(weight.path, "");
         }
     }
 
     /// Maps what [`visit`](Self::visit) visits. A record brings as many deviations as it has, by its number of updates.
     pub(super) fn map<Mapper: ModuleMapper>(mut self, mean: &Weights, mapper: &mut Mapper) -> Self {
+        let device = mean.first_device();
         // One of another rank has other deviations, and does not fit.
         let rank = self.rank();
-        mapper.enter_module(RANK, CONTAINER);
-        self.rank = self.rank.map(mapper, &first_device(mean));
-        mapper.exit_module(RANK, CONTAINER);
+        self.rank = self.rank.map_as(RANK, CONTAINER, mapper, &device);
         self.rank.value = rank;
-
-        mapper.enter_module(COLLECTED, CONTAINER);
-        self.collected = self.collected.map(mapper, &first_device(mean));
-        mapper.exit_module(COLLECTED, CONTAINER);
+        self.collected = self.collected.map_as(COLLECTED, CONTAINER, mapper, &device);
 
         mapper.enter_module(VARIANCE, CONTAINER);
         let variance = std::mem::take(&mut self.variance);
@@ -228,7 +281,8 @@ impl Spread {
         let mut deviations = std::mem::take(&mut self.deviations).into_iter();
         for place in 0..held {
             let deviation = deviations.next();
-            let deviation = deviation.unwrap_or_else(|| mean.weights().map(zeros).collect());
+            let deviation =
+                deviation.unwrap_or_else(|| self.of_averaged(mean).map(zeros).collect());
             let place = place.to_string();
             mapper.enter_module(&place, LIST);
             let deviation = self.map_vector(deviation, mean, mapper);
@@ -245,14 +299,53 @@ impl Spread {
         mean: &Weights,
         mapper: &mut Mapper,
     ) -> Vector {
-        let parameters = paths(mean).zip(vector).zip(&self.ids);
-        let mapped = parameters.map(|((path, values), id)| {
-            path.clone().for_each(|name| mapper.enter_module(name, ""));
-            let param = mapper.map_float(Param::initialized(*id, values.flat()));
-            path.rev().for_each(|name| mapper.exit_module(name, ""));
-            Floats::of(param.val())
-        });
-        mapped.collect()
+        let mut values = vector.into_iter();
+        let mut mapped = Vec::new();
+        for weight in self.recorded(mean) {
+            let param = weight.param(&mut values);
+            mapper.enter_module(weight.path, "");
+            let param = mapper.map_float(param);
+            mapper.exit_module(weight.path, "");
+            if weight.averaged {
+                mapped.push(Floats::of(param.val()));
+            }
+        }
+        mapped
+    }
+
+    /// All weights, as they are in records.
+    fn recorded<'a>(&'a self, mean: &'a Weights) -> impl Iterator<Item = Recorded<'a>> {
+        let parameters = mean.layout().parameters().iter();
+        let parameters = parameters.filter(|parameter| parameter.role == Role::Weight);
+        let weights = parameters.zip(mean.weights());
+        let weights = weights.zip(self.averaged.iter().zip(&self.ids));
+        weights.map(|((parameter, mean), (averaged, id))| Recorded {
+            path: &parameter.path,
+            mean,
+            averaged: *averaged,
+            id: *id,
+        })
+    }
+}
+
+/// A weight in a record of a vector.
+struct Recorded<'a> {
+    path: &'a str,
+    mean: &'a Floats,
+    averaged: bool,
+    id: ParamId,
+}
+
+impl Recorded<'_> {
+    /// The next of the `values`, or zeros that are made when they are read, for a weight that is not averaged.
+    fn param(&self, values: &mut impl Iterator<Item = Floats>) -> Param<Tensor<1>> {
+        let values = if self.averaged { values.next() } else { None };
+        if let Some(values) = values {
+            return Param::initialized(self.id, values.flat());
+        }
+        let (shape, dtype) = ([self.mean.len()], accumulator_dtype(self.mean.dtype()));
+        let zeros = move |device: &Device, _| Tensor::zeros(shape, (device, dtype.into()));
+        Param::uninitialized(self.id, zeros, self.mean.device(), false, shape.into())
     }
 }
 
@@ -263,10 +356,6 @@ const DEVIATIONS: &str = "deviations";
 
 /// The container of the deviations.
 const LIST: &str = "Vec";
-
-fn first_device(mean: &Weights) -> Device {
-    mean.devices().into_iter().next().unwrap_or_default()
-}
 
 /// The values on the device of the mean, and in its dtype.
 pub(super) fn as_mean(values: Floats, mean: &Floats) -> Floats {
@@ -283,13 +372,6 @@ fn zeros(values: &Floats) -> Floats {
     ))
 }
 
-/// The names on the path of each weight, from the first level down.
-fn paths(weights: &Weights) -> impl Iterator<Item = impl DoubleEndedIterator<Item = &str> + Clone> {
-    let parameters = weights.layout().parameters().iter();
-    let parameters = parameters.filter(|parameter| parameter.role == Role::Weight);
-    parameters.map(|parameter| parameter.path.split('.'))
-}
-
 #[cfg(test)]
 mod tests {
     use burn::module::Module;
@@ -298,7 +380,7 @@ mod tests {
 
     use super::*;
     use crate::kernels::as_elsewhere;
-    use crate::{EqualWeights, Exponential};
+    use crate::{Covariance, EqualWeights, Exponential};
 
     #[derive(Module, Debug)]
     struct Net {
@@ -433,6 +515,54 @@ mod tests {
     }
 
     #[test]
+    fn a_weight_that_is_not_averaged_has_no_spread() {
+        let net = |value: f32, shift: f32| Net {
+            shift: Param::from_data([shift], &Device::flex()),
+            ..net(value)
+        };
+        let is_averaged = |path: &str| path != "shift";
+        let before = Average::new(&net(9.0, 0.0), EqualWeights).unwrap();
+        let before = before.with_weights_averaged(is_averaged).unwrap();
+        let after = average(2, &[]);
+        for mut average in [
+            before.with_deviations(2).unwrap(),
+            after.with_weights_averaged(is_averaged).unwrap(),
+        ] {
+            for (value, shift) in [(1.0, f32::NAN), (2.0, 3.0), (6.0, 5.0)] {
+                average.update(&net(value, shift)).unwrap();
+            }
+            assert_eq!(average.spread.as_ref().unwrap().variance.len(), 2);
+            let [_, shift, wide] = all(&average.variance().unwrap());
+            near(&wide, &[14.0 / 3.0]);
+            assert_eq!(shift, [0.0]);
+            let deviations = average.deviations();
+            let shifts = deviations.iter().map(|it| all(it)[1][0]);
+            assert_eq!(shifts.collect::<Vec<_>>(), [0.0, 0.0]);
+            let drawn = average.sample_from(1.0, Covariance::Full, || 1.0).unwrap();
+            assert_eq!(values(drawn.shift.val()), [5.0]);
+
+            // Records hold all weights, as they always did.
+            let record = average.clone().into_record();
+            let of_all = self::average(2, &[]).try_load_record(record).unwrap();
+            assert_eq!(spread(&of_all), spread(&average));
+            let loaded = average.clone().try_load_record(of_all.into_record());
+            assert_eq!(spread(&loaded.unwrap()), spread(&average));
+        }
+    }
+
+    #[test]
+    fn weights_that_are_averaged_no_more_lose_their_spread_alone() {
+        let average = average(2, &[1.0, 2.0, 6.0]);
+        let (variance, _) = spread(&average);
+        let average = average.with_weights_averaged(|path| path == "wide");
+        let average = average.unwrap();
+        assert_eq!(spread(&average).0, [0.0, variance[1]]);
+        let average = average.with_weights_averaged(|path| path == "weight");
+        let average = average.unwrap();
+        assert_eq!(spread(&average), (vec![0.0, 0.0], vec![0.0, 0.0]));
+    }
+
+    #[test]
     fn a_record_of_another_rank_or_of_none_is_refused() {
         let record = |average: Average<Net>| average.into_record();
         let full = || average(3, &[1.0, 2.0, 3.0, 4.0]);
@@ -503,8 +633,6 @@ mod tests {
     fn on_wgpu_spread_and_samples_are_those_of_flex() {
         use burn::nn::{Linear, LinearConfig};
         use rand::{SeedableRng, rngs::StdRng};
-
-        use crate::Covariance;
 
         let wgpu = Device::wgpu(burn::tensor::DeviceKind::default());
         let flex = Device::flex();

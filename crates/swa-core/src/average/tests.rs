@@ -656,6 +656,41 @@ fn a_record_is_not_judged_by_what_was_found_before() {
 }
 
 #[test]
+fn a_record_of_as_many_updates_is_not_judged_by_them() {
+    let device = autodiff();
+    let model = |value| net([value, value], 0, true, 0.0, &device);
+    let mut average = Average::new(&model(0.0), EqualWeights).unwrap();
+    average.update(&model(1.0)).unwrap();
+    let mut healthy = average.clone();
+    healthy.update(&model(3.0)).unwrap();
+
+    update_unread(&mut average, &model(f32::NAN));
+    let mut resumed = average.try_load_record(healthy.into_record()).unwrap();
+    assert_eq!((resumed.check(), resumed.updates()), (Ok(()), 2));
+    assert_eq!(values(resumed.model().unwrap().weight.val()), [2.0, 2.0]);
+}
+
+#[test]
+fn a_mapper_that_looks_at_numbers_leaves_the_verdict() {
+    struct Look;
+    impl ModuleMapper for Look {
+        fn map_int<const D: usize>(
+            &mut self,
+            param: Param<Tensor<D, Int>>,
+        ) -> Param<Tensor<D, Int>> {
+            param.map(|tensor| tensor)
+        }
+    }
+    let device = autodiff();
+    let model = |value| net([value, value], 0, true, 0.0, &device);
+    let mut average = Average::new(&model(0.0), EqualWeights).unwrap();
+    update_unread(&mut average, &model(f32::NAN));
+    let mut average = average.map(&mut Look);
+    average.check().unwrap_err();
+    assert_eq!(average.updates(), 0);
+}
+
+#[test]
 fn counts_of_updates_do_not_wrap() {
     let device = autodiff();
     let model = |value| net([value, value], 0, true, 0.0, &device);

@@ -1,9 +1,10 @@
 //! Updates of which the host does not know yet whether the device took them.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::kernels::Verdict;
+use crate::lock::lock;
 
 /// A verdict that all averages share which were updated together.
 #[derive(Clone)]
@@ -15,7 +16,7 @@ impl SharedVerdict {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Verdict> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     pub(super) fn is(&self, other: &Self) -> bool {

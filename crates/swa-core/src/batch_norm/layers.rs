@@ -9,7 +9,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use super::statistics::Statistics;
 use super::{BatchNormError, KeptReason, KeptStatistics};
 use crate::burn_0_22::{is_on_in_training, running_states};
-use crate::path::Path;
+use crate::path::{Path, follow_path};
 
 /// The layers of a model whose statistics are re-estimated, and the names of those that are not.
 ///
@@ -209,13 +209,7 @@ impl Finder {
 }
 
 impl ModuleVisitor for Finder {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.exit();
-    }
+    follow_path!();
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if !self.states.contains(self.path.dotted()) {
@@ -257,12 +251,8 @@ pub(super) fn training_mode<M: Module>(model: &M) -> M {
         path: Path,
     }
     impl ModuleMapper for OnlyBatchNorm {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.path.enter(name, container);
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.exit();
-        }
+        follow_path!();
+
         fn map_flag(&mut self, flag: Param<Flag>) -> Param<Flag> {
             let is_on = flag.is_enabled() && self.path.batch_norm_field().is_some();
             flag.with_value(is_on)
@@ -301,18 +291,8 @@ impl Start {
     }
 }
 
-/// Sets the running statistics of all `layers` of `model` to a start.
-pub(super) fn start_from<M: Module>(model: M, layers: &Layers, start: Start) -> M {
-    start_some_from(model, layers, &vec![true; layers.len()], start)
-}
-
-/// Sets those of some layers, told by their places, to a start.
-pub(super) fn start_some_from<M: Module>(
-    model: M,
-    layers: &Layers,
-    some: &[bool],
-    start: Start,
-) -> M {
+/// Sets the running statistics of some layers of `model`, told by their places, to a start.
+pub(super) fn start_from<M: Module>(model: M, layers: &Layers, some: &[bool], start: Start) -> M {
     struct Fill<'a> {
         path: Path,
         layers: &'a Layers,
@@ -320,12 +300,8 @@ pub(super) fn start_some_from<M: Module>(
         start: Start,
     }
     impl ModuleMapper for Fill<'_> {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.path.enter(name, container);
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.exit();
-        }
+        follow_path!();
+
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let Some((place, field)) = self.layers.at(&self.path) else {
                 return param;
@@ -363,13 +339,7 @@ impl<'a> SetStatistics<'a> {
 }
 
 impl ModuleMapper for SetStatistics<'_> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.exit();
-    }
+    follow_path!();
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let Some((place, field)) = self.layers.at(&self.path) else {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use burn::config::Config;
 use burn::module::Module;
-use burn::tensor::{DType, Device};
+use burn::tensor::DType;
 use thiserror::Error;
 
 use crate::Loaded;
@@ -142,7 +142,7 @@ where
 
     let running = training_mode(model);
     let device = running.devices().into_iter().next().unwrap_or_default();
-    let mut pass = Pass::new(config.pooling, &layers, shown_momenta(&running), device);
+    let mut pass = Pass::new(config.pooling, &layers, shown_momenta(&running));
     let mut watched = Watched::new(running, layers.clone());
     let mut batches = batches.into_iter();
     let mut taken = 0;
@@ -159,6 +159,9 @@ where
             continue;
         }
         taken += 1;
+        if taken.is_multiple_of(BATCHES_A_READING) {
+            forget_operations(&device);
+        }
         let Some(batch) = again else {
             pass.add(size, passes)?;
             continue;
@@ -176,6 +179,7 @@ where
     }
 
     let (statistics, report) = pass.finish()?;
+    forget_operations(&device);
     let mut setter = SetStatistics::new(&layers, &statistics);
     Ok((model.valid().map(&mut setter), report))
 }
@@ -183,8 +187,6 @@ where
 /// A pass over the data that is under way.
 struct Pass<'a, S> {
     layers: &'a Layers,
-    /// The device of the model.
-    device: Device,
     progress: Vec<Progress>,
     /// The momenta that the model shows.
     shown: Vec<f64>,
@@ -202,14 +204,14 @@ struct Progress {
     is_mixed: bool,
 }
 
-/// The number of batches whose statistics are read from the device together, since the host waits for each reading.
+/// The number of batches whose statistics are read from the device together, since the host waits for each reading. After as
+/// many, what Burn keeps of their operations is freed.
 const BATCHES_A_READING: usize = 16;
 
 impl<'a, S: BatchSize> Pass<'a, S> {
-    fn new(pooling: Pooling, layers: &'a Layers, shown: Vec<f64>, device: Device) -> Self {
+    fn new(pooling: Pooling, layers: &'a Layers, shown: Vec<f64>) -> Self {
         Self {
             layers,
-            device,
             shown,
             progress: vec![Progress::default(); layers.len()],
             unread: Vec::new(),
@@ -287,7 +289,6 @@ impl<'a, S: BatchSize> Pass<'a, S> {
             self.check_modes(&passes)?;
             self.pool(size, passes);
         }
-        forget_operations(&self.device);
         Ok(())
     }
 
@@ -349,16 +350,6 @@ impl BatchSize for usize {
 
     fn values(&self, _layer: &str) -> usize {
         *self
-    }
-}
-
-impl<S: BatchSize + ?Sized> BatchSize for Box<S> {
-    fn samples(&self) -> usize {
-        (**self).samples()
-    }
-
-    fn values(&self, layer: &str) -> usize {
-        (**self).values(layer)
     }
 }
 

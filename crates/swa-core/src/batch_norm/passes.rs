@@ -8,13 +8,14 @@
 //! their reparameterizations: ones that give them back as they are.
 
 use core::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use burn::module::{Module, Param, Reparameterization, Reparameterizer};
 use burn::tensor::Tensor;
 
-use super::layers::{Layers, Start, start_from, start_some_from};
+use super::layers::{Layers, Start, start_from};
 use super::statistics::{LeftOnDevice, OnDevice, left_in};
+use crate::lock::lock;
 
 /// A model whose layers are watched, while batches pass it.
 pub(super) struct Watched<M> {
@@ -88,8 +89,9 @@ impl<M: Module + 'static> Watched<M> {
         batch.last = None;
         batch.left.clear();
         drop(batch);
+        let all = vec![true; self.layers.len()];
         Self {
-            model: start_from(self.model, &self.layers, start),
+            model: start_from(self.model, &self.layers, &all, start),
             ..self
         }
     }
@@ -117,15 +119,11 @@ impl<M: Module> Batch<M> {
                 self.left.extend(left.map(|left| (place, left)));
             }
             // This writes through to the running states of the watched model.
-            start_some_from(self.unwatched.clone(), layers, &self.entered, self.start);
+            start_from(self.unwatched.clone(), layers, &self.entered, self.start);
             self.entered.fill(false);
         }
         self.entered[place] = true;
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Attaches watches to the parameters of each layer.

@@ -6,7 +6,7 @@ use burn::tensor::{FloatDType, Tensor, Transaction};
 use super::BatchNormError;
 use super::layers::{Field, Layers};
 use crate::kernels::cast;
-use crate::path::Path;
+use crate::path::{Path, follow_path};
 
 /// The mean and the variance of each channel of a layer.
 #[derive(Debug, Clone, Default)]
@@ -171,13 +171,7 @@ impl<'a> Collector<'a> {
 }
 
 impl ModuleVisitor for Collector<'_> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.exit();
-    }
+    follow_path!();
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some((place, field)) = self.layers.at(&self.path) {

@@ -1,5 +1,7 @@
 //! Scores of probabilities.
 
+use std::collections::BTreeMap;
+
 use super::{PredictionError, Probabilities};
 
 /// The scores of probabilities `p[i, c]` for items `i` of classes `y[i]`. The class predicted is the most probable one (the first
@@ -62,13 +64,14 @@ impl Probabilities {
 struct Totals {
     nll: f64,
     brier: f64,
-    bins: Vec<Bin>,
+    /// The number of bins, most of which may be empty.
+    bins: usize,
+    /// Those that hold an item, by their places.
+    filled: BTreeMap<usize, Bin>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Bin {
-    lower: f64,
-    upper: f64,
     count: usize,
     confidence: f64,
     correct: usize,
@@ -76,19 +79,31 @@ struct Bin {
 
 impl Totals {
     fn new(bins: usize) -> Self {
-        let edge = |at: usize| at as f64 / bins as f64;
-        let bins = (0..bins).map(|at| Bin {
-            lower: edge(at),
-            upper: edge(at + 1),
-            count: 0,
-            confidence: 0.0,
-            correct: 0,
-        });
         Self {
             nll: 0.0,
             brier: 0.0,
-            bins: bins.collect(),
+            bins,
+            filled: BTreeMap::new(),
         }
+    }
+
+    /// The lower end of the bin at this place, and the upper end of the one before.
+    fn edge(&self, place: usize) -> f64 {
+        place as f64 / self.bins as f64
+    }
+
+    /// The place of the bin for this confidence: the last one if a mean of probabilities exceeds 1 by a rounding error.
+    fn place(&self, confidence: f64) -> usize {
+        let (mut first, mut last) = (0, self.bins - 1);
+        while first < last {
+            let middle = usize::midpoint(first, last);
+            if self.edge(middle + 1) < confidence {
+                first = middle + 1;
+            } else {
+                last = middle;
+            }
+        }
+        first
     }
 
     fn add(&mut self, row: &[f64], label: usize) {
@@ -103,20 +118,24 @@ impl Totals {
             let target = if class == label { 1.0 } else { 0.0 };
             self.brier += (p - target).powi(2);
         }
-        // A mean of probabilities may exceed 1 by a rounding error.
-        let at = self.bins.partition_point(|bin| bin.upper < confidence);
-        let at = at.min(self.bins.len() - 1);
-        let bin = &mut self.bins[at];
+        let bin = self.filled.entry(self.place(confidence)).or_default();
         bin.count += 1;
         bin.confidence += confidence;
         bin.correct += usize::from(predicted == label);
     }
 
     fn scores(self) -> Scores {
-        let filled = self.bins.iter().filter(|bin| bin.count > 0);
-        let reliability: Vec<_> = filled.map(Bin::mean).collect();
-        let items = self.bins.iter().map(|bin| bin.count).sum::<usize>() as f64;
-        let correct: usize = self.bins.iter().map(|bin| bin.correct).sum();
+        let filled = self.filled.iter();
+        let reliability = filled.map(|(place, bin)| ReliabilityBin {
+            lower: self.edge(*place),
+            upper: self.edge(place + 1),
+            count: bin.count,
+            confidence: bin.confidence / bin.count as f64,
+            accuracy: bin.correct as f64 / bin.count as f64,
+        });
+        let reliability: Vec<ReliabilityBin> = reliability.collect();
+        let items = self.filled.values().map(|bin| bin.count).sum::<usize>() as f64;
+        let correct: usize = self.filled.values().map(|bin| bin.correct).sum();
         let gaps = reliability
             .iter()
             .map(|bin| bin.count as f64 * (bin.confidence - bin.accuracy).abs());
@@ -126,19 +145,6 @@ impl Totals {
             brier: self.brier / items,
             ece: gaps.sum::<f64>() / items,
             reliability,
-        }
-    }
-}
-
-impl Bin {
-    fn mean(&self) -> ReliabilityBin {
-        let count = self.count as f64;
-        ReliabilityBin {
-            lower: self.lower,
-            upper: self.upper,
-            count: self.count,
-            confidence: self.confidence / count,
-            accuracy: self.correct as f64 / count,
         }
     }
 }

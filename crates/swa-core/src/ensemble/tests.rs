@@ -401,6 +401,22 @@ fn weights_that_are_invalid_are_errors() {
 }
 
 #[test]
+fn bins_without_an_item_take_no_memory() {
+    let config = EnsembleConfig::new().with_bins(usize::MAX);
+    let report = evaluate(&config, members(), LABELS).unwrap();
+    // Confidences 0.7 (right) and 0.6 (wrong), in bins of their own.
+    let expected = [0.5, -0.21f64.ln() / 2.0, (0.14 + 0.86) / 2.0, 0.45];
+    let scores = &report.members[0].alone;
+    assert_scores(scores, expected);
+    let bins = &scores.reliability;
+    for (bin, confidence) in bins.iter().zip([0.6, 0.7]) {
+        assert!((bin.lower - confidence).abs() < 1e-14, "{bin:?}");
+        assert!(bin.lower <= bin.confidence && bin.confidence <= bin.upper);
+    }
+    assert_eq!(bins.len(), 2);
+}
+
+#[test]
 fn no_bins_are_an_error() {
     let config = EnsembleConfig::new().with_bins(0);
     let error = evaluate(&config, members(), LABELS).unwrap_err();

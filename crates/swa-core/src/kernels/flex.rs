@@ -5,13 +5,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::{BackendTensor, DispatchTensorKind};
 use burn::tensor::{DType, Element, TensorData};
 
 use super::{Floats, Refusal, Spreading, Step, Way, accumulator_dtype, is_host};
+use crate::lock::lock;
 
 /// The number of elements that a thread takes at a time.
 const PART: usize = 1 << 16;
@@ -127,6 +128,16 @@ float!(f64, u64);
 enum Of<A, B> {
     F32(A),
     F64(B),
+}
+
+/// Does the same with either.
+macro_rules! with_either {
+    ($of:expr, $inner:ident => $result:expr) => {
+        match $of {
+            Of::F32($inner) => $result,
+            Of::F64($inner) => $result,
+        }
+    };
 }
 
 type Elements<'a> = Of<&'a [f32], &'a [f64]>;
@@ -247,8 +258,7 @@ fn accept(steps: &mut [Step], found: &Found) -> Result<(), Refusal> {
 pub(super) fn is_large(values: &Floats) -> bool {
     let values = here(values);
     match values.as_ref().and_then(elements) {
-        Some(Of::F32(values)) => any_large(values),
-        Some(Of::F64(values)) => any_large(values),
+        Some(values) => with_either!(values, values => any_large(values)),
         None => true,
     }
 }
@@ -360,10 +370,7 @@ fn run(checks: Vec<(usize, Elements<'_>)>, parts: Vec<Part<'_>>) -> Found {
     let parts = queue(parts);
     on_all_cores(elements, || {
         while let Some((index, part)) = next(&checks) {
-            match part {
-                Of::F32(part) => check_part(index, part, &found),
-                Of::F64(part) => check_part(index, part, &found),
-            }
+            with_either!(part, part => check_part(index, part, &found));
             unchecked.fetch_sub(1, Ordering::Release);
         }
         // Another thread is still checking a part, for some microseconds.
@@ -378,10 +385,7 @@ fn run(checks: Vec<(usize, Elements<'_>)>, parts: Vec<Part<'_>>) -> Found {
             found.large.clone()
         };
         while let Some(part) = next(&parts) {
-            match part {
-                Of::F32(part) => take_part(part, &large),
-                Of::F64(part) => take_part(part, &large),
-            }
+            with_either!(part, part => take_part(part, &large));
         }
     });
     found.into_inner().unwrap_or_else(PoisonError::into_inner)
@@ -414,19 +418,13 @@ fn take_part<F: FlexFloat>(part: Towards<'_, F>, large: &BTreeSet<usize>) {
 
 impl Elements<'_> {
     fn len(&self) -> usize {
-        match self {
-            Self::F32(elements) => elements.len(),
-            Self::F64(elements) => elements.len(),
-        }
+        with_either!(self, elements => elements.len())
     }
 }
 
 impl Part<'_> {
     fn len(&self) -> usize {
-        match self {
-            Self::F32(part) => part.current.len(),
-            Self::F64(part) => part.current.len(),
-        }
+        with_either!(self, part => part.current.len())
     }
 }
 
@@ -462,12 +460,32 @@ fn combine_in<F: FlexFloat>(terms: &[(f64, &Floats)]) -> Option<Floats> {
                     *sum = F::add_scaled(*sum, *coefficient, *value);
                 }
             }
+            if !F::all_finite(sums) {
+                keep_constants(sums, &vectors, part * PART);
+            }
         }
     });
     let sums = FlexTensor::from_data(TensorData::new(sums, [elements]));
     Some(Floats::of(burn::tensor::Tensor::<1>::from_primitive::<
         burn::backend::Flex,
     >(sums)))
+}
+
+/// Multiplies by the sum of the coefficients instead where elements are equal in all vectors and their sum is not finite. The sums
+/// begin at element `begin`.
+fn keep_constants<F: FlexFloat>(sums: &mut [F], vectors: &[(f64, &[F])], begin: usize) {
+    let total: f64 = vectors.iter().map(|(coefficient, _)| coefficient).sum();
+    for (place, sum) in sums.iter_mut().enumerate() {
+        let mut values = vectors.iter().map(|(_, values)| values[begin + place]);
+        let constant = vectors[0].1[begin + place];
+        if !sum.wide().is_finite() && values.all(|value| value.wide() == constant.wide()) {
+            *sum = if total == 0.0 {
+                F::zeroed()
+            } else {
+                F::add_scaled(F::zeroed(), total, constant)
+            };
+        }
+    }
 }
 
 /// Tells whether flex changes this parameter's variance and deviation.
@@ -489,28 +507,18 @@ pub(super) fn spread(parameters: &mut [Spreading], kept: f64, added: f64) {
     let mut parts = Vec::new();
     for parameter in parameters.iter_mut().filter(|it| spreads(it)) {
         count += parameter.mean.len();
-        match parameter.mean.dtype() {
-            DType::F64 => parts.extend(
-                spread_parts::<f64>(parameter)
-                    .into_iter()
-                    .flatten()
-                    .map(Of::F64),
-            ),
-            _ => parts.extend(
-                spread_parts::<f32>(parameter)
-                    .into_iter()
-                    .flatten()
-                    .map(Of::F32),
-            ),
+        if parameter.mean.dtype() == DType::F64 {
+            let of_parameter = spread_parts::<f64>(parameter).into_iter().flatten();
+            parts.extend(of_parameter.map(Of::F64));
+        } else {
+            let of_parameter = spread_parts::<f32>(parameter).into_iter().flatten();
+            parts.extend(of_parameter.map(Of::F32));
         }
     }
     let parts = queue(parts);
     on_all_cores(count, || {
         while let Some(part) = next(&parts) {
-            match part {
-                Of::F32(part) => spread_part(part, kept, added),
-                Of::F64(part) => spread_part(part, kept, added),
-            }
+            with_either!(part, part => spread_part(part, kept, added));
         }
     });
 }
@@ -632,10 +640,6 @@ fn queue<T>(parts: Vec<T>) -> Queue<T> {
 
 fn next<T>(parts: &Queue<T>) -> Option<T> {
     lock(parts).next()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs `work` on all cores. Each run of it takes parts until none is left; all parts together have this number of `elements`.

@@ -46,10 +46,7 @@ impl Floats {
 
     /// The same in `dtype`, without a copy if it has that dtype already.
     pub(crate) fn cast(self, dtype: FloatDType) -> Self {
-        if self.dtype() == DType::from(dtype) {
-            return self;
-        }
-        Self::of(self.of_any_rank().cast(dtype))
+        Self::of(cast(self.of_any_rank(), dtype))
     }
 
     /// The same on `device`, without a copy if it is there already.

@@ -173,6 +173,9 @@ impl Way {
 /// The sum of `coefficient * vector` over all terms, parameter by parameter: `terms[i].1[p]` is parameter `p` of vector
 /// `i`. In the host's memory and on CubeCL's devices, this takes one pass over each vector. All vectors are on one device, and
 /// have the same dtype for each parameter.
+///
+/// Elements that are equal in all vectors and whose sum is not finite, such as the infinities of a mask, are multiplied by the sum
+/// of the coefficients instead, and are 0 if that is 0. On CubeCL's devices, they are a NaN if coefficients have both signs.
 pub(crate) fn combine(terms: &[(f64, Vec<Floats>)]) -> Vec<Floats> {
     #[cfg(feature = "flex")]
     if let Some(combined) = flex::combine(terms) {
@@ -237,6 +240,7 @@ pub(crate) fn spread(parameters: &mut [Spreading], kept: f64, added: f64) {
 /// them, and a few more. A launch binds the current values and `K` averages of each parameter, so that `G = floor(B / (1 + K))`, where
 /// `B` is the number of buffers that a launch has for them, 94 at most. Where `K + 1` buffers are too many, or `K` is more
 /// than 8, a parameter takes several launches.
+#[doc(hidden)]
 pub fn parameters_a_launch(device: &Device, averages: usize) -> Option<usize> {
     #[cfg(feature = "cubecl")]
     return cube::parameters_a_launch(device, averages);

@@ -84,17 +84,33 @@ fn in_f32(tensor: Tensor<1>) -> Tensor<1> {
     cast(tensor, FloatDType::F32)
 }
 
+/// See [`super::combine`].
 pub(super) fn combine(terms: &[(f64, Vec<Floats>)]) -> Vec<Floats> {
     let parameters = terms.first().map_or(0, |(_, vector)| vector.len());
+    let total: f64 = terms.iter().map(|(coefficient, _)| coefficient).sum();
     let combined = (0..parameters).map(|parameter| {
-        let terms = terms.iter().map(|(coefficient, vector)| {
+        let vectors = terms.iter().map(|(_, vector)| {
             let values = vector[parameter].clone();
             let dtype = accumulator_dtype(values.dtype());
-            values.cast(dtype).flat().mul_scalar(*coefficient)
+            values.cast(dtype).flat()
         });
-        terms.reduce(|sum, term| sum.add(term)).map(Floats::of)
+        let vectors: Vec<Tensor<1>> = vectors.collect();
+        let constant = vectors[0].clone();
+        let is_equal = vectors.iter().map(|it| it.clone().equal(constant.clone()));
+        let is_equal = is_equal.reduce(Tensor::bool_and);
+        let scaled = vectors.iter().zip(terms);
+        let scaled = scaled.map(|(it, (coefficient, _))| it.clone().mul_scalar(*coefficient));
+        let sum = scaled.reduce(Tensor::add);
+        let (sum, is_equal) = sum.zip(is_equal).expect("there is a term");
+        let kept = if total == 0.0 {
+            constant.zeros_like()
+        } else {
+            constant.mul_scalar(total)
+        };
+        let is_constant = sum.clone().is_finite().bool_not().bool_and(is_equal);
+        Floats::of(sum.mask_where(is_constant, kept))
     });
-    combined.flatten().collect()
+    combined.collect()
 }
 
 /// See [`super::spread`].

@@ -5,8 +5,11 @@ use crate::burn_0_22::reads_when_looked_at;
 use crate::kernels::{self, Floats, Step};
 
 impl Weights {
-    /// `w + t (v - w)`, where `v` is `other`: in this vector's own memory, if nothing else shares it. Infinities that are equal in
-    /// both stay. If a difference overflows, it is `(1 - t) w + t v`.
+    /// `w + t (v - w)`, where `v` is `other`: in this vector's own memory, if nothing else shares it. If a difference overflows, it is
+    /// `(1 - t) w + t v`.
+    ///
+    /// Infinities that are equal in both stay. One in `w` beside a number in `v` is no constant, and takes that number at any `t`
+    /// but 0.
     ///
     /// # Errors
     ///
@@ -14,6 +17,9 @@ impl Weights {
     /// another module.
     pub fn lerp(self, other: &Self, t: f64) -> Result<Self, WeightsError> {
         let other = other.like(&self)?;
+        if t == 0.0 {
+            return Ok(self.accumulators());
+        }
         // While there is another handle on them, no weights are changed in place.
         let is_read_later = self.devices().iter().any(reads_when_looked_at);
         let _protected = is_read_later.then(|| self.clone());
@@ -52,7 +58,10 @@ impl Weights {
     }
 
     /// The sum of `c v` over any number of terms `(c, v)`. In the host's memory and on CubeCL's devices,
-    /// it takes one pass over each vector.
+    /// it takes one pass over each vector. Terms whose `c` is 0 are left out, whatever they hold.
+    ///
+    /// An infinity that all terms have in the same place, as in a mask, is multiplied by the sum of all `c`: it stays in a mean, and
+    /// gives 0 in a difference. (On CubeCL's devices, it is a NaN if there are `c` of both signs.)
     ///
     /// # Errors
     ///
@@ -63,7 +72,11 @@ impl Weights {
             let vector = vector.like(first)?.accumulators();
             Ok((*coefficient, vector.weights().cloned().collect()))
         });
-        let vectors = vectors.collect::<Result<Vec<(f64, Vec<Floats>)>, WeightsError>>()?;
+        let mut vectors = vectors.collect::<Result<Vec<(f64, Vec<Floats>)>, WeightsError>>()?;
+        // 0 times an infinity would be a NaN.
+        if vectors.iter().any(|(coefficient, _)| *coefficient != 0.0) {
+            vectors.retain(|(coefficient, _)| *coefficient != 0.0);
+        }
         Ok(first.with_weights(kernels::combine(&vectors)))
     }
 

@@ -79,7 +79,8 @@ impl Weights {
     /// # Errors
     ///
     /// [`WeightsError::MissingParameter`], [`WeightsError::UnknownParameter`] and [`WeightsError::ShapeMismatch`] for a
-    /// module with other parameters, and the errors of [`of`](Self::of).
+    /// module with other parameters, [`WeightsError::PathsDiffer`] for one whose `visit` and `map` do not reach the same, and the
+    /// errors of [`of`](Self::of).
     pub fn put_into<M: Module>(&self, module: &M) -> Result<M, WeightsError> {
         let module = module.valid();
         let there = Self::read(&module)?;
@@ -116,6 +117,12 @@ impl Weights {
             }
         }
         devices
+    }
+
+    /// The first of them, or the default device if there are no weights.
+    pub(crate) fn first_device(&self) -> Device {
+        let first = self.values.first().map(Value::device);
+        first.unwrap_or_default()
     }
 
     /// The same on `device`, without a copy of what is there already.

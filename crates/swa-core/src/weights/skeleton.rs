@@ -9,7 +9,7 @@ use burn::tensor::{Bool, Device, Int, Tensor};
 use super::value::Kind;
 use super::{Layout, Parameter, Value, Weights, WeightsError};
 use crate::burn_0_22::is_on_in_training;
-use crate::path::Path;
+use crate::path::{Path, follow_path};
 
 /// A module whose parameters are placeholders. Each keeps its id, its rank, whether it requires a gradient, and how it is saved
 /// and loaded, but its tensor has a single element. Whenever the module is visited or mapped, weights take their place.
@@ -122,19 +122,36 @@ struct Trained {
 }
 
 impl ModuleVisitor for Trained {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.exit();
-    }
+    follow_path!();
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if param.is_require_grad() {
             self.paths.insert(self.path.dotted().to_owned());
         }
     }
+}
+
+/// The methods of a mapper that does the same with floats, ints and bools.
+macro_rules! map_each_kind {
+    ($self:ident, $param:ident => $mapped:expr) => {
+        fn map_float<const D: usize>(&mut $self, $param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            $mapped
+        }
+
+        fn map_int<const D: usize>(
+            &mut $self,
+            $param: Param<Tensor<D, Int>>,
+        ) -> Param<Tensor<D, Int>> {
+            $mapped
+        }
+
+        fn map_bool<const D: usize>(
+            &mut $self,
+            $param: Param<Tensor<D, Bool>>,
+        ) -> Param<Tensor<D, Bool>> {
+            $mapped
+        }
+    };
 }
 
 /// Puts weights into the parameters of a module.
@@ -164,28 +181,9 @@ where
 }
 
 impl ModuleMapper for Fill<'_> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
+    follow_path!();
 
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.exit();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        filled(param, self.weights.at(&self.path))
-    }
-
-    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
-        filled(param, self.weights.at(&self.path))
-    }
-
-    fn map_bool<const D: usize>(
-        &mut self,
-        param: Param<Tensor<D, Bool>>,
-    ) -> Param<Tensor<D, Bool>> {
-        filled(param, self.weights.at(&self.path))
-    }
+    map_each_kind!(self, param => filled(param, self.weights.at(&self.path)));
 }
 
 /// Shows a visitor weights in place of a skeleton's.
@@ -298,13 +296,7 @@ struct TrainingFlags {
 }
 
 impl ModuleVisitor for TrainingFlags {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.exit();
-    }
+    follow_path!();
 
     fn visit_flag(&mut self, flag: &Param<Flag>) {
         let flag = is_on_in_training(flag);
@@ -318,13 +310,7 @@ struct SetTrainingFlags {
 }
 
 impl ModuleMapper for SetTrainingFlags {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.exit();
-    }
+    follow_path!();
 
     fn map_flag(&mut self, flag: Param<Flag>) -> Param<Flag> {
         match self.flags.get(self.path.dotted()) {
@@ -358,28 +344,9 @@ impl Hollow<'_> {
 }
 
 impl ModuleMapper for Hollow<'_> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
+    follow_path!();
 
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.exit();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        self.hollow(param)
-    }
-
-    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
-        self.hollow(param)
-    }
-
-    fn map_bool<const D: usize>(
-        &mut self,
-        param: Param<Tensor<D, Bool>>,
-    ) -> Param<Tensor<D, Bool>> {
-        self.hollow(param)
-    }
+    map_each_kind!(self, param => self.hollow(param));
 }
 
 fn hollow<const D: usize, K: Kind>(tensor: &Tensor<D, K>) -> Tensor<D, K> {

@@ -5,6 +5,7 @@ use burn_swa_test_support::parameters::{cast, values};
 use rand::{SeedableRng, rngs::StdRng};
 
 use super::*;
+use crate::kernels::as_elsewhere;
 
 #[derive(Module, Debug)]
 struct Net {
@@ -146,6 +147,42 @@ fn a_point_between_far_apart_weights_is_between_them() {
     };
     assert_eq!(between(0.5), [0.0, f64::NEG_INFINITY, 1.0, 1.0]);
     assert!((between(0.75)[0] - 1.5e38).abs() < 1e32);
+}
+
+#[test]
+fn infinities_that_all_terms_hold_stay_in_sums_and_not_in_differences() {
+    let lowest = f32::NEG_INFINITY;
+    let net = |value: f32| weights(&net([[value, lowest], [1.0; 2]], [0.0; 2], 1, 7.0));
+    let weight = |sum: Weights| values(sum.parameter("weight").unwrap());
+    let infinity = f64::NEG_INFINITY;
+    let check = || {
+        let (a, b) = (net(1.0), net(3.0));
+        let extrapolated = Weights::combine(&[(-2.0, &a), (3.0, &b)]).unwrap();
+        assert_eq!(weight(extrapolated), [7.0, infinity, 1.0, 1.0]);
+        assert_eq!(weight(a.axpy(-1.0, &b).unwrap()), [-2.0, 0.0, 0.0, 0.0]);
+        assert_eq!(weight(a.axpy(0.0, &b).unwrap()), weight(a.clone()));
+        assert_eq!(a.distance(&b).unwrap(), 2.0);
+        let nothing = Weights::combine(&[(0.0, &a), (0.0, &b)]).unwrap();
+        assert_eq!(weight(nothing), [0.0; 4]);
+    };
+    check();
+    as_elsewhere(check);
+}
+
+#[test]
+fn an_infinity_that_one_side_alone_holds_is_no_constant() {
+    let net = |value: f32| weights(&net([[value; 2], [1.0; 2]], [0.0; 2], 1, 7.0));
+    let check = || {
+        let between = |t: f64| {
+            let point = net(f32::INFINITY).lerp(&net(2.0), t).unwrap();
+            values(point.parameter("weight").unwrap())[0]
+        };
+        assert_eq!([0.0, 0.5, 1.0].map(between), [f64::INFINITY, 2.0, 2.0]);
+        let sum = net(f32::INFINITY).axpy(-1.0, &net(2.0)).unwrap();
+        assert_eq!(values(sum.parameter("weight").unwrap())[0], f64::INFINITY);
+    };
+    check();
+    as_elsewhere(check);
 }
 
 #[test]

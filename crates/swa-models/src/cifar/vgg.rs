@@ -24,7 +24,7 @@ use burn::tensor::{Device, Tensor, assert_shape};
 
 use crate::ModelError;
 use crate::cifar::feature_layer::FeatureLayer;
-use crate::error::{check_classes, check_width_divisor};
+use crate::error::{by_depth, check_classes, check_width_divisor};
 use crate::initialization::{Bias, convolution};
 
 const NETWORK: &str = "VGG";
@@ -66,7 +66,8 @@ impl VggConfig {
     /// If the depth is none of VGG's, the width divisor does not divide 64, there are no classes, or the dropout
     /// probability is not in `[0, 1)`.
     pub fn init(&self, device: &Device) -> Result<Vgg, ModelError> {
-        let convolutions = self.convolutions()?;
+        let expected = "one of its published configurations";
+        let convolutions = by_depth(NETWORK, expected, &CONVOLUTIONS, self.depth)?;
         check_classes(NETWORK, self.classes)?;
         check_width_divisor(NETWORK, self.width_divisor, WIDTHS[0])?;
         if !(0.0..1.0).contains(&self.dropout) {
@@ -113,19 +114,6 @@ impl VggConfig {
                 LinearConfig::new(channels, self.classes).init(device),
             ),
         })
-    }
-
-    fn convolutions(&self) -> Result<[usize; 5], ModelError> {
-        let known = CONVOLUTIONS.iter().find(|(depth, _)| *depth == self.depth);
-        match known {
-            Some((_, convolutions)) => Ok(*convolutions),
-            None => Err(ModelError::Depth {
-                network: NETWORK,
-                got: self.depth,
-                expected: "one of its published configurations",
-                nearest: CONVOLUTIONS.map(|(depth, _)| depth).to_vec(),
-            }),
-        }
     }
 }
 

@@ -20,13 +20,15 @@
 
 use burn::config::Config;
 use burn::module::Module;
-use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig, PaddingConfig2d};
+use burn::nn::conv::Conv2d;
+use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
 use crate::ModelError;
-use crate::error::{check_classes, check_width_divisor, nearest_depths};
+use crate::error::{DEEPEST, WIDEST, check_classes, check_width_divisor, nearest_depths};
+use crate::initialization::padded;
+use crate::pooling::mean_of_pixels;
 
 const NETWORK: &str = "WideResNet";
 
@@ -63,16 +65,16 @@ impl WideResNetConfig {
     ///
     /// # Errors
     ///
-    /// If the depth is not 6n+4 with an n of at least 1, the widening factor is 0 or so large that the weights cannot be
-    /// counted, the width divisor does not divide 16, or there are no classes.
+    /// If the depth is not 6n+4 with an n of at least 1 and up to 10,000, the widening factor is not from 1 to 1000, the width divisor
+    /// does not divide 16, or there are no classes.
     pub fn init(&self, device: &Device) -> Result<WideResNet, ModelError> {
         let blocks = blocks_per_stage(self.depth).ok_or_else(|| ModelError::Depth {
             network: NETWORK,
             got: self.depth,
-            expected: "6n+4",
+            expected: "6n+4, up to 10000",
             nearest: nearest_depths(self.depth, |depth| blocks_per_stage(depth).is_some()),
         })?;
-        if self.widen_factor == 0 || largest_weight(self.widen_factor).is_none() {
+        if !(1..=WIDEST).contains(&self.widen_factor) {
             return Err(ModelError::WidenFactor {
                 network: NETWORK,
                 got: self.widen_factor,
@@ -117,24 +119,16 @@ impl WideResNetConfig {
 /// and in each of three stages one `shortcut` and two convolutions per block.
 fn blocks_per_stage(depth: usize) -> Option<usize> {
     let in_stages = depth.checked_sub(4).filter(|layers| *layers > 0)?;
-    in_stages.is_multiple_of(6).then_some(in_stages / 6)
+    if depth <= DEEPEST && in_stages.is_multiple_of(6) {
+        Some(in_stages / 6)
+    } else {
+        None
+    }
 }
 
-/// The number of elements of a 3x3 convolution of the last stage, if it can be counted.
-fn largest_weight(widen_factor: usize) -> Option<usize> {
-    let channels = PLANES[2].checked_mul(widen_factor)?;
-    channels.checked_mul(channels)?.checked_mul(9)
-}
-
-/// A convolution with a bias, initialised as PyTorch does, padded so that at stride 1 it keeps height and width.
+/// A convolution with a bias, initialised as PyTorch does.
 fn convolution(channels: [usize; 2], kernel_size: usize, stride: usize, device: &Device) -> Conv2d {
-    let padding = kernel_size / 2;
-    Conv2dConfig::new(channels, [kernel_size, kernel_size])
-        .with_stride([stride, stride])
-        .with_padding(PaddingConfig2d::Explicit(
-            padding, padding, padding, padding,
-        ))
-        .init(device)
+    padded(channels, kernel_size, stride).init(device)
 }
 
 /// A wide residual network, made by [`WideResNetConfig::init`].
@@ -167,8 +161,7 @@ impl WideResNet {
                 block.forward(features)
             });
         let features = relu(self.bn1.forward(features));
-        let pooled = features.flatten::<3>(2, 3).mean_dim(2).squeeze_dim::<2>(2);
-        self.linear.forward(pooled)
+        self.linear.forward(mean_of_pixels(features))
     }
 }
 
@@ -305,7 +298,7 @@ mod tests {
         };
         assert_eq!(
             message(30, 10),
-            "WideResNet has no depth 30: expected 6n+4. Use depth 28 or 34."
+            "WideResNet has no depth 30: expected 6n+4, up to 10000. Use depth 28 or 34."
         );
         assert!(
             message(4, 10).ends_with("Use depth 10."),
@@ -314,10 +307,9 @@ mod tests {
         );
         assert_eq!(
             message(28, 0),
-            "WideResNet cannot be 0 times wider: expected a widen_factor of at least 1 whose weights can be counted. \
-             Use 10 as in the paper."
+            "WideResNet cannot be 0 times wider: expected a widen_factor from 1 to 1000. Use 10 as in the paper."
         );
-        assert!(message(10, usize::MAX / 64).contains("times wider"));
+        assert!(message(10, 1001).contains("1001 times wider"));
         let classes = WideResNetConfig::new(28, 10)
             .with_classes(0)
             .init(&Device::flex());

@@ -33,19 +33,20 @@ use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
 use super::dense_block::DenseBlock;
-use super::{CLASSES, max_pool, mean_of_pixels};
+use super::{CLASSES, max_pool};
 use crate::ModelError;
-use crate::error::{check_classes, check_width_divisor};
+use crate::error::{by_depth, check_classes, check_width_divisor};
 use crate::initialization::convolution_by_fan_in;
+use crate::pooling::mean_of_pixels;
 
 const NETWORK: &str = "DenseNet";
 
 /// Growth rate and layers of each dense block, by depth.
-const BLOCKS: [(usize, usize, [usize; 4]); 4] = [
-    (121, 32, [6, 12, 24, 16]),
-    (161, 48, [6, 12, 36, 24]),
-    (169, 32, [6, 12, 32, 32]),
-    (201, 32, [6, 12, 48, 32]),
+const BLOCKS: [(usize, (usize, [usize; 4])); 4] = [
+    (121, (32, [6, 12, 24, 16])),
+    (161, (48, [6, 12, 36, 24])),
+    (169, (32, [6, 12, 32, 32])),
+    (201, (32, [6, 12, 48, 32])),
 ];
 
 /// Channels inside a layer of a dense block, as a multiple of the growth rate: torchvision's `bn_size`.
@@ -78,7 +79,8 @@ impl DenseNetConfig {
     ///
     /// If the depth is none of torchvision's, the width divisor does not divide the growth rate, or there are no classes.
     pub fn init(&self, device: &Device) -> Result<DenseNet, ModelError> {
-        let (growth_rate, layers) = self.blocks()?;
+        let expected = "one of torchvision's";
+        let (growth_rate, layers) = by_depth(NETWORK, expected, &BLOCKS, self.depth)?;
         check_classes(NETWORK, self.classes)?;
         check_width_divisor(NETWORK, self.width_divisor, growth_rate)?;
 
@@ -120,20 +122,6 @@ impl DenseNetConfig {
             features,
             classifier,
         })
-    }
-
-    /// The growth rate, and the number of layers of each dense block.
-    fn blocks(&self) -> Result<(usize, [usize; 4]), ModelError> {
-        let known = BLOCKS.iter().find(|(depth, ..)| *depth == self.depth);
-        match known {
-            Some((_, growth_rate, layers)) => Ok((*growth_rate, *layers)),
-            None => Err(ModelError::Depth {
-                network: NETWORK,
-                got: self.depth,
-                expected: "one of torchvision's",
-                nearest: BLOCKS.map(|(depth, ..)| depth).to_vec(),
-            }),
-        }
     }
 }
 

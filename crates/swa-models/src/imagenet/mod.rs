@@ -6,7 +6,6 @@ mod resnet;
 
 use burn::nn::PaddingConfig2d;
 use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
-use burn::tensor::Tensor;
 
 pub(crate) use densenet::SMALLEST_SIDE as SMALLEST_SIDE_OF_DENSENET;
 pub use densenet::{DenseNet, DenseNetConfig};
@@ -23,15 +22,9 @@ fn max_pool() -> MaxPool2d {
         .init()
 }
 
-/// `[batch, channels, height, width]` to `[batch, channels]`: the mean over height and width, torchvision's adaptive average
-/// pooling to 1x1.
-fn mean_of_pixels(features: Tensor<4>) -> Tensor<2> {
-    features.flatten::<3>(2, 3).mean_dim(2).squeeze_dim(2)
-}
-
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
+    use burn::tensor::{Device, Tensor};
 
     use super::*;
 

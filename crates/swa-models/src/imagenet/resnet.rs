@@ -30,23 +30,24 @@ use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
-use super::{CLASSES, max_pool, mean_of_pixels};
+use super::{CLASSES, max_pool};
 use crate::ModelError;
-use crate::error::{check_classes, check_width_divisor};
+use crate::error::{by_depth, check_classes, check_width_divisor};
 use crate::initialization::{Bias, convolution};
+use crate::pooling::mean_of_pixels;
 
 const NETWORK: &str = "ResNet";
 
 /// Channels inside the blocks of each stage; the first convolution has the first stage's.
 const PLANES: [usize; 4] = [64, 128, 256, 512];
 
-/// The blocks of each stage, by depth.
-const BLOCKS: [(usize, BlockKind, [usize; 4]); 5] = [
-    (18, BlockKind::Basic, [2, 2, 2, 2]),
-    (34, BlockKind::Basic, [3, 4, 6, 3]),
-    (50, BlockKind::Bottleneck, [3, 4, 6, 3]),
-    (101, BlockKind::Bottleneck, [3, 4, 23, 3]),
-    (152, BlockKind::Bottleneck, [3, 8, 36, 3]),
+/// The kind and the number of blocks in each stage, by depth.
+const BLOCKS: [(usize, (BlockKind, [usize; 4])); 5] = [
+    (18, (BlockKind::Basic, [2, 2, 2, 2])),
+    (34, (BlockKind::Basic, [3, 4, 6, 3])),
+    (50, (BlockKind::Bottleneck, [3, 4, 6, 3])),
+    (101, (BlockKind::Bottleneck, [3, 4, 23, 3])),
+    (152, (BlockKind::Bottleneck, [3, 8, 36, 3])),
 ];
 
 /// Configuration of a [`ResNet`], made by [`init`](Self::init).
@@ -72,7 +73,7 @@ impl ResNetConfig {
     ///
     /// If the depth is none of torchvision's, the width divisor does not divide 64, or there are no classes.
     pub fn init(&self, device: &Device) -> Result<ResNet, ModelError> {
-        let (kind, blocks) = self.blocks()?;
+        let (kind, blocks) = by_depth(NETWORK, "one of torchvision's", &BLOCKS, self.depth)?;
         check_classes(NETWORK, self.classes)?;
         check_width_divisor(NETWORK, self.width_divisor, PLANES[0])?;
 
@@ -101,20 +102,6 @@ impl ResNetConfig {
             layer4,
             fc: LinearConfig::new(channels, self.classes).init(device),
         })
-    }
-
-    /// The kind and the number of blocks in each stage.
-    fn blocks(&self) -> Result<(BlockKind, [usize; 4]), ModelError> {
-        let known = BLOCKS.iter().find(|(depth, ..)| *depth == self.depth);
-        match known {
-            Some((_, kind, blocks)) => Ok((*kind, *blocks)),
-            None => Err(ModelError::Depth {
-                network: NETWORK,
-                got: self.depth,
-                expected: "one of torchvision's",
-                nearest: BLOCKS.map(|(depth, ..)| depth).to_vec(),
-            }),
-        }
     }
 }
 

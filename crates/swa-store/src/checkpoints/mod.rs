@@ -13,6 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::batch_norm::batch_norm_layers;
 pub use average::CheckpointAverage;
 pub use coefficients::Decay;
 pub use error::{CheckpointError, Misfit};
@@ -146,13 +147,7 @@ impl Checkpoints {
     /// The names of the layers that have running statistics, which an average leaves to be re-estimated.
     pub fn batch_norm_layers(&self) -> Vec<&str> {
         let names = self.files.first().map(|file| file.entries.keys());
-        let names = names.into_iter().flatten();
-        let layers = names.filter_map(|name| match name.strip_suffix("running_mean") {
-            Some("") => Some(""),
-            Some(layer) => layer.strip_suffix('.'),
-            None => None,
-        });
-        layers.collect()
+        batch_norm_layers(names.into_iter().flatten()).collect()
     }
 
     /// The mean of all files.

@@ -86,10 +86,12 @@ impl StateDict {
         mut model: M,
         whole: bool,
     ) -> Result<(M, usize, NotLoaded), StateDictError> {
-        let expected = self.expected(&model);
+        let entries = tensors(&settled(&model));
+        let names: Vec<String> = entries.iter().map(|entry| entry.name.clone()).collect();
+        let expected = self.expected(entries);
         let count = expected.len();
         let prefix = self.prefix(&expected, whole)?;
-        self.check_parts(&prefix, &model)?;
+        self.check_parts(&prefix, names)?;
         let (pairs, mut left) = self.compare(&prefix, &expected);
         if whole && !left.is_empty() {
             return Ok((model, count, left));
@@ -125,9 +127,8 @@ impl StateDict {
         }
     }
 
-    /// The tensors of `model` that are to be loaded.
-    fn expected<M: Module>(&self, model: &M) -> Vec<Expected> {
-        let entries = tensors(&settled(model));
+    /// Those of the network's tensors that are to be loaded.
+    fn expected(&self, entries: Vec<Entry>) -> Vec<Expected> {
         let mut names = BTreeMap::<u64, Vec<String>>::new();
         for entry in &entries {
             if let Some(id) = entry.param_id {
@@ -156,15 +157,8 @@ impl StateDict {
         self.without.iter().any(|part| is_in(name, part))
     }
 
-    /// Checks that each part that is to be left as it is exists.
-    fn check_parts<M: Module>(&self, prefix: &str, model: &M) -> Result<(), StateDictError> {
-        if self.without.is_empty() {
-            return Ok(());
-        }
-        let mut names: Vec<String> = tensors(&settled(model))
-            .into_iter()
-            .map(|entry| entry.name)
-            .collect();
+    /// Checks that each part that is to be left as it is exists: here, or among the `names` of the network's tensors.
+    fn check_parts(&self, prefix: &str, mut names: Vec<String>) -> Result<(), StateDictError> {
         let in_file = self.entries.keys().filter_map(|it| it.strip_prefix(prefix));
         names.extend(in_file.map(str::to_owned));
         let unknown = self

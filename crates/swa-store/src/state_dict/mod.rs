@@ -5,17 +5,18 @@ mod load;
 mod read;
 #[cfg(test)]
 mod tests;
-mod write;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::store::burn_pack::Tensor as Entry;
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, bridge};
 use burn::tensor::{Shape, TensorData};
 
+use crate::batch_norm::batch_norm_layers;
 use crate::burn_0_22::settled;
+use crate::safetensors_file::{self, write_values};
 pub use error::StateDictError;
 pub use load::NotLoaded;
 
@@ -87,25 +88,37 @@ impl StateDict {
         let entries = tensors(&settled(model)).into_iter();
         let mut entries: BTreeMap<String, Entry> =
             entries.map(|entry| (entry.name.clone(), entry)).collect();
-        let layers = entries.keys();
-        let layers = layers.filter_map(|name| name.strip_suffix(".running_mean"));
-        let counts: Vec<String> = layers
-            .map(|layer| format!("{layer}.{BATCHES_TRACKED}"))
-            .collect();
-        for name in counts {
+        let layers = batch_norm_layers(entries.keys());
+        let counts = layers.map(|layer| match layer {
+            "" => BATCHES_TRACKED.to_owned(),
+            layer => format!("{layer}.{BATCHES_TRACKED}"),
+        });
+        for name in counts.collect::<Vec<String>>() {
             // A module may count batches itself.
             entries
                 .entry(name.clone())
                 .or_insert_with(|| scalar(name, 0));
         }
-        Self {
-            path: PathBuf::from("a state dict in memory"),
-            key: None,
-            without: Vec::new(),
-            lacks_ints: false,
-            entries,
-            metadata: BTreeMap::new(),
-        }
+        let path = Path::new("a state dict in memory");
+        Self::from_file(path, entries, BTreeMap::new())
+    }
+
+    /// Writes a SafeTensors file, for `load_state_dict(safetensors.torch.load_file(...), strict=True)`.
+    ///
+    /// Its metadata say `format: pt`, as those of PyTorch's own files do, unless [`with_metadata`](Self::with_metadata) set
+    /// another format. The same state dict gives the same file, byte for byte.
+    ///
+    /// # Errors
+    ///
+    /// [`StateDictError::Write`]. The file is written under another name and then moved, so an existing file stays as it was.
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<(), StateDictError> {
+        let path = path.as_ref();
+        let entries = self.entries.values();
+        let written = safetensors_file::write(path, entries, &self.metadata, write_values);
+        written.map_err(|reason| StateDictError::Write {
+            path: path.to_owned(),
+            reason,
+        })
     }
 
     /// The same in the form of PyTorch's `torch.optim.swa_utils.AveragedModel`: every name under `module.`, and the average's

@@ -63,6 +63,24 @@ fn names_and_layouts_are_those_of_pytorch() {
 }
 
 #[test]
+fn a_layer_alone_has_the_names_that_pytorch_gives_it() {
+    let device = Device::flex();
+    let layer: BatchNorm = BatchNormConfig::new(2).init(&device);
+    let state_dict = through_a_file(&StateDict::of(&layer));
+    let names: Vec<&str> = state_dict.entries.keys().map(String::as_str).collect();
+    // `list(torch.nn.BatchNorm2d(2).state_dict())`, sorted.
+    let expected = [
+        "bias",
+        "num_batches_tracked",
+        "running_mean",
+        "running_var",
+        "weight",
+    ];
+    assert_eq!(names, expected);
+    state_dict.load(layer).unwrap();
+}
+
+#[test]
 fn what_was_loaded_trains_on() {
     let state_dict = through_a_file(&StateDict::of(&net(7.0)));
     let loaded = state_dict.load(net(0.0)).unwrap();

@@ -77,10 +77,7 @@ impl CyclicalLrSchedulerConfig {
             });
         }
         let config = Self::new(lr, 0.0, total.div_ceil(cycles), CycleShape::Cosine);
-        Ok(config
-            .with_begins_at_zero(true)
-            .with_steps_per_epoch(Some(run.steps_per_epoch()))
-            .with_plain_steps(Some(run.plain_steps())))
+        Ok(config.with_begins_at_zero(true).of_run(run))
     }
 
     /// Fast Geometric Ensembling: down from `highest_lr` to `lowest_lr` in the middle of a cycle, and up again. The paper's, from a
@@ -132,16 +129,13 @@ impl CyclicalLrSchedulerConfig {
                 got: format!("{cycle_epochs} of {}", run.epochs()),
             });
         }
-        let steps = run.steps_per_epoch();
-        let config = Self::new(
-            highest_lr,
-            lowest_lr,
-            cycle_epochs.saturating_mul(steps),
-            shape,
-        );
-        Ok(config
-            .with_steps_per_epoch(Some(steps))
-            .with_plain_steps(Some(run.plain_steps())))
+        let cycle_steps = cycle_epochs.saturating_mul(run.steps_per_epoch());
+        Ok(Self::new(highest_lr, lowest_lr, cycle_steps, shape).of_run(run))
+    }
+
+    fn of_run(self, run: &RunLength) -> Self {
+        self.with_steps_per_epoch(Some(run.steps_per_epoch()))
+            .with_plain_steps(Some(run.plain_steps()))
     }
 
     /// The same with its first cycle from the beginning of epoch `epoch` on, counted from 1.

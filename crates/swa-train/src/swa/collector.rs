@@ -94,19 +94,10 @@ impl<M: LearnerModel> Collectors<M> {
         self.averages.first().map(|collector| &collector.average)
     }
 
-    /// The same with the first average changed, if there is one.
-    ///
-    /// # Errors
-    ///
-    /// Those of `change`.
-    pub(super) fn with_main<E>(
-        mut self,
-        change: impl FnOnce(Average<M>) -> Result<Average<M>, E>,
-    ) -> Result<Self, E> {
-        if let Some(main) = self.averages.first_mut() {
-            main.average = change(main.average.clone())?;
-        }
-        Ok(self)
+    /// The same, to be changed.
+    pub(super) fn main_mut(&mut self) -> Option<&mut Average<M>> {
+        let main = self.averages.first_mut();
+        main.map(|collector| &mut collector.average)
     }
 
     /// # Errors
@@ -124,6 +115,23 @@ impl<M: LearnerModel> Collectors<M> {
             name: name.to_owned(),
             known: self.names().iter().map(|name| name.to_string()).collect(),
         })
+    }
+
+    /// The same, to be changed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`named`](Self::named).
+    pub(super) fn named_mut(&mut self, name: &str) -> Result<&mut Collector<M>, SwaError> {
+        self.named(name)?;
+        let mut all = self.averages.iter_mut();
+        let named = all.find(|collector| *collector.name == *name);
+        Ok(named.expect("it was found"))
+    }
+
+    /// The number of optimizer steps in an epoch, or 0 if no collector knows it.
+    pub(super) fn steps_per_epoch(&self) -> usize {
+        self.run().map_or(0, |run| run.steps_per_epoch())
     }
 
     /// The length of the run, if a collector knows it.
@@ -250,24 +258,6 @@ impl<M: LearnerModel> Collectors<M> {
         all.filter_map(|it| it.members.check().err()).collect()
     }
 
-    /// Takes snapshots of the average called `name`.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`named`](Self::named).
-    pub(super) fn with_snapshots(
-        mut self,
-        name: &str,
-        snapshots: impl FnOnce(&Average<M>) -> MemberCollector<M>,
-    ) -> Result<Self, SwaError> {
-        self.named(name)?;
-        let mut named = self.averages.iter_mut();
-        if let Some(collector) = named.find(|it| *it.name == *name) {
-            collector.snapshots = Some(snapshots(&collector.average));
-        }
-        Ok(self)
-    }
-
     /// Reads from the device whether all collected weights were finite.
     ///
     /// # Errors
@@ -282,13 +272,10 @@ impl<M: LearnerModel> Collectors<M> {
         outcome
     }
 
-    /// The same, with each average changed, by its name.
-    pub(super) fn with_each(
-        mut self,
-        mut change: impl FnMut(&str, Average<M>) -> Average<M>,
-    ) -> Self {
+    /// The same, with each average changed.
+    pub(super) fn with_each(mut self, mut change: impl FnMut(Average<M>) -> Average<M>) -> Self {
         let averages = self.averages.into_iter().map(|collector| Collector {
-            average: change(&collector.name, collector.average),
+            average: change(collector.average),
             ..collector
         });
         self.averages = averages.collect();
@@ -297,7 +284,7 @@ impl<M: LearnerModel> Collectors<M> {
 
     /// The same on `device`.
     pub(super) fn on(self, device: &Device) -> Self {
-        let mut moved = self.with_each(|_, average| average.to_device(device));
+        let mut moved = self.with_each(|average| average.to_device(device));
         let on_device = |collector: MemberCollector<M>| MemberCollector {
             members: collector.members.to_device(device),
             ..collector

@@ -13,7 +13,7 @@ use swa_core::{
     reestimate_batch_norm,
 };
 
-use super::collector::{Collector, Collectors, MAIN, error_of};
+use super::collector::{Collector, Collectors, MAIN, MemberCollector, error_of};
 use super::state::State;
 use super::{LIVE, RECORD_FORMAT, Swa};
 use crate::evaluation::{Data, Evaluation};
@@ -324,13 +324,12 @@ impl<M: LearnerModel> Swa<M> {
     }
 
     fn of(model: M, collectors: Collectors<M>, evaluation: Evaluation<M>) -> Self {
-        let steps_per_epoch = collectors.run().map_or(0, |run| run.steps_per_epoch());
         Self {
             model,
             steps: Counter::new(0),
             first_step: 0,
             format: Counter::new(RECORD_FORMAT),
-            steps_per_epoch: Counter::new(steps_per_epoch),
+            steps_per_epoch: Counter::new(collectors.steps_per_epoch()),
             statistics_of: Counter::new(0),
             steps_changed: None,
             state: Arc::new(Mutex::new(State::new(collectors, evaluation))),
@@ -410,6 +409,25 @@ fn check_name<M: LearnerModel>(name: &str, others: &Collectors<M>) -> Result<(),
         expected,
         got: format!("`{name}`"),
     })
+}
+
+/// Checks that members, or the snapshots of the average called `name`, have no sink yet.
+///
+/// # Errors
+///
+/// [`SwaError::Invalid`].
+pub(super) fn check_one_sink<M: LearnerModel>(
+    before: Option<&MemberCollector<M>>,
+    name: &str,
+) -> Result<(), SwaError> {
+    match before {
+        None => Ok(()),
+        Some(_) => Err(SwaError::Invalid {
+            name: "the sink of members or of an average's snapshots",
+            expected: "given once",
+            got: format!("a second time (`{name}`)"),
+        }),
+    }
 }
 
 /// Checks that a collector is of a run whose epochs are as long as those of the others.

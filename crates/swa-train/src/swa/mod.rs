@@ -9,7 +9,6 @@ mod record;
 mod state;
 mod step;
 
-use core::convert::Infallible;
 use core::fmt;
 use std::cell::OnceCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,9 +26,9 @@ use crate::burn_0_22::training_error;
 use crate::{Collect, SwaError, terminal};
 pub(crate) use collector::MAIN;
 use collector::{Collectors, MemberCollector};
-use config::check_length;
 pub(crate) use config::needs_data;
 pub use config::{AverageConfig, RunningStatistics, SwaConfig};
+use config::{check_length, check_one_sink};
 use failure::{Failed, Failures};
 pub use metrics::SwaMetrics;
 pub(crate) use record::{Below, Contents, PREFIX};
@@ -131,10 +130,11 @@ impl<M: LearnerModel> Swa<M> {
     /// Sets the rule of the first average, from the next update on: a rule of your own, for example. An
     /// [ensemble](Self::ensemble) has none, and stays as it is.
     pub fn with_rule(self, rule: impl AveragingRule + 'static) -> Self {
-        let collectors = self.collectors();
-        let changed = collectors.with_main(|average| Ok::<_, Infallible>(average.with_rule(rule)));
-        let Ok(changed) = changed;
-        self.with_collectors(changed)
+        let mut collectors = self.collectors();
+        if let Some(main) = collectors.main_mut() {
+            *main = main.clone().with_rule(rule);
+        }
+        self.with_collectors(collectors)
     }
 
     /// Hands the live model to `sink` after the optimizer steps that `collect` names, beside the averages: for an ensemble of the
@@ -147,7 +147,7 @@ impl<M: LearnerModel> Swa<M> {
     ///
     /// # Errors
     ///
-    /// [`SwaError::Invalid`] if the averages are of a run whose epochs have other lengths.
+    /// [`SwaError::Invalid`] if the averages are of a run whose epochs have other lengths, and if the members have a sink already.
     pub fn with_members(
         self,
         collect: Collect,
@@ -155,12 +155,10 @@ impl<M: LearnerModel> Swa<M> {
     ) -> Result<Self, SwaError> {
         let mut collectors = self.collectors();
         check_length("members", &collect, &collectors)?;
+        check_one_sink(collectors.members.as_ref(), "members")?;
         let members = Members::new(sink).to_device(&self.device());
         collectors.members = Some(MemberCollector { collect, members });
-        let steps_per_epoch = collectors.run().map_or(0, |run| run.steps_per_epoch());
-        let mut swa = self.with_collectors(collectors);
-        swa.steps_per_epoch.value = steps_per_epoch;
-        Ok(swa)
+        Ok(self.with_collectors(collectors))
     }
 
     /// Hands snapshots of the average called `name` to `sink` after the optimizer steps that `collect` names, once it has averaged
@@ -194,31 +192,27 @@ impl<M: LearnerModel> Swa<M> {
     /// # Errors
     ///
     /// [`SwaError::UnknownAverage`], [`SwaError::NoAverage`], and [`SwaError::Invalid`] if another collection is of a run whose epochs
-    /// have other lengths.
+    /// have other lengths, and if the snapshots of this average have a sink already.
     pub fn with_snapshots(
         self,
         name: &str,
         collect: Collect,
         sink: impl MemberSink<M> + 'static,
     ) -> Result<Self, SwaError> {
-        let collectors = self.collectors();
+        let mut collectors = self.collectors();
         check_length("snapshots", &collect, &collectors)?;
-        let device = self.device();
-        let collectors = collectors.with_snapshots(name, |average| {
-            let members = Members::of_average(sink, name, average.rule());
-            let members = members.to_device(&device);
-            MemberCollector { collect, members }
-        })?;
-        let steps_per_epoch = collectors.run().map_or(0, |run| run.steps_per_epoch());
-        let mut swa = self.with_collectors(collectors);
-        swa.steps_per_epoch.value = steps_per_epoch;
-        Ok(swa)
+        let named = collectors.named_mut(name)?;
+        check_one_sink(named.snapshots.as_ref(), name)?;
+        let members = Members::of_average(sink, name, named.average.rule());
+        let members = members.to_device(&self.device());
+        named.snapshots = Some(MemberCollector { collect, members });
+        Ok(self.with_collectors(collectors))
     }
 
     /// Keeps all averages on `device`, and not on the model's device: in the host's memory, for example, SWAG's deviations.
     pub fn with_device(self, device: &Device) -> Self {
         let collectors = self.collectors();
-        self.with_collectors(collectors.with_each(|_, average| average.with_device(device)))
+        self.with_collectors(collectors.with_each(|average| average.with_device(device)))
     }
 
     /// The same for the average called `name` alone: `averaged`, or one of [`SwaConfig::further_averages`].
@@ -227,16 +221,10 @@ impl<M: LearnerModel> Swa<M> {
     ///
     /// [`SwaError::UnknownAverage`], and [`SwaError::NoAverage`] for an [ensemble](Self::ensemble).
     pub fn with_device_of(self, name: &str, device: &Device) -> Result<Self, SwaError> {
-        let collectors = self.collectors();
-        collectors.named(name)?;
-        let changed = collectors.with_each(|of, average| {
-            if of == name {
-                average.with_device(device)
-            } else {
-                average
-            }
-        });
-        Ok(self.with_collectors(changed))
+        let mut collectors = self.collectors();
+        let average = &mut collectors.named_mut(name)?.average;
+        *average = average.clone().with_device(device);
+        Ok(self.with_collectors(collectors))
     }
 
     /// Continues the first average from `averaged`, the average of `updates` earlier updates, such as that of a PyTorch
@@ -247,13 +235,10 @@ impl<M: LearnerModel> Swa<M> {
     /// [`SwaError::Average`] if `averaged` is another model than the live one, or not finite, and [`SwaError::NoAverage`] for an
     /// [ensemble](Self::ensemble).
     pub fn with_initial_average(self, averaged: &M, updates: usize) -> Result<Self, SwaError> {
-        let collectors = self.collectors();
-        if collectors.main().is_none() {
-            return Err(SwaError::NoAverage);
-        }
-        let changed =
-            collectors.with_main(|average| average.with_initial_average(averaged, updates))?;
-        Ok(self.with_collectors(changed))
+        let mut collectors = self.collectors();
+        let main = collectors.main_mut().ok_or(SwaError::NoAverage)?;
+        *main = main.clone().with_initial_average(averaged, updates)?;
+        Ok(self.with_collectors(collectors))
     }
 
     /// Stops the training through `interrupter` when averaging or re-estimating BatchNorm fails, with
@@ -417,8 +402,8 @@ impl<M: LearnerModel> Swa<M> {
         let average = self.average()?;
         let sampled = average.sample(scale, covariance, rng)?;
         let (updates, device) = (average.updates(), self.device());
-        let pending = self.state().evaluation.of_model(sampled, updates, &device);
-        Ok(pending.evaluate()?.into_model())
+        let pending = self.state().evaluation.pending(sampled, updates, &device);
+        Ok(pending.evaluate()?.model)
     }
 
     /// A copy of the first average in its current state.
@@ -497,6 +482,7 @@ impl<M: LearnerModel> Swa<M> {
 
     /// The same, with a new state that holds these averages.
     fn with_collectors(mut self, collectors: Collectors<M>) -> Self {
+        self.steps_per_epoch.value = collectors.steps_per_epoch();
         let state = self.state().fresh(collectors);
         self.state = Arc::new(Mutex::new(state));
         // Of what was loaded, and no longer of these.
@@ -523,7 +509,7 @@ impl<M: LearnerModel> Swa<M> {
             Some(Averaged::Ready(model)) => Some(model),
             Some(Averaged::Pending(pending)) => {
                 let evaluated = pending.evaluate()?;
-                self.tell_of_kept_statistics(evaluated.report());
+                self.tell_of_kept_statistics(&evaluated.report);
                 Some(self.state().evaluation.keep(name, evaluated))
             }
         })

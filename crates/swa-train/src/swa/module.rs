@@ -91,9 +91,7 @@ impl<M: LearnerModel> Module for Swa<M> {
             ("steps_per_epoch", &steps_per_epoch),
             (STATISTICS_OF, &statistics_of),
         ] {
-            visitor.enter_module(name, CONTAINER);
-            visitor.visit_int(&number.param(&device));
-            visitor.exit_module(name, CONTAINER);
+            number.visit_as(name, CONTAINER, visitor, &device);
         }
         visitor.exit_module(PREFIX, CONTAINER);
     }
@@ -124,24 +122,23 @@ impl<M: LearnerModel> Module for Swa<M> {
 
         let device = self.device();
         let (_, mut steps_per_epoch) = self.recorded_steps();
-        let (steps, now) = (self.steps(), self.steps_per_epoch.value);
-        self.steps = map_number(self.steps, "steps", mapper, &device);
+        let now = self.steps_per_epoch.value;
+        let mut mapped =
+            |number: Counter, name: &str| number.map_as(name, CONTAINER, mapper, &device);
+        self.steps = mapped(self.steps, "steps");
         if format > 0 {
-            self.format = map_number(self.format, "format", mapper, &device);
+            self.format = mapped(self.format, "format");
         }
-        let before = steps_per_epoch.value;
         if format > 1 {
-            steps_per_epoch = map_number(steps_per_epoch, "steps_per_epoch", mapper, &device);
+            steps_per_epoch = mapped(steps_per_epoch, "steps_per_epoch");
         }
         if format > 2 {
-            self.statistics_of = map_number(self.statistics_of, STATISTICS_OF, mapper, &device);
+            self.statistics_of = mapped(self.statistics_of, STATISTICS_OF);
         }
         exit(mapper, of_swa);
 
-        if self.steps() != steps || steps_per_epoch.value != before {
-            // A record was loaded, and the earlier failures are not of its steps.
-            self.failures = Arc::default();
-            self.steps_changed = None;
+        if self.steps.is_loaded() {
+            self.forget_failures();
             self.convert_steps(steps_per_epoch.value);
             self.first_step = self.steps();
         }
@@ -193,18 +190,6 @@ fn exit<Mapper: ModuleMapper>(mapper: &mut Mapper, name: Option<&str>) {
     }
 }
 
-fn map_number<Mapper: ModuleMapper>(
-    number: Counter,
-    name: &str,
-    mapper: &mut Mapper,
-    device: &Device,
-) -> Counter {
-    mapper.enter_module(name, CONTAINER);
-    let number = number.map(mapper, device);
-    mapper.exit_module(name, CONTAINER);
-    number
-}
-
 impl<M: LearnerModel> Swa<M> {
     /// Goes on from the record of a training without SWA.
     fn load_plain_record(mut self, record: ModuleRecord) -> Result<Self, RecordError> {
@@ -218,8 +203,7 @@ impl<M: LearnerModel> Swa<M> {
         let collectors = self.collectors_to_load(Some(&Contents::default()));
         self.steps.value = steps;
         self.first_step = steps;
-        self.failures = Arc::default();
-        self.steps_changed = None;
+        self.forget_failures();
         Ok(self.with_collectors(collectors))
     }
 
@@ -241,6 +225,12 @@ impl<M: LearnerModel> Swa<M> {
             (all.value, of_epoch.value) = (steps, before);
         }
         (all, of_epoch)
+    }
+
+    /// Forgets the failures of before, which are not of the steps of the record that was loaded.
+    fn forget_failures(&mut self) {
+        self.failures = Arc::default();
+        self.steps_changed = None;
     }
 
     /// Converts the steps of a record in which an epoch had `before` of them.

@@ -196,11 +196,6 @@ impl<M: Module> Below<M> {
     }
 }
 
-/// The names on a path, from the first level down.
-fn names(path: &str) -> impl DoubleEndedIterator<Item = &str> {
-    path.split('.').filter(|name| !name.is_empty())
-}
-
 impl<M: Module> Module for Below<M> {
     fn collect_devices(&self, devices: Devices) -> Devices {
         let modules = self.0.iter();
@@ -236,21 +231,24 @@ impl<M: Module> Module for Below<M> {
 
     fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
         for (path, module) in &self.0 {
-            names(path).for_each(|name| visitor.enter_module(name, ""));
+            if path.is_empty() {
+                module.visit(visitor);
+                continue;
+            }
+            visitor.enter_module(path, "");
             module.visit(visitor);
-            names(path)
-                .rev()
-                .for_each(|name| visitor.exit_module(name, ""));
+            visitor.exit_module(path, "");
         }
     }
 
     fn map<Mapper: ModuleMapper>(self, mapper: &mut Mapper) -> Self {
         self.map_each(|path, module| {
-            names(path).for_each(|name| mapper.enter_module(name, ""));
+            if path.is_empty() {
+                return module.map(mapper);
+            }
+            mapper.enter_module(path, "");
             let module = module.map(mapper);
-            names(path)
-                .rev()
-                .for_each(|name| mapper.exit_module(name, ""));
+            mapper.exit_module(path, "");
             module
         })
     }

@@ -88,7 +88,8 @@ impl<M: LearnerModel> State<M> {
         }
         // Frees its memory before the next one takes some.
         self.evaluation.forget(name);
-        let pending = self.evaluation.pending(average, device)?;
+        let (model, updates) = (average.model()?, average.updates());
+        let pending = self.evaluation.pending(model, updates, device);
         Ok(Some(Averaged::Pending(pending)))
     }
 }

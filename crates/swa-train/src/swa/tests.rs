@@ -77,6 +77,21 @@ fn diverged_weights_are_not_averaged_until_a_record_is_loaded() {
 }
 
 #[test]
+fn a_record_of_the_same_step_is_not_judged_by_a_failure() {
+    let record = swa().after_step(0.1).into_record();
+    let mut swa = swa();
+    swa.model = scaled(swa.model, f64::NAN);
+    let diverged = swa.after_step(0.1);
+    diverged.failure().unwrap();
+    let resumed = diverged.try_load_record(record).unwrap();
+    assert_eq!((resumed.steps(), resumed.first_step), (1, 1));
+    assert!(resumed.failure().is_none());
+    let resumed = resumed.after_step(0.1);
+    assert_eq!((resumed.updates(), resumed.steps()), (2, 2));
+    resumed.averaged_model().unwrap();
+}
+
+#[test]
 fn weights_that_are_no_numbers_are_refused_before_the_training() {
     let run = RunLength::new(1, 10).unwrap();
     let config = SwaConfig::new(Collect::from_step(1, &run).unwrap());

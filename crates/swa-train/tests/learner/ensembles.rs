@@ -223,6 +223,22 @@ fn members_of_another_length_of_epochs_are_refused() {
     assert!(error.contains("not 7 (`members`) beside 5"), "{error}");
 }
 
+#[test]
+fn a_second_sink_is_refused() {
+    let collect = Collect::every_step();
+    let once = wrap(Net::new()).with_members(collect, Shelf::default());
+    let once = once.and_then(|swa| swa.with_snapshots("averaged", collect, Shelf::default()));
+    let twice = |swa: Swa<Net>, name| match name {
+        "members" => swa.with_members(collect, Shelf::default()),
+        name => swa.with_snapshots(name, collect, Shelf::default()),
+    };
+    for name in ["members", "averaged"] {
+        let error = twice(once.as_ref().unwrap().clone(), name).unwrap_err();
+        let expected = format!("must be given once, not a second time (`{name}`)");
+        assert!(error.to_string().ends_with(&expected), "{error}");
+    }
+}
+
 pub(crate) fn swag() -> Swa<Net> {
     SwaConfig::new(Collect::from_epoch(3, &run_length()).unwrap())
         .with_swag_rank(Some(3))

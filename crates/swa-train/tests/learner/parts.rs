@@ -77,6 +77,7 @@ fn a_part_that_is_not_there_is_an_error_with_those_near_it() {
     // Running statistics have a setting of their own.
     let all = error(&["input", "norm", "output"]);
     assert!(all.contains("none of the model's weights"), "{all}");
+    assert!(all.contains("`copied` of `SwaConfig`"), "{all}");
     wrap(&["input", "norm", "output.weight"]).unwrap();
 }
 
