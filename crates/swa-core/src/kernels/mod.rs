@@ -175,7 +175,7 @@ impl Way {
 /// have the same dtype for each parameter.
 ///
 /// Elements that are equal in all vectors and whose sum is not finite, such as the infinities of a mask, are multiplied by the sum
-/// of the coefficients instead, and are 0 if that is 0. On CubeCL's devices, they are a NaN if coefficients have both signs.
+/// of the coefficients instead, and are 0 if that is 0. (On CubeCL's devices, infinities alone.)
 pub(crate) fn combine(terms: &[(f64, Vec<Floats>)]) -> Vec<Floats> {
     #[cfg(feature = "flex")]
     if let Some(combined) = flex::combine(terms) {

@@ -61,7 +61,7 @@ impl Weights {
     /// it takes one pass over each vector. Terms whose `c` is 0 are left out, whatever they hold.
     ///
     /// An infinity that all terms have in the same place, as in a mask, is multiplied by the sum of all `c`: it stays in a mean, and
-    /// gives 0 in a difference. (On CubeCL's devices, it is a NaN if there are `c` of both signs.)
+    /// gives 0 in a difference.
     ///
     /// # Errors
     ///

@@ -149,24 +149,36 @@ fn a_point_between_far_apart_weights_is_between_them() {
     assert!((between(0.75)[0] - 1.5e38).abs() < 1e32);
 }
 
-#[test]
-fn infinities_that_all_terms_hold_stay_in_sums_and_not_in_differences() {
+/// Checks sums on `device` of vectors that all have an infinity in the same place.
+fn check_infinities(device: &Device) {
     let lowest = f32::NEG_INFINITY;
-    let net = |value: f32| weights(&net([[value, lowest], [1.0; 2]], [0.0; 2], 1, 7.0));
+    let net = |value: f32| {
+        let mut layer: Linear = LinearConfig::new(2, 2).with_bias(false).init(device);
+        layer.weight = Param::from_data([[value, lowest], [1.0; 2]], device);
+        Weights::of(&layer).unwrap()
+    };
     let weight = |sum: Weights| values(sum.parameter("weight").unwrap());
     let infinity = f64::NEG_INFINITY;
-    let check = || {
-        let (a, b) = (net(1.0), net(3.0));
-        let extrapolated = Weights::combine(&[(-2.0, &a), (3.0, &b)]).unwrap();
-        assert_eq!(weight(extrapolated), [7.0, infinity, 1.0, 1.0]);
-        assert_eq!(weight(a.axpy(-1.0, &b).unwrap()), [-2.0, 0.0, 0.0, 0.0]);
-        assert_eq!(weight(a.axpy(0.0, &b).unwrap()), weight(a.clone()));
-        assert_eq!(a.distance(&b).unwrap(), 2.0);
-        let nothing = Weights::combine(&[(0.0, &a), (0.0, &b)]).unwrap();
-        assert_eq!(weight(nothing), [0.0; 4]);
-    };
-    check();
-    as_elsewhere(check);
+    let (a, b) = (net(1.0), net(3.0));
+    let extrapolated = Weights::combine(&[(-2.0, &a), (3.0, &b)]).unwrap();
+    assert_eq!(weight(extrapolated), [7.0, infinity, 1.0, 1.0]);
+    assert_eq!(weight(a.axpy(-1.0, &b).unwrap()), [-2.0, 0.0, 0.0, 0.0]);
+    assert_eq!(weight(a.axpy(0.0, &b).unwrap()), weight(a.clone()));
+    assert_eq!(a.distance(&b).unwrap(), 2.0);
+    let nothing = Weights::combine(&[(0.0, &a), (0.0, &b)]).unwrap();
+    assert_eq!(weight(nothing), [0.0; 4]);
+}
+
+#[test]
+fn infinities_that_all_terms_hold_stay_in_sums_and_not_in_differences() {
+    check_infinities(&Device::flex());
+    as_elsewhere(|| check_infinities(&Device::flex()));
+}
+
+#[cfg(feature = "wgpu")]
+#[test]
+fn on_wgpu_infinities_that_all_terms_hold_stay_in_sums() {
+    check_infinities(&Device::wgpu(burn::tensor::DeviceKind::default()));
 }
 
 #[test]

@@ -67,6 +67,7 @@ fn launch_sums(
             all.push(values.into_linear_view());
         }
     }
+    let total = coefficients.iter().sum::<f32>();
     combine_terms::launch(
         &client,
         calculate_cube_count_elemwise(&client, units, dim),
@@ -74,14 +75,15 @@ fn launch_sums(
         address_type,
         vector_size,
         all,
-        coefficients.iter().copied().collect(),
+        coefficients.iter().copied().chain([total]).collect(),
         combined,
         coefficients.len(),
     );
     sums
 }
 
-/// The kernel. `values` holds the terms of the first parameter, then those of the second, and so on.
+/// The kernel. `values` holds the terms of the first parameter, then those of the second, and so on; `coefficients` those of the terms,
+/// and then their sum, by which an infinity that all terms hold is multiplied.
 #[cube(launch, address_type = "dynamic")]
 fn combine_terms<N: Size>(
     values: Sequence<LinearView<'static, Vector<f32, N>>>,
@@ -92,12 +94,23 @@ fn combine_terms<N: Size>(
     #[unroll]
     for i in 0..combined.len() {
         if values[comptime!(i * terms)].is_in_bounds(ABSOLUTE_POS) {
-            let mut sum = Vector::<f32, N>::new(0.0);
+            let zero = Vector::<f32, N>::new(0.0);
+            let first = values[comptime!(i * terms)].read(ABSOLUTE_POS);
+            let mut sum = zero;
+            // What all terms hold, or 0.
+            let mut common = first;
             #[unroll]
             for j in 0..terms {
-                let place = comptime!(i * terms + j);
-                sum += values[place].read(ABSOLUTE_POS) * Vector::new(coefficients[j]);
+                let value = values[comptime!(i * terms + j)].read(ABSOLUTE_POS);
+                sum += value * Vector::new(coefficients[j]);
+                common = select_many(value.equal(&first), common, zero);
             }
+            let total = coefficients[terms];
+            let mut of_common = zero;
+            if total != 0.0 {
+                of_common = common * Vector::new(total);
+            }
+            sum = select_many(common.is_inf(), of_common, sum);
             combined.index_mut(i).write(ABSOLUTE_POS, sum);
         }
     }
