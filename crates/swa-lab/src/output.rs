@@ -19,6 +19,14 @@ pub fn note(line: impl fmt::Display) {
     let _ = writeln!(stderr(), "{line}");
 }
 
+/// A number of things, such as `1 run` and `2 runs`.
+pub(crate) fn plural(count: usize, name: &str) -> String {
+    match count {
+        1 => format!("1 {name}"),
+        _ => format!("{count} {name}s"),
+    }
+}
+
 /// The exit code of a program that ended with this status, or with an error, which it prints.
 pub fn exit_code(ended: Result<i32, Failure>) -> ExitCode {
     match ended {

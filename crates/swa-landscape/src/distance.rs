@@ -19,12 +19,12 @@ pub(crate) fn rounding(weights: &Weights, norm: f64) -> f64 {
     norm * precision.fold(0.0, f64::max)
 }
 
-/// The norm of a network's weights.
+/// The norm of the weights of the network with this number.
 ///
 /// # Errors
 ///
 /// [`LandscapeError::NotFinite`], and [`LandscapeError::Weights`] if the device could not be read.
-pub(crate) fn finite_norm(weights: &Weights, network: &'static str) -> Result<f64, LandscapeError> {
+pub(crate) fn finite_norm(weights: &Weights, network: usize) -> Result<f64, LandscapeError> {
     let norm = weights.norm()?;
     if norm.is_finite() {
         Ok(norm)
@@ -48,8 +48,8 @@ pub(crate) fn beside(first: &Weights, weights: Weights) -> Weights {
 /// [`LandscapeError::Unlike`], [`LandscapeError::NotFinite`], [`LandscapeError::SameNetwork`] and [`LandscapeError::Weights`].
 pub(crate) fn apart(first: &Weights, second: &Weights) -> Result<(Weights, f64), LandscapeError> {
     let between = Weights::combine(&[(-1.0, first), (1.0, second)]);
-    let between = between.map_err(of_network("second"))?;
-    let norm = finite_norm(first, "first")?.max(finite_norm(second, "second")?);
+    let between = between.map_err(of_network(1))?;
+    let norm = finite_norm(first, 0)?.max(finite_norm(second, 1)?);
     let distance = between.norm()?;
     if distance > rounding(first, norm) {
         Ok((between, distance))

@@ -1,6 +1,7 @@
 //! Errors of geometry in weight space.
 
 use std::error::Error;
+use std::fmt::Display;
 
 use swa_core::{BatchNormError, WeightsError};
 use thiserror::Error;
@@ -21,22 +22,23 @@ pub enum LandscapeError {
     },
 
     /// A network with other parameters than the first one.
-    #[error("the {network} network is unlike the first: {error}")]
+    #[error("the {} network is unlike the first: {error}", ordinal(*network))]
     Unlike {
-        /// The network: `second`, `third`, or `fourth or a later`.
-        network: &'static str,
+        /// The network's number, counted from 0.
+        network: usize,
         /// The parameter, and the difference.
         error: WeightsError,
     },
 
     /// A network with weights that are not finite.
     #[error(
-        "the {network} network holds a NaN or an infinity, and there is no geometry with it: its training has diverged. Take an \
-         earlier checkpoint"
+        "the {} network holds a NaN or an infinity, and there is no geometry with it: its training has diverged. Take an \
+         earlier checkpoint",
+        ordinal(*network)
     )]
     NotFinite {
-        /// The network: `first`, `second` or `third`.
-        network: &'static str,
+        /// The network's number, counted from 0.
+        network: usize,
     },
 
     /// Two networks with the same weights.
@@ -104,8 +106,30 @@ pub enum LandscapeError {
     Weights(#[from] WeightsError),
 }
 
+impl LandscapeError {
+    /// The error for a setting whose value is not one of those expected.
+    pub(crate) fn invalid(name: &'static str, expected: &'static str, got: impl Display) -> Self {
+        let got = got.to_string();
+        Self::Invalid {
+            name,
+            expected,
+            got,
+        }
+    }
+}
+
+/// The place of a network among those that are given, in a word.
+fn ordinal(network: usize) -> &'static str {
+    match network {
+        0 => "first",
+        1 => "second",
+        2 => "third",
+        _ => "fourth or a later",
+    }
+}
+
 /// The error for weights that are to be like those of the first network.
-pub(crate) fn of_network(network: &'static str) -> impl Fn(WeightsError) -> LandscapeError {
+pub(crate) fn of_network(network: usize) -> impl Fn(WeightsError) -> LandscapeError {
     move |error| match error {
         WeightsError::MissingParameter { .. }
         | WeightsError::UnknownParameter { .. }

@@ -27,11 +27,8 @@ impl GridConfig {
     pub fn init(&self, plane: Plane) -> Result<Grid, LandscapeError> {
         check_count("the number of a grid's points along an axis", self.points)?;
         if !(self.margin >= 0.0 && self.margin.is_finite()) {
-            return Err(LandscapeError::Invalid {
-                name: "the margin of a grid",
-                expected: "a finite number from 0 on",
-                got: self.margin.to_string(),
-            });
+            let (name, expected) = ("the margin of a grid", "a finite number from 0 on");
+            return Err(LandscapeError::invalid(name, expected, self.margin));
         }
         Ok(Grid {
             plane,

@@ -56,10 +56,10 @@ impl Plane {
     /// - [`LandscapeError::Weights`] if the device could not be read.
     pub fn through(w0: Weights, w1: Weights, w2: Weights) -> Result<Self, LandscapeError> {
         let (u, dx) = first_axis(&w0, w1)?;
-        let norm = finite_norm(&w2, "third")?.max(w0.norm()?);
+        let norm = finite_norm(&w2, 2)?.max(w0.norm()?);
         let (beside, x) = {
             let to_third = Weights::combine(&[(-1.0, &w0), (1.0, &w2)]);
-            let to_third = to_third.map_err(of_network("third"))?;
+            let to_third = to_third.map_err(of_network(2))?;
             drop(w2);
             let x = u.dot(&to_third)?;
             (to_third.axpy(-x, &u)?, x)

@@ -44,10 +44,7 @@ pub(crate) fn check_count(name: &'static str, count: usize) -> Result<(), Landsc
     if count >= 2 {
         Ok(())
     } else {
-        Err(LandscapeError::Invalid {
-            name,
-            expected: "at least 2, one for each end",
-            got: count.to_string(),
-        })
+        let expected = "at least 2, one for each end";
+        Err(LandscapeError::invalid(name, expected, count))
     }
 }

@@ -50,22 +50,16 @@ impl RaysConfig {
     /// [`LandscapeError::Invalid`] for a radius that is not a positive finite number, no direction, or fewer than 2 points;
     /// [`LandscapeError::NotFinite`]; and [`LandscapeError::Weights`].
     pub fn init(&self, weights: Weights) -> Result<Rays, LandscapeError> {
-        let invalid = |name, expected, got| {
-            Err(LandscapeError::Invalid {
-                name,
-                expected,
-                got,
-            })
-        };
         if !(self.radius > 0.0 && self.radius.is_finite()) {
-            let got = self.radius.to_string();
-            return invalid("the radius of rays", "a finite number above 0", got);
+            let (name, expected) = ("the radius of rays", "a finite number above 0");
+            return Err(LandscapeError::invalid(name, expected, self.radius));
         }
         if self.directions == 0 {
-            return invalid("the number of directions", "at least 1", "0".to_owned());
+            let name = "the number of directions";
+            return Err(LandscapeError::invalid(name, "at least 1", 0));
         }
         check_count("the number of points on a ray", self.points)?;
-        finite_norm(&weights, "first")?;
+        finite_norm(&weights, 0)?;
         Ok(Rays {
             weights,
             config: self.clone(),

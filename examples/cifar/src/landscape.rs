@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use swa_lab::landscape::{
-    CurveArgs, End, Landscape, LandscapeArgs, LineArgs, PlaneArgs, RaysArgs, curve, line, plane,
-    rays,
+    CurveArgs, End, Landscape, LandscapeArgs, LineGeometry, PlaneGeometry, RaysArgs, curve, line,
+    plane, rays,
 };
 use swa_lab::report::Kind;
 use swa_lab::run::interruption::{INTERRUPTED, Interruption};
@@ -22,11 +22,11 @@ pub(crate) struct LandscapeCommand {
 #[derive(Debug, Clone, clap::Subcommand)]
 enum Picture {
     /// The plane through three networks, or through two and a random direction; further networks are marked on it
-    Plane(Of<PlaneArgs>),
+    Plane(Of<PlaneGeometry>),
     /// The error along random directions from each network, which shows how wide its optimum is
     Rays(Of<RaysArgs>),
     /// The straight line between two networks, and the barrier on it
-    Line(Of<LineArgs>),
+    Line(Of<LineGeometry>),
     /// A curve of low loss between two networks, which is trained, beside the straight line
     Curve(Of<CurveArgs>),
 }
@@ -60,14 +60,14 @@ fn draw<A: clap::Args>(
     score: fn(&A, &mut Landscape<'_>) -> Result<End, Failure>,
     kind: Kind,
 ) -> Result<i32, Failure> {
-    let device = device::parse(args.all.device())?;
+    let device = device::parse(&args.all.device)?;
     let interruption = Arc::new(Interruption::default());
     interruption.on_signals()?;
     let mut landscape = Landscape::open(&args.all, &device, &interruption)?;
     match score(&args.picture, &mut landscape)? {
         End::Stopped => Ok(INTERRUPTED),
         End::Finished => {
-            report::write_landscape(args.all.out(), kind)?;
+            report::write_landscape(&args.all.out, kind)?;
             Ok(0)
         }
     }

@@ -6,12 +6,11 @@ mod check;
 mod evaluate;
 mod experiment;
 mod landscape;
-mod report;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use swa_lab::Failure;
 use swa_lab::measure::bench::BenchArgs;
 use swa_lab::measure::device_check::CheckArgs;
 use swa_lab::output::exit_code;
@@ -19,6 +18,7 @@ use swa_lab::run::ensemble::{EnsembleArgs, ensemble};
 use swa_lab::run::export::{ExportArgs, export};
 use swa_lab::run::recipe::Paper;
 use swa_lab::run::train::{TrainArgs, train};
+use swa_lab::{Failure, report};
 
 /// Stochastic Weight Averaging on CIFAR-10 and CIFAR-100
 #[derive(Debug, Parser)]
@@ -43,7 +43,12 @@ enum Command {
     ///
     /// model.load_state_dict(safetensors.torch.load_file("OUT.safetensors"), strict=True)
     Export(ExportArgs),
-    Report(report::ReportArgs),
+    /// Reports the results of an experiment: a page, its pictures, and the table.
+    Report {
+        /// The folder of an experiment, with its results.jsonl; the report is written to it
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
     Experiment(Box<experiment::ExperimentArgs>),
     Check(CheckArgs),
     Bench(BenchArgs),
@@ -61,7 +66,7 @@ fn run(command: &Command) -> Result<i32, Failure> {
         Command::Landscape(args) => landscape::run(args),
         Command::Average(args) => average::run(args),
         Command::Export(args) => export(args).map(|()| 0),
-        Command::Report(args) => report::run(args).map(|()| 0),
+        Command::Report { folder } => report::write(folder).map(|()| 0),
         Command::Experiment(args) => experiment::run(args),
         Command::Check(args) => check::run(args).map(|()| 0),
         Command::Bench(args) => bench::run(args).map(|()| 0),

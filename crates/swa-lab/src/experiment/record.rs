@@ -129,6 +129,16 @@ pub struct PredictionsRecord {
     pub seconds: f64,
 }
 
+impl PredictionsRecord {
+    /// Tells whether another record is of the same models of the same run, both with a temperature or both without. Of such records,
+    /// the last counts: a run that is stopped while it predicts does so anew.
+    pub(crate) fn is_of_the_same(&self, other: &Self) -> bool {
+        self.run == other.run
+            && self.models == other.models
+            && self.temperature.is_some() == other.temperature.is_some()
+    }
+}
+
 /// A member of an ensemble.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MemberRecord {

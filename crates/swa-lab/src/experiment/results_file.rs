@@ -4,8 +4,6 @@ use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use thiserror::Error;
-
 use super::record::{EvaluationRecord, PredictingModels, PredictionsRecord, Record, RunRecord};
 use crate::Failure;
 use crate::run::directory::{DirectoryError, io_error};
@@ -32,14 +30,24 @@ impl Records {
         })
     }
 
-    /// The predictions of a finished run's models as they are, the last ones if there are several.
+    /// The predictions of a run: of the same models, those that were made last.
+    pub fn predictions_of(&self, run: &str) -> Vec<&PredictionsRecord> {
+        let mut last: Vec<&PredictionsRecord> = Vec::new();
+        for record in &self.0 {
+            if let Record::Predictions(predictions) = record
+                && predictions.run == run
+            {
+                last.retain(|earlier| !earlier.is_of_the_same(predictions));
+                last.push(predictions);
+            }
+        }
+        last
+    }
+
+    /// The predictions of a run's models as they are, without a temperature.
     pub fn predictions(&self, run: &str, models: PredictingModels) -> Option<&PredictionsRecord> {
-        let records = self.0.iter().rev();
-        let mut predictions = records.filter_map(|record| match record {
-            Record::Predictions(predictions) => Some(predictions),
-            _ => None,
-        });
-        predictions.find(|it| it.run == run && it.models == models && it.temperature.is_none())
+        let mut predictions = self.predictions_of(run).into_iter();
+        predictions.find(|it| it.models == models && it.temperature.is_none())
     }
 
     /// The epochs of a run, in their order.
@@ -51,31 +59,23 @@ impl Records {
     }
 }
 
-/// The error for a line of a file of results that is no record.
-#[derive(Debug, Error)]
-#[error(
-    "line {line}: expected a record of a run, an evaluation or predictions in JSON, found {found} ({reason}); \
-     restore the line or delete it"
-)]
-pub struct LineError {
-    /// The line, counted from 1.
-    line: usize,
-    /// The beginning of the line.
-    found: String,
-    /// The reason.
-    reason: String,
-}
-
 /// The records of a text. An incomplete last line is ignored: it is still being written, or its
 /// process was killed.
-fn parse(text: &str) -> Result<Vec<Record>, LineError> {
+///
+/// # Errors
+///
+/// If a line is no record.
+fn parse(text: &str) -> Result<Vec<Record>, String> {
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     let records = whole.split_terminator('\n').enumerate();
     let records = records.map(|(index, line)| {
-        serde_json::from_str(line).map_err(|error| LineError {
-            line: index + 1,
-            found: beginning(line),
-            reason: error.to_string(),
+        serde_json::from_str(line).map_err(|error| {
+            format!(
+                "line {}: expected a record of a run, an evaluation or predictions in JSON, found {} ({error}); restore the line or \
+                 delete it",
+                index + 1,
+                beginning(line)
+            )
         })
     });
     records.collect()

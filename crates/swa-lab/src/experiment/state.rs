@@ -24,10 +24,6 @@ impl RunState {
 
     /// Reads the state of the run in `folder`. Without a file, it is that of a run that has not
     /// begun.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be read.
     pub(super) fn read(folder: &Path) -> Result<Self, Failure> {
         let file = folder.join(Self::FILE);
         if file.exists() {
@@ -38,10 +34,6 @@ impl RunState {
     }
 
     /// Writes it to the folder of the run.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be written.
     pub(super) fn write(&self, folder: &Path) -> Result<(), Failure> {
         Ok(write_json(&folder.join(Self::FILE), self)?)
     }

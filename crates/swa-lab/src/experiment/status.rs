@@ -6,7 +6,7 @@ use std::path::Path;
 use super::data_set::DataSet;
 use super::directory::ExperimentDirectory;
 use super::plan::{Plan, PlannedRun, epoch_after};
-use super::record::{Method, PredictingModels, Record};
+use super::record::{Method, PredictingModels};
 use super::results_file::Records;
 use crate::Failure;
 use crate::output::say;
@@ -186,11 +186,8 @@ impl Estimate {
                 of(other) == of(run) && records.run(&other.name).is_some()
             });
             let mut seconds = alike.map(|other| {
-                let all = records.0.iter().filter_map(|record| match record {
-                    Record::Predictions(it) if it.run == other.name => Some(it.seconds),
-                    _ => None,
-                });
-                all.sum::<f64>()
+                let of_run = records.predictions_of(&other.name).into_iter();
+                of_run.map(|predictions| predictions.seconds).sum::<f64>()
             });
             seconds.next_back().unwrap_or(0.0)
         };
@@ -325,8 +322,15 @@ mod tests {
             records.0.push(record.unwrap());
         }
         // 24 epochs of the second of 2 seconds, and predictions as long as the first's.
-        let estimate = Estimate::of(&runs, &records);
-        assert_eq!((estimate.runs, estimate.seconds), (1, 48.0 + 30.0));
+        let left = |records: &Records| {
+            let estimate = Estimate::of(&runs, records);
+            (estimate.runs, estimate.seconds)
+        };
+        assert_eq!(left(&records), (1, 48.0 + 30.0));
+        // Predictions that were stopped, and made again.
+        let stopped = predictions.replace("RUN", first).replace("30.0", "20.0");
+        records.0.insert(0, serde_json::from_str(&stopped).unwrap());
+        assert_eq!(left(&records), (1, 48.0 + 30.0));
         assert_eq!(epochs_done(&runs[1], &records), 0, "{second}");
     }
 }

@@ -14,7 +14,6 @@ use super::directory::ExperimentDirectory;
 use super::plan::{Plan, PlanError, PlannedRun};
 use super::predictions::Predictions;
 use super::record::{EvaluationRecord, Record, RunRecord};
-use super::results_file::ResultsFile;
 use super::state::RunState;
 use super::status;
 use super::supervisor::clear_finished;
@@ -27,11 +26,10 @@ use crate::run::checkpoint::Checkpoints;
 use crate::run::config::RunConfig;
 use crate::run::directory::{RunDirectory, io_error};
 use crate::run::epoch_log::{EpochRow, read_rows, write_rows};
-use crate::run::interruption::INTERRUPTED;
-use crate::run::interruption::Interruption;
+use crate::run::interruption::{INTERRUPTED, Interruption};
 use crate::run::predictors::FinishedRun;
 use crate::run::progress::Progress;
-use crate::run::session::{End, Session, Show};
+use crate::run::session::{End, OnEpoch, Session, Show};
 use crate::run::time_limit::TimeLimit;
 
 /// The arguments that the supervisor gives a worker.
@@ -93,7 +91,6 @@ pub fn run(args: &WorkerArgs) -> Result<i32, Failure> {
             images: &images,
             held_out,
             device: &device,
-            results: directory.results(),
             directory: directory.clone(),
             interruption: interruption.clone(),
         };
@@ -134,7 +131,6 @@ struct Worker<'a> {
     held_out: Option<Arc<Images>>,
     device: &'a Device,
     directory: ExperimentDirectory,
-    results: ResultsFile,
     interruption: Arc<Interruption>,
 }
 
@@ -163,7 +159,7 @@ impl Worker<'_> {
         if self.interruption.is_asked() {
             return Ok(Some(INTERRUPTED));
         }
-        let (limit, records) = (self.args.until_minutes, self.results.read()?);
+        let (limit, records) = (self.args.until_minutes, self.directory.results().read()?);
         if status::has_time_for(limit, run, self.runs, &records) {
             Ok(None)
         } else {
@@ -217,9 +213,7 @@ impl Worker<'_> {
         self.announce(&session);
         session.train(network)
     }
-}
 
-impl Worker<'_> {
     /// Opens the folder of the run, and makes it if the run has not begun.
     fn open(&self) -> Result<RunDirectory, Failure> {
         let path = self.directory.run(&self.run.name);
@@ -317,13 +311,9 @@ impl Worker<'_> {
     }
 
     /// Returns a function that records the results of an epoch, unless an earlier process has.
-    fn recorder(
-        &self,
-        folder: &RunDirectory,
-        state: RunState,
-    ) -> Result<crate::run::session::OnEpoch, Failure> {
+    fn recorder(&self, folder: &RunDirectory, state: RunState) -> Result<OnEpoch, Failure> {
         let recorded = Mutex::new(self.recorded_epochs()?);
-        let (results, run) = (self.results.clone(), self.run.name.clone());
+        let (results, run) = (self.directory.results(), self.run.name.clone());
         let (config, folder) = (self.run.config.clone(), folder.path().to_owned());
         let steps_per_epoch = self.steps_per_epoch()?;
         let device = self.args.device.clone();
@@ -342,7 +332,7 @@ impl Worker<'_> {
     }
 
     fn recorded_epochs(&self) -> Result<HashSet<usize>, Failure> {
-        let records = self.results.read()?;
+        let records = self.directory.results().read()?;
         Ok(records.of(&self.run.name).map(|row| row.epoch).collect())
     }
 
@@ -355,7 +345,7 @@ impl Worker<'_> {
             if row.epoch <= epoch && !recorded.contains(&row.epoch) {
                 let (name, config) = (&self.run.name, &self.run.config);
                 let record = evaluation(name, config, steps_per_epoch, &row)?;
-                self.results.append(&record)?;
+                self.directory.results().append(&record)?;
             }
         }
         Ok(())
@@ -383,11 +373,12 @@ impl Worker<'_> {
             device: self.device,
             interruption: &self.interruption,
         };
+        let results = self.directory.results();
         for record in predictions.records() {
             match record {
                 // A worker that goes on with this run makes all of them again.
                 _ if self.interruption.is_asked() => return Ok(Some(INTERRUPTED)),
-                record => self.results.append(&Record::Predictions(record?))?,
+                record => results.append(&Record::Predictions(record?))?,
             }
         }
         let record = RunRecord {
@@ -415,9 +406,9 @@ impl Worker<'_> {
             finished,
             peak_memory_bytes: state.peak_memory_bytes,
         };
-        self.results.append(&Record::Run(record))?;
+        results.append(&Record::Run(record))?;
         clear_finished(&self.directory, &run.name, self.plan.keep_models)?;
-        let records = self.results.read()?;
+        let records = results.read()?;
         say(format!(
             "{} finished: {}",
             run.name,

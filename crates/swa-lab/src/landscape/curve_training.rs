@@ -1,13 +1,13 @@
 //! The training of a curve's bends, through Burn's `Learner`.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::data::dataloader::DataLoader;
 use burn::module::Module;
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
-use burn::optim::{GradientsParams, ModuleOptimizer, MultiGradientsParams};
+use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
 use swa_core::{ReestimationConfig, reestimate_batch_norm};
 use swa_landscape::{Curve, CurveConfig};
@@ -18,15 +18,18 @@ use super::curve::CurveGeometry;
 use super::scoring::BatchNormStatistics;
 use crate::Failure;
 use crate::data::ImageBatch;
-use crate::output::say;
+use crate::output::{plural, say};
 use crate::run::checkpoint::Checkpoints;
-use crate::run::classifier::{Classifier, ImageNetwork};
+use crate::run::classifier::{Classifier, pass};
 use crate::run::config::RunConfig;
 use crate::run::directory::{RunDirectory, io_error};
 use crate::run::interruption::Interruption;
 use crate::run::method::MethodSettings;
 use crate::run::model_file::{self, Description, FileArgs, ModelFile};
 use crate::run::session::{End, Session, Show};
+
+/// The beginning of the names of the bends' files.
+const BEND: &str = "bend-";
 
 /// A curve whose training can be stopped.
 #[derive(Module, Debug)]
@@ -51,19 +54,6 @@ impl TrainStep for StoppableCurve {
         gradients: GradientsParams,
     ) -> Self {
         self.curve = self.curve.optimize(optimizer, learning_rate, gradients);
-        self.interruption.after_step(optimizer);
-        self
-    }
-
-    fn optimize_multi(
-        mut self,
-        optimizer: &mut ModuleOptimizer,
-        learning_rate: ModuleLearningRate,
-        gradients: MultiGradientsParams,
-    ) -> Self {
-        self.curve = self
-            .curve
-            .optimize_multi(optimizer, learning_rate, gradients);
         self.interruption.after_step(optimizer);
         self
     }
@@ -95,6 +85,7 @@ pub(super) fn training_config(
         seed: settings.seed,
         init: None,
         method: MethodSettings::Sgd,
+        keep_averages: None,
         ..run.clone()
     };
     config.sgd.lr = settings.lr;
@@ -128,14 +119,12 @@ impl<'a> CurveTraining<'a> {
         was_there: bool,
     ) -> Result<Self, Failure> {
         let path = landscape.args.out.join("curve");
-        let files = (1..=settings.bends).map(|bend| path.join(format!("bend-{bend}.safetensors")));
+        let files = (1..=settings.bends).map(|bend| path.join(format!("{BEND}{bend}.safetensors")));
         let files: Vec<PathBuf> = files.collect();
         let overwrite = landscape.args.overwrite;
         let directory = if overwrite || !RunDirectory::at(&path).config_file().exists() {
             let directory = RunDirectory::create(&path, &config, overwrite)?;
-            for file in files.iter().filter(|file| file.is_file()) {
-                fs::remove_file(file).map_err(io_error("delete", file))?;
-            }
+            delete_bends(&path)?;
             directory
         } else {
             let (directory, began) = RunDirectory::open(&path)?;
@@ -173,13 +162,12 @@ impl<'a> CurveTraining<'a> {
             let checkpoints = self.directory.checkpoints();
             fs::remove_dir_all(&checkpoints).map_err(io_error("delete", &checkpoints))?;
         }
-        let Landscape {
-            scoring, device, ..
-        } = self.landscape;
+        let scoring = &self.landscape.scoring;
         let classes = scoring.images.class_names.len();
-        let files = self.files.iter();
-        let bends =
-            files.map(|file| ModelFile::read(file, FileArgs::NONE)?.network(classes, device));
+        let bends = self
+            .files
+            .iter()
+            .map(|file| ModelFile::read(file, FileArgs::NONE)?.network(classes, scoring.device));
         Ok(Some(bends.collect::<Result<_, Failure>>()?))
     }
 
@@ -192,10 +180,13 @@ impl<'a> CurveTraining<'a> {
             directory,
             ..
         } = self;
-        let interruption = landscape.interruption;
-        let device = landscape.device.clone().autodiff();
-        let [start, end] =
-            ends.map(|network| Classifier::new(network.to_device(&device), interruption.clone()));
+        let scoring = &landscape.scoring;
+        let interruption = scoring.interruption;
+        let device = scoring.device.clone().autodiff();
+        let [start, end] = ends.map(|network| {
+            Classifier::new(network.to_device(&device), interruption.clone())
+                .with_images_at_once(config.images_at_once())
+        });
         let curve = CurveConfig::new()
             .with_bends(settings.bends)
             .with_shape(settings.shape)
@@ -205,29 +196,25 @@ impl<'a> CurveTraining<'a> {
             .map_err(|error| landscape.named(error))?
             .with_interrupter(interruption.interrupter());
         drop((start, end));
-        let batches = match landscape.scoring.record.batch_norm {
+        let batches = match scoring.record.batch_norm {
             BatchNormStatistics::Reestimated { batches, .. } => batches,
             BatchNormStatistics::Kept => None,
         };
-        let images = landscape.scoring.reestimation_images();
+        let images = scoring.reestimation_images();
         let curve = curve.with_reestimation(move |middle: &Classifier<Network>| {
             let config = ReestimationConfig::new().with_first_batches(batches);
-            let forward = |model: &Classifier<Network>, batch: ImageBatch| {
-                let items = batch.images.dims()[0];
-                model.network().logits(batch.images);
-                items
-            };
+            let forward = |model: &Classifier<Network>, batch| pass(model.network(), batch);
             Ok(reestimate_batch_norm(middle, &config, images.iter(), forward)?.0)
         });
 
         directory.check_log()?;
-        directory.check_images(&landscape.scoring.images)?;
+        directory.check_images(&scoring.images)?;
         let checkpoints = Checkpoints::new(directory.checkpoints())?;
         checkpoints.delete_unfinished()?;
         let session = Session {
             config,
-            images: &landscape.scoring.images,
-            device: landscape.device,
+            images: &scoring.images,
+            device: scoring.device,
             directory: directory.clone(),
             from: checkpoints.last()?,
             until: config.epochs,
@@ -237,12 +224,9 @@ impl<'a> CurveTraining<'a> {
             on_epoch: Arc::new(|_| Ok(())),
         };
         say(format!(
-            "training {} for {} epochs; the columns of the live network are of the one in the middle of the curve",
-            match settings.bends {
-                1 => "a bend".to_owned(),
-                bends => format!("{bends} bends"),
-            },
-            config.epochs
+            "training {} for {}; the columns of the live network are of the one in the middle of the curve",
+            plural(settings.bends, "bend"),
+            plural(config.epochs, "epoch"),
         ));
         let model = StoppableCurve {
             curve,
@@ -283,5 +267,46 @@ impl<'a> CurveTraining<'a> {
             model_file::save(&network, &description, file)?;
         }
         Ok(())
+    }
+}
+
+/// Deletes the bends of an earlier curve, of which there may have been more.
+fn delete_bends(folder: &Path) -> Result<(), Failure> {
+    for entry in fs::read_dir(folder).map_err(io_error("read the folder", folder))? {
+        let entry = entry.map_err(io_error("read the folder", folder))?;
+        if entry.file_name().to_string_lossy().starts_with(BEND) {
+            let file = entry.path();
+            fs::remove_file(&file).map_err(io_error("delete", &file))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use swa_landscape::CurveShape;
+
+    use super::*;
+
+    #[test]
+    fn a_curve_is_trained_alike_whatever_averages_runs_kept() {
+        let run = RunConfig::paper(&"preresnet-20".parse().unwrap(), 10);
+        let settings = CurveGeometry {
+            points: 3,
+            bends: 1,
+            shape: CurveShape::Bezier,
+            epochs: 4,
+            lr: 0.03,
+            weight_decay: 3e-4,
+            batch_size: 128,
+            seed: 7,
+        };
+        let plain = training_config(&settings, &run).unwrap();
+        let keeping = RunConfig {
+            keep_averages: Some(10),
+            ..run
+        };
+        assert_eq!(training_config(&settings, &keeping).unwrap(), plain);
+        assert_eq!((plain.epochs, plain.seed, plain.sgd.lr), (4, 7, 0.03));
     }
 }

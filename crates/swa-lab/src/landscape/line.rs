@@ -8,18 +8,11 @@ use super::points_file::{Geometry, at_least_two};
 use super::{End, Landscape};
 use crate::Failure;
 
-/// The arguments of a line.
-#[derive(Debug, Clone, clap::Args)]
-pub struct LineArgs {
+/// The settings of a line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
+pub struct LineGeometry {
     /// The number of points, both ends among them
     #[arg(long, value_name = "N", default_value_t = 61)]
-    pub points: usize,
-}
-
-/// The settings of a line.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LineGeometry {
-    /// The number of points.
     pub points: usize,
 }
 
@@ -52,17 +45,14 @@ impl Geometry for LineGeometry {
 /// # Errors
 ///
 /// If the networks differ or are the same, a setting is invalid, or the file is of something else.
-pub fn line(args: &LineArgs, landscape: &mut Landscape<'_>) -> Result<End, Failure> {
+pub fn line(settings: &LineGeometry, landscape: &mut Landscape<'_>) -> Result<End, Failure> {
     landscape.given.check_count(2, 2)?;
     let network = landscape.load(0)?;
     let line = Line::between(Weights::of(&network)?, Weights::of(&landscape.load(1)?)?);
     let line = line.map_err(|error| landscape.named(error))?;
-    let line = line.with_points(args.points)?;
-    let settings = LineGeometry {
-        points: args.points,
-    };
+    let line = line.with_points(settings.points)?;
     let points = line.coordinates().into_iter().map(|t| OnLine { t });
-    let mut file = landscape.points_file(settings, points.collect())?;
+    let mut file = landscape.points_file(settings.clone(), points.collect())?;
     landscape.begin("line", &file);
     if file.known().is_none() {
         file.learn(line.distance())?;

@@ -14,7 +14,7 @@ mod rays;
 mod scoring;
 
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use burn::tensor::Device;
@@ -34,9 +34,9 @@ use points_file::Asked;
 use scoring::Scoring;
 
 pub use curve::{CurveArgs, CurveGeometry, CurveKnown, OnPath, Way, curve};
-pub use line::{LineArgs, LineGeometry, OnLine, line};
+pub use line::{LineGeometry, OnLine, line};
 pub use networks::{GivenNetworks, NetworkRecord, NetworksArgs};
-pub use plane::{OnPlane, PlacedNetwork, PlaneArgs, PlaneGeometry, plane};
+pub use plane::{OnPlane, PlacedNetwork, PlaneGeometry, plane};
 #[cfg(test)]
 pub(crate) use points_file::tests::plane_json;
 pub use points_file::{Geometry, PointRecord, PointsFile};
@@ -54,27 +54,15 @@ pub struct LandscapeArgs {
 
     /// flex (the CPU), wgpu, vulkan, metal, cuda or rocm; an index picks one of several, as in cuda:1
     #[arg(long, value_name = "D", default_value = device::DEFAULT_DEVICE)]
-    device: String,
+    pub device: String,
 
     /// The folder for the points and the pictures. In that of an experiment, `cifar report` shows them too
     #[arg(long, value_name = "DIR", default_value = "runs/landscape")]
-    out: std::path::PathBuf,
+    pub out: PathBuf,
 
     /// Replace what is there of other networks or settings, instead of going on with it
     #[arg(long)]
     overwrite: bool,
-}
-
-impl LandscapeArgs {
-    /// The folder for the points and the pictures.
-    pub fn out(&self) -> &Path {
-        &self.out
-    }
-
-    /// The device's name.
-    pub fn device(&self) -> &str {
-        &self.device
-    }
 }
 
 /// The end of a command that scores networks one after the other.
@@ -93,8 +81,6 @@ pub struct Landscape<'a> {
     /// The settings of the first network's run, or those of its paper.
     run: RunConfig,
     scoring: Scoring<'a>,
-    device: &'a Device,
-    interruption: &'a Arc<Interruption>,
     progress: Progress,
     /// The right to write to the folder.
     _lock: Lock,
@@ -122,15 +108,13 @@ impl<'a> Landscape<'a> {
             given,
             run,
             scoring,
-            device,
-            interruption,
             progress: Progress::of_points(),
             _lock: lock,
         })
     }
 
     fn load(&self, number: usize) -> Result<Network, Failure> {
-        self.given.load(number, self.device)
+        self.given.load(number, self.scoring.device)
     }
 
     /// The file of points that is asked for: that which is there, or a new one.
@@ -166,7 +150,7 @@ impl<'a> Landscape<'a> {
             images.train.len(),
             images.test.len(),
         ));
-        self.interruption.begin_points();
+        self.scoring.interruption.begin_points();
         self.progress.begin(label, left);
     }
 
@@ -213,34 +197,11 @@ impl<'a> Landscape<'a> {
 
     /// The same where the first network, the second and the third have these numbers.
     fn named_in(&self, order: &[usize], error: LandscapeError) -> Failure {
-        let records = self.given.records();
-        let name = |place: usize| {
-            let record = order.get(place).and_then(|number| records.get(*number));
-            record.map_or(String::new(), |it| {
-                format!("{} ({})", it.name, it.file.display())
-            })
-        };
+        let number = |place: usize| order.get(place).copied().unwrap_or(place);
+        let name = |place| self.name(number(place));
         match error {
-            LandscapeError::Unlike { network, error } => {
-                let number = match network {
-                    "second" => 1,
-                    "third" => 2,
-                    _ => 3,
-                };
-                self.unlike(order.get(number).copied().unwrap_or(number), &error)
-            }
-            LandscapeError::NotFinite { network } => {
-                let number = match network {
-                    "first" => 0,
-                    "second" => 1,
-                    _ => 2,
-                };
-                format!(
-                    "{} holds a NaN or an infinity, since its training has diverged: name another network",
-                    name(number)
-                )
-                .into()
-            }
+            LandscapeError::Unlike { network, error } => self.unlike(number(network), &error),
+            LandscapeError::NotFinite { network } => self.not_finite(number(network)),
             LandscapeError::SameNetwork { .. } => format!(
                 "{} and {} have the same weights, and there is nothing between them: name networks of different trainings, or of \
                  different epochs of one",
@@ -258,6 +219,23 @@ impl<'a> Landscape<'a> {
             .into(),
             error => error.into(),
         }
+    }
+
+    /// The error for a network whose weights are not finite.
+    fn not_finite(&self, number: usize) -> Failure {
+        format!(
+            "{} holds a NaN or an infinity, since its training has diverged: name another network",
+            self.name(number)
+        )
+        .into()
+    }
+
+    /// The name and the file of a network.
+    fn name(&self, number: usize) -> String {
+        let records = self.given.records();
+        records.get(number).map_or_else(String::new, |record| {
+            format!("{} ({})", record.name, record.file.display())
+        })
     }
 
     /// The error for a network that is unlike the first.

@@ -9,9 +9,9 @@ use super::scoring::PointScores;
 use super::{End, Landscape};
 use crate::Failure;
 
-/// The arguments of a plane.
-#[derive(Debug, Clone, clap::Args)]
-pub struct PlaneArgs {
+/// The settings of a plane.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
+pub struct PlaneGeometry {
     /// The number of points along each axis
     #[arg(long, value_name = "N", default_value_t = 21)]
     pub points: usize,
@@ -23,15 +23,6 @@ pub struct PlaneArgs {
         default_value_t = 0.2,
         allow_negative_numbers = true
     )]
-    pub margin: f64,
-}
-
-/// The settings of a plane.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PlaneGeometry {
-    /// The number of points along each axis.
-    pub points: usize,
-    /// The part of the networks' distances that the grid reaches beyond them.
     pub margin: f64,
 }
 
@@ -78,7 +69,7 @@ impl Geometry for PlaneGeometry {
 /// # Errors
 ///
 /// If networks differ or are on a line, a setting is invalid, or the file is of something else.
-pub fn plane(args: &PlaneArgs, landscape: &mut Landscape<'_>) -> Result<End, Failure> {
+pub fn plane(settings: &PlaneGeometry, landscape: &mut Landscape<'_>) -> Result<End, Failure> {
     landscape.given.check_count(2, usize::MAX)?;
     let mut weights = Vec::new();
     for number in 0..landscape.given.count().min(3) {
@@ -97,19 +88,15 @@ pub fn plane(args: &PlaneArgs, landscape: &mut Landscape<'_>) -> Result<End, Fai
     let network = landscape.load(order[0])?;
     let places = plane.networks().to_vec();
     let grid = GridConfig {
-        margin: args.margin,
-        points: args.points,
+        margin: settings.margin,
+        points: settings.points,
     };
     let grid = grid.init(plane)?;
     let points = grid
         .coordinates()
         .into_iter()
         .map(|[x, y]| OnPlane { x, y });
-    let settings = PlaneGeometry {
-        points: args.points,
-        margin: args.margin,
-    };
-    let mut file = landscape.points_file(settings, points.collect())?;
+    let mut file = landscape.points_file(settings.clone(), points.collect())?;
     landscape.begin("plane", &file);
     if file.known().is_none() {
         let mut placed = Vec::new();
@@ -125,7 +112,11 @@ pub fn plane(args: &PlaneArgs, landscape: &mut Landscape<'_>) -> Result<End, Fai
                     let alike = first.check_alike(weights.layout());
                     alike.map_err(|error| landscape.unlike(number, &error))?;
                     let place = grid.plane().coordinates(&weights)?;
-                    (place, grid.plane().distance(&weights)?)
+                    let distance = grid.plane().distance(&weights)?;
+                    if !distance.is_finite() {
+                        return Err(landscape.not_finite(number));
+                    }
+                    (place, distance)
                 }
             };
             let [x, y] = place;

@@ -171,16 +171,8 @@ impl<G: Geometry> PointsFile<G> {
         if let Some(difference) = self.head.scoring.images.difference(images) {
             return Ok(Some(format!("was made with other images: {difference}")));
         }
-        let values = |file: &Self| -> Result<[Value; 2], Failure> {
-            let head = &file.head;
-            Ok([
-                serde_json::to_value(&head.settings)?,
-                serde_json::to_value(head.scoring.batch_norm)?,
-            ])
-        };
-        let (here, before) = (values(self)?, values(there)?);
-        let [settings, batch_norm] = [0, 1].map(|part| (&here[part], &before[part]));
-        if let (Value::Object(here), Value::Object(before)) = settings
+        let [here, before] = [self, there].map(|file| serde_json::to_value(&file.head.settings));
+        if let (Value::Object(here), Value::Object(before)) = (here?, before?)
             && let Some((name, value)) = here
                 .iter()
                 .find(|(key, value)| before.get(*key) != Some(value))
@@ -191,12 +183,15 @@ impl<G: Geometry> PointsFile<G> {
                 "was made with other settings: {name} is {value} here and {before} there"
             )));
         }
-        Ok((batch_norm.0 != batch_norm.1).then(|| {
-            format!(
-                "was made with other statistics of BatchNorm: {} here and {} there",
-                batch_norm.0, batch_norm.1
-            )
-        }))
+        let [here, before] = [self, there].map(|file| file.head.scoring.batch_norm);
+        if here == before {
+            return Ok(None);
+        }
+        Ok(Some(format!(
+            "was made with other statistics of BatchNorm: {} here and {} there",
+            serde_json::to_string(&here)?,
+            serde_json::to_string(&before)?,
+        )))
     }
 
     /// Writes the file.

@@ -84,7 +84,11 @@ pub fn rays(args: &RaysArgs, landscape: &mut Landscape<'_>) -> Result<End, Failu
         let first = layout.get_or_insert_with(|| weights.layout().clone());
         let alike = first.check_alike(weights.layout());
         alike.map_err(|error| landscape.unlike(number, &error))?;
-        lengths.push(weights.norm()?);
+        let length = weights.norm()?;
+        if !length.is_finite() {
+            return Err(landscape.not_finite(number));
+        }
+        lengths.push(length);
     }
     let radius = match args.radius {
         Some(radius) => radius,
@@ -99,24 +103,25 @@ pub fn rays(args: &RaysArgs, landscape: &mut Landscape<'_>) -> Result<End, Failu
         } else {
             Directions::Uniform
         });
-    let mut points = Vec::new();
-    for network in 0..landscape.given.count() {
-        let rays = config.init(Weights::of(&landscape.load(network)?)?);
-        let rays = rays.map_err(|error| landscape.named_in(&[network], error))?;
-        let coordinates = rays.coordinates().into_iter();
-        points.extend(coordinates.map(|OnRay { direction, t }| OnRayOf {
+    // All networks have the same.
+    let coordinates = config
+        .init(Weights::of(&landscape.load(0)?)?)?
+        .coordinates();
+    let points = (0..landscape.given.count()).flat_map(|network| {
+        let coordinates = coordinates.iter();
+        coordinates.map(move |&OnRay { direction, t }| OnRayOf {
             network,
             direction,
             t,
-        }));
-    }
+        })
+    });
     let settings = RaysGeometry {
         points: args.points,
         directions: args.directions,
         radius,
         filter_normalised: args.filter_normalised,
     };
-    let mut file = landscape.points_file(settings, points)?;
+    let mut file = landscape.points_file(settings, points.collect())?;
     landscape.begin("rays", &file);
     if file.known().is_none() {
         file.learn(lengths)?;

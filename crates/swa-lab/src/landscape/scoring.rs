@@ -71,20 +71,13 @@ impl PointScores {
 
     fn of([train_loss, train_accuracy, test_loss, test_accuracy]: [f64; 4]) -> Self {
         // Accuracies of a network whose logits are not numbers are those of one class.
-        if train_loss.is_finite() && test_loss.is_finite() {
-            Self {
-                train_loss,
-                train_accuracy,
-                test_loss,
-                test_accuracy,
-            }
-        } else {
-            Self {
-                train_loss: f64::NAN,
-                train_accuracy: f64::NAN,
-                test_loss: f64::NAN,
-                test_accuracy: f64::NAN,
-            }
+        let is_gap = !train_loss.is_finite() || !test_loss.is_finite();
+        let or_nan = |score: f64| if is_gap { f64::NAN } else { score };
+        Self {
+            train_loss: or_nan(train_loss),
+            train_accuracy: or_nan(train_accuracy),
+            test_loss: or_nan(test_loss),
+            test_accuracy: or_nan(test_accuracy),
         }
     }
 
@@ -127,7 +120,7 @@ pub(super) struct Scoring<'a> {
     pub(super) images: ImageSet,
     pub(super) record: ScoringRecord,
     pub(super) device: &'a Device,
-    pub(super) interruption: &'a Interruption,
+    pub(super) interruption: &'a Arc<Interruption>,
     reestimation: Arc<EpochLoader>,
 }
 
@@ -142,7 +135,7 @@ impl<'a> Scoring<'a> {
         given: &GivenNetworks,
         run: &RunConfig,
         device: &'a Device,
-        interruption: &'a Interruption,
+        interruption: &'a Arc<Interruption>,
     ) -> Result<Self, Failure> {
         for (flag, number) in [
             ("--items", args.items),
@@ -158,13 +151,12 @@ impl<'a> Scoring<'a> {
                 *part = Arc::new(part.subset(items.min(part.len()), SUBSET_SEED)?);
             }
         }
-        let batch_size = run.sgd.batch_size;
         let batch_norm = if args.keep_batch_norm {
             BatchNormStatistics::Kept
         } else {
             BatchNormStatistics::Reestimated {
                 batches: args.batch_norm_batches,
-                batch_size,
+                batch_size: run.images_at_once(),
             }
         };
         let reestimation = run.reestimation_images(&images.train, device)?;

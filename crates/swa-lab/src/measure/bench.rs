@@ -121,27 +121,19 @@ pub struct Figures {
 
 impl Measurement {
     /// The measurement as a line of JSON.
-    ///
-    /// # Errors
-    ///
-    /// None are known.
     pub fn line(&self) -> Result<String, Failure> {
         Ok(serde_json::to_string(self)?)
     }
 }
 
 impl BenchArgs {
-    /// Times the device, network by network and batch size by batch size, and calls `each` with every measurement.
+    /// The measurements that are to be made, network by network and batch size by batch size, without their figures.
     ///
     /// # Errors
     ///
-    /// If there is no such device or network, or averaging fails there.
-    pub fn measure(
-        &self,
-        mut each: impl FnMut(Measurement) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
-        let device = device::parse(&self.device)?;
-        let is_cpu = self.device == device::DEFAULT_DEVICE;
+    /// If there is no such network.
+    pub fn planned(&self) -> Result<Vec<Measurement>, Failure> {
+        let is_cpu = self.is_on_cpu();
         let named = |names: &[&str]| -> Result<Vec<NetworkConfig>, Failure> {
             let models = names.iter().map(|name| Ok(name.parse()?));
             models.collect()
@@ -163,6 +155,28 @@ impl BenchArgs {
             ([], false) => &[128, 512, 1024],
             (batch_sizes, _) => batch_sizes,
         };
+        let planned = models.iter().flat_map(|model| {
+            batch_sizes.iter().map(|batch| Measurement {
+                model: model.name(),
+                batch: *batch,
+                width_divisor: Some(self.width_divisor).filter(|divisor| *divisor != 1),
+                ..Measurement::default()
+            })
+        });
+        Ok(planned.collect())
+    }
+
+    /// Times the device, and calls `each` with every measurement.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such device or network, or averaging fails there.
+    pub fn measure(
+        &self,
+        mut each: impl FnMut(Measurement) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let device = device::parse(&self.device)?;
+        let is_cpu = self.is_on_cpu();
         let rounds = self.rounds.unwrap_or(if is_cpu { 3 } else { 30 });
         let name = if is_cpu {
             machine()
@@ -170,29 +184,29 @@ impl BenchArgs {
             device_name(&self.device, &device)
         };
         let in_tf32 = device::multiplies_in_tf32(&self.device);
-        for model in &models {
-            for batch in batch_sizes {
-                note(format!(
-                    "{}, batches of {batch}: timing {rounds} rounds ...",
-                    model.name()
-                ));
-                let network = model.clone().with_width_divisor(self.width_divisor);
-                let network = network.init(&device.clone().autodiff());
-                let network = network.map_err(ConfigError::from)?;
-                let costs = Costs::of(network, &device, *batch, rounds)?;
-                each(Measurement {
-                    model: model.name(),
-                    batch: *batch,
-                    device: name.clone(),
-                    burn: Some(BURN_VERSION.to_owned()),
-                    cifar: Some(VERSION.to_owned()),
-                    torch: None,
-                    width_divisor: Some(self.width_divisor).filter(|divisor| *divisor != 1),
-                    figures: Figures::of(&costs, in_tf32),
-                })?;
-            }
+        for planned in self.planned()? {
+            let Measurement { model, batch, .. } = &planned;
+            note(format!(
+                "{model}, batches of {batch}: timing {rounds} rounds ..."
+            ));
+            let network: NetworkConfig = model.parse()?;
+            let network = network.with_width_divisor(self.width_divisor);
+            let network = network.init(&device.clone().autodiff());
+            let network = network.map_err(ConfigError::from)?;
+            let costs = Costs::of(network, &device, *batch, rounds)?;
+            each(Measurement {
+                device: name.clone(),
+                burn: Some(BURN_VERSION.to_owned()),
+                cifar: Some(VERSION.to_owned()),
+                figures: Figures::of(&costs, in_tf32),
+                ..planned
+            })?;
         }
         Ok(())
+    }
+
+    fn is_on_cpu(&self) -> bool {
+        self.device == device::DEFAULT_DEVICE
     }
 }
 

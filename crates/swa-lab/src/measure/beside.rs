@@ -9,37 +9,18 @@ use crate::Failure;
 /// A row of the table: its name, its figure, and the number of its decimals.
 type Row = (&'static str, fn(&Figures) -> Option<f64>, usize);
 
+#[rustfmt::skip]
 const ROWS: [Row; 13] = [
-    (
-        "training in fp32, images/s",
-        |it| it.train_fp32_images_per_s,
-        0,
-    ),
+    ("training in fp32, images/s", |it| it.train_fp32_images_per_s, 0),
     ("a step in fp32, ms", |it| it.step_fp32_ms, 2),
-    (
-        "training in TF32, images/s",
-        |it| it.train_tf32_images_per_s,
-        0,
-    ),
+    ("training in TF32, images/s", |it| it.train_tf32_images_per_s, 0),
     ("a step in TF32, ms", |it| it.step_tf32_ms, 2),
-    (
-        "a step with SWA, of one without",
-        |it| it.step_with_swa_ratio,
-        4,
-    ),
-    (
-        "a step with EMA, of one without",
-        |it| it.step_with_ema_ratio,
-        3,
-    ),
+    ("a step with SWA, of one without", |it| it.step_with_swa_ratio, 4),
+    ("a step with EMA, of one without", |it| it.step_with_ema_ratio, 3),
     ("an update of SWA's average, ms", |it| it.update_swa_ms, 3),
     ("an update of an EMA, ms", |it| it.update_ema_ms, 3),
     ("launches of an update", |it| it.update_swa_launches, 0),
-    (
-        "re-estimating BatchNorm, ms a batch",
-        |it| it.train_mode_forward_ms,
-        2,
-    ),
+    ("re-estimating BatchNorm, ms a batch", |it| it.train_mode_forward_ms, 2),
     ("inference, ms a batch", |it| it.inference_ms, 2),
     ("memory in fp32, MiB", |it| it.peak_mib_fp32, 0),
     ("memory in TF32, MiB", |it| it.peak_mib_tf32, 0),
@@ -72,19 +53,35 @@ pub fn read(file: &Path) -> Result<Vec<Measurement>, Failure> {
     Ok(measurements)
 }
 
-/// The table of ours beside others of the same networks, batch sizes and widths, line by line.
+/// Checks that a table of ours beside others has a network.
 ///
 /// # Errors
 ///
-/// If none of ours is among the others.
-pub fn table(
-    ours: &[Measurement],
-    others: &[Measurement],
-    file: &Path,
-) -> Result<Vec<String>, Failure> {
+/// If none of ours is among the others, by network, batch size and widths.
+pub fn check(ours: &[Measurement], others: &[Measurement], file: &Path) -> Result<(), Failure> {
+    if ours.iter().any(|ours| of_same_work(ours, others).is_some()) {
+        return Ok(());
+    }
+    let listed = |of: &[Measurement]| {
+        let names = of
+            .iter()
+            .map(|it| format!("{} with {}", it.model, it.batch));
+        names.collect::<Vec<_>>().join(", ")
+    };
+    Err(format!(
+        "{} has no network and batch size that is timed here: it has {}, and here it is {}",
+        file.display(),
+        listed(others),
+        listed(ours)
+    )
+    .into())
+}
+
+/// The table of ours beside others of the same networks, batch sizes and widths, line by line.
+pub fn table(ours: &[Measurement], others: &[Measurement]) -> Vec<String> {
     let mut lines = Vec::new();
     for ours in ours {
-        let Some(other) = others.iter().find(|other| is_same_work(ours, other)) else {
+        let Some(other) = of_same_work(ours, others) else {
             continue;
         };
         if !lines.is_empty() {
@@ -113,23 +110,12 @@ pub fn table(
             lines.push(format!("{name}: {}", made_by(it)));
         }
     }
-    if lines.is_empty() {
-        let has = |of: &[Measurement]| {
-            let names: Vec<_> = of
-                .iter()
-                .map(|it| format!("{} with {}", it.model, it.batch))
-                .collect();
-            names.join(", ")
-        };
-        return Err(format!(
-            "{} has no network and batch size that was timed here: it has {}, and here it is {}",
-            file.display(),
-            has(others),
-            has(ours)
-        )
-        .into());
-    }
-    Ok(lines)
+    lines
+}
+
+/// The measurement among others of the same network, batch size and widths.
+fn of_same_work<'a>(ours: &Measurement, others: &'a [Measurement]) -> Option<&'a Measurement> {
+    others.iter().find(|other| is_same_work(ours, other))
 }
 
 /// Tells whether two are of the same network, widths and batch size. PyTorch's scripts write names without hyphens.
@@ -193,7 +179,7 @@ mod tests {
     #[test]
     fn pytorchs_figures_stand_beside_ours_with_ratios() {
         let others = read_text(&PEER.replace('\n', "")).unwrap();
-        let lines = table(&[ours()], &others, Path::new("peer.jsonl")).unwrap();
+        let lines = table(&[ours()], &others);
         let words = |line: &String| line.split_whitespace().collect::<Vec<_>>().join(" ");
         let lines: Vec<String> = lines.iter().map(words).collect();
         assert_eq!(
@@ -247,13 +233,14 @@ mod tests {
     fn another_batch_size_or_width_is_other_work() {
         let file = Path::new("peer.jsonl");
         let mut others = read_text(&PEER.replace('\n', "")).unwrap();
+        assert!(check(&[ours()], &others, file).is_ok());
         others[0].batch = 64;
-        let error = table(&[ours()], &others, file).unwrap_err().to_string();
-        let expected = "peer.jsonl has no network and batch size that was timed here: it has preresnet20 with 64, and \
+        let error = check(&[ours()], &others, file).unwrap_err().to_string();
+        let expected = "peer.jsonl has no network and batch size that is timed here: it has preresnet20 with 64, and \
                         here it is preresnet-20 with 128";
         assert_eq!(error, expected);
         others[0].batch = 128;
         others[0].width_divisor = Some(2);
-        assert!(table(&[ours()], &others, file).is_err());
+        assert!(check(&[ours()], &others, file).is_err());
     }
 }

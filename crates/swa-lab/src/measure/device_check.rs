@@ -54,13 +54,7 @@ pub(super) fn positive(text: &str) -> Result<usize, String> {
 /// The device's name: what it was called, and what it calls itself.
 pub fn device_name(text: &str, device: &Device) -> String {
     // Burn (0.22.1) asks for it only where a backend of CubeCL is compiled.
-    #[cfg(any(
-        feature = "wgpu",
-        feature = "vulkan",
-        feature = "metal",
-        feature = "cuda",
-        feature = "rocm"
-    ))]
+    #[cfg(feature = "cubecl")]
     if let Some(identity) = device.identity() {
         return format!("{text} ({})", identity.name);
     }

@@ -4,13 +4,7 @@ use burn::tensor::Device;
 
 /// The number of kernels that `work` launches on a device that tells: on CubeCL's.
 pub(super) fn launches(device: &Device, work: impl FnOnce()) -> Option<usize> {
-    #[cfg(any(
-        feature = "wgpu",
-        feature = "vulkan",
-        feature = "metal",
-        feature = "cuda",
-        feature = "rocm"
-    ))]
+    #[cfg(feature = "cubecl")]
     {
         use std::sync::Arc;
         use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,13 +30,7 @@ pub(super) fn launches(device: &Device, work: impl FnOnce()) -> Option<usize> {
         // The CPU's backend is none of CubeCL's.
         Some(launches.0.load(Ordering::SeqCst)).filter(|launches| *launches > 0)
     }
-    #[cfg(not(any(
-        feature = "wgpu",
-        feature = "vulkan",
-        feature = "metal",
-        feature = "cuda",
-        feature = "rocm"
-    )))]
+    #[cfg(not(feature = "cubecl"))]
     {
         let _ = device;
         work();

@@ -143,17 +143,13 @@ impl Snapshots {
     pub(super) fn grid(&self) -> Vec<Candidate> {
         let widths = [0.05, 0.06, 0.075, 0.1, 0.125, 0.15, 0.2, 0.25];
         let upto = self.last();
-        let mut starts: Vec<usize> = std::iter::once(0)
-            .chain(self.epochs.iter().copied().filter(|epoch| *epoch < upto))
-            .collect();
+        let earlier = self.epochs.iter().copied().filter(|epoch| *epoch < upto);
+        let starts: Vec<usize> = std::iter::once(0).chain(earlier).collect();
         // About a dozen of them, the last one among them.
         let every = starts.len().div_ceil(12);
-        starts.reverse();
-        let mut starts: Vec<usize> = starts.into_iter().step_by(every).collect();
-        starts.reverse();
-        let windows = starts
-            .into_iter()
-            .map(|after| Candidate::Window(Window { after, upto }));
+        let skipped = (starts.len() - 1) % every;
+        let windows = starts.into_iter().skip(skipped).step_by(every);
+        let windows = windows.map(|after| Candidate::Window(Window { after, upto }));
         widths
             .map(Candidate::Width)
             .into_iter()

@@ -134,8 +134,9 @@ pub(super) struct PreparedRun<'a> {
     snapshots: Snapshots,
     candidates: Vec<Candidate>,
     class_names: Vec<String>,
-    validation: Arc<Images>,
-    test: Arc<Images>,
+    /// The images that were held out.
+    pub(super) validation: Arc<Images>,
+    pub(super) test: Arc<Images>,
     batches: Option<usize>,
     reestimation: EpochLoader,
     device: &'a Device,
@@ -179,8 +180,10 @@ impl PreparedRun<'_> {
         Ok(files.into_iter().next().ok_or("no averaged model")?)
     }
 
-    fn load(&self, file: &Path) -> Result<Network, Failure> {
-        ModelFile::read(file, FileArgs::NONE)?.network(self.class_names.len(), self.device)
+    /// The run's own average.
+    pub(super) fn own(&self) -> Result<Network, Failure> {
+        let file = ModelFile::read(&self.own_file()?, FileArgs::NONE)?;
+        file.network(self.class_names.len(), self.device)
     }
 
     /// Puts a candidate together, a tensor at a time.
@@ -199,25 +202,12 @@ impl PreparedRun<'_> {
         })
     }
 
-    pub(super) fn validation_of(&self, network: &Network) -> Result<Scores, Failure> {
-        self.scores(network, &self.validation)
-    }
-
-    pub(super) fn test_of(&self, network: &Network) -> Result<Scores, Failure> {
-        self.scores(network, &self.test)
-    }
-
-    /// The scores of the run's own average on the images that were held out.
-    pub(super) fn validation_of_own(&self) -> Result<Scores, Failure> {
-        self.validation_of(&self.load(&self.own_file()?)?)
-    }
-
-    /// Its scores on the test images.
-    pub(super) fn test_of_own(&self) -> Result<Scores, Failure> {
-        self.test_of(&self.load(&self.own_file()?)?)
-    }
-
-    fn scores(&self, network: &Network, images: &Arc<Images>) -> Result<Scores, Failure> {
+    /// The scores of a network on images.
+    pub(super) fn scores(
+        &self,
+        network: &Network,
+        images: &Arc<Images>,
+    ) -> Result<Scores, Failure> {
         let classes = self.class_names.len();
         let score = evaluate(network, images, classes, self.device, |_| {})?.total;
         Ok(Scores {

@@ -16,7 +16,7 @@ use burn::tensor::Device;
 
 use crate::Failure;
 use crate::landscape::End;
-use crate::output::say;
+use crate::output::{plural, say};
 use crate::run::directory::{delete_unfinished_files, io_error};
 use crate::run::images::{Origin, load_common_images};
 use crate::run::interruption::Interruption;
@@ -99,8 +99,8 @@ impl Choice<'_> {
         let (scored, left) = (file.scored(), file.left());
         say(format!(
             "{} of {}{} on training images that were held out",
-            in_number(scored + left, "average"),
-            in_number(prepared.len(), "run"),
+            plural(scored + left, "average"),
+            plural(prepared.len(), "run"),
             match scored {
                 0 => String::new(),
                 scored => format!(" ({scored} scored before)"),
@@ -144,7 +144,7 @@ fn score(
     interruption: &Interruption,
 ) -> Result<End, Failure> {
     if file.runs[index].own.is_none() {
-        file.runs[index].own = Some(run.validation_of_own()?);
+        file.runs[index].own = Some(run.scores(&run.own()?, &run.validation)?);
         file.write()?;
     }
     for place in 0..file.runs[index].candidates.len() {
@@ -162,7 +162,7 @@ fn score(
         }
         let scored = &mut file.runs[index].candidates[place];
         scored.deviation = made.deviation;
-        scored.validation = Some(run.validation_of(&made.network)?);
+        scored.validation = Some(run.scores(&made.network, &run.validation)?);
         file.write()?;
         progress.advance(1);
         if interruption.is_asked() && file.left() > 0 {
@@ -188,14 +188,14 @@ fn choose(
     }
     let own_test = match before {
         Some(chosen) => chosen.own_test,
-        None => run.test_of_own()?,
+        None => run.scores(&run.own()?, &run.test)?,
     };
     let made = run.make(best)?;
     model_file::save(&made.network, &run.description(), &path)?;
     file.runs[index].chosen = Some(Chosen {
         candidate: best,
         file: path,
-        test: run.test_of(&made.network)?,
+        test: run.scores(&made.network, &run.test)?,
         own_test,
     });
     file.write()
@@ -213,11 +213,4 @@ fn names(folders: &[PathBuf]) -> Vec<String> {
         names.extend(candidates.find(|name| !names.contains(name)));
     }
     names
-}
-
-fn in_number(count: usize, name: &str) -> String {
-    match count {
-        1 => format!("1 {name}"),
-        _ => format!("{count} {name}s"),
-    }
 }

@@ -18,6 +18,9 @@ pub(crate) const LEFT: f64 = 76.0;
 /// The distance from the panels to the right edge.
 pub(crate) const RIGHT: f64 = 28.0;
 
+/// The height of the labels below a panel.
+pub(crate) const BELOW: f64 = 46.0;
+
 /// A panel with plain numbers from left to right.
 pub(crate) type Chart<'a, B, Y> = ChartContext<'a, B, Cartesian2d<RangedCoordf64, Y>>;
 /// Something that is drawn at coordinates of a panel.
@@ -30,6 +33,23 @@ pub(crate) struct Axis {
     pub(crate) labels: usize,
     /// The label of a value.
     pub(crate) label: fn(&f64) -> String,
+}
+
+/// A panel as wide as the canvas, with room for labels at the left, `above` and `below` it.
+pub(crate) fn panel<B: DrawingBackend>(
+    canvas: &Canvas<B>,
+    above: f64,
+    below: f64,
+) -> ChartBuilder<'_, 'static, B> {
+    let mut panel = ChartBuilder::on(canvas);
+    panel
+        .margin_top(px(above))
+        .margin_left(px(MARGIN))
+        .margin_right(px(RIGHT))
+        .margin_bottom(px(MARGIN))
+        .x_label_area_size(px(below))
+        .y_label_area_size(px(LEFT - MARGIN));
+    panel
 }
 
 /// Draws the axes of a panel, with a grid of horizontal lines.

@@ -9,13 +9,13 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::axes::{
-    Axis, Chart, Element, LABEL_SIZE, LEFT, MARGIN, RIGHT, draw_axes, on_canvas, short, whole,
+    Axis, BELOW, Chart, Element, LABEL_SIZE, LEFT, MARGIN, RIGHT, draw_axes, panel, short, whole,
 };
 use super::comparison::Comparison;
 use super::curve::{Point, curve};
-use super::legend::{LEGEND_HEIGHT, draw_legend};
+use super::legend::draw_legend;
 use super::line::{BLUE, GREY, Line, PURPLE, VERMILION, stroke};
-use super::picture::{Canvas, Drawing, Drawn, SIZE, px, text};
+use super::picture::{Canvas, Drawing, DrawingError, Drawn, SIZE, px, text};
 use super::table::{COLUMNS, CONTROL_COLUMNS, epoch_of};
 use crate::experiment::record::{EvaluationRecord, Method};
 
@@ -38,8 +38,10 @@ const LONGER: usize = 3;
 /// The height of the upper panel, with the labels over it.
 const ERROR_HEIGHT: f64 = 384.0;
 const MARK_LABEL_HEIGHT: f64 = 40.0;
-/// The height by which a label is raised if it would touch the next one.
+/// The height by which a label is raised if it would touch one to its right.
 const RAISED: f64 = 17.0;
+/// The least distance between labels.
+const APART: f64 = 6.0;
 
 /// The convergence plot of a comparison.
 #[derive(Debug)]
@@ -115,25 +117,21 @@ impl Convergence {
             // Even a single epoch needs an axis of some width.
             epochs: 1.0..(last.max(2) as f64),
             errors,
-            seeds: comparison.sgd.len().max(comparison.swa.len()),
+            seeds: longer
+                .len()
+                .max(comparison.sgd.len())
+                .max(comparison.swa.len()),
         })
-    }
-
-    /// Tells whether some errors lie above the picture.
-    pub(crate) fn is_cut(&self) -> bool {
-        let mut points = self.errors.iter().flatten();
-        points.any(|point| point.max > self.shown.end)
-    }
-
-    /// Tells whether there are bands, which need more than one seed.
-    pub(crate) fn has_bands(&self) -> bool {
-        self.seeds > 1
     }
 
     fn draw_errors<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Drawn<B> {
         let top = self.shown.end;
+        let labels = self.mark_labels(canvas)?;
+        let raised = labels.iter().map(|label| label.raised).max().unwrap_or(0);
+        // There is room for labels that are raised once.
+        let further = RAISED * raised.saturating_sub(1) as f64;
         let mut chart = ChartBuilder::on(canvas)
-            .margin_top(px(MARK_LABEL_HEIGHT))
+            .margin_top(px(MARK_LABEL_HEIGHT + further))
             .margin_left(px(MARGIN))
             .margin_right(px(RIGHT))
             .y_label_area_size(px(LEFT - MARGIN))
@@ -160,7 +158,12 @@ impl Convergence {
             label: short,
         };
         self.draw_panel(&mut chart, &self.shown, &axis, data)?;
-        self.label_marks(&chart, canvas)
+        let bottom = px(MARK_LABEL_HEIGHT + further - 5.0);
+        for MarkLabel { name, left, raised } in labels {
+            let place = (left, bottom - px(RAISED * raised as f64));
+            canvas.draw(&Text::new(name, place, mark_style()))?;
+        }
+        Ok(())
     }
 
     fn draw_learning_rates<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Drawn<B> {
@@ -174,14 +177,7 @@ impl Convergence {
         } else {
             0.0..if most > 0.0 { most * 1.2 } else { 1.0 }
         };
-        let mut builder = ChartBuilder::on(canvas);
-        builder
-            .margin_top(px(12.0))
-            .margin_left(px(MARGIN))
-            .margin_right(px(RIGHT))
-            .margin_bottom(px(MARGIN))
-            .x_label_area_size(px(46.0))
-            .y_label_area_size(px(LEFT - MARGIN));
+        let mut builder = panel(canvas, 12.0, BELOW);
         let lines = self.learning_rates.iter().zip([SGD, LIVE, LONGER]);
         let lines = lines.filter(|(points, _)| !points.is_empty());
         let data = lines.map(|(points, line)| LINES[line].path(means(points)));
@@ -229,43 +225,70 @@ impl Convergence {
         Ok(())
     }
 
-    /// Writes the labels over the marked epochs, from the last to the first.
-    fn label_marks<B: DrawingBackend>(
+    /// The labels over the marked epochs, from the last to the first. One that would touch another is raised.
+    fn mark_labels<B: DrawingBackend>(
         &self,
-        chart: &Chart<'_, B, RangedCoordf64>,
         canvas: &Canvas<B>,
-    ) -> Drawn<B> {
-        let style = text(LABEL_SIZE - 1.0).color(&GREY);
-        let style = style.pos(Pos::new(HPos::Left, VPos::Bottom));
-        let mut next = i32::MAX;
+    ) -> Result<Vec<MarkLabel<'_>>, DrawingError<B>> {
+        let width = px(SIZE.0.into());
+        // Plotters (0.3.7) leaves out the last unit.
+        let ends_of_axis = (px(LEFT), width - px(RIGHT) - 1);
+        let epochs = RangedCoordf64::from(self.epochs.clone());
+        // The left ends of the last label at each height.
+        let mut ends: Vec<i32> = Vec::new();
+        let mut labels = Vec::new();
         for (epoch, name) in self.marks.iter().rev() {
-            let (x, y) = on_canvas(canvas, chart, (*epoch as f64, self.shown.end));
-            let (width, _) = canvas.estimate_text_size(name, &style)?;
-            let width = width as i32;
+            let x = epochs.map(&(*epoch as f64), ends_of_axis);
+            let (length, _) = canvas.estimate_text_size(name, &mark_style())?;
+            let length = length as i32;
             // The label is over its line, and within the picture.
-            let edge = px(SIZE.0.into()) - px(2.0) - width;
-            let left = (x - width / 2).clamp(px(MARGIN), edge.max(px(MARGIN)));
-            let touches = left + width + px(6.0) > next;
-            let raised = if touches { px(RAISED) } else { 0 };
-            let place = (left, y - px(5.0) - raised);
-            canvas.draw(&Text::new(name.as_str(), place, style.clone()))?;
-            next = left;
+            let edge = width - px(2.0) - length;
+            let left = (x - length / 2).clamp(px(MARGIN), edge.max(px(MARGIN)));
+            let is_free = |end: &i32| left + length + px(APART) <= *end;
+            let raised = ends.iter().position(is_free).unwrap_or(ends.len());
+            ends.resize(ends.len().max(raised + 1), left);
+            ends[raised] = left;
+            labels.push(MarkLabel { name, left, raised });
         }
-        Ok(())
+        Ok(labels)
     }
+}
+
+/// A label over a marked epoch.
+#[derive(Debug)]
+struct MarkLabel<'a> {
+    name: &'a str,
+    left: i32,
+    /// The number of labels that it is raised over.
+    raised: usize,
+}
+
+fn mark_style() -> TextStyle<'static> {
+    let style = text(LABEL_SIZE - 1.0).color(&GREY);
+    style.pos(Pos::new(HPos::Left, VPos::Bottom))
 }
 
 impl Drawing for Convergence {
     fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Drawn<B> {
-        let (legend, panels) = canvas.split_vertically(px(LEGEND_HEIGHT));
-        let (errors, rates) = panels.split_vertically(px(ERROR_HEIGHT));
         let lines = LINES.iter().zip(&self.errors);
         let lines = lines.filter(|(_, points)| !points.is_empty());
         let lines = lines.map(|(line, _)| (line.name.to_owned(), *line));
         let bands = self.has_bands().then_some("range over seeds");
-        draw_legend(&legend, lines, bands)?;
+        let legend = draw_legend(canvas, lines, bands)?;
+        let (_, panels) = canvas.split_vertically(px(legend));
+        let (errors, rates) = panels.split_vertically(px(ERROR_HEIGHT));
         self.draw_errors(&errors)?;
         self.draw_learning_rates(&rates)
+    }
+
+    /// There are some if there is more than one seed.
+    fn has_bands(&self) -> bool {
+        self.seeds > 1
+    }
+
+    fn is_cut(&self) -> bool {
+        let mut points = self.errors.iter().flatten();
+        points.any(|point| point.max > self.shown.end)
     }
 }
 
@@ -330,6 +353,7 @@ fn bands_below<B: DrawingBackend>(points: &[Point], color: RGBColor, top: f64) -
 mod tests {
     use super::*;
     use crate::report::fixture::{sgd_run, swa_run};
+    use crate::report::picture::Picture;
 
     #[test]
     fn a_line_is_cut_where_it_crosses_the_top() {
@@ -380,6 +404,42 @@ mod tests {
         let mark = |epoch, name: &str| (epoch, name.to_owned());
         let expected = [mark(4, "SWA starts, 1 budget"), mark(5, "1.25 budgets")];
         assert_eq!(plot.marks, expected);
+    }
+
+    #[test]
+    fn labels_that_would_touch_are_raised_over_each_other() {
+        // Budgets of 4 epochs, of which SWA starts with the third. A label is about 70 pixels long.
+        let raised = |epochs: usize| {
+            let runs = [swa_run(1, &vec![60.0; epochs - 2])];
+            let plot = Convergence::of(&Comparison::all(&runs)[0]).unwrap();
+            // Knows the font, too.
+            Picture::of(&plot).unwrap();
+            let mut svg = String::new();
+            let canvas = SVGBackend::with_string(&mut svg, (5280, 3540)).into_drawing_area();
+            let labels = plot.mark_labels(&canvas).unwrap();
+            let names: Vec<&str> = labels.iter().map(|label| label.name).collect();
+            let expected = ["1.5 budgets", "1.25 budgets", "1 budget", "SWA starts"];
+            assert_eq!(names, expected);
+            labels.iter().map(|label| label.raised).collect::<Vec<_>>()
+        };
+        // Epochs are 155 pixels apart, 46 and 8.
+        assert_eq!(raised(6), [0, 0, 0, 0]);
+        assert_eq!(raised(18), [0, 1, 0, 1]);
+        assert_eq!(raised(100), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn bands_of_sgd_for_longer_alone_are_in_the_legend() {
+        let runs = [
+            sgd_run(1, &[60.0; 4]),
+            swa_run(1, &[60.0; 4]),
+            sgd_run(1, &[70.0; 6]),
+            sgd_run(2, &[70.0; 6]),
+        ];
+        let plot = Convergence::of(&Comparison::all(&runs)[0]).unwrap();
+        assert!(plot.has_bands());
+        let one_seed = Convergence::of(&Comparison::all(&runs[..3])[0]).unwrap();
+        assert!(!one_seed.has_bands());
     }
 
     #[test]

@@ -101,6 +101,15 @@ impl Mark {
 }
 
 impl Shape {
+    /// All shapes, in the order in which pictures take them.
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Circle,
+        Self::Square,
+        Self::Triangle,
+        Self::Diamond,
+        Self::Tip,
+    ];
+
     /// The corners around the middle, for the area of a circle with this radius in pixels.
     fn corners(self, radius: f64) -> Vec<(i32, i32)> {
         // The number of corners, and the angle of the first one from the right, clockwise.
@@ -133,13 +142,7 @@ mod tests {
 
     #[test]
     fn marks_of_all_shapes_have_the_area_of_their_circle() {
-        for shape in [
-            Shape::Circle,
-            Shape::Square,
-            Shape::Diamond,
-            Shape::Triangle,
-            Shape::Tip,
-        ] {
+        for shape in Shape::ALL {
             // The shoelace formula, on corners that are rounded to units.
             let corners = shape.corners(10.0);
             let next = corners.iter().cycle().skip(1);

@@ -5,16 +5,16 @@ use std::ops::Range;
 
 use plotters::prelude::*;
 
-use super::axes::{Axis, Element, LEFT, MARGIN, RIGHT, draw_axes, on_canvas, short, whole};
-use super::legend::{LEGEND_HEIGHT, MARK, draw_legend};
+use super::axes::{Axis, BELOW, Element, LEFT, RIGHT, draw_axes, on_canvas, panel, short, whole};
+use super::legend::{MARK, draw_legend};
 use super::line::Line;
 use super::methods::{MethodRow, Methods, SCORES, Scores};
 use super::picture::{Canvas, Drawing, Drawn, SIZE, px};
 use super::statistics::Sample;
 use crate::experiment::record::{Method, PredictingModels, ScoresRecord};
 
-/// The height of the labels below a panel.
-const BELOW: f64 = 46.0;
+/// The height by which the two legends are nearer to each other than to the panels.
+const NEARER: f64 = 8.0;
 /// The least distance between marks.
 const MARK_DISTANCE: f64 = 15.0;
 
@@ -71,12 +71,6 @@ impl MemberCurves {
         }
     }
 
-    /// Tells whether there are bands, which need more than one seed.
-    pub(crate) fn has_bands(&self) -> bool {
-        let mut points = self.ensembles.iter().flat_map(|(_, curves)| &curves[0]);
-        points.any(|point| point.deviation.is_some())
-    }
-
     /// The most members.
     fn most(&self) -> usize {
         let members = self.ensembles.iter().map(|(_, curves)| curves[0].len());
@@ -86,27 +80,21 @@ impl MemberCurves {
     fn draw_panel<B: DrawingBackend>(
         &self,
         canvas: &Canvas<B>,
-        panel: usize,
+        place: usize,
         below: f64,
     ) -> Drawn<B> {
         let most = self.most() as f64;
         // Room for the marks at both ends.
         let room = 0.015 * (most - 1.0);
-        let mut chart = ChartBuilder::on(canvas)
-            .margin_top(px(8.0))
-            .margin_left(px(MARGIN))
-            .margin_right(px(RIGHT))
-            .margin_bottom(px(MARGIN))
-            .x_label_area_size(px(below))
-            .y_label_area_size(px(LEFT - MARGIN))
-            .build_cartesian_2d(1.0 - room..most + room, self.shown(panel))?;
+        let mut chart = panel(canvas, 8.0, below)
+            .build_cartesian_2d(1.0 - room..most + room, self.shown(place))?;
         let members = Axis {
             title: "networks in the ensemble",
             labels: 12.min(self.most()),
             label: whole,
         };
         let score = Axis {
-            title: PANELS[panel].0,
+            title: PANELS[place].0,
             labels: 5,
             label: short,
         };
@@ -114,24 +102,24 @@ impl MemberCurves {
 
         // Shorter curves lie on top of longer ones.
         let mut ensembles: Vec<_> = self.ensembles.iter().collect();
-        ensembles.sort_by_key(|(_, curves)| Reverse(curves[panel].len()));
+        ensembles.sort_by_key(|(_, curves)| Reverse(curves[place].len()));
         let mut data: Vec<Element<B>> = Vec::new();
         for (line, curves) in &ensembles {
-            data.extend(band(&curves[panel], line.color));
+            data.extend(band(&curves[place], line.color));
         }
         for (line, means) in &self.single {
-            let ends = [1.0 - room, most + room].map(|x| (x, means[panel]));
+            let ends = [1.0 - room, most + room].map(|x| (x, means[place]));
             data.push(line.path(ends.to_vec()));
         }
         for (line, curves) in &ensembles {
-            data.push(line.path(points(&curves[panel]).collect()));
+            data.push(line.path(points(&curves[place]).collect()));
         }
         chart.draw_series(data)?;
         // The last network has a mark, and so many before it as do not touch.
         let width = f64::from(SIZE.0) - LEFT - RIGHT;
         let every = (MARK_DISTANCE * (most - 1.0) / width).ceil().max(1.0) as usize;
         for (line, curves) in &ensembles {
-            let marked = points(&curves[panel]).rev().step_by(every);
+            let marked = points(&curves[place]).rev().step_by(every);
             for point in marked {
                 let point = on_canvas(canvas, &chart, point);
                 if let Some(mark) = line.mark {
@@ -143,13 +131,13 @@ impl MemberCurves {
     }
 
     /// The range of a panel's scores.
-    fn shown(&self, panel: usize) -> Range<f64> {
-        let curves = self.ensembles.iter().flat_map(|(_, curves)| &curves[panel]);
+    fn shown(&self, place: usize) -> Range<f64> {
+        let curves = self.ensembles.iter().flat_map(|(_, curves)| &curves[place]);
         let ends = curves.flat_map(|point| {
             let deviation = point.deviation.unwrap_or(0.0);
             [point.mean - deviation, point.mean + deviation]
         });
-        let single = self.single.iter().map(|(_, means)| means[panel]);
+        let single = self.single.iter().map(|(_, means)| means[place]);
         let all: Vec<f64> = ends.chain(single).collect();
         let least = all.iter().copied().fold(f64::INFINITY, f64::min);
         let most = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -160,22 +148,28 @@ impl MemberCurves {
 
 impl Drawing for MemberCurves {
     fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Drawn<B> {
-        let (legends, panels) = canvas.split_vertically(px(2.0 * LEGEND_HEIGHT - 8.0));
-        let (ensembles, single) = legends.split_vertically(px(LEGEND_HEIGHT - 8.0));
         let lines = self.ensembles.iter();
         let lines = lines.map(|(line, _)| (line.name.to_owned(), *line));
         let bands = self
             .has_bands()
             .then_some("± standard deviation over seeds");
-        draw_legend(&ensembles, lines, bands)?;
+        let ensembles = draw_legend(canvas, lines, bands)? - NEARER;
+        let (_, below) = canvas.split_vertically(px(ensembles));
         let lines = self.single.iter();
         let lines = lines.map(|(line, _)| (format!("one network of {}", line.name), *line));
-        draw_legend(&single, lines, None)?;
+        let single = draw_legend(&below, lines, None)?;
 
-        let height = f64::from(SIZE.1) - 2.0 * LEGEND_HEIGHT + 8.0 - BELOW;
+        let (_, panels) = below.split_vertically(px(single));
+        let height = f64::from(SIZE.1) - ensembles - single - BELOW;
         let (accuracy, nll) = panels.split_vertically(px(height / 2.0));
         self.draw_panel(&accuracy, 0, 0.0)?;
         self.draw_panel(&nll, 1, BELOW)
+    }
+
+    /// There are some if there is more than one seed.
+    fn has_bands(&self) -> bool {
+        let mut points = self.ensembles.iter().flat_map(|(_, curves)| &curves[0]);
+        points.any(|point| point.deviation.is_some())
     }
 }
 

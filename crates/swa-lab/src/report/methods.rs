@@ -79,27 +79,12 @@ pub(crate) struct ScoreColumn {
 }
 
 /// The columns, in the order of [`Scores::all`].
+#[rustfmt::skip]
 pub(crate) const SCORES: [ScoreColumn; 4] = [
-    ScoreColumn {
-        heading: "accuracy (%)",
-        decimals: 2,
-        higher_is_better: true,
-    },
-    ScoreColumn {
-        heading: "NLL (nats)",
-        decimals: 3,
-        higher_is_better: false,
-    },
-    ScoreColumn {
-        heading: "Brier",
-        decimals: 3,
-        higher_is_better: false,
-    },
-    ScoreColumn {
-        heading: "ECE",
-        decimals: 3,
-        higher_is_better: false,
-    },
+    ScoreColumn { heading: "accuracy (%)", decimals: 2, higher_is_better: true },
+    ScoreColumn { heading: "NLL (nats)", decimals: 3, higher_is_better: false },
+    ScoreColumn { heading: "Brier", decimals: 3, higher_is_better: false },
+    ScoreColumn { heading: "ECE", decimals: 3, higher_is_better: false },
 ];
 
 impl<'a> Methods<'a> {

@@ -4,19 +4,16 @@ use std::collections::BTreeSet;
 
 use super::comparison::{Comparison, METHODS, data_set_name};
 use super::results::{FinishedRun, Results};
-use super::table::Table;
+use super::table::{COLUMNS, Table, epoch_of};
 use super::wording::listed;
-use crate::experiment::record::Method;
+use crate::experiment::record::{Method, RunRecord};
 
 /// Returns a sentence for each missing part. Runs that are under way are not counted as missing.
 pub(crate) fn sentences(results: &Results, table: &Table<'_>) -> Vec<String> {
     let mut sentences: Vec<String> = results.finished.iter().filter_map(lost_epochs).collect();
-    sentences.extend(
-        results
-            .finished
-            .iter()
-            .filter_map(|run| outside(run, table)),
-    );
+    let finished = results.finished.iter();
+    sentences.extend(finished.clone().filter_map(|run| outside(run, table)));
+    sentences.extend(finished.filter_map(ends_between_columns));
     for row in &table.rows {
         let comparison = row.comparison;
         let about = format!("{} on {}", row.network, data_set_name(&row.data_set));
@@ -128,14 +125,36 @@ fn outside(run: &FinishedRun, table: &Table<'_>) -> Option<String> {
     ))
 }
 
+/// Names a run of SWA or SWAG whose last epoch no column of the table is of.
+fn ends_between_columns(run: &FinishedRun) -> Option<String> {
+    let RunRecord {
+        method,
+        budget,
+        epochs,
+        ..
+    } = run.record;
+    let mut columns = COLUMNS.iter().filter(|column| column.0 == Method::Swa);
+    let is_swa = matches!(method, Method::Swa | Method::Swag);
+    if !is_swa || columns.any(|(_, quarters, _)| epoch_of(budget, *quarters) == epochs) {
+        return None;
+    }
+    Some(format!(
+        "{}: the table of accuracies has SWA after 1, 1.25 and 1.5 budgets, and not after {epochs} epochs.",
+        run.record.run,
+    ))
+}
+
 /// Names the epochs of a finished run that have no record.
 fn lost_epochs(run: &FinishedRun) -> Option<String> {
-    let lost = (1..=run.record.epochs).filter(|epoch| !run.epochs.contains_key(epoch));
-    let lost: Vec<usize> = lost.collect();
-    let epochs = match lost.as_slice() {
-        [] => return None,
-        [only] => format!("epoch {only}"),
-        [first, .., last] => format!("{} epochs from {first} to {last}", lost.len()),
+    // A damaged record may have any number of epochs: they are not gone through one by one.
+    let all = run.record.epochs;
+    let is_lost = |epoch: &usize| !run.epochs.contains_key(epoch);
+    let first = (1..=all).find(is_lost)?;
+    let last = (1..=all).rfind(is_lost)?;
+    let found = run.epochs.keys().filter(|epoch| (1..=all).contains(*epoch));
+    let epochs = match all - found.count() {
+        1 => format!("epoch {first}"),
+        lost => format!("{lost} epochs from {first} to {last}"),
     };
     Some(format!("{}: no record of {epochs}.", run.record.run))
 }
@@ -205,6 +224,41 @@ mod tests {
             "{sentences:?}"
         );
         assert!(sentences[2].contains("one seed"), "{sentences:?}");
+    }
+
+    #[test]
+    fn epochs_that_are_lost_are_counted_and_not_listed() {
+        let mut run = sgd_run(1, &[40.0; 6]);
+        for epoch in [2, 3, 5] {
+            run.epochs.remove(&epoch);
+        }
+        let sentences = |run| missing(vec![run])[0].clone();
+        let three = "sgd-seed1: no record of 3 epochs from 2 to 5.";
+        assert_eq!(sentences(run), three);
+        // A record that somebody has edited: three epochs of 10^14 - 1.
+        let mut damaged = sgd_run(1, &[40.0; 3]);
+        damaged.record.epochs = 99_999_999_999_999;
+        assert_eq!(
+            sentences(damaged),
+            "sgd-seed1: no record of 99999999999996 epochs from 4 to 99999999999999."
+        );
+    }
+
+    #[test]
+    fn an_average_that_ends_in_no_column_is_named() {
+        // Budgets of four epochs: eight are two.
+        let runs = vec![
+            sgd_run(1, &[40.0; 4]),
+            swa_run(1, &[30.0; 6]),
+            sgd_run(2, &[40.0; 4]),
+            swa_run(2, &[30.0; 4]),
+        ];
+        assert_eq!(
+            missing(runs),
+            [
+                "swa-seed1: the table of accuracies has SWA after 1, 1.25 and 1.5 budgets, and not after 8 epochs."
+            ]
+        );
     }
 
     const ABOUT: &str = "vgg16-bn, widths divided by 8 on CIFAR-10";

@@ -20,7 +20,6 @@ mod predictor;
 mod published;
 mod reliability;
 mod results;
-mod section;
 mod statistics;
 mod table;
 mod text;
@@ -36,14 +35,16 @@ use crate::run::directory::write_whole;
 use comparison::Comparison;
 use convergence::Convergence;
 use members::MemberCurves;
-use page::{Figure, Figures, Page};
+use page::{Figure, Figures, Page, Part, Section};
 use picture::{Drawing, Picture};
 use reliability::Reliability;
 use results::Results;
-use section::{Part, Section};
 use table::Table;
 
 pub use landscape::{Kind, contour_levels};
+
+/// Files to be written: their names and contents.
+type Files = Vec<(String, Vec<u8>)>;
 
 /// The page.
 const PAGE: &str = "report.html";
@@ -61,24 +62,24 @@ pub fn write(folder: &Path) -> Result<(), Failure> {
     let table = Table::of(&comparisons);
     let missing = missing::sentences(&results, &table);
 
-    let mut files = Vec::new();
+    let mut files = Files::new();
     let mut figures = Vec::new();
     let mut names = HashSet::new();
     for row in &table.rows {
         let name = file_name(row.comparison.record(), &mut names);
         let mut found = Figures::default();
         if let Some(plot) = Convergence::of(row.comparison) {
-            let svg = draw(&plot, &format!("convergence-{name}"), &mut files)?;
-            found.convergence = Some(Figure::of(&svg, plot.has_bands(), plot.is_cut()));
+            let name = format!("convergence-{name}");
+            found.convergence = Some(draw(&plot, name, &mut files)?);
         }
         if let Some(methods) = &row.methods {
             if let Some(diagram) = Reliability::of(methods) {
-                let svg = draw(&diagram, &format!("reliability-{name}"), &mut files)?;
-                found.reliability = Some(Figure::of(&svg, false, false));
+                let name = format!("reliability-{name}");
+                found.reliability = Some(draw(&diagram, name, &mut files)?);
             }
             if let Some(curves) = MemberCurves::of(methods) {
-                let svg = draw(&curves, &format!("members-{name}"), &mut files)?;
-                found.members = Some(Figure::of(&svg, curves.has_bands(), false));
+                let name = format!("members-{name}");
+                found.members = Some(draw(&curves, name, &mut files)?);
             }
         }
         figures.push(found);
@@ -149,9 +150,9 @@ pub fn write_post_hoc(folder: &Path) -> Result<(), Failure> {
 
 fn write_section(
     folder: &Path,
-    section: impl FnOnce(&mut Vec<(String, Vec<u8>)>) -> Result<Option<Section>, Failure>,
+    section: impl FnOnce(&mut Files) -> Result<Option<Section>, Failure>,
 ) -> Result<(), Failure> {
-    let mut files = Vec::new();
+    let mut files = Files::new();
     say_sections(section(&mut files)?.iter());
     say("");
     for (name, content) in &files {
@@ -172,16 +173,13 @@ fn say_sections<'a>(sections: impl Iterator<Item = &'a Section>) {
     }
 }
 
-/// Adds a picture to the files, in both formats, and returns the one in SVG.
-fn draw(
-    drawing: &impl Drawing,
-    name: &str,
-    files: &mut Vec<(String, Vec<u8>)>,
-) -> Result<String, Failure> {
+/// Adds a picture to the files, in both formats, and returns it as the page shows it.
+fn draw(drawing: &impl Drawing, name: String, files: &mut Files) -> Result<Figure, Failure> {
     let Picture { svg, png } = Picture::of(drawing)?;
-    files.push((format!("{name}.svg"), svg.clone().into_bytes()));
+    let figure = Figure::of(&svg, drawing.has_bands(), drawing.is_cut());
+    files.push((format!("{name}.svg"), svg.into_bytes()));
     files.push((format!("{name}.png"), png));
-    Ok(svg)
+    Ok(figure)
 }
 
 /// The end of the names of a comparison's pictures, without the extension. No other comparison has it.

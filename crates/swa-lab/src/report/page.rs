@@ -10,12 +10,11 @@ use super::convergence::LINES;
 use super::methods::{Methods, SCORES};
 use super::published::NLL_EPOCHS;
 use super::results::{FinishedRun, Results};
-use super::section::Part;
-use super::statistics::Difference;
 use super::table::{Column, Gain, Table};
-use super::wording::{difference, grouped, listed, plural, signed, span, spread, verdict};
+use super::wording::{difference, grouped, listed, signed, span, spread, verdict};
 use crate::Failure;
 use crate::experiment::record::Method;
+use crate::output::plural;
 
 /// The contents of the page.
 pub(crate) struct Page<'a> {
@@ -45,6 +44,28 @@ pub(crate) struct Figure {
     is_cut: bool,
 }
 
+/// A part of a report, which has a section for each picture.
+#[derive(Serialize)]
+pub(crate) struct Part {
+    pub(crate) title: &'static str,
+    pub(crate) sections: Vec<Section>,
+}
+
+/// A picture with what it shows.
+#[derive(Serialize)]
+pub(crate) struct Section {
+    pub(crate) title: &'static str,
+    pub(crate) figure: Figure,
+    /// What the picture shows, and on what.
+    pub(crate) caption: String,
+    /// The numbers that it is about, each in a sentence.
+    pub(crate) sentences: Vec<String>,
+    /// The command that scored the first of its points.
+    pub(crate) command: String,
+    /// The version of the program that did.
+    pub(crate) version: String,
+}
+
 impl Figure {
     /// A picture of a whole SVG file.
     pub(crate) fn of(svg: &str, has_bands: bool, is_cut: bool) -> Self {
@@ -60,23 +81,13 @@ impl Figure {
 
 impl Page<'_> {
     /// The page, as HTML. The same results make the same bytes.
-    ///
-    /// # Errors
-    ///
-    /// Those of the template, `page.html`. None are known.
     pub(crate) fn html(&self) -> Result<String, Failure> {
         let Self { results, table, .. } = self;
-        let columns = table.rows.iter().flat_map(|row| &row.columns);
-        let verdict_on = |gain: &Gain| {
-            let Difference {
-                points,
-                beyond_noise,
-                ..
-            } = gain.difference;
-            verdict(points, beyond_noise)
-        };
-        let gains = columns.clone().filter_map(|column| column.gain.as_ref());
-        let controlled = columns.filter_map(|column| column.gain_at_equal_cost.as_ref());
+        let columns = || table.rows.iter().flat_map(|row| &row.columns);
+        let verdict_on =
+            |gain: &Gain| verdict(gain.difference.points, gain.difference.beyond_noise);
+        let gains = columns().filter_map(|column| column.gain.as_ref());
+        let controlled = columns().filter_map(|column| column.gain_at_equal_cost.as_ref());
         let comparisons = table.rows.iter().zip(self.figures).map(|(row, figures)| {
             let run = row.comparison.record();
             let mut controls = row.columns.iter().filter(|column| column.is_control());
@@ -110,15 +121,12 @@ impl Page<'_> {
             context! { rows => Serde(rows), headings => headings.collect::<Vec<_>>() }
         });
         let methods = || table.rows.iter().filter_map(|row| row.methods.as_ref());
-        let columns = table.rows.iter().flat_map(|row| &row.columns);
-        let mut fge = columns
-            .filter(|column| column.method == Method::Fge)
-            .peekable();
+        let fge = || columns().filter(|column| column.method == Method::Fge);
         let page = context! {
             has_methods => methods().next().is_some(),
-            has_control => table.rows.iter().flat_map(|row| &row.columns).any(Column::is_control),
-            has_fge => fge.peek().is_some(),
-            has_published_fge => fge.any(|column| column.published.is_some()),
+            has_control => columns().any(Column::is_control),
+            has_fge => fge().next().is_some(),
+            has_published_fge => fge().any(|column| column.published.is_some()),
             has_nll => methods().any(Methods::has_published),
             css => include_str!("page.css"),
             version => env!("CARGO_PKG_VERSION"),
@@ -192,7 +200,6 @@ mod tests {
     use super::*;
     use crate::report::comparison::Comparison;
     use crate::report::fixture::sgd_run;
-    use crate::report::section::Section;
 
     #[test]
     fn what_comes_from_the_results_is_text_and_no_markup() {

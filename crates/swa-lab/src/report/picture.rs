@@ -28,12 +28,24 @@ const FONT: &str = "sans-serif";
 pub(crate) type Canvas<B> = DrawingArea<B, Shift>;
 
 /// The result of drawing on it.
-pub(crate) type Drawn<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
+pub(crate) type Drawn<B> = Result<(), DrawingError<B>>;
+/// The error of drawing on it.
+pub(crate) type DrawingError<B> = DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>;
 
 /// Something that can be drawn.
 pub(crate) trait Drawing {
     /// Draws it on a white canvas of [`SIZE`].
     fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Drawn<B>;
+
+    /// Tells whether lines have bands around them, over seeds.
+    fn has_bands(&self) -> bool {
+        false
+    }
+
+    /// Tells whether a part of the lines lies above it.
+    fn is_cut(&self) -> bool {
+        false
+    }
 }
 
 /// Converts pixels of the page to the units of a drawing.
@@ -55,10 +67,6 @@ pub(crate) struct Picture {
 
 impl Picture {
     /// Draws a picture.
-    ///
-    /// # Errors
-    ///
-    /// Those of the drawing library. It draws in memory, and no errors are known here.
     pub(crate) fn of(drawing: &impl Drawing) -> Result<Self, Failure> {
         // With this font, PNG files look alike on every machine, even if it has no fonts.
         let font = include_bytes!("font/Roboto-Regular.ttf");

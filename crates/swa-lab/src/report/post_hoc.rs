@@ -1,17 +1,16 @@
 //! Averages that were chosen after the training: their error over width, and over the window's start.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use plotters::prelude::*;
 
-use super::axes::{Axis, LEFT, MARGIN, RIGHT, draw_axes, on_canvas, range, short, whole};
-use super::draw;
-use super::legend::{LEGEND_HEIGHT, MARK, draw_legend};
+use super::axes::{Axis, BELOW, draw_axes, on_canvas, panel, range, short, whole};
+use super::legend::{MARK, draw_legend};
 use super::line::{BLUE, GREEN, Line, Mark, ORANGE, PURPLE, Shape, VERMILION};
-use super::page::Figure;
+use super::page::Section;
 use super::picture::{Canvas, Drawing, Drawn, SIZE, px};
-use super::section::Section;
 use super::wording::{grouped, signed};
+use super::{Files, draw};
 use crate::Failure;
 use crate::post_hoc::{Candidate, PostHocFile, PostHocRun, Window};
 
@@ -20,26 +19,37 @@ use crate::post_hoc::{Candidate, PostHocFile, PostHocRun, Window};
 /// # Errors
 ///
 /// If the file cannot be read, or the picture not be drawn.
-pub(super) fn section(
-    folder: &Path,
-    files: &mut Vec<(String, Vec<u8>)>,
-) -> Result<Option<Section>, Failure> {
+pub(super) fn section(folder: &Path, files: &mut Files) -> Result<Option<Section>, Failure> {
     let Some(file) = PostHocFile::read(folder)? else {
         return Ok(None);
     };
-    let svg = draw(&PostHocPicture { file: &file }, "post-hoc", files)?;
+    let names = names(&file.runs);
+    let picture = PostHocPicture {
+        file: &file,
+        names: &names,
+    };
+    let runs = file.runs.iter().zip(&names);
     Ok(Some(Section {
         title: "Error over width and window",
-        figure: Figure::of(&svg, false, false),
+        figure: draw(&picture, "post-hoc".to_owned(), files)?,
         caption: caption(&file),
-        sentences: file.runs.iter().flat_map(sentences).collect(),
+        sentences: runs.flat_map(|(run, name)| sentences(run, name)).collect(),
         command: file.origin.command.clone(),
         version: file.origin.version.clone(),
     }))
 }
 
 fn caption(file: &PostHocFile) -> String {
-    let run = &file.runs[0];
+    // What differs between runs, in their order.
+    let each = |value: fn(&PostHocRun) -> String| {
+        let mut values: Vec<String> = Vec::new();
+        for value in file.runs.iter().map(value) {
+            if !values.contains(&value) {
+                values.push(value);
+            }
+        }
+        values.join(", or ")
+    };
     let left = match file.left() {
         0 => String::new(),
         left => format!(
@@ -51,18 +61,25 @@ fn caption(file: &PostHocFile) -> String {
         "Averages put together after the training, by their error on {} training images that were held out, BatchNorm re-estimated for \
          each from {}. Above: power-function averages over all steps, by their relative width. Below: means over the last epochs, by the \
          first of them. Dashed: the run's own average ({}).{left}",
-        grouped(run.validation_images),
-        match run.batch_norm_batches {
+        each(|run| grouped(run.validation_images)),
+        each(|run| match run.batch_norm_batches {
             None => format!("{} training images", grouped(run.train_images)),
             Some(batches) => format!("{batches} batches"),
-        },
-        run.method,
+        }),
+        each(|run| run.method.clone()),
     )
 }
 
 /// The best of a run, and what it is on test images.
-fn sentences(run: &PostHocRun) -> Vec<String> {
-    let name = run_name(run);
+fn sentences(run: &PostHocRun, name: &str) -> Vec<String> {
+    let left = run.candidates.iter().filter(|it| it.validation.is_none());
+    let left = left.count();
+    if left > 0 {
+        let all = run.candidates.len();
+        return vec![format!(
+            "{name}: {left} of {all} averages are not scored yet."
+        )];
+    }
     let best_of = |is_kind: fn(&Candidate) -> bool| {
         let scored = run.candidates.iter().filter(|it| is_kind(&it.candidate));
         let scored = scored.filter_map(|it| Some((it.candidate, it.validation?.error)));
@@ -91,36 +108,51 @@ fn sentences(run: &PostHocRun) -> Vec<String> {
     sentences
 }
 
-fn run_name(run: &PostHocRun) -> String {
-    let folder = run.folder.file_name();
-    folder.map_or_else(
-        || "the run".to_owned(),
-        |it| it.to_string_lossy().into_owned(),
-    )
+/// A name for each run: its folder, and of the folders around it as many as tell it from the others.
+fn names(runs: &[PostHocRun]) -> Vec<String> {
+    let end = |run: &PostHocRun, parts: usize| -> PathBuf {
+        let all = run.folder.components();
+        let before = all.clone().count().saturating_sub(parts);
+        all.skip(before).collect()
+    };
+    let names = runs.iter().map(|run| {
+        if run.folder.file_name().is_none() {
+            return "the run".to_owned();
+        }
+        let is_own = |parts: &usize| {
+            let own = end(run, *parts);
+            runs.iter()
+                .filter(|other| end(other, *parts) == own)
+                .count()
+                == 1
+        };
+        let all = run.folder.components().count();
+        let parts = (1..all).find(is_own).unwrap_or(all);
+        end(run, parts).display().to_string()
+    });
+    names.collect()
 }
 
-/// The look of a run's lines.
+/// The look of a run's lines. Those of fifty runs differ from each other.
 fn line(index: usize) -> Line {
-    let looks = [
-        (BLUE, Shape::Circle),
-        (VERMILION, Shape::Square),
-        (GREEN, Shape::Triangle),
-        (PURPLE, Shape::Diamond),
-        (ORANGE, Shape::Tip),
-    ];
-    let (color, shape) = looks[index % looks.len()];
-    let open = index >= looks.len();
+    let colors = [BLUE, VERMILION, GREEN, PURPLE, ORANGE];
+    let mark = Mark {
+        shape: Shape::ALL[(index + index / 10) % Shape::ALL.len()],
+        open: index / 5 % 2 == 1,
+    };
     Line {
         name: "run",
-        color,
+        color: colors[index % colors.len()],
         width: 2.0,
         dashes: None,
-        mark: Some(Mark { shape, open }),
+        mark: Some(mark),
     }
 }
 
 struct PostHocPicture<'a> {
     file: &'a PostHocFile,
+    /// The names of the runs.
+    names: &'a [String],
 }
 
 /// A panel.
@@ -160,14 +192,11 @@ const PANELS: [Panel; 2] = [
 
 impl Drawing for PostHocPicture<'_> {
     fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Drawn<B> {
-        let (legend, panels) = canvas.split_vertically(px(LEGEND_HEIGHT));
-        let runs = self.file.runs.iter().enumerate();
-        draw_legend(
-            &legend,
-            runs.map(|(index, run)| (run_name(run), line(index))),
-            None,
-        )?;
-        let height = (f64::from(SIZE.1) - LEGEND_HEIGHT) / 2.0;
+        let names = self.names.iter().enumerate();
+        let lines = names.map(|(index, name)| (name.clone(), line(index)));
+        let legend = draw_legend(canvas, lines, None)?;
+        let (_, panels) = canvas.split_vertically(px(legend));
+        let height = (f64::from(SIZE.1) - legend) / 2.0;
         let (above, below) = panels.split_vertically(px(height));
         self.draw_panel(&above, &PANELS[0])?;
         self.draw_panel(&below, &PANELS[1])
@@ -186,28 +215,21 @@ impl PostHocPicture<'_> {
         points
     }
 
-    fn draw_panel<B: DrawingBackend>(&self, canvas: &Canvas<B>, panel: &Panel) -> Drawn<B> {
+    fn draw_panel<B: DrawingBackend>(&self, canvas: &Canvas<B>, shown: &Panel) -> Drawn<B> {
         let runs = self.file.runs.iter();
-        let traces: Vec<_> = runs.map(|run| (run, Self::points(run, panel))).collect();
+        let traces: Vec<_> = runs.map(|run| (run, Self::points(run, shown))).collect();
         let points = traces.iter().flat_map(|(_, points)| points);
         let own = traces.iter().filter_map(|(run, _)| Some(run.own?.error));
-        let mut chart = ChartBuilder::on(canvas)
-            .margin_top(px(8.0))
-            .margin_left(px(MARGIN))
-            .margin_right(px(RIGHT))
-            .margin_bottom(px(MARGIN))
-            .x_label_area_size(px(46.0))
-            .y_label_area_size(px(LEFT - MARGIN))
-            .build_cartesian_2d(
-                range(points.clone().map(|(x, _)| *x), 0.03),
-                range(points.map(|(_, error)| *error).chain(own), 0.08),
-            )?;
+        let mut chart = panel(canvas, 8.0, BELOW).build_cartesian_2d(
+            range(points.clone().map(|(x, _)| *x), 0.03),
+            range(points.map(|(_, error)| *error).chain(own), 0.08),
+        )?;
         let y = Axis {
             title: "error (%)",
             labels: 5,
             label: short,
         };
-        draw_axes(&mut chart, &panel.x, &y)?;
+        draw_axes(&mut chart, &shown.x, &y)?;
         let ends = chart.x_range();
         for (index, (run, points)) in traces.iter().enumerate() {
             let line = line(index);
@@ -278,14 +300,50 @@ mod tests {
     fn a_file_that_is_not_whole_is_drawn_as_far_as_it_is() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("post_hoc.json"), post_hoc_json("null")).unwrap();
-        let section = section(folder.path(), &mut Vec::new()).unwrap().unwrap();
-        assert!(
-            section
-                .caption
-                .contains("1 of 3 averages are not scored yet"),
-            "{}",
-            section.caption
+        let section = section(folder.path(), &mut Files::new()).unwrap().unwrap();
+        let said = "1 of 3 averages are not scored yet.";
+        assert!(section.caption.ends_with(said), "{}", section.caption);
+        assert_eq!(section.sentences, [format!("seed1: {said}")]);
+    }
+
+    #[test]
+    fn runs_in_folders_of_one_name_are_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = post_hoc_json(r#"{"loss":1.0,"error":39.75}"#);
+        let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let mut other = json["runs"][0].clone();
+        other["folder"] = "more/seed1".into();
+        other["validation_images"] = 500.into();
+        other["method"] = "EMA".into();
+        json["runs"].as_array_mut().unwrap().push(other);
+        fs::write(folder.path().join("post_hoc.json"), json.to_string()).unwrap();
+        let section = section(folder.path(), &mut Files::new()).unwrap().unwrap();
+        let names = section
+            .sentences
+            .iter()
+            .map(|it| it.split_once(':').unwrap().0);
+        let names: Vec<&str> = names.collect();
+        assert_eq!(
+            names,
+            ["runs/seed1", "runs/seed1", "more/seed1", "more/seed1"]
         );
+        for said in [
+            "on 1000, or 500 training images that were held out",
+            "from 4000 training images. Above",
+            "(SGD, averaged from epoch 3 on, or EMA)",
+        ] {
+            assert!(section.caption.contains(said), "{}", section.caption);
+        }
+    }
+
+    #[test]
+    fn fifty_runs_have_marks_that_differ() {
+        let looks: Vec<_> = (0..50).map(line).collect();
+        for (index, one) in looks.iter().enumerate() {
+            for other in &looks[index + 1..] {
+                assert!((one.color, one.mark) != (other.color, other.mark));
+            }
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use plotters::style::BLACK;
 
 use super::line::{BLUE, GREEN, Line, Mark, ORANGE, PURPLE, Shape, VERMILION};
 use super::results::FinishedRun;
-use crate::experiment::record::{Method, PredictingModels, PredictionsRecord};
+use crate::experiment::record::{Method, PredictingModels as Models, PredictionsRecord};
 
 /// Models that a method trains, as they predict.
 #[derive(Debug)]
@@ -12,110 +12,32 @@ pub(crate) struct Predictor {
     /// Its line in pictures, which has its name.
     pub(crate) line: Line,
     pub(crate) method: Method,
-    pub(crate) models: PredictingModels,
+    pub(crate) models: Models,
     /// True if its logits are divided by a temperature.
     pub(crate) tempered: bool,
 }
 
 /// The predictors, in the order of tables and pictures.
+#[rustfmt::skip]
 pub(crate) const PREDICTORS: [Predictor; 8] = [
-    Predictor {
-        line: Line {
-            name: "SGD",
-            color: BLACK,
-            width: 1.6,
-            dashes: None,
-            mark: closed(Shape::Circle),
-        },
-        method: Method::Sgd,
-        models: PredictingModels::Live,
-        tempered: false,
-    },
-    Predictor {
-        line: Line {
-            name: "SGD with temperature",
-            color: BLACK,
-            width: 1.6,
-            dashes: Some((6.0, 3.5)),
-            mark: open(Shape::Circle),
-        },
-        method: Method::Sgd,
-        models: PredictingModels::Live,
-        tempered: true,
-    },
-    Predictor {
-        line: Line {
-            name: "EMA",
-            color: GREEN,
-            width: 1.6,
-            dashes: Some((2.5, 2.5)),
-            mark: closed(Shape::Tip),
-        },
-        method: Method::Ema,
-        models: PredictingModels::Averaged,
-        tempered: false,
-    },
-    Predictor {
-        line: Line {
-            name: "SWA",
-            color: VERMILION,
-            width: 3.0,
-            dashes: None,
-            mark: closed(Shape::Square),
-        },
-        method: Method::Swa,
-        models: PredictingModels::Averaged,
-        tempered: false,
-    },
-    Predictor {
-        line: Line {
-            name: "Snapshot",
-            color: BLUE,
-            width: 1.6,
-            dashes: Some((11.0, 3.5)),
-            mark: closed(Shape::Diamond),
-        },
-        method: Method::Snapshot,
-        models: PredictingModels::Members,
-        tempered: false,
-    },
-    Predictor {
-        line: Line {
-            name: "FGE",
-            color: PURPLE,
-            width: 1.6,
-            dashes: None,
-            mark: closed(Shape::Triangle),
-        },
-        method: Method::Fge,
-        models: PredictingModels::Members,
-        tempered: false,
-    },
-    Predictor {
-        line: Line {
-            name: "SWAG",
-            color: ORANGE,
-            width: 1.6,
-            dashes: None,
-            mark: open(Shape::Square),
-        },
-        method: Method::Swag,
-        models: PredictingModels::Samples,
-        tempered: false,
-    },
-    Predictor {
-        line: Line {
-            name: "SWAG, diagonal",
-            color: ORANGE,
-            width: 1.6,
-            dashes: Some((6.0, 3.5)),
-            mark: open(Shape::Diamond),
-        },
-        method: Method::Swag,
-        models: PredictingModels::DiagonalSamples,
-        tempered: false,
-    },
+    predictor(Method::Sgd, Models::Live, false, Line { name: "SGD", color: BLACK, width: 1.6, dashes: None, mark: closed(Shape::Circle) }),
+    predictor(Method::Sgd, Models::Live, true, Line { name: "SGD with temperature", color: BLACK, width: 1.6, dashes: Some((6.0, 3.5)), mark: open(Shape::Circle) }),
+    predictor(Method::Ema, Models::Averaged, false, Line { name: "EMA", color: GREEN, width: 1.6, dashes: Some((2.5, 2.5)), mark: closed(Shape::Tip) }),
+    predictor(Method::Swa, Models::Averaged, false, Line { name: "SWA", color: VERMILION, width: 3.0, dashes: None, mark: closed(Shape::Square) }),
+    predictor(Method::Snapshot, Models::Members, false, Line { name: "Snapshot", color: BLUE, width: 1.6, dashes: Some((11.0, 3.5)), mark: closed(Shape::Diamond) }),
+    predictor(Method::Fge, Models::Members, false, Line { name: "FGE", color: PURPLE, width: 1.6, dashes: None, mark: closed(Shape::Triangle) }),
+    predictor(Method::Swag, Models::Samples, false, Line { name: "SWAG", color: ORANGE, width: 1.6, dashes: None, mark: open(Shape::Square) }),
+    predictor(Method::Swag, Models::DiagonalSamples, false, Line { name: "SWAG, diagonal", color: ORANGE, width: 1.6, dashes: Some((6.0, 3.5)), mark: open(Shape::Diamond) }),
 ];
+
+const fn predictor(method: Method, models: Models, tempered: bool, line: Line) -> Predictor {
+    Predictor {
+        line,
+        method,
+        models,
+        tempered,
+    }
+}
 
 const fn closed(shape: Shape) -> Option<Mark> {
     Some(Mark { shape, open: false })

@@ -7,7 +7,7 @@ use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::axes::{Axis, LABEL_SIZE, LEFT, MARGIN, draw_axes, on_canvas, short};
+use super::axes::{Axis, BELOW, LABEL_SIZE, LEFT, MARGIN, draw_axes, on_canvas, short};
 use super::legend::draw_sample;
 use super::line::{GREY, LIGHT_GREY, Line, stroke};
 use super::methods::{MethodRow, Methods, SCORES};
@@ -17,8 +17,6 @@ use crate::experiment::record::{PredictionsRecord, ReliabilityRecord};
 /// The width of the diagram with its labels. The rest is the column of predictors.
 const DIAGRAM_WIDTH: f64 = 590.0;
 const TOP: f64 = 20.0;
-/// The height of the labels below the diagram.
-const BELOW: f64 = 46.0;
 /// The distance from the diagram to the column, and from the column to the edge.
 const GAP: f64 = 18.0;
 /// The most height that a predictor of the column takes.

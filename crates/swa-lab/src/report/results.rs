@@ -98,7 +98,7 @@ impl Results {
                 }
                 Record::Predictions(predictions) => {
                     run.predictions
-                        .retain(|earlier| !same_models(earlier, &predictions));
+                        .retain(|earlier| !earlier.is_of_the_same(&predictions));
                     run.predictions.push(predictions);
                 }
             }
@@ -124,11 +124,6 @@ struct FoundRun {
     record: Option<RunRecord>,
     epochs: Epochs,
     predictions: Vec<PredictionsRecord>,
-}
-
-/// Tells whether two predictions of a run are of the same models, both with a temperature or both without.
-fn same_models(a: &PredictionsRecord, b: &PredictionsRecord) -> bool {
-    a.models == b.models && a.temperature.is_some() == b.temperature.is_some()
 }
 
 #[cfg(test)]

@@ -98,17 +98,10 @@ fn row_lines(first: usize, row: &Row<'_>) -> Vec<String> {
         Some(spread(mean, deviation, 2) + &format!(" (n={n})"))
     };
     let mut lines = vec![line(first, [&network(row), "ours"], row, ours)];
-    if row.columns.iter().any(|column| column.gain.is_some()) {
-        lines.extend(gain_lines(first, "SWA − SGD", row, |column| &column.gain));
-    }
-    let at_equal_cost: fn(&Column) -> &Option<Gain> = |column| &column.gain_at_equal_cost;
-    if row
-        .columns
-        .iter()
-        .any(|column| at_equal_cost(column).is_some())
-    {
-        lines.extend(gain_lines(first, "equal cost", row, at_equal_cost));
-    }
+    lines.extend(gain_lines(first, "SWA − SGD", row, |column| &column.gain));
+    lines.extend(gain_lines(first, "equal cost", row, |column| {
+        &column.gain_at_equal_cost
+    }));
     if let Some(reason) = &row.unpublished {
         lines.push(format!("{:first$} {:WHAT$} none: {reason}", "", "paper"));
     } else {
@@ -124,13 +117,16 @@ fn row_lines(first: usize, row: &Row<'_>) -> Vec<String> {
     lines
 }
 
-/// The lines of gains over SGD: how large they are, and whether they are beyond the noise.
+/// The lines of gains over SGD, if there are any: how large they are, and whether they are beyond the noise.
 fn gain_lines(
     first: usize,
     what: &str,
     row: &Row<'_>,
     gain: impl Fn(&Column) -> &Option<Gain>,
-) -> [String; 2] {
+) -> Vec<String> {
+    if row.columns.iter().all(|column| gain(column).is_none()) {
+        return Vec::new();
+    }
     let difference = |column: &Column| {
         let gain = gain(column).as_ref()?.difference;
         Some(difference(gain.points, gain.standard_errors, "s.e."))
@@ -139,7 +135,7 @@ fn gain_lines(
         let gain = gain(column).as_ref()?.difference;
         Some(verdict(gain.points, gain.beyond_noise).to_owned())
     };
-    [
+    vec![
         line(first, ["", what], row, difference),
         line(first, ["", ""], row, verdict),
     ]

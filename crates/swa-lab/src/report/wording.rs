@@ -74,14 +74,6 @@ pub(crate) fn listed(numbers: &[u64]) -> String {
     numbers.join(", ")
 }
 
-/// Such as `1 run`, `2 runs`.
-pub(crate) fn plural(count: usize, name: &str) -> String {
-    match count {
-        1 => format!("1 {name}"),
-        _ => format!("{count} {name}s"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

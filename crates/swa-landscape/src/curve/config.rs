@@ -50,18 +50,13 @@ impl CurveConfig {
     /// - [`LandscapeError::Weights`] for networks whose weights cannot be combined.
     pub fn init<M: LearnerModel>(&self, start: &M, end: &M) -> Result<Curve<M>, LandscapeError> {
         if self.bends == 0 {
-            return Err(LandscapeError::Invalid {
-                name: "the number of a curve's bends",
-                expected: "at least 1, the ends not counted (a `Line` has none)",
-                got: "0".to_owned(),
-            });
+            let name = "the number of a curve's bends";
+            let expected = "at least 1, the ends not counted (a `Line` has none)";
+            return Err(LandscapeError::invalid(name, expected, 0));
         }
         if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
-            return Err(LandscapeError::Invalid {
-                name: "the weight decay of a curve",
-                expected: "a finite number from 0 on",
-                got: self.weight_decay.to_string(),
-            });
+            let (name, expected) = ("the weight decay of a curve", "a finite number from 0 on");
+            return Err(LandscapeError::invalid(name, expected, self.weight_decay));
         }
         let skeleton = start.valid();
         let ends = [Weights::of(&skeleton)?, Weights::of(end)?];

@@ -31,13 +31,8 @@ impl CurvePath {
         )?;
         let (first, others) = points.split_at(1);
         for (place, other) in others.iter().enumerate() {
-            let network = match place {
-                0 => "second",
-                1 => "third",
-                _ => "fourth or a later",
-            };
             let alike = first[0].layout().check_alike(other.layout());
-            alike.map_err(of_network(network))?;
+            alike.map_err(of_network(place + 1))?;
         }
         let first = points[0].clone();
         for point in &mut points {
@@ -59,11 +54,6 @@ impl CurvePath {
         check_count("the number of points of a path", points)?;
         self.count = points;
         Ok(self)
-    }
-
-    /// The shape.
-    pub fn shape(&self) -> CurveShape {
-        self.shape
     }
 
     /// The points that the curve is made of: an end, the bends, and the other end.

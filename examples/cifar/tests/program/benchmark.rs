@@ -115,6 +115,20 @@ fn a_file_that_is_no_measurement_is_refused_before_timing() {
             "{refusal}"
         );
     }
+    let other = r#"{"model": "vgg16", "batch": 128, "step_fp32_ms": 400.0}"#;
+    fs::write(file, other).unwrap();
+    let arguments = [
+        "bench",
+        "--models",
+        "preresnet-8",
+        "--batch-sizes",
+        "2",
+        "--beside",
+        file,
+    ];
+    let refusal = cifar(arguments).refusal();
+    let expected = "peer.jsonl has no network and batch size that is timed here: it has vgg16 with 128, and here it is preresnet-8 with 2";
+    assert!(refusal.contains(expected), "{refusal}");
     let refusal = cifar(["bench", "--beside", "no/such/file"]).refusal();
     assert!(refusal.contains("cannot read no/such/file: "), "{refusal}");
     let refusal = cifar(["bench", "--device", "gpu"]).refusal();

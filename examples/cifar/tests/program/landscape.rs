@@ -245,6 +245,70 @@ fn a_curve_killed_anywhere_ends_with_the_same_bits() {
 }
 
 #[test]
+fn a_new_curve_leaves_no_bend_of_an_old_one() {
+    let runs = Runs::new();
+    let networks: [&Path; 2] = [&runs.sgd, &runs.swa];
+    let draw = |bends: usize, more: &str| {
+        let picture = format!("curve --points 2 --epochs 1 --bends {bends}");
+        runs.draw(&picture, &networks, more).success();
+        let bends = fs::read_dir(runs.out.join("curve")).unwrap();
+        let names = bends.map(|bend| bend.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("bend")).count()
+    };
+    assert_eq!(draw(3, ""), 3);
+    assert_eq!(draw(1, "--overwrite"), 1);
+}
+
+#[test]
+fn runs_that_kept_averages_have_a_curve_and_their_batches() {
+    let runs = Runs::new();
+    let keeping = runs.out.with_file_name("keeping");
+    let settings = "--model preresnet-8 --width-divisor 16 --train-items 200 --batch-size 32 --accumulate 4 --epochs 2 --swa-start 1 \
+                    --keep-averages 1";
+    let settings: Vec<&str> = settings.split_whitespace().collect();
+    train(&settings, &keeping).end().success();
+    let picture = "curve --points 2 --epochs 1 --batch-norm-batches 3";
+    let networks: [&Path; 2] = [&keeping, &runs.swa];
+    runs.draw(picture, &networks, "").success();
+    // A quarter of a batch is passed through a network at once.
+    let batches = &runs.json("curve.json")["scoring"]["batch_norm"]["reestimated"];
+    assert_eq!(
+        (&batches["batches"], &batches["batch_size"]),
+        (&3.into(), &8.into())
+    );
+}
+
+#[test]
+fn a_network_that_diverged_is_named() {
+    let runs = Runs::new();
+    let diverged = runs.sgd.with_file_name("diverged");
+    Snapshot::of(&runs.sgd).write_to(&diverged);
+    let file = diverged.join("live.safetensors");
+    let mut bytes = fs::read(&file).unwrap();
+    // The first weight of a tensor, in the layout of SafeTensors: the length of the header, the header, the tensors.
+    let length = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let start = header["conv1.weight"]["data_offsets"][0].as_u64().unwrap();
+    let start = 8 + length + usize::try_from(start).unwrap();
+    bytes[start..start + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&file, bytes).unwrap();
+
+    let live = runs.live();
+    for (picture, networks) in [
+        ("rays", [&diverged, &runs.swa].as_slice()),
+        ("rays", &[&runs.swa, &diverged]),
+        ("line", &[&runs.swa, &diverged]),
+        ("plane", &[&runs.sgd, &runs.swa, &live, &diverged]),
+    ] {
+        let networks: Vec<&Path> = networks.iter().map(|it| it.as_path()).collect();
+        let refusal = runs.draw(picture, &networks, "--points 3");
+        let refusal = refusal.refusal_with_a_list();
+        let expected = format!("({}) holds a NaN or an infinity", file.display());
+        assert!(refusal.contains(&expected), "{picture}: {refusal}");
+    }
+}
+
+#[test]
 fn a_picture_that_is_stopped_goes_on_with_the_same_command() {
     let runs = Runs::new();
     let networks: [&Path; 2] = [&runs.sgd, &runs.swa];

@@ -259,6 +259,24 @@ fn an_unfinished_experiment_is_reported_as_far_as_it_is() {
 }
 
 #[test]
+fn a_record_of_too_many_epochs_is_reported_in_no_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut records = results();
+    for record in &mut records {
+        if let Record::Run(run) = record
+            && run.run == "sgd-seed1"
+        {
+            run.epochs = 99_999_999_999_999;
+        }
+    }
+    write(&records, folder.path());
+    let output = report(folder.path()).success();
+    let expected =
+        "missing: sgd-seed1: no record of 99999999999995 epochs from 5 to 99999999999999.";
+    assert!(output.contains(expected), "{output}");
+}
+
+#[test]
 fn what_cannot_be_reported_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let refusal = || {

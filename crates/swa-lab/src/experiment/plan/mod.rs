@@ -4,6 +4,7 @@ mod text;
 
 use std::collections::HashSet;
 use std::fmt::Display;
+use std::hash::Hash;
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
@@ -66,10 +67,8 @@ pub struct ModelPlan {
     /// The learning rate under which weights are collected.
     pub swa_lr: f64,
     /// The methods, if they are not the plan's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub methods: Option<Vec<Method>>,
     /// The budgets of SGD, if they are not the plan's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sgd_budgets: Option<Vec<f64>>,
     /// The settings of SGD.
     #[serde(flatten)]
@@ -83,28 +82,20 @@ pub struct ModelPlan {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct FurtherSettings {
     /// The decay of the exponential average.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_decay: Option<f64>,
     /// The learning rate that each cycle of Snapshot Ensembles begins with.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot_lr: Option<f64>,
     /// The number of cycles of Snapshot Ensembles.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cycles: Option<usize>,
     /// The epoch, counted from 1, with which the first cycle of Fast Geometric Ensembling begins.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cycle_start: Option<usize>,
     /// The number of epochs in a cycle of Fast Geometric Ensembling.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cycle_epochs: Option<usize>,
     /// The learning rate at both ends of that cycle.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cycle_lr: Option<f64>,
     /// The learning rate in its middle.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cycle_lowest_lr: Option<f64>,
     /// The number of deviations that SWAG keeps.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub rank: Option<usize>,
 }
 
@@ -197,6 +188,17 @@ pub enum PlanError {
          a value as in a plan (text in quotes)"
     )]
     Set(String),
+
+    /// A value of `--set` for a model that the plan does not have.
+    #[error("--set {setting}: the plan has no model {model}: name one of {models}")]
+    NoSuchModel {
+        /// The value.
+        setting: String,
+        /// The model that it names.
+        model: String,
+        /// Those of the plan.
+        models: String,
+    },
 
     /// A value that cannot be used.
     #[error("the plan's {key} must be {expected}, not {got}")]
@@ -426,23 +428,20 @@ impl Plan {
             seed,
         };
         config.set_method(method, network, data_set.classes());
-        let set = |setting: &mut f64, given: Option<f64>| *setting = given.unwrap_or(*setting);
-        let set_number =
-            |setting: &mut usize, given: Option<usize>| *setting = given.unwrap_or(*setting);
         match &mut config.method {
             MethodSettings::Sgd => {}
             MethodSettings::Ema(ema) => set(&mut ema.decay, further.ema_decay),
             MethodSettings::Snapshot(snapshot) => {
-                set_number(&mut snapshot.cycles, further.cycles);
+                set(&mut snapshot.cycles, further.cycles);
                 set(&mut config.sgd.lr, further.snapshot_lr);
             }
             MethodSettings::Fge(fge) => {
-                set_number(&mut fge.start, further.cycle_start);
-                set_number(&mut fge.cycle_epochs, further.cycle_epochs);
+                set(&mut fge.start, further.cycle_start);
+                set(&mut fge.cycle_epochs, further.cycle_epochs);
                 set(&mut fge.lr, further.cycle_lr);
                 set(&mut fge.lowest_lr, further.cycle_lowest_lr);
             }
-            MethodSettings::Swag { swag, .. } => set_number(&mut swag.rank, further.rank),
+            MethodSettings::Swag { swag, .. } => set(&mut swag.rank, further.rank),
             MethodSettings::Swa(_) => {}
         }
         if let MethodSettings::Swa(swa) | MethodSettings::Swag { swa, .. } = &mut config.method {
@@ -464,10 +463,9 @@ impl Plan {
                 })
             }
         };
-        let distinct: HashSet<_> = self.seeds.iter().collect();
-        let seeds = !self.seeds.is_empty() && distinct.len() == self.seeds.len();
+        let fits = are_distinct(&self.seeds);
         let got = format!("{:?}", self.seeds);
-        check("seeds", "at least one number, each once", seeds, got)?;
+        check("seeds", "at least one number, each once", fits, got)?;
 
         let budgets = |budgets: &f64| (1.0..=100.0).contains(budgets);
         let fits = !self.swa_budgets.is_empty() && self.swa_budgets.iter().all(budgets);
@@ -479,8 +477,7 @@ impl Plan {
                 Some(budget) => epoch_after(*budgets, budget) as u64,
                 None => budgets.to_bits(),
             });
-            let distinct: HashSet<u64> = lengths.collect();
-            list.iter().all(budgets) && !list.is_empty() && distinct.len() == list.len()
+            list.iter().all(budgets) && are_distinct(lengths)
         };
         let expected_lengths = "numbers from 1 to 100, each of them another number of epochs";
         let got = format!("{:?}", self.sgd_budgets);
@@ -493,23 +490,21 @@ impl Plan {
             !self.models.is_empty(),
             "none".to_owned(),
         )?;
-        let are_methods = |methods: &[Method]| {
-            let distinct: HashSet<_> = methods.iter().collect();
-            !methods.is_empty() && distinct.len() == methods.len()
-        };
         let expected = "one or more of sgd, swa, ema, snapshot, fge and swag, each once";
         let listed = |methods: &[Method]| {
             let names: Vec<String> = methods.iter().map(Method::to_string).collect();
             format!("[{}]", names.join(", "))
         };
-        let fits = are_methods(&self.methods);
+        let fits = are_distinct(&self.methods);
         check("methods", expected, fits, listed(&self.methods))?;
         for model in &self.models {
             let key = |key: &str| format!("{key} of {}", model.model);
             if let Some(methods) = &model.methods {
-                let fits = are_methods(methods);
+                let fits = are_distinct(methods);
                 check(&key("methods"), expected, fits, listed(methods))?;
             }
+            let got = model.budget.to_string();
+            check(&key("budget"), "at least 1", model.budget >= 1, got)?;
             let lengths = model.sgd_budgets.as_ref().unwrap_or(&self.sgd_budgets);
             let fits = are_budgets(lengths, Some(model.budget));
             let got = format!("{lengths:?}");
@@ -524,6 +519,19 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// Sets a setting to the value that is given, if one is.
+fn set<T>(setting: &mut T, given: Option<T>) {
+    if let Some(given) = given {
+        *setting = given;
+    }
+}
+
+/// Tells whether there are values, each once.
+fn are_distinct<T: Hash + Eq>(values: impl IntoIterator<Item = T>) -> bool {
+    let mut seen = HashSet::new();
+    values.into_iter().all(|value| seen.insert(value)) && !seen.is_empty()
 }
 
 impl PlannedRun {

@@ -189,18 +189,30 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<(), PlanError> {
         return Ok(());
     }
     let models = table.get_mut("models").and_then(toml::Value::as_array_mut);
+    let mut names = Vec::new();
     let mut found = false;
     for model in models.into_iter().flatten() {
         let Some(model) = model.as_table_mut() else {
             continue;
         };
         let name = model.get("model").and_then(toml::Value::as_str);
-        if of.is_none() || of == name {
+        let name = name.unwrap_or_default().to_owned();
+        if of.is_none_or(|of| of == name) {
             model.insert(key.to_owned(), value.clone());
             found = true;
         }
+        if !names.contains(&name) {
+            names.push(name);
+        }
     }
-    if found { Ok(()) } else { Err(refused()) }
+    match of {
+        Some(of) if !found => Err(PlanError::NoSuchModel {
+            setting: setting.to_owned(),
+            model: of.to_owned(),
+            models: names.join(", "),
+        }),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -278,7 +290,14 @@ mod tests {
             (error("seeds = [1", &[]), "plan.toml, line 1: "),
             (error(&small, &["speed=3"]), "unknown field `speed`"),
             (error(&small, &["lr"]), "--set lr: expected KEY=VALUE"),
-            (error(&small, &["vgg19.lr=1"]), "--set vgg19.lr=1: expected"),
+            (
+                error(&small, &["vgg19.lr=1"]),
+                "--set vgg19.lr=1: the plan has no model vgg19: name one of vgg16-bn, preresnet-14",
+            ),
+            (
+                error(&small, &["budget=0"]),
+                "budget of vgg16-bn must be at least 1, not 0",
+            ),
             (
                 error(&small, &["seeds=[]"]),
                 "seeds must be at least one number",

@@ -14,8 +14,8 @@ pub(super) const BANDS: usize = 7;
 /// level_k = min c + exp(log_alpha + k (ln(max c - min c) - log_alpha) / count)        k = 0, …, count
 /// ```
 ///
-/// but for the first and the last, which are `min c` and `max c`. Values that are not finite are left out. Without a finite value, or
-/// if all of them are equal, there are no levels.
+/// but for the first and the last, which are `min c` and `max c`. Where `max c - min c` is at most `exp(log_alpha)`, they are evenly
+/// spaced. Values that are not finite are left out. Without a finite value, or if all of them are equal, there are no levels.
 ///
 /// Source: Garipov et al. 2018, *Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs*, and its code's `plane_plot.py`, where
 /// `log_alpha` is -5 for the loss and -1 for the error in per cent, and `count` is 7.
@@ -27,11 +27,13 @@ pub fn contour_levels(values: &[f64], cap: f64, log_alpha: f64, count: usize) ->
     if least >= most {
         return Vec::new();
     }
-    let step = ((most - least).ln() - log_alpha) / count as f64;
+    let range = most - least;
+    let step = (range.ln() - log_alpha) / count as f64;
     let level = |k: usize| match k {
         0 => least,
         k if k == count => most,
-        k => least + (log_alpha + k as f64 * step).exp(),
+        k if step > 0.0 => least + (log_alpha + k as f64 * step).exp(),
+        k => least + range * k as f64 / count as f64,
     };
     (0..=count).map(level).collect()
 }
@@ -135,6 +137,20 @@ mod tests {
         // A pit of depth 1 in the middle: half-way down, a square with corners half a step away.
         let pit = values(|x, y| if (x, y) == (2.0, 2.0) { 0.0 } else { 1.0 });
         assert!((area(&pit, 0.5) - (16.0 - 0.5)).abs() < 1e-9);
+    }
+
+    #[test]
+    fn levels_of_values_that_hardly_differ_are_even() {
+        // exp(-5) is 0.0067, and exp(-1) is 0.37.
+        for (least, log_alpha) in [(0.5, -5.0), (30.0, -1.0)] {
+            let values = [least, least + 0.004, least + 0.001];
+            let levels = contour_levels(&values, 90.0, log_alpha, 4);
+            assert_eq!(levels.len(), 5);
+            for (k, level) in levels.iter().enumerate() {
+                let expected = least + 0.001 * k as f64;
+                assert!((level - expected).abs() < 1e-12, "{levels:?}");
+            }
+        }
     }
 
     #[test]

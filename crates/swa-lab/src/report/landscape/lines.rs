@@ -3,13 +3,10 @@
 use plotters::prelude::*;
 
 use crate::landscape::PointScores;
-use crate::report::axes::{Axis, LEFT, MARGIN, RIGHT, draw_axes, range, short};
-use crate::report::legend::{LEGEND_HEIGHT, draw_legend};
+use crate::report::axes::{Axis, BELOW, draw_axes, on_canvas, panel, range, short};
+use crate::report::legend::{MARK, draw_legend};
 use crate::report::line::Line;
 use crate::report::picture::{Canvas, Drawn, SIZE, px};
-
-/// The height of the labels below a panel.
-const BELOW: f64 = 46.0;
 
 /// The value of a panel.
 pub(super) struct Value {
@@ -18,16 +15,33 @@ pub(super) struct Value {
 }
 
 /// The panels, from the top.
+#[rustfmt::skip]
 pub(super) const VALUES: [Value; 2] = [
-    Value {
-        title: "test error (%)",
-        of: PointScores::test_error,
-    },
-    Value {
-        title: "train loss",
-        of: |scores| scores.train_loss,
-    },
+    Value { title: "test error (%)", of: PointScores::test_error },
+    Value { title: "train loss", of: |scores| scores.train_loss },
 ];
+
+/// The value of each panel at a point: NaN without scores.
+pub(super) fn values(scores: Option<PointScores>) -> [f64; 2] {
+    let values = VALUES.each_ref();
+    values.map(|value| scores.as_ref().map_or(f64::NAN, value.of))
+}
+
+/// The sentence for points that are not all scored yet, from which nothing is concluded.
+pub(super) fn not_scored_yet(
+    name: &str,
+    scores: impl Iterator<Item = Option<PointScores>> + Clone,
+) -> Option<String> {
+    let left = scores.clone().filter(Option::is_none).count();
+    let all = scores.count();
+    if left == 0 {
+        None
+    } else {
+        Some(format!(
+            "{name}: {left} of {all} points are not scored yet."
+        ))
+    }
+}
 
 /// A line of a panel.
 pub(super) struct Trace {
@@ -44,11 +58,11 @@ pub(super) fn draw_traces<B: DrawingBackend>(
     traces: &[Trace],
     x: &Axis,
 ) -> Drawn<B> {
-    let (legend, panels) = canvas.split_vertically(px(LEGEND_HEIGHT));
     let named = traces.iter();
     let named = named.filter_map(|trace| Some((trace.name.clone()?, trace.line)));
-    draw_legend(&legend, named, None)?;
-    let height = (f64::from(SIZE.1) - LEGEND_HEIGHT - BELOW) / 2.0;
+    let legend = draw_legend(canvas, named, None)?;
+    let (_, panels) = canvas.split_vertically(px(legend));
+    let height = (f64::from(SIZE.1) - legend - BELOW) / 2.0;
     let (above, below) = panels.split_vertically(px(height));
     draw_panel(&above, traces, 0, x, 0.0)?;
     draw_panel(&below, traces, 1, x, BELOW)
@@ -57,24 +71,17 @@ pub(super) fn draw_traces<B: DrawingBackend>(
 fn draw_panel<B: DrawingBackend>(
     canvas: &Canvas<B>,
     traces: &[Trace],
-    panel: usize,
+    place: usize,
     x: &Axis,
     below: f64,
 ) -> Drawn<B> {
     let points = traces.iter().flat_map(|trace| &trace.points);
-    let mut chart = ChartBuilder::on(canvas)
-        .margin_top(px(8.0))
-        .margin_left(px(MARGIN))
-        .margin_right(px(RIGHT))
-        .margin_bottom(px(MARGIN))
-        .x_label_area_size(px(below))
-        .y_label_area_size(px(LEFT - MARGIN))
-        .build_cartesian_2d(
-            range(points.clone().map(|(x, _)| *x), 0.0),
-            range(points.map(|(_, values)| values[panel]), 0.06),
-        )?;
+    let mut chart = panel(canvas, 8.0, below).build_cartesian_2d(
+        range(points.clone().map(|(x, _)| *x), 0.0),
+        range(points.map(|(_, values)| values[place]), 0.06),
+    )?;
     let y = Axis {
-        title: VALUES[panel].title,
+        title: VALUES[place].title,
         labels: 5,
         label: short,
     };
@@ -83,9 +90,16 @@ fn draw_panel<B: DrawingBackend>(
     let (named, unnamed): (Vec<&Trace>, Vec<&Trace>) =
         traces.iter().partition(|trace| trace.name.is_some());
     for trace in unnamed.into_iter().chain(named) {
-        for part in trace.points.split(|(_, values)| !values[panel].is_finite()) {
-            let part = part.iter().map(|(x, values)| (*x, values[panel]));
-            chart.draw_series([trace.line.path(part.collect())])?;
+        for part in trace.points.split(|(_, values)| !values[place].is_finite()) {
+            let part = part.iter().map(|(x, values)| (*x, values[place]));
+            let part: Vec<_> = part.collect();
+            chart.draw_series([trace.line.path(part.clone())])?;
+            for point in part {
+                if let Some(mark) = trace.line.mark {
+                    let at = on_canvas(canvas, &chart, point);
+                    mark.draw(canvas, at, MARK, trace.line.color)?;
+                }
+            }
         }
     }
     Ok(())

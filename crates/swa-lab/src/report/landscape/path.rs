@@ -3,8 +3,8 @@
 use plotters::prelude::*;
 use swa_landscape::{Barrier, LandscapeError, PathStatistics};
 
-use super::lines::{Trace, VALUES, draw_traces};
-use crate::landscape::{CurveGeometry, LineGeometry, PointScores, PointsFile, Way};
+use super::lines::{Trace, VALUES, draw_traces, not_scored_yet, values};
+use crate::landscape::{CurveGeometry, LineGeometry, PointsFile, Way};
 use crate::report::axes::{Axis, short};
 use crate::report::line::{BLUE, Line, VERMILION};
 use crate::report::picture::{Canvas, Drawing, Drawn};
@@ -17,52 +17,56 @@ const CURVE: Line = Line { name: "curve", color: BLUE, width: 3.0, dashes: None,
 /// The picture of one or two ways.
 pub(crate) struct PathPicture {
     traces: Vec<Trace>,
-    sentences: Vec<String>,
 }
 
 impl PathPicture {
-    /// The picture of a line's points.
-    pub(crate) fn of_line(file: &PointsFile<LineGeometry>) -> Self {
-        let points = file.points.iter().map(|point| (point.at.t, point.scores));
-        let points = values(points);
+    /// The picture of a line's points, and its barriers in sentences.
+    pub(crate) fn of_line(file: &PointsFile<LineGeometry>) -> (Self, Vec<String>) {
+        let scores = file.points.iter().map(|point| point.scores);
+        let points = file.points.iter();
+        let points = points.map(|point| (point.at.t, values(point.scores)));
+        let points: Points = points.collect();
         let names = file.networks().iter().map(|it| it.name.as_str());
         let between = names.collect::<Vec<_>>().join(" and ");
-        Self {
-            sentences: barriers(&points, &between),
-            traces: vec![trace(LINE, points)],
-        }
+        let sentences = match not_scored_yet(&format!("The line between {between}"), scores) {
+            Some(sentence) => vec![sentence],
+            None => barriers(&points, &between),
+        };
+        let traces = vec![trace(LINE, points)];
+        (Self { traces }, sentences)
     }
 
-    /// The picture of a curve's points and of the straight line's, if the curve is trained.
-    pub(crate) fn of_curve(file: &PointsFile<CurveGeometry>) -> Option<Self> {
+    /// The picture of a curve's points and of the straight line's, if the curve is trained, and the statistics of both in sentences.
+    pub(crate) fn of_curve(file: &PointsFile<CurveGeometry>) -> Option<(Self, Vec<String>)> {
         let known = file.known()?;
-        let of = |way: Way| {
-            let points = file.points.iter().filter(move |point| point.at.way == way);
-            values(points.map(|point| (point.at.t, point.scores)))
+        let on = |way: Way| file.points.iter().filter(move |point| point.at.way == way);
+        let of = |way: Way| -> Points {
+            let points = on(way).map(|point| (point.at.t, values(point.scores)));
+            points.collect()
         };
         let (curve, line) = (of(Way::Curve), of(Way::Line));
         let steps = line.len().saturating_sub(1);
         let straight = vec![known.distance / steps as f64; steps];
+        let mut ways = vec![
+            (Way::Curve, CURVE.name, &curve, &known.distances),
+            (Way::Line, LINE.name, &line, &straight),
+        ];
         let mut sentences = Vec::new();
+        ways.retain(|(way, name, ..)| {
+            let left = not_scored_yet(name, on(*way).map(|point| point.scores));
+            let is_whole = left.is_none();
+            sentences.extend(left);
+            is_whole
+        });
         for (panel, value) in VALUES.iter().enumerate() {
-            for (name, points, distances) in [
-                (CURVE.name, &curve, &known.distances),
-                (LINE.name, &line, &straight),
-            ] {
+            for (_, name, points, distances) in &ways {
                 let scores = points.iter().map(|(_, values)| values[panel]);
                 let statistics = PathStatistics::of(&scores.collect::<Vec<_>>(), distances);
                 sentences.extend(in_words(value.title, name, statistics));
             }
         }
-        Some(Self {
-            sentences,
-            traces: vec![trace(LINE, line), trace(CURVE, curve)],
-        })
-    }
-
-    /// The statistics along the ways.
-    pub(crate) fn sentences(&self) -> Vec<String> {
-        self.sentences.clone()
+        let traces = vec![trace(LINE, line), trace(CURVE, curve)];
+        Some((Self { traces }, sentences))
     }
 }
 
@@ -78,16 +82,6 @@ impl Drawing for PathPicture {
 }
 
 type Points = Vec<(f64, [f64; 2])>;
-
-fn values(points: impl Iterator<Item = (f64, Option<PointScores>)>) -> Points {
-    let values = points.map(|(t, scores)| {
-        let values = VALUES
-            .each_ref()
-            .map(|value| scores.as_ref().map_or(f64::NAN, value.of));
-        (t, values)
-    });
-    values.collect()
-}
 
 fn trace(line: Line, points: Points) -> Trace {
     Trace {

@@ -59,6 +59,7 @@ pub(crate) struct PlanePicture {
     /// The areas of each panel in which the value is at least that of a band, from the lowest band up.
     areas: [Vec<(usize, Ring)>; 2],
     networks: Vec<(String, PlacedNetwork)>,
+    is_whole: bool,
 }
 
 impl PlanePicture {
@@ -66,7 +67,7 @@ impl PlanePicture {
     ///
     /// # Errors
     ///
-    /// Those of the library that finds contours. None are known.
+    /// If the points are on no grid.
     pub(crate) fn of(file: &PointsFile<PlaneGeometry>) -> Result<Option<Self>, Failure> {
         let Some(placed) = file.known() else {
             return Ok(None);
@@ -117,6 +118,7 @@ impl PlanePicture {
             levels,
             areas,
             networks: names.zip(placed.iter().copied()).collect(),
+            is_whole: file.left() == 0,
         }))
     }
 
@@ -137,6 +139,7 @@ impl PlanePicture {
                 scores.test_error()
             )
         });
+        let so_far = if self.is_whole { "" } else { " so far" };
         let best = VALUES.iter().zip(&self.values).filter_map(|(value, values)| {
             let finite = values.iter().enumerate().filter(|(_, it)| it.is_finite());
             let (index, least) = finite.min_by(|a, b| a.1.total_cmp(b.1))?;
@@ -152,7 +155,7 @@ impl PlanePicture {
                 .map(|(name, placed)| (name, away(placed)))
                 .min_by(|a, b| a.1.total_cmp(&b.1))?;
             Some(format!(
-                "The least {} of the grid is {least:.*}, at a distance of {nearest:.2} from {name}.",
+                "The least {} of the grid{so_far} is {least:.*}, at a distance of {nearest:.2} from {name}.",
                 value.title, value.decimals
             ))
         });
@@ -199,7 +202,7 @@ impl PlanePicture {
             .set_all_tick_mark_size(px(4.0))
             .draw()?;
 
-        let marked = self.networks.iter().zip(SHAPES.iter().cycle());
+        let marked = self.networks.iter().zip(Shape::ALL.iter().cycle());
         for ((name, placed), shape) in marked {
             let at = on_canvas(canvas, &chart, (placed.at.x, placed.at.y));
             let inside = (px(LEFT)..=width - px(BAR)).contains(&at.0)
@@ -250,15 +253,6 @@ impl PlanePicture {
         cells
     }
 }
-
-/// The marks of the networks.
-const SHAPES: [Shape; 5] = [
-    Shape::Circle,
-    Shape::Square,
-    Shape::Triangle,
-    Shape::Diamond,
-    Shape::Tip,
-];
 
 impl Drawing for PlanePicture {
     fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Drawn<B> {

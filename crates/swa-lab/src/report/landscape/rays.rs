@@ -2,10 +2,10 @@
 
 use plotters::prelude::*;
 
-use super::lines::{Trace, VALUES, draw_traces};
+use super::lines::{Trace, draw_traces, not_scored_yet, values};
 use crate::landscape::{PointsFile, RaysGeometry};
 use crate::report::axes::{Axis, short};
-use crate::report::line::{BLUE, GREEN, Line, PURPLE, VERMILION};
+use crate::report::line::{BLUE, GREEN, Line, Mark, PURPLE, Shape, VERMILION};
 use crate::report::picture::{Canvas, Drawing, Drawn};
 use crate::report::statistics::Sample;
 use crate::report::wording::spread;
@@ -13,7 +13,7 @@ use crate::report::wording::spread;
 /// The test error, in per cent, whose distance is told: the number that the paper quotes.
 const ERROR: f64 = 50.0;
 
-/// The lines of networks.
+/// The lines of the first networks. Further ones have marks.
 #[rustfmt::skip]
 const LINES: [Line; 4] = [
     Line { name: "", color: BLUE, width: 3.2, dashes: None, mark: None },
@@ -34,6 +34,7 @@ struct Network {
     line: Line,
     /// The distances, and the values of each panel, along each direction.
     directions: Vec<Vec<(f64, [f64; 2])>>,
+    not_scored_yet: Option<String>,
 }
 
 impl RaysPicture {
@@ -43,24 +44,20 @@ impl RaysPicture {
             points, directions, ..
         } = *file.settings();
         let of_network = file.points.chunks((points * directions).max(1));
-        let networks = file.networks().iter().zip(of_network);
-        let networks = networks.zip(LINES.into_iter().cycle());
-        let networks = networks.map(|((network, all), line)| Network {
-            name: network.name.clone(),
-            line,
-            directions: all
-                .chunks(points.max(1))
-                .map(|ray| {
-                    let values = ray.iter().map(|point| {
-                        let scores = point.scores.as_ref();
-                        let values = VALUES
-                            .each_ref()
-                            .map(|value| scores.map_or(f64::NAN, value.of));
-                        (point.at.t, values)
-                    });
-                    values.collect()
-                })
-                .collect(),
+        let networks = file.networks().iter().zip(of_network).enumerate();
+        let networks = networks.map(|(number, (network, all))| {
+            let directions = all.chunks(points.max(1)).map(|ray| {
+                let points = ray.iter();
+                let points = points.map(|point| (point.at.t, values(point.scores)));
+                points.collect()
+            });
+            let scores = all.iter().map(|point| point.scores);
+            Network {
+                name: network.name.clone(),
+                line: line(number),
+                directions: directions.collect(),
+                not_scored_yet: not_scored_yet(&network.name, scores),
+            }
         });
         Self {
             networks: networks.collect(),
@@ -75,6 +72,9 @@ impl RaysPicture {
     /// The distances at which the error reaches [`ERROR`].
     pub(crate) fn sentences(&self) -> Vec<String> {
         let networks = self.networks.iter().map(|network| {
+            if let Some(sentence) = &network.not_scored_yet {
+                return sentence.clone();
+            }
             let found = network.directions.iter().map(|ray| reaches(ray));
             let found: Vec<Option<f64>> = found.collect();
             let reached: Vec<f64> = found.iter().copied().flatten().collect();
@@ -92,10 +92,10 @@ impl RaysPicture {
                 }) => format!(
                     "{name}: the test error reaches {ERROR} % at a distance of {}{}.",
                     spread(mean, deviation, 2),
-                    if n < found.len() {
-                        format!(", on {n} of {} directions", found.len())
-                    } else {
-                        format!(" (mean and standard deviation over {n} directions)")
+                    match found.len() {
+                        1 => String::new(),
+                        all if n < all => format!(", on {n} of {all} directions"),
+                        all => format!(" (mean and standard deviation over {all} directions)"),
                     }
                 ),
             }
@@ -112,6 +112,7 @@ impl Drawing for RaysPicture {
                 color: network.line.pale(),
                 width: 0.9,
                 dashes: None,
+                mark: None,
                 ..network.line
             };
             traces.extend(network.directions.iter().map(|points| Trace {
@@ -131,6 +132,20 @@ impl Drawing for RaysPicture {
             label: short,
         };
         draw_traces(canvas, &traces, &x)
+    }
+}
+
+/// The look of a network's line.
+fn line(number: usize) -> Line {
+    let shapes = Shape::ALL.len();
+    let round = number / LINES.len();
+    let mark = round.checked_sub(1).map(|round| Mark {
+        shape: Shape::ALL[round % shapes],
+        open: round / shapes % 2 == 1,
+    });
+    Line {
+        mark,
+        ..LINES[number % LINES.len()]
     }
 }
 
@@ -203,6 +218,53 @@ mod tests {
         assert_eq!(reaches(&ray([45.0, 42.0, 40.0, f64::NAN, 60.0])), Some(2.0));
         // A network that is as bad itself.
         assert_eq!(reaches(&ray([90.0, 80.0, 60.0, 80.0, 90.0])), Some(0.0));
+    }
+
+    fn network(name: &str, errors: &[[f64; 5]]) -> Network {
+        Network {
+            name: name.to_owned(),
+            line: line(0),
+            directions: errors.iter().map(|errors| ray(*errors)).collect(),
+            not_scored_yet: None,
+        }
+    }
+
+    #[test]
+    fn a_spread_is_told_of_several_directions_only() {
+        let at_2 = [70.0, 60.0, 40.0, 45.0, 55.0];
+        let at_3 = [45.0, 42.0, 40.0, 45.0, 55.0];
+        let never = [45.0, 42.0, 40.0, 45.0, 49.0];
+        let picture = RaysPicture {
+            networks: vec![
+                network("one", &[at_2]),
+                network("two", &[at_2, at_3]),
+                network("some", &[at_2, never]),
+            ],
+            title: "distance",
+        };
+        let reaches = "the test error reaches 50 % at a distance of";
+        assert_eq!(
+            picture.sentences(),
+            [
+                format!("one: {reaches} 2.00."),
+                // 2 and 3: sqrt(1/2) around 2.5.
+                format!(
+                    "two: {reaches} 2.50 ± 0.71 (mean and standard deviation over 2 directions)."
+                ),
+                format!("some: {reaches} 2.00, on 1 of 2 directions."),
+            ]
+        );
+    }
+
+    #[test]
+    fn forty_networks_have_lines_that_differ() {
+        let looks: Vec<Line> = (0..40).map(line).collect();
+        for (index, one) in looks.iter().enumerate() {
+            for other in &looks[index + 1..] {
+                assert!((one.color, one.mark) != (other.color, other.mark));
+            }
+        }
+        assert!(looks[3].mark.is_none() && looks[4].mark.is_some());
     }
 
     #[test]
