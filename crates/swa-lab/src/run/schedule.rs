@@ -10,7 +10,7 @@ use crate::Failure;
 use crate::data::ImageSet;
 
 impl RunConfig {
-    /// The length of the run on `images`, which are those that it [uses](Self::images_of).
+    /// The length of the run on `images`, which are those that it uses.
     ///
     /// # Errors
     ///
