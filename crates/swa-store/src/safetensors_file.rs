@@ -120,7 +120,7 @@ pub(crate) fn write<'a>(
     path: &Path,
     entries: impl Iterator<Item = &'a Entry>,
     metadata: &BTreeMap<String, String>,
-    mut values: impl FnMut(&Entry, DType, &mut dyn Write) -> Result<(), String>,
+    mut values: impl FnMut(&Entry, DType, &mut (dyn Write + Send)) -> Result<(), String>,
 ) -> Result<(), String> {
     let tensors = entries.map(|entry| {
         let (dtype, cast) = dtype_in_file(entry)?;
@@ -152,7 +152,7 @@ pub(crate) fn write<'a>(
 pub(crate) fn write_values(
     entry: &Entry,
     dtype: DType,
-    file: &mut dyn Write,
+    file: &mut (dyn Write + Send),
 ) -> Result<(), String> {
     let unreadable = |error: String| format!("`{}` cannot be read: {error}", entry.name);
     let data = bridge::to_data(entry).map_err(|error| unreadable(error.to_string()))?;

@@ -252,7 +252,7 @@ impl Sum {
         &self,
         entry: &Entry,
         dtype: DType,
-        write: &mut dyn FnMut(&[u8]) -> Result<(), CheckpointError>,
+        write: &mut (dyn FnMut(&[u8]) -> Result<(), CheckpointError> + Send),
     ) -> Result<(), CheckpointError> {
         if entry.dtype.is_float() {
             write_mean(&entry.name, dtype, &self.terms, write)?;

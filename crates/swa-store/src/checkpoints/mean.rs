@@ -13,7 +13,7 @@ use super::file::Checkpoint;
 /// The number of elements that are averaged at a time. They stay in the processor's cache.
 const PART: usize = 1 << 16;
 
-/// The number of parts that are computed at once, and then written.
+/// The number of parts that are computed at once, and written while the next ones are computed.
 const PARTS_AT_ONCE: usize = 4;
 
 /// A file and its coefficient.
@@ -26,7 +26,7 @@ pub(super) fn write_mean(
     name: &str,
     dtype: DType,
     terms: &[Term],
-    write: &mut dyn FnMut(&[u8]) -> Result<(), CheckpointError>,
+    write: &mut (dyn FnMut(&[u8]) -> Result<(), CheckpointError> + Send),
 ) -> Result<(), CheckpointError> {
     let mut entries = terms.iter().filter_map(|(file, _)| file.entries.get(name));
     if entries.any(|entry| entry.dtype == DType::F64) {
@@ -74,22 +74,36 @@ impl<'a, A: Accumulator> Mean<'a, A> {
     fn write(
         &self,
         dtype: DType,
-        write: &mut dyn FnMut(&[u8]) -> Result<(), CheckpointError>,
+        write: &mut (dyn FnMut(&[u8]) -> Result<(), CheckpointError> + Send),
     ) -> Result<(), CheckpointError> {
         let size = dtype.size();
         let at_once = PART * PARTS_AT_ONCE;
         // Memory that is taken anew for each part would cost more than what is computed in it.
-        let mut bytes = vec![0; size * at_once.min(self.elements)];
+        let mut next = vec![0; size * at_once.min(self.elements)];
+        let mut last = next.clone();
+        let mut unwritten = 0;
         for begin in (0..self.elements).step_by(at_once) {
-            let bytes = &mut bytes[..size * at_once.min(self.elements - begin)];
-            let parts = bytes.par_chunks_mut(size * PART).enumerate();
-            parts.try_for_each_init(Vec::new, |sums, (index, bytes)| {
-                self.add_up(sums, begin + index * PART, bytes.len() / size)?;
-                self.cast(sums, dtype, bytes)
-            })?;
-            write(bytes)?;
+            let computed = size * at_once.min(self.elements - begin);
+            let (is_written, is_computed) = rayon::join(
+                || write(&last[..unwritten]),
+                || self.compute(begin, dtype, &mut next[..computed]),
+            );
+            is_written?;
+            is_computed?;
+            std::mem::swap(&mut next, &mut last);
+            unwritten = computed;
         }
-        Ok(())
+        write(&last[..unwritten])
+    }
+
+    /// Makes `bytes` the elements in a dtype that begin at this one, on all cores.
+    fn compute(&self, begin: usize, dtype: DType, bytes: &mut [u8]) -> Result<(), CheckpointError> {
+        let size = dtype.size();
+        let parts = bytes.par_chunks_mut(size * PART).enumerate();
+        parts.try_for_each_init(Vec::new, |sums, (index, bytes)| {
+            self.add_up(sums, begin + index * PART, bytes.len() / size)?;
+            self.cast(sums, dtype, bytes)
+        })
     }
 
     /// Makes `sums` the part of so many elements that begins at this one.
