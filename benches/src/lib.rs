@@ -26,7 +26,7 @@ pub fn peak_megabytes(arguments: &[&str]) -> f64 {
     bytes / 1e6
 }
 
-/// What this program prints when it is run again with `arguments` in a process of its own.
+/// The output of this program when it is run again with `arguments` in a process of its own.
 ///
 /// # Panics
 ///

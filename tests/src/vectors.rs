@@ -72,7 +72,7 @@ pub struct Description {
     /// Height x width of every BatchNorm layer's input. The files of CIFAR's networks do not say.
     #[serde(default)]
     pub pixels: BTreeMap<String, usize>,
-    /// What float32 itself deviates by. The files of CIFAR's networks do not say: their README does.
+    /// The deviation of float32 itself. The files of CIFAR's networks do not say: their README does.
     pub rounding: Option<Rounding>,
     /// The training of the network, in a file of training vectors.
     #[serde(flatten)]

@@ -102,7 +102,9 @@ impl Counter {
         mapped
     }
 
-    /// Tells whether the last mapper put a count of its own here, as one that loads a record does: also one of the same value.
+    /// Tells whether the last mapper put a count of its own here, as one that loads a record does: also one of the same value. (One that
+    /// looks at the dtypes of what it replaces, as Burn's `cast_to_module_dtype` does, is not told from one that looks at the count, if
+    /// the record has the same count and the same id.)
     pub fn is_loaded(&self) -> bool {
         self.is_loaded
     }

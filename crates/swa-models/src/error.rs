@@ -99,7 +99,7 @@ pub(crate) fn nearest_depths(depth: usize, exists: impl Fn(usize) -> bool) -> Ve
     below.into_iter().chain(above).collect()
 }
 
-/// What a table has for the networks that exist at a few depths only.
+/// The entry of a table of networks that exist at a few depths only.
 ///
 /// # Errors
 ///

@@ -62,7 +62,7 @@ fn run(command: &Command) -> Result<i32, Failure> {
     match command {
         Command::Train(args) => train(args),
         Command::Evaluate(args) => evaluate::run(args).map(|()| 0),
-        Command::Ensemble(args) => ensemble(args).map(|()| 0),
+        Command::Ensemble(args) => ensemble(args, None).map(|()| 0),
         Command::Landscape(args) => landscape::run(args),
         Command::Average(args) => average::run(args),
         Command::Export(args) => export(args).map(|()| 0),

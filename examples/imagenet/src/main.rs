@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use swa_lab::Failure;
+use swa_lab::data::View;
 use swa_lab::output::exit_code;
 use swa_lab::run::ensemble::{EnsembleArgs, ensemble};
 use swa_lab::run::export::{ExportArgs, export};
@@ -43,7 +44,7 @@ fn run(command: &Command) -> Result<i32, Failure> {
     match command {
         Command::Finetune(args) => train(args),
         Command::Evaluate(args) => evaluate::run(args).map(|()| 0),
-        Command::Ensemble(args) => ensemble(args).map(|()| 0),
+        Command::Ensemble(args) => ensemble(args, Some(View::TORCHVISION)).map(|()| 0),
         Command::Export(args) => export(args).map(|()| 0),
     }
 }

@@ -43,7 +43,7 @@ pub struct Process {
 pub struct Terminal {
     /// The process.
     pub process: Process,
-    /// What is typed there.
+    /// The keys that are typed there.
     pub keyboard: std::process::ChildStdin,
 }
 
@@ -197,9 +197,9 @@ fn read(file: &PathBuf) -> String {
 pub struct Ended {
     /// Its exit status, unless a signal ended it.
     pub status: Option<i32>,
-    /// What it printed.
+    /// The lines that it printed.
     pub output: String,
-    /// What it complained of, without progress.
+    /// The lines that it complained in, without progress.
     pub errors: String,
 }
 

@@ -116,7 +116,7 @@ fn cosine() -> ModuleLrScheduler {
     config.init().unwrap()
 }
 
-/// What a test gives to the program.
+/// The arguments that a test gives to the program.
 struct Given {
     directory: TempDir,
     train: Vec<Image>,

@@ -165,7 +165,7 @@ impl<M: LearnerModel> SupervisedLearningStrategy<M> for OwnStrategy {
     }
 }
 
-/// What a test gives to the program.
+/// The arguments that a test gives to the program.
 struct Given {
     directory: TempDir,
     model: Net,

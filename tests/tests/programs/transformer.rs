@@ -132,7 +132,7 @@ fn with_swa(given: &Given, told: usize) -> Result<Trained, Box<dyn Error>> {
     })
 }
 
-/// What a test gives to the program.
+/// The arguments that a test gives to the program.
 struct Given {
     directory: TempDir,
     recorder: Recorder,

@@ -195,7 +195,7 @@ struct Pass<'a, S> {
     pooled: Pooled,
 }
 
-/// What is known of a layer.
+/// The state of a layer.
 #[derive(Clone, Copy, Default)]
 struct Progress {
     /// The momentum, once it is known.
@@ -322,7 +322,7 @@ impl<'a, S: BatchSize> Pass<'a, S> {
     }
 }
 
-/// What the last pass that has updated a layer has left.
+/// The statistics that the last pass that has updated a layer has left.
 fn last_update<'a>(layer: &Layer, passes: &'a Passes) -> Option<&'a Statistics> {
     let last = passes.left.iter().map(|it| &it.last);
     last.rev().find(|it| is_updated(layer, it))

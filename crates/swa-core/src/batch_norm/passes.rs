@@ -24,7 +24,7 @@ pub(super) struct Watched<M> {
     batch: Arc<Mutex<Batch<M>>>,
 }
 
-/// What has happened since a batch started.
+/// The passes since a batch started.
 struct Batch<M> {
     /// The model without watches. It shares the running states.
     unwatched: M,
@@ -35,7 +35,7 @@ struct Batch<M> {
     entered: Vec<bool>,
     /// The layer whose `gamma` was read last.
     last: Option<usize>,
-    /// What was taken out of layers, with their places.
+    /// The statistics that were taken out of layers, with their places.
     left: Vec<(usize, LeftOnDevice)>,
 }
 

@@ -69,7 +69,7 @@ impl Layer {
 /// The largest number of earlier states that are kept. With so many, one is near nine tenths of the samples.
 const HISTORY: usize = 64;
 
-/// What Burn's layers add to a variance before they divide by its root, by default. A visitor does not learn of another value.
+/// The number that Burn's layers add to a variance before they divide by its root, by default. A visitor does not learn of another.
 const EPSILON: f64 = 1e-5;
 
 impl Pooled {

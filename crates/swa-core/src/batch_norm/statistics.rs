@@ -19,21 +19,21 @@ pub(super) struct Statistics {
 pub(super) struct Passes {
     /// There was one, in training mode or not.
     pub(super) is_passed: bool,
-    /// What they have left.
+    /// The statistics that they have left.
     pub(super) left: Vec<Left>,
 }
 
-/// What a pass has left in a layer.
+/// The statistics that a pass has left in a layer.
 pub(super) struct Left {
     pub(super) last: Statistics,
-    /// What there was before the last update: the start, unless the layer was passed more often.
+    /// Those before the last update: the start, unless the layer was passed more often.
     pub(super) earlier: Statistics,
 }
 
 /// The same, on the device: the earlier mean and variance, and the last ones.
 pub(super) type LeftOnDevice = [Tensor<1>; 4];
 
-/// What passes have left in each layer of `model`, as far as it was not taken out.
+/// The statistics that passes have left in each layer of `model`, as far as it was not taken out.
 ///
 /// A [`RunningState`](burn::module::RunningState) of Burn 0.22.1 keeps its last update apart. Only [`Module::valid`] applies it,
 /// and a traversal shows the state before it.
@@ -48,7 +48,7 @@ pub(super) fn left_in<M: Module>(model: &M, layers: &Layers) -> Vec<Option<LeftO
     all.collect()
 }
 
-/// What a batch has left in all layers of a model, still on the device of the first layer: one tensor for layers in f32, one
+/// The statistics that a batch has left in all layers of a model, still on the device of the first layer: one tensor for layers in f32, one
 /// for those in f64. In each, what one pass has left is followed by what the next one has.
 pub(super) struct OnDevice {
     /// Tells of each layer whether the batch has passed it, in training mode or not.

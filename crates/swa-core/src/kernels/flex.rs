@@ -11,7 +11,7 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::{BackendTensor, DispatchTensorKind};
 use burn::tensor::{DType, Element, TensorData};
 
-use super::{Floats, Refusal, Spreading, Step, Way, accumulator_dtype, is_host};
+use super::{Floats, Refusal, Spreading, Step, Way, accumulator_dtype, is_host, total};
 use crate::lock::lock;
 
 /// The number of elements that a thread takes at a time.
@@ -474,7 +474,10 @@ fn combine_in<F: FlexFloat>(terms: &[(f64, &Floats)]) -> Option<Floats> {
 /// Multiplies by the sum of the coefficients instead where elements are equal in all vectors and their sum is not finite. The sums
 /// begin at element `begin`.
 fn keep_constants<F: FlexFloat>(sums: &mut [F], vectors: &[(f64, &[F])], begin: usize) {
-    let total: f64 = vectors.iter().map(|(coefficient, _)| coefficient).sum();
+    let total = total(
+        vectors.iter().map(|(coefficient, _)| *coefficient),
+        f64::EPSILON,
+    );
     for (place, sum) in sums.iter_mut().enumerate() {
         let mut values = vectors.iter().map(|(_, values)| values[begin + place]);
         let constant = vectors[0].1[begin + place];

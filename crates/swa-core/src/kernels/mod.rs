@@ -170,6 +170,17 @@ impl Way {
     }
 }
 
+/// The sum of coefficients, which are exact to `epsilon`: 0 where it is no more than their roundings.
+fn total(coefficients: impl Iterator<Item = f64> + Clone, epsilon: f64) -> f64 {
+    let total: f64 = coefficients.clone().sum();
+    let sizes: f64 = coefficients.map(f64::abs).sum();
+    if total.abs() <= 4.0 * epsilon * sizes {
+        0.0
+    } else {
+        total
+    }
+}
+
 /// The sum of `coefficient * vector` over all terms, parameter by parameter: `terms[i].1[p]` is parameter `p` of vector
 /// `i`. In the host's memory and on CubeCL's devices, this takes one pass over each vector. All vectors are on one device, and
 /// have the same dtype for each parameter.

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Bool, DType, Device, FloatDType, Tensor, kind::Basic};
 
-use super::{Checked, Floats, Spreading, Verdict, accumulator_dtype, cast};
+use super::{Checked, Floats, Spreading, Verdict, accumulator_dtype, cast, total};
 
 /// A [`Step`](super::Step) in the average's dtype, or `average` if the verdict is against the step.
 pub(super) fn step(
@@ -87,7 +87,10 @@ fn in_f32(tensor: Tensor<1>) -> Tensor<1> {
 /// See [`super::combine`].
 pub(super) fn combine(terms: &[(f64, Vec<Floats>)]) -> Vec<Floats> {
     let parameters = terms.first().map_or(0, |(_, vector)| vector.len());
-    let total: f64 = terms.iter().map(|(coefficient, _)| coefficient).sum();
+    let total = total(
+        terms.iter().map(|(coefficient, _)| *coefficient),
+        f64::EPSILON,
+    );
     let combined = (0..parameters).map(|parameter| {
         let vectors = terms.iter().map(|(_, vector)| {
             let values = vector[parameter].clone();

@@ -42,13 +42,13 @@ impl PowerFunction {
     ///
     /// # Errors
     ///
-    /// [`AverageError::InvalidRule`] unless `width` is from 1e-6 to `1/sqrt(12)`, about 0.2886
+    /// [`AverageError::InvalidRule`] unless `width` is from 1e-6 to `1/sqrt(12)`, about 0.2887.
     pub fn of_width(width: f64) -> Result<Self, AverageError> {
         // A width this small would cover less than one update of any run.
         if !(1e-6..=WIDEST).contains(&width) {
             return Err(AverageError::InvalidRule {
                 name: "the width of a power-function average",
-                expected: "from 1e-6 to 0.2886 (1/sqrt(12), equal weights); EDM2 has 0.05 and 0.10",
+                expected: "from 1e-6 to 0.2887 (1/sqrt(12), equal weights); EDM2 has 0.05 and 0.10",
                 got: width,
             });
         }
@@ -142,7 +142,7 @@ mod tests {
     fn a_width_out_of_range_is_refused() {
         for width in [0.0, 9e-7, -0.1, 0.3, f64::NAN, f64::INFINITY] {
             let error = PowerFunction::of_width(width).unwrap_err().to_string();
-            let [range, got] = ["from 1e-6 to 0.2886", &format!("not {width}")];
+            let [range, got] = ["from 1e-6 to 0.2887", &format!("not {width}")];
             assert!(error.contains(range) && error.ends_with(got), "{error}");
         }
     }

@@ -58,7 +58,8 @@ impl Weights {
     }
 
     /// The sum of `c v` over any number of terms `(c, v)`. In the host's memory and on CubeCL's devices,
-    /// it takes one pass over each vector. Terms whose `c` is 0 are left out, whatever they hold.
+    /// it takes one pass over each vector. Terms whose `c` is 0 are left out, whatever they hold, unless
+    /// all are 0.
     ///
     /// An infinity that all terms have in the same place, as in a mask, is multiplied by the sum of all `c`: it stays in a mean, and
     /// gives 0 in a difference.

@@ -165,6 +165,9 @@ fn check_infinities(device: &Device) {
     assert_eq!(weight(a.axpy(-1.0, &b).unwrap()), [-2.0, 0.0, 0.0, 0.0]);
     assert_eq!(weight(a.axpy(0.0, &b).unwrap()), weight(a.clone()));
     assert_eq!(a.distance(&b).unwrap(), 2.0);
+    // 0.1 + 0.2 - 0.3 is 5.6e-17.
+    let difference = Weights::combine(&[(0.1, &a), (0.2, &a), (-0.3, &b)]).unwrap();
+    assert_eq!(weight(difference)[1], 0.0);
     let nothing = Weights::combine(&[(0.0, &a), (0.0, &b)]).unwrap();
     assert_eq!(weight(nothing), [0.0; 4]);
 }

@@ -239,7 +239,7 @@ pub enum DataError {
     NoImageFolder {
         /// The folder.
         path: PathBuf,
-        /// What is there instead.
+        /// The things that are there instead.
         found: String,
     },
 

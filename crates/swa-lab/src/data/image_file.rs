@@ -6,7 +6,7 @@
 //! without the last bytes of its list of tags; a JPEG file with a segment after its last row, such as DNL; other formats under
 //! these names.
 //!
-//! What is decoded has the bytes of Pillow's `convert("RGB")`, but for JPEG, whose standard leaves room. There, zune-jpeg (0.5)
+//! Decoded images have the bytes of Pillow's `convert("RGB")`, but for JPEG, whose standard leaves room. There, zune-jpeg (0.5)
 //! differs from Pillow's libjpeg-turbo (3.2) by 4 at most, and in the mean by 0.39 with chroma at half the resolution and by 0.01 with
 //! chroma at the full one (twenty photographs of 500×375 pixels, qualities 30 to 95). The part of an image that a JPEG file lacks before
 //! the marker of its end, which is rare, is grey in Pillow, and here of the last colour.

@@ -19,9 +19,9 @@ impl ImageSet {
     /// The images in `folder/train/CLASS/` and `folder/val/CLASS/`, or `folder/test/CLASS/` where there is no `val`: JPEG, PNG and
     /// other files of any sizes, which are decoded whenever a loader serves them.
     ///
-    /// `progress` is told the number of classes that are listed, and of all, of both folders.
+    /// The `view` is one that was checked, as that of a run's settings is. `progress` is told the number of classes that are listed, and of all, of both folders.
     ///
-    /// What is decoded is what `torchvision.datasets.ImageFolder` loads, with Pillow's `convert("RGB")`; see
+    /// The pixels are those that `torchvision.datasets.ImageFolder` loads, with Pillow's `convert("RGB")`; see
     /// [`EpochLoader`](super::EpochLoader) for what becomes of it.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 //! for more bytes than there are. This follows that decoder (`jdhuff.c`, `jdmarker.c`) bit by bit, since it reads ahead: even a
 //! file that lacks nothing but the marker of its end is refused, unless a few other bytes stand there.
 //!
-//! Where a *marker* comes too early, both decoders go on with zeros, and Pillow takes the image.
+//! If a *marker* comes too early, both decoders go on with zeros, and Pillow takes the image.
 
 /// The number of bits that a code is looked up by.
 const LOOKED_UP: u32 = 8;
@@ -70,7 +70,7 @@ struct Code<'a> {
     ends: [u32; 16],
     /// The numbers of codes that are shorter than each length, less the least code of that length.
     offsets: [u32; 16],
-    /// What the codes stand for.
+    /// The values that the codes stand for.
     values: &'a [u8],
 }
 
@@ -279,7 +279,7 @@ struct Scan<'a> {
     left: u32,
     /// The marker that the bits end at.
     marker: Option<u8>,
-    /// Whether bits after that marker were asked for. From there on, all coefficients are 0.
+    /// True once bits after that marker were asked for. From there on, all coefficients are 0.
     exhausted: bool,
 }
 

@@ -79,7 +79,7 @@ pub struct OnPath {
     pub t: f64,
 }
 
-/// What is known of the curve once it is trained.
+/// The lengths of the curve, known once it is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CurveKnown {
     /// The L2 distances between the curve's points, each from the one before.

@@ -106,7 +106,7 @@ impl NetworksArgs {
 }
 
 impl GivenNetworks {
-    /// What a file of points holds of them.
+    /// The records of them in a file of points.
     pub fn records(&self) -> Vec<NetworkRecord> {
         let records = self.sources.iter().map(|source| source.record.clone());
         records.collect()

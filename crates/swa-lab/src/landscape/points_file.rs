@@ -17,7 +17,7 @@ use crate::run::directory::{DirectoryError, read_json, write_whole};
 pub trait Geometry: Serialize + DeserializeOwned {
     /// The coordinates of a point.
     type At: Serialize + DeserializeOwned + Copy;
-    /// What is known of the networks and the points, beside their scores.
+    /// Further knowledge of the networks and the points, beside their scores.
     type Known: Serialize + DeserializeOwned;
 
     /// The name of the file.
@@ -69,7 +69,7 @@ pub struct PointRecord<A> {
     pub scores: Option<PointScores>,
 }
 
-/// What the points of a new file are scored of and on.
+/// The networks and images that the points of a new file are scored of and on.
 pub(super) struct Asked<'a, G: Geometry> {
     pub(super) networks: Vec<NetworkRecord>,
     pub(super) scoring: &'a ScoringRecord,
@@ -233,7 +233,7 @@ impl<G: Geometry> PointsFile<G> {
         &self.head.scoring
     }
 
-    /// What is known beside the scores, once it is.
+    /// The knowledge beside the scores, once there is some.
     pub fn known(&self) -> Option<&G::Known> {
         self.head.known.as_ref()
     }

@@ -106,7 +106,7 @@ pub enum BatchNormStatistics {
     Kept,
 }
 
-/// What points are scored on, as their file says it.
+/// The images that points are scored on, as their file says it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScoringRecord {
     /// The images.

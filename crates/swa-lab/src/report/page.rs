@@ -56,7 +56,7 @@ pub(crate) struct Part {
 pub(crate) struct Section {
     pub(crate) title: &'static str,
     pub(crate) figure: Figure,
-    /// What the picture shows, and on what.
+    /// The content of the picture, and the images it is of.
     pub(crate) caption: String,
     /// The numbers that it is about, each in a sentence.
     pub(crate) sentences: Vec<String>,

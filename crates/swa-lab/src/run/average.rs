@@ -25,7 +25,7 @@ use crate::data::{ImageSet, Images};
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct AverageImages {
     /// Re-estimate BatchNorm from the training images here, and score on those that the files' run holds out, or else on the test
-    /// images: `synthetic`, `download`, `download100`, or a folder, as in `cifar train` [default: of runs, their own]
+    /// images: where they are, as the training's --data says it [default: of runs, their own]
     #[arg(long, value_name = "WHERE")]
     pub data: Option<String>,
 
@@ -71,10 +71,12 @@ impl<'a> KnownNetwork<'a> {
         // The names of an average are without the key.
         let args = args.without_key();
         let file = ModelFile::of(files.uniform().state_dict(), first, &args)?;
+        let run = FinishedRun::around(first);
+        let view = run.as_ref().map_or(file.view, |run| run.config.view);
         let progress = Progress::of_images();
-        let all = load_images(data, file.view, &progress)?;
+        let all = load_images(data, view, &progress)?;
         check_classes(first, file.class_names.as_deref(), &all, data)?;
-        let (config, used, held_out) = match FinishedRun::around(first) {
+        let (config, used, held_out) = match run {
             Some(run) if images.validation_items.is_some() => {
                 return Err(format!(
                     "{} is of the run in {}, which knows the images that it holds out: leave --validation-items out",
@@ -107,8 +109,8 @@ impl<'a> KnownNetwork<'a> {
         })
     }
 
-    /// The average, with BatchNorm re-estimated from the training images, augmented as in training. The average of a single file keeps
-    /// its statistics.
+    /// The average, with BatchNorm re-estimated from the training images, augmented as in training: from as many batches as the run of the
+    /// files, if they are of one. The average of a single file keeps its statistics.
     ///
     /// # Errors
     ///

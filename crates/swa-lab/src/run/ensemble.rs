@@ -35,7 +35,7 @@ pub struct EnsembleArgs {
     #[command(flatten)]
     file: FileArgs,
 
-    /// The images, as the training's --data says where they are [default: the runs' own, without runs synthetic]
+    /// The images, as the training's --data says where they are [default: the runs' own]
     #[arg(long, value_name = "WHERE")]
     data: Option<String>,
 
@@ -52,18 +52,19 @@ pub struct EnsembleArgs {
     bins: usize,
 }
 
-/// Evaluates networks together, and prints how good they are alone and with those before them.
+/// Evaluates networks together, and prints how good they are alone and with those before them. The network of a file that does not
+/// describe it has this `view`.
 ///
 /// # Errors
 ///
 /// If a network or the images cannot be loaded, or they do not fit each other.
-pub fn ensemble(args: &EnsembleArgs) -> Result<(), Failure> {
+pub fn ensemble(args: &EnsembleArgs, view: Option<View>) -> Result<(), Failure> {
     args.sampling.validate()?;
     if args.bins == 0 {
         return Err("--bins must be at least 1, not 0".into());
     }
     let device = device::parse(&args.device)?;
-    let sources = args.sources.iter().map(|path| args.source(path));
+    let sources = args.sources.iter().map(|path| args.source(path, view));
     let sources: Vec<Source> = sources.collect::<Result<_, _>>()?;
     let class_names = args.class_names(&sources)?;
     let progress = Progress::of_images();
@@ -113,15 +114,20 @@ impl Source {
 }
 
 impl EnsembleArgs {
-    fn source(&self, path: &Path) -> Result<Source, Failure> {
+    fn source(&self, path: &Path, view: Option<View>) -> Result<Source, Failure> {
         if path.is_dir() {
             Ok(Source::Run(Box::new(FinishedRun::read(path)?)))
         } else if path.exists() {
             let file = ModelFile::read(path, &self.file)?;
+            let view = match (FinishedRun::around(path), &file.class_names) {
+                (Some(run), _) => run.config.view,
+                (None, Some(_)) => file.view,
+                (None, None) => view,
+            };
             Ok(Source::File {
                 path: path.to_owned(),
                 class_names: file.class_names,
-                view: file.view,
+                view,
             })
         } else {
             Err(no_source(path))

@@ -103,10 +103,16 @@ pub fn load_common_images(
             }
         },
     };
-    Ok((data.to_owned(), load_images(data, first.view, progress)?))
+    let view = first.view.map(|view| View {
+        skip_unreadable: origins
+            .iter()
+            .any(|it| it.view.is_some_and(|view| view.skip_unreadable)),
+        ..view
+    });
+    Ok((data.to_owned(), load_images(data, view, progress)?))
 }
 
-/// What a network is given of an image.
+/// A view, in words.
 fn in_words(view: Option<View>) -> String {
     match view {
         None => format!("images of {SIDE}x{SIDE} pixels as they are"),

@@ -111,8 +111,7 @@ pub struct ModelFile {
     pub class_names: Option<Vec<String>>,
     /// The number of weights that the network is the average of, if the file says so.
     pub averaged: Option<usize>,
-    /// The way in which the network sees images of any size, if the file says so. One from elsewhere that is torchvision's is taken to
-    /// see them as there.
+    /// The way in which the network sees images of any size, if the file says so.
     pub view: Option<View>,
 }
 
@@ -158,16 +157,13 @@ impl ModelFile {
                 averaged: description.averaged,
                 view: description.view,
             }),
-            (None, Some(model)) => {
-                let network = described(model, args.width_divisor.unwrap_or(1))?;
-                Ok(Self {
-                    averaged: state_dict.updates()?,
-                    state_dict,
-                    view: is_of_imagenet(&network).then_some(View::TORCHVISION),
-                    network,
-                    class_names: None,
-                })
-            }
+            (None, Some(model)) => Ok(Self {
+                averaged: state_dict.updates()?,
+                state_dict,
+                network: described(model, args.width_divisor.unwrap_or(1))?,
+                class_names: None,
+                view: None,
+            }),
             (None, None) => Err(format!(
                 "{} does not say which network it holds, as files of a run do: name it with --model",
                 path.display()
@@ -196,10 +192,11 @@ impl ModelFile {
 
     /// The number of classes that the network tells apart, if the file does not say so: 10 of CIFAR-10, or 1000 of ImageNet.
     pub(super) fn usual_classes(&self) -> usize {
-        if is_of_imagenet(&self.network) {
-            1000
-        } else {
-            10
+        match self.network {
+            NetworkConfig::ResNet(_) | NetworkConfig::DenseNet(_) => 1000,
+            NetworkConfig::Vgg(_) | NetworkConfig::PreResNet(_) | NetworkConfig::WideResNet(_) => {
+                10
+            }
         }
     }
 
@@ -229,14 +226,6 @@ impl ModelFile {
             };
             format!("{error}{remedy}").into()
         })
-    }
-}
-
-/// True for a network of torchvision's for ImageNet.
-fn is_of_imagenet(network: &NetworkConfig) -> bool {
-    match network {
-        NetworkConfig::ResNet(_) | NetworkConfig::DenseNet(_) => true,
-        NetworkConfig::Vgg(_) | NetworkConfig::PreResNet(_) | NetworkConfig::WideResNet(_) => false,
     }
 }
 

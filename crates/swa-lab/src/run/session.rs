@@ -456,7 +456,7 @@ impl Session<'_> {
         }
     }
 
-    /// What is told of images that cannot be read.
+    /// The watch that tells the interruption of images that cannot be read.
     fn watch(&self) -> Watch {
         let interruption = self.interruption.clone();
         Watch::new(move |error| interruption.lacks(error))

@@ -28,7 +28,7 @@ impl DenseBlock {
     }
 }
 
-/// What Burn tells a visitor of the module that holds the layers.
+/// The container that a visitor is told of, for the module that holds the layers.
 const CONTAINER: &str = "Struct:DenseBlock";
 
 fn layer_name(index: usize) -> String {

@@ -56,7 +56,7 @@ impl CheckpointAverage {
     /// The average as a state dict of PyTorch's names and layout, whose tensors are computed when they are loaded: for files that
     /// [`StateDict`] reads or wrote.
     ///
-    /// What is wrong with a tensor, such as a NaN, is an error of its loading.
+    /// Faults of a tensor, such as a NaN, are errors of its loading.
     pub fn state_dict(&self) -> StateDict {
         let entries = self.deferred(&Failed::default()).into_iter();
         let entries = entries.map(|entry| (entry.name.clone(), entry)).collect();

@@ -9,7 +9,7 @@ use burn::tensor::{DType, Shape, TensorData};
 use super::{AVERAGED_MODEL, BATCHES_TRACKED, Entry, StateDict, StateDictError, UPDATES, tensors};
 use crate::burn_0_22::settled;
 
-/// What [`StateDict::load_partly`] left, by PyTorch's names.
+/// The tensors that [`StateDict::load_partly`] left, by PyTorch's names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NotLoaded {
     /// Tensors of the network that are not in the file. They keep their values.

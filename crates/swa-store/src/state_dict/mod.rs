@@ -66,7 +66,7 @@ pub struct StateDict {
     key: Option<String>,
     /// The parts of the network that keep their values.
     without: Vec<String>,
-    /// Whether it was read from a file that an earlier version wrote, without the network's ints and bools.
+    /// True if it was read from a file that an earlier version wrote, without the network's ints and bools.
     lacks_ints: bool,
     /// All tensors of the file by their names, with dots between the keys of nested dictionaries.
     entries: BTreeMap<String, Entry>,

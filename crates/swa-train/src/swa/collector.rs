@@ -1,4 +1,4 @@
-//! What a training collects: averages of the live weights, snapshots of them, and the members of an ensemble.
+//! The collections of a training: averages of the live weights, snapshots of them, and the members of an ensemble.
 
 use std::sync::Arc;
 

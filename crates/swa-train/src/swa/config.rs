@@ -61,7 +61,7 @@ pub struct SwaConfig {
     /// The optimizer steps after which the first average is written into the live model, once it has averaged something: none by
     /// default. Switch EMA (Li et al. 2024) does it after each epoch, Keras' `ema_overwrite_frequency` after so many steps.
     ///
-    /// What is due after the same step is collected first. The next step begins with the overwritten weights, and the next update reads
+    /// Collections that are due after the same step come first. The next step begins with the overwritten weights, and the next update reads
     /// what it made of them; the average itself stays as it is. Ids and `require_grad` stay, and the optimizer keeps its state, such
     /// as SGD's momentum. Running statistics are overwritten if they are [averaged](RunningStatistics::Averaged), and else stay the
     /// training's. See [`Average::overwrite`].

@@ -108,7 +108,7 @@ pub struct Swa<M: LearnerModel> {
     state: Arc<Mutex<State<M>>>,
     /// In a copy for validation, the averages at the time when it was made.
     snapshot: Option<Collectors<M>>,
-    /// What the record holds that is being loaded.
+    /// The contents of the record that is being loaded.
     loaded: Option<Contents>,
     /// The averaged model of this value's validation, if there is one. Set by the first validation step.
     evaluated: OnceCell<Option<M>>,

@@ -1,4 +1,4 @@
-//! What a record holds, before it is loaded.
+//! The contents of a record, before it is loaded.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub(crate) const STATISTICS_OF: &str = "statistics_of";
 /// The entry with the number of deviations that are kept for SWAG.
 const SWAG_RANK: &str = "average.rank";
 
-/// What a record holds: by default, nothing of SWA.
+/// The contents of a record: by default, nothing of SWA.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Contents {
     /// The number of its format, or `None` for a record of a training without SWA.

@@ -1,4 +1,4 @@
-//! What is collected for ensembles: members, and SWAG's deviations.
+//! Collections for ensembles: members, and SWAG's deviations.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! What comes out of a training: models from checkpoints, and the way from and to trainings without SWA.
+//! The ways out of a training: models from checkpoints, and the way from and to trainings without SWA.
 
 use std::path::{Path, PathBuf};
 

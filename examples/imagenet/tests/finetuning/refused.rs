@@ -1,4 +1,4 @@
-//! What cannot be trained on or evaluated, in one line.
+//! Things that cannot be trained on or evaluated, each refused in one line.
 
 use std::fs;
 use std::path::{Path, PathBuf};

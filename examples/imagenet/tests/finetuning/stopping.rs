@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::files::copy;
-use crate::program::{SHAPES, begin, evaluate, resume};
+use crate::program::{SHAPES, begin, evaluate, imagenet, resume};
 
 const THREE_EPOCHS: [&str; 4] = ["--epochs", "3", "--swa-start", "2"];
 
@@ -138,4 +138,8 @@ fn a_validation_that_lacks_a_file_loses_no_epoch() {
             .ends_with("\nImages left out, as they could not be read: 1\n"),
         "{ended:?}"
     );
+    // A file of the run is seen as the run sees its images.
+    let paths = [&averaged, &data].map(|path| path.to_str().unwrap());
+    let together = imagenet(["ensemble", paths[0], "--data", paths[1]]);
+    assert_eq!(together.status, Some(0), "{together:?}");
 }

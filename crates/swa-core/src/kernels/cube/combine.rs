@@ -10,6 +10,7 @@ use burn_cubecl::ops::numeric::empty_device_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::{address_type, buffers, elements, flat, grouped, vector_size};
+use crate::kernels::total;
 
 /// See [`super::Averaging::combine`].
 pub(super) fn combine(values: Vec<Vec<CubeTensor>>, coefficients: Vec<f32>) -> Vec<CubeTensor> {
@@ -67,7 +68,10 @@ fn launch_sums(
             all.push(values.into_linear_view());
         }
     }
-    let total = coefficients.iter().sum::<f32>();
+    let in_f64 = coefficients
+        .iter()
+        .map(|coefficient| f64::from(*coefficient));
+    let total = total(in_f64, f64::from(f32::EPSILON)) as f32;
     combine_terms::launch(
         &client,
         calculate_cube_count_elemwise(&client, units, dim),

@@ -87,7 +87,7 @@ impl Check {
             .collect()
     }
 
-    /// What all checks of a launch share: the dtype of the current values, the number of averages, and whether all are contiguous.
+    /// The kind that all checks of a launch share: the dtype of the current values, the number of averages, and whether all are contiguous.
     fn kind(&self) -> (DType, usize, bool) {
         let mut tensors = core::iter::once(&self.current).chain(&self.averages);
         let contiguous = tensors.all(CubeTensor::is_contiguous);

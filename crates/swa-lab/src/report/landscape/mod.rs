@@ -135,7 +135,7 @@ fn of_file<G: Geometry, P: Drawing>(
     }))
 }
 
-/// What the points of a file were scored on, and how many have no scores.
+/// The images that the points of a file were scored on, and the number of points without scores.
 fn on_what<G: Geometry>(file: &PointsFile<G>) -> String {
     let scoring = file.scoring();
     let [train, test] = scoring.images.counts();
