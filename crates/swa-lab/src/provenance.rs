@@ -108,16 +108,18 @@ pub(crate) fn program() -> String {
     name.to_string_lossy().into_owned()
 }
 
+/// An argument, in quotation marks if a shell needs them.
+pub(crate) fn quoted(argument: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./:=,+".contains(c);
+    if !argument.is_empty() && argument.chars().all(plain) {
+        argument.to_owned()
+    } else {
+        format!("'{}'", argument.replace('\'', r"'\''"))
+    }
+}
+
 fn command_of(program: &str, arguments: impl IntoIterator<Item = String>) -> String {
-    let quoted = |argument: String| {
-        let plain = |c: char| c.is_alphanumeric() || "-_./:=,+".contains(c);
-        if !argument.is_empty() && argument.chars().all(plain) {
-            argument
-        } else {
-            format!("'{}'", argument.replace('\'', r"'\''"))
-        }
-    };
-    let arguments = arguments.into_iter().map(quoted);
+    let arguments = arguments.into_iter().map(|argument| quoted(&argument));
     [program.to_owned()]
         .into_iter()
         .chain(arguments)

@@ -9,7 +9,7 @@ use swa_lab::output::say;
 use swa_lab::post_hoc::{Choice, PostHocArgs};
 use swa_lab::run::average::{AverageImages, KnownNetwork};
 use swa_lab::run::interruption::{INTERRUPTED, Interruption};
-use swa_lab::run::model_file::FileArgs;
+use swa_lab::run::model_file::{FileArgs, described_alike};
 use swa_lab::run::progress::Progress;
 use swa_lab::{Failure, device, report};
 use swa_store::{CheckpointAverage, Checkpoints, Decay, GreedySoup};
@@ -179,6 +179,7 @@ fn average_files(args: &AverageArgs) -> Result<(), Failure> {
         Some(key) => Checkpoints::open_under(key, &args.sources)?,
     };
     files.uniform().check_output(out)?;
+    let files = described_alike(&files)?;
     let network = match &args.images.data {
         None => None,
         Some(_) if out.extension().is_none_or(|end| end != "safetensors") => {

@@ -79,6 +79,9 @@ pub struct OnPath {
     pub t: f64,
 }
 
+/// The largest number of bends, each of which is a network in memory.
+const MOST_BENDS: usize = 100;
+
 /// The lengths of the curve, known once it is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CurveKnown {
@@ -129,6 +132,14 @@ pub fn curve(args: &CurveArgs, landscape: &mut Landscape<'_>) -> Result<End, Fai
         batch_size: run.sgd.batch_size,
         seed: args.seed,
     };
+    landscape.given.check_points(&settings)?;
+    if settings.bends > MOST_BENDS {
+        return Err(format!(
+            "--bends must be at most {MOST_BENDS}, not {}",
+            settings.bends
+        )
+        .into());
+    }
     let config = training_config(&settings, &landscape.run)?;
     let network = landscape.load(0)?;
     let ends = [network.clone(), landscape.load(1)?];

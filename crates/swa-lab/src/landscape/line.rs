@@ -47,6 +47,7 @@ impl Geometry for LineGeometry {
 /// If the networks differ or are the same, a setting is invalid, or the file is of something else.
 pub fn line(settings: &LineGeometry, landscape: &mut Landscape<'_>) -> Result<End, Failure> {
     landscape.given.check_count(2, 2)?;
+    landscape.given.check_points(settings)?;
     let network = landscape.load(0)?;
     let line = Line::between(Weights::of(&network)?, Weights::of(&landscape.load(1)?)?);
     let line = line.map_err(|error| landscape.named(error))?;

@@ -7,6 +7,7 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use swa_models::{Network, NetworkConfig};
 
+use super::points_file::Geometry;
 use crate::Failure;
 use crate::data::{ImageSet, View};
 use crate::output::say;
@@ -61,6 +62,7 @@ struct Source {
     /// The arguments that describe the file.
     args: FileArgs,
     class_names: Option<Vec<String>>,
+    width_divisor: usize,
     view: Option<View>,
 }
 
@@ -125,7 +127,12 @@ impl GivenNetworks {
         let first = self.sources.first().ok_or("there is no network")?;
         let network: NetworkConfig = first.record.model.parse()?;
         let classes = self.images.class_names.len();
-        Ok(RunConfig::of_no_run(&network, classes, first.view))
+        Ok(RunConfig::of_no_run(
+            &network,
+            first.width_divisor,
+            classes,
+            first.view,
+        ))
     }
 
     /// The number of networks.
@@ -143,6 +150,25 @@ impl GivenNetworks {
         let classes = self.images.class_names.len();
         // Read anew, so that no file's tensors stay in memory beside the networks.
         ModelFile::read(&source.record.file, &source.args)?.network(classes, device)
+    }
+
+    /// Checks that a picture of them has no more points than can be kept.
+    ///
+    /// # Errors
+    ///
+    /// If it has.
+    pub(super) fn check_points(&self, geometry: &impl Geometry) -> Result<(), Failure> {
+        /// A thousand by a thousand of a plane: weeks of scoring.
+        const MOST: usize = 1_000_000;
+
+        let points = geometry.count(self.count());
+        if points > MOST {
+            return Err(format!(
+                "a picture has at most {MOST} points, not {points}: ask for fewer with --points (or --directions)"
+            )
+            .into());
+        }
+        Ok(())
     }
 
     /// Checks the number of networks: `least`, or any from there on.
@@ -189,6 +215,7 @@ impl Source {
             run,
             args: args.clone(),
             class_names: model_file.class_names,
+            width_divisor: model_file.width_divisor,
             view: model_file.view,
         })
     }

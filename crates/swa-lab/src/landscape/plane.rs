@@ -71,6 +71,7 @@ impl Geometry for PlaneGeometry {
 /// If networks differ or are on a line, a setting is invalid, or the file is of something else.
 pub fn plane(settings: &PlaneGeometry, landscape: &mut Landscape<'_>) -> Result<End, Failure> {
     landscape.given.check_count(2, usize::MAX)?;
+    landscape.given.check_points(settings)?;
     let mut weights = Vec::new();
     for number in 0..landscape.given.count().min(3) {
         weights.push(Weights::of(&landscape.load(number)?)?);

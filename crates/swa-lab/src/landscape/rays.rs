@@ -77,6 +77,13 @@ impl Geometry for RaysGeometry {
 /// If networks differ, a setting is invalid, or the file is of something else.
 pub fn rays(args: &RaysArgs, landscape: &mut Landscape<'_>) -> Result<End, Failure> {
     landscape.given.check_count(1, usize::MAX)?;
+    let mut settings = RaysGeometry {
+        points: args.points,
+        directions: args.directions,
+        radius: 0.0,
+        filter_normalised: args.filter_normalised,
+    };
+    landscape.given.check_points(&settings)?;
     let mut lengths = Vec::new();
     let mut layout = None;
     for number in 0..landscape.given.count() {
@@ -115,12 +122,7 @@ pub fn rays(args: &RaysArgs, landscape: &mut Landscape<'_>) -> Result<End, Failu
             t,
         })
     });
-    let settings = RaysGeometry {
-        points: args.points,
-        directions: args.directions,
-        radius,
-        filter_normalised: args.filter_normalised,
-    };
+    settings.radius = radius;
     let mut file = landscape.points_file(settings, points.collect())?;
     landscape.begin("rays", &file);
     if file.known().is_none() {

@@ -91,7 +91,8 @@ impl<'a> KnownNetwork<'a> {
             }
             None => {
                 let classes = all.class_names.len();
-                let mut config = RunConfig::of_no_run(file.config(), classes, file.view);
+                let mut config =
+                    RunConfig::of_no_run(file.config(), file.width_divisor, classes, file.view);
                 config.images.validation_items = images.validation_items;
                 let (used, held_out) = config.with_held_out(all)?;
                 (config, used, held_out)

@@ -75,13 +75,23 @@ pub enum DirectoryError {
     /// The run was begun with other images.
     #[error(
         "{path} was begun with other images: {difference}. Say with --data where those that it was \
-         begun with are, or start a run in another folder with --out"
+         begun with are"
     )]
     OtherImages {
         /// The folder.
         path: PathBuf,
         /// The difference.
         difference: String,
+    },
+
+    /// It is that of a curve's training.
+    #[error(
+        "{path} holds the training of a curve, and no run: go on with it by the same `cifar landscape curve`, or name \
+         the file of a bend in it"
+    )]
+    OfCurve {
+        /// The folder.
+        path: PathBuf,
     },
 
     /// Another process writes to it.
@@ -289,15 +299,43 @@ impl RunDirectory {
     ///
     /// [`DirectoryError::OtherImages`] if they are others.
     pub fn check_images(&self, images: &ImageSet) -> Result<(), DirectoryError> {
-        let file = self.images();
-        if !file.exists() {
+        let Some(began) = self.began_with()? else {
             return Ok(());
-        }
-        let began: ImagesRecord = read_json(&file, "the record of a run's images")?;
+        };
         match ImagesRecord::of(images).difference(&began) {
             None => Ok(()),
             Some(difference) => Err(self.other_images(difference)),
         }
+    }
+
+    /// The record of the images that the run began with, if it has written that down.
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryError::Content`] or [`Io`](DirectoryError::Io) if it cannot be read.
+    pub(super) fn began_with(&self) -> Result<Option<ImagesRecord>, DirectoryError> {
+        let file = self.images();
+        if !file.exists() {
+            return Ok(None);
+        }
+        read_json(&file, "the record of a run's images").map(Some)
+    }
+
+    /// Checks that the folder is not that of a curve's training, which is the business of `cifar landscape curve`.
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryError::OfCurve`].
+    pub(super) fn check_no_curve(&self) -> Result<(), DirectoryError> {
+        let path = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
+        let is_curve = path.file_name().is_some_and(|name| name == "curve");
+        let points = path.parent().map(|folder| folder.join("curve.json"));
+        if is_curve && points.is_some_and(|points| points.exists()) {
+            return Err(DirectoryError::OfCurve {
+                path: self.path.clone(),
+            });
+        }
+        Ok(())
     }
 
     /// The error for images that are not those that the run began with.

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
 
 use crate::Failure;
-use crate::data::{DataSource, ImageSet, SIDE, View};
+use crate::data::{DataSource, ImageSet, View};
 use crate::output::say;
+use crate::run::model_file::given_of;
 use crate::run::progress::Progress;
 
 /// Loads what `--data` names, and shows how far it is, and what there is to note about it. With a `view`, that is a folder of images
@@ -67,17 +68,14 @@ pub fn load_common_images(
     progress: &Progress,
 ) -> Result<(String, ImageSet), Failure> {
     let first = origins.first().ok_or("there is no network")?;
-    let sees_as = |view: Option<View>| match (first.view, view) {
-        (Some(first), Some(view)) => first.scores_as(&view),
-        (first, view) => first.is_none() && view.is_none(),
-    };
-    if let Some(other) = origins.iter().find(|origin| !sees_as(origin.view)) {
+    let mut others = origins.iter();
+    if let Some(other) = others.find(|other| !View::score_alike(first.view, other.view)) {
         return Err(format!(
             "the network in {} is given {}, and that in {} {}: name networks that are given the same",
             first.path.display(),
-            in_words(first.view),
+            given_of(first.view),
             other.path.display(),
-            in_words(other.view),
+            given_of(other.view),
         )
         .into());
     }
@@ -91,7 +89,7 @@ pub fn load_common_images(
             );
         }
         (None, None) => "synthetic",
-        (None, Some((path, data))) => match known.find(|(_, other)| *other != data) {
+        (None, Some((path, data))) => match known.find(|(_, other)| !is_same_place(other, data)) {
             None => data,
             Some((other_path, other)) => {
                 return Err(format!(
@@ -112,15 +110,10 @@ pub fn load_common_images(
     Ok((data.to_owned(), load_images(data, view, progress)?))
 }
 
-/// A view, in words.
-fn in_words(view: Option<View>) -> String {
-    match view {
-        None => format!("images of {SIDE}x{SIDE} pixels as they are"),
-        Some(view) => format!(
-            "{0}x{0} pixels of images resized to {1} ({2:?})",
-            view.side, view.resize, view.interpolation
-        ),
-    }
+/// Tells whether two locations of images are the same, or lead to the same folder.
+fn is_same_place(one: &str, other: &str) -> bool {
+    let folders = [one, other].map(std::fs::canonicalize);
+    one == other || matches!(folders, [Ok(one), Ok(other)] if one == other)
 }
 
 /// The images of a run, as `images.json` holds them, so that they are known again wherever they are.

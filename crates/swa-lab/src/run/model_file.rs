@@ -1,14 +1,14 @@
 //! Models in files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use swa_models::{DenseNet, Network, NetworkConfig};
-use swa_store::{StateDict, StateDictError};
+use swa_store::{Checkpoints, StateDict, StateDictError};
 
 use crate::Failure;
-use crate::data::{ImageSet, View};
+use crate::data::{ImageSet, SIDE, View};
 use crate::run::config::{self, ConfigError, RunConfig};
 
 /// The description of the network in a file.
@@ -41,6 +41,35 @@ impl Description {
                 ..view
             }),
         }
+    }
+}
+
+impl Description {
+    /// The first difference between this network and another, in words for each.
+    fn difference(&self, other: &Self) -> Option<[String; 2]> {
+        let both = [self, other];
+        if (&self.model, self.width_divisor) != (&other.model, other.width_divisor) {
+            let network =
+                |it: &Self| format!("a {}, its widths divided by {}", it.model, it.width_divisor);
+            Some(both.map(network))
+        } else if self.class_names != other.class_names {
+            Some(both.map(|it| format!("a network for {}", listed(&it.class_names))))
+        } else if !View::score_alike(self.view, other.view) {
+            Some(both.map(|it| format!("a network for {}", given_of(it.view))))
+        } else {
+            None
+        }
+    }
+}
+
+/// The part of an image that a network with this view is given, in words.
+pub(super) fn given_of(view: Option<View>) -> String {
+    match view {
+        None => format!("images of {SIDE}x{SIDE} pixels as they are"),
+        Some(view) => format!(
+            "{0}x{0} pixels of images resized to {1} ({2:?})",
+            view.side, view.resize, view.interpolation
+        ),
     }
 }
 
@@ -111,6 +140,8 @@ pub struct ModelFile {
     pub class_names: Option<Vec<String>>,
     /// The number of weights that the network is the average of, if the file says so.
     pub averaged: Option<usize>,
+    /// The divisor of the network's widths.
+    pub width_divisor: usize,
     /// The way in which the network sees images of any size, if the file says so.
     pub view: Option<View>,
 }
@@ -155,6 +186,7 @@ impl ModelFile {
                 network: described(&description.model, description.width_divisor)?,
                 class_names: Some(description.class_names),
                 averaged: description.averaged,
+                width_divisor: description.width_divisor,
                 view: description.view,
             }),
             (None, Some(model)) => Ok(Self {
@@ -162,6 +194,7 @@ impl ModelFile {
                 state_dict,
                 network: described(model, args.width_divisor.unwrap_or(1))?,
                 class_names: None,
+                width_divisor: args.width_divisor.unwrap_or(1),
                 view: None,
             }),
             (None, None) => Err(format!(
@@ -227,6 +260,42 @@ impl ModelFile {
             format!("{error}{remedy}").into()
         })
     }
+}
+
+/// `files` with a description of the network that they all hold, if all of them describe theirs.
+///
+/// # Errors
+///
+/// If they hold different networks, or networks that tell other classes apart or see images differently.
+pub fn described_alike(files: &Checkpoints) -> Result<Checkpoints, Failure> {
+    let mut common: Option<(PathBuf, Description)> = None;
+    for (path, alone) in files.each() {
+        let state_dict = alone.state_dict();
+        let description = state_dict.metadata(DESCRIPTION);
+        let description = description.and_then(|text| serde_json::from_str(text).ok());
+        let Some(description): Option<Description> = description else {
+            return Ok(files.clone());
+        };
+        let Some((first_path, first)) = &mut common else {
+            common = Some((path.to_owned(), description));
+            continue;
+        };
+        if let Some([one, other]) = first.difference(&description) {
+            return Err(format!(
+                "{} holds {one}, and {} {other}: name files of the same network",
+                first_path.display(),
+                path.display()
+            )
+            .into());
+        }
+        // The average of averages is none of so many weights.
+        first.averaged = None;
+    }
+    let Some((_, description)) = common else {
+        return Ok(files.clone());
+    };
+    let (key, text) = described_by(&description);
+    Ok(files.clone().with_metadata(key, &text))
 }
 
 /// Checks that the network in a file, at `path`, tells the classes of the images in `data` apart, if it is known which ones it does.

@@ -1,5 +1,6 @@
 //! The networks that a finished run stands for in an ensemble.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 use swa_core::{Average, Covariance, EqualWeights, ReestimationConfig, reestimate_batch_norm};
 use swa_models::Network;
+use swa_train::RunLength;
 
 use super::checkpoint::in_brief;
 use super::classifier::{Classifier, pass};
@@ -26,6 +28,7 @@ use super::progress::Progress;
 use super::reestimation::ReestimationLoader;
 use crate::Failure;
 use crate::data::{ImageSet, Images};
+use crate::provenance::quoted;
 
 /// The models of a run that predict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -71,6 +74,9 @@ pub struct Sampling {
     pub seed: u64,
 }
 
+/// The largest number of samples: hundreds of times the paper's.
+const MOST_SAMPLES: usize = 10_000;
+
 impl Sampling {
     /// The paper's 30 samples with half of the covariance (Maddox et al. 2019, section 5).
     pub const PAPER: Self = Self {
@@ -88,6 +94,9 @@ impl Sampling {
         let Self { samples, scale, .. } = *self;
         if samples == 0 {
             return Err("--samples must be at least 1, not 0".into());
+        }
+        if samples > MOST_SAMPLES {
+            return Err(format!("--samples must be at most {MOST_SAMPLES}, not {samples}").into());
         }
         if scale.is_finite() && scale >= 0.0 {
             Ok(())
@@ -191,10 +200,12 @@ impl FinishedRun {
     /// If there is none, or it is not finished.
     pub fn read(path: &Path) -> Result<Self, Failure> {
         let (directory, config) = RunDirectory::read(path)?;
+        directory.check_no_curve()?;
         if !directory.live_model().is_file() {
             return Err(format!(
-                "{0} holds a run that is not finished: go on with it with --resume --out {0}",
-                path.display()
+                "{} holds a run that is not finished: go on with it with {}",
+                path.display(),
+                resuming(path)
             )
             .into());
         }
@@ -256,7 +267,7 @@ impl FinishedRun {
             PredictingModels::Averaged
             | PredictingModels::Samples
             | PredictingModels::DiagonalSamples => vec![directory.averaged_model()],
-            PredictingModels::Members => member_files(&directory.members())?,
+            PredictingModels::Members => self.member_files()?,
         };
         match files.iter().find(|file| !file.is_file()) {
             None => Ok(files),
@@ -358,29 +369,63 @@ fn gaussian(
     })
 }
 
+/// The arguments that go on with the run in `path`, as one types them.
+fn resuming(path: &Path) -> String {
+    format!("--resume --out {}", quoted(&path.display().to_string()))
+}
+
 /// The error for a file of a run that its last checkpoint still has.
 fn lost(file: &Path, problem: &str) -> Failure {
     format!(
-        "{problem}: write it again from the last checkpoint with --resume --out {}",
-        file.parent().unwrap_or(Path::new(".")).display()
+        "{problem}: write it again from the last checkpoint with {}",
+        resuming(file.parent().unwrap_or(Path::new(".")))
     )
     .into()
 }
 
-/// The files of members in a folder, from the first to the last.
-fn member_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).map_err(io_error("read the folder", folder))? {
-        let file = entry.map_err(io_error("read the folder", folder))?.path();
-        if file.extension().is_some_and(|end| end == "safetensors") {
-            files.extend(step_of(&file).map(|step| (step, file)));
+impl FinishedRun {
+    /// The files of its members, from the first to the last.
+    fn member_files(&self) -> Result<Vec<PathBuf>, Failure> {
+        let folder = self.directory.members();
+        let mut files = BTreeMap::new();
+        if folder.is_dir() {
+            for entry in fs::read_dir(&folder).map_err(io_error("read the folder", &folder))? {
+                let file = entry.map_err(io_error("read the folder", &folder))?.path();
+                if file.extension().is_some_and(|end| end == "safetensors") {
+                    files.extend(step_of(&file).map(|step| (step, file)));
+                }
+            }
         }
+        // A run of an earlier version does not say how many images it has, and so which members.
+        let due = self
+            .member_steps()?
+            .unwrap_or_else(|| files.keys().copied().collect());
+        let lost = due.iter().find(|step| !files.contains_key(step));
+        if lost.is_some() || due.is_empty() {
+            return Err(format!(
+                "{} lacks {}: name the members that are left one by one, or make the run again with --overwrite to have all",
+                folder.display(),
+                lost.map_or_else(
+                    || "all members".to_owned(),
+                    |step| format!("the member of step {step}, one of {}", due.len())
+                ),
+            )
+            .into());
+        }
+        Ok(due.iter().filter_map(|step| files.remove(step)).collect())
     }
-    files.sort();
-    if files.is_empty() {
-        return Err(format!("{} holds no member", folder.display()).into());
+
+    /// The steps after which it kept a member, if the number of its images is known.
+    fn member_steps(&self) -> Result<Option<Vec<usize>>, Failure> {
+        let Some(images) = self.directory.began_with()? else {
+            return Ok(None);
+        };
+        let [train, _] = images.counts();
+        let length = RunLength::of_items(self.config.epochs, train, self.config.sgd.batch_size)?;
+        let collect = self.config.collect(&length)?;
+        let is_due = |step: &usize| collect.is_some_and(|collect| collect.is_due(*step));
+        Ok(Some((1..=length.total_steps()).filter(is_due).collect()))
     }
-    Ok(files.into_iter().map(|(_, file)| file).collect())
 }
 
 #[cfg(test)]

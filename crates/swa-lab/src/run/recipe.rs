@@ -134,7 +134,7 @@ impl Recipe for FineTuning {
                         .required_unless_present("resume")
                         .help("The folder of the images, of any size: train/CLASS/* and val/CLASS/*");
                 }
-                "padding" | "width_divisor" | "keep_averages" => return argument.hide(true),
+                "padding" | "width_divisor" => return argument.hide(true),
                 "model" => {
                     "resnet18, 34, 50, 101 or 152, densenet121, 161, 169 or 201, as torchvision has them [default: resnet50]"
                 }
@@ -165,16 +165,26 @@ impl Recipe for FineTuning {
 }
 
 impl RunConfig {
-    /// Settings for a network of which no run is known: those of its paper, or of fine-tuning where it sees images of any size.
-    pub(crate) fn of_no_run(network: &NetworkConfig, classes: usize, view: Option<View>) -> Self {
-        if view.is_none() {
-            return Self::paper(network, classes);
+    /// Settings for a network of which no run is known, its widths divided: those of its paper, or of fine-tuning where it sees images of
+    /// any size.
+    pub(crate) fn of_no_run(
+        network: &NetworkConfig,
+        width_divisor: usize,
+        classes: usize,
+        view: Option<View>,
+    ) -> Self {
+        let mut config = Self::paper(network, classes);
+        if view.is_some() {
+            config = FineTuning::settings(network, classes);
+            for derive in FineTuning::DERIVED {
+                derive(&mut config, Method::Swa, network, classes);
+            }
         }
-        let mut config = FineTuning::settings(network, classes);
-        for derive in FineTuning::DERIVED {
-            derive(&mut config, Method::Swa, network, classes);
+        Self {
+            width_divisor,
+            view,
+            ..config
         }
-        Self { view, ..config }
     }
 }
 

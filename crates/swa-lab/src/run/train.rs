@@ -67,7 +67,9 @@ const CIFAR_10: usize = 10;
 pub fn train<R: Recipe>(args: &TrainArgs<R>) -> Result<i32, Failure> {
     let device = device::parse(&args.device)?;
     let resumed = if args.resume {
-        Some(RunDirectory::open(&args.out)?)
+        let resumed = RunDirectory::open(&args.out)?;
+        resumed.0.check_no_curve()?;
+        Some(resumed)
     } else {
         RunDirectory::check_free(&args.out, args.overwrite)?;
         None

@@ -39,10 +39,10 @@ impl View {
         )
     }
 
-    /// True if a network is given the same of an image that it is scored on.
-    pub(crate) fn scores_as(&self, other: &Self) -> bool {
-        let of = |view: &Self| (view.side, view.resize, view.interpolation);
-        of(self) == of(other)
+    /// Tells whether networks with these views are given the same of an image that they are scored on.
+    pub(crate) fn score_alike(one: Option<Self>, other: Option<Self>) -> bool {
+        let of = |view: Self| (view.side, view.resize, view.interpolation);
+        one.map(of) == other.map(of)
     }
 }
 

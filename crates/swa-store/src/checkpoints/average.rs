@@ -82,14 +82,18 @@ impl CheckpointAverage {
         }
     }
 
-    /// Checks that the average may be written to a file: that its name says what kind of file it is, and that it is none of those that
-    /// were opened.
+    /// Checks that the average may be written to a file: that its folder exists, that its name says what kind of file it is, and that it
+    /// is none of those that were opened.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::OutputKind`] and [`CheckpointError::OutputIsInput`].
+    /// [`CheckpointError::Write`], [`CheckpointError::OutputKind`] and [`CheckpointError::OutputIsInput`].
     pub fn check_output(&self, path: impl AsRef<Path>) -> Result<(), CheckpointError> {
         let path = path.as_ref();
+        let folder = path.parent().filter(|folder| *folder != Path::new(""));
+        if folder.is_some_and(|folder| !folder.is_dir()) {
+            return Err(not_written(path, "there is no such folder"));
+        }
         let end = path.extension();
         if end.is_none_or(|end| end != "safetensors" && end != EXTENSION) {
             return Err(CheckpointError::OutputKind {

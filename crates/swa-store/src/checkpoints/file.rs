@@ -17,7 +17,7 @@ use super::error::{CheckpointError, Misfit};
 use crate::safetensors_file::{self, FORMAT, PYTORCH, Unreadable, first_bytes, is_safetensors};
 
 /// A file of tensors.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Checkpoint {
     pub(super) path: PathBuf,
     pub(super) entries: BTreeMap<String, Entry>,

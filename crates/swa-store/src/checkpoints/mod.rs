@@ -129,6 +129,16 @@ impl Checkpoints {
         })
     }
 
+    /// The same files with `value` under `key` in the metadata of each, so that an average has it too.
+    #[must_use]
+    pub fn with_metadata(mut self, key: &str, value: &str) -> Self {
+        for file in &mut self.files {
+            let metadata = &mut Arc::make_mut(file).metadata;
+            metadata.insert(key.to_owned(), value.to_owned());
+        }
+        self
+    }
+
     /// The files.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|file| file.path.as_path())

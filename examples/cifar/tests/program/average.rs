@@ -117,6 +117,43 @@ fn a_known_network_is_re_estimated_and_scored() {
 }
 
 #[test]
+fn files_that_describe_one_network_make_an_average_that_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let settings = "--model preresnet-8 --width-divisor 16 --train-items 200 --batch-size 32 --epochs 3 --swa-start 2";
+    train(&settings.split(' ').collect::<Vec<_>>(), &run)
+        .end()
+        .success();
+    // One of them says that it is the average of two.
+    let files = ["live", "averaged"].map(|name| run.join(format!("{name}.safetensors")));
+    let files = files.map(|file| file.to_str().unwrap().to_owned());
+    let out = folder.path().join("out.safetensors");
+    let out = out.to_str().unwrap();
+    for more in [[].as_slice(), &["--data", "synthetic"]] {
+        average(&files, out, more).success();
+        cifar(["evaluate", "--model-file", out]).success();
+    }
+
+    let mut bytes = fs::read(&files[1]).unwrap();
+    let divisor = b"width_divisor\\\":16";
+    let place = bytes.windows(divisor.len()).position(|it| it == divisor);
+    bytes[place.unwrap() + divisor.len() - 1] = b'8';
+    let other = folder.path().join("other.safetensors");
+    fs::write(&other, bytes).unwrap();
+    let files = [files[0].clone(), other.to_str().unwrap().to_owned()];
+    let error = average(&files, out, &[]).refusal();
+    assert!(
+        error.contains("holds a preresnet-8, its widths divided by 16, and ")
+            && error.ends_with(
+                "a preresnet-8, its widths divided by 18: name files of the same network"
+            ),
+        "{error}"
+    );
+    let error = average(&files, "nowhere/out.safetensors", &[]).refusal();
+    assert!(error.contains("there is no such folder"), "{error}");
+}
+
+#[test]
 fn the_best_files_and_soups_are_chosen_by_held_out_images() {
     let members = Members::new();
     let out = members.path("averaged.safetensors");

@@ -306,3 +306,33 @@ fn a_model_that_was_lost_is_written_again_from_the_checkpoint() {
         assert_eq!(again, predicted, "{name}");
     }
 }
+
+#[test]
+fn an_ensemble_that_has_lost_a_member_is_not_scored_as_if_it_were_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = run(folder.path(), "snapshot --cycles 2", "1");
+    let path = run.to_str().unwrap();
+    let whole = ensemble([path]).success();
+    let members = run.join("members");
+    // No member of the run.
+    fs::copy(
+        members.join("step-00000010.safetensors"),
+        members.join("step-00000007.safetensors"),
+    )
+    .unwrap();
+    assert_eq!(ensemble([path]).success(), whole);
+    fs::remove_file(members.join("step-00000010.safetensors")).unwrap();
+    let error = ensemble([path]).refusal();
+    assert!(
+        error.contains("members lacks the member of step 10, one of 2: name the members that are left one by one"),
+        "{error}"
+    );
+    fs::remove_dir_all(&members).unwrap();
+    let error = ensemble([path]).refusal();
+    assert!(
+        error.contains("members lacks the member of step 10"),
+        "{error}"
+    );
+    let error = ensemble([path, "--samples", "99999999999999"]).refusal();
+    assert!(error.contains("--samples must be at most 10000"), "{error}");
+}

@@ -260,6 +260,63 @@ fn a_new_curve_leaves_no_bend_of_an_old_one() {
 }
 
 #[test]
+fn files_in_no_runs_folder_have_a_curve_whose_folder_is_no_run() {
+    let runs = Runs::new();
+    let [first, second] = ["first", "second"].map(|name| {
+        let file = runs.out.with_file_name(format!("{name}.safetensors"));
+        let from = if name == "first" {
+            &runs.swa
+        } else {
+            &runs.sgd
+        };
+        fs::copy(from.join("live.safetensors"), &file).unwrap();
+        file
+    });
+    // Their widths are divided.
+    let picture = "curve --points 2 --epochs 1 --batch-norm-batches 1";
+    runs.draw(picture, &[&first, &second], "").success();
+    let folder = runs.out.join("curve");
+    let path = folder.to_str().unwrap();
+    let bend = folder.join("bend-1.safetensors");
+    cifar(["evaluate", "--model-file", bend.to_str().unwrap()]).success();
+    for arguments in [
+        ["ensemble", path].as_slice(),
+        &["train", "--resume", "--out", path],
+    ] {
+        let error = cifar(arguments.iter().copied()).refusal();
+        assert!(
+            error.contains("holds the training of a curve, and no run"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn pictures_of_more_points_than_can_be_kept_are_refused() {
+    let runs = Runs::new();
+    let networks: [&Path; 2] = [&runs.sgd, &runs.swa];
+    for picture in [
+        "line --points 99999999999999",
+        "plane --points 20000",
+        "rays --directions 999999999999",
+        "curve --points 99999999999999",
+    ] {
+        let error = runs.draw(picture, &networks, "").refusal();
+        assert!(
+            error.contains("a picture has at most 1000000 points, not "),
+            "{error}"
+        );
+    }
+    let error = runs
+        .draw("curve --bends 99999999999", &networks, "")
+        .refusal();
+    assert!(
+        error.contains("--bends must be at most 100, not 99999999999"),
+        "{error}"
+    );
+}
+
+#[test]
 fn runs_that_kept_averages_have_a_curve_and_their_batches() {
     let runs = Runs::new();
     let keeping = runs.out.with_file_name("keeping");
