@@ -101,6 +101,9 @@ pub(crate) fn whole(number: &f64) -> String {
 
 /// The label of a number, as short as can be.
 pub(crate) fn short(number: &f64) -> String {
+    if number.abs() < 1e-5 && number.abs() > 1e-12 {
+        return format!("{number:.0e}");
+    }
     // Steps of plotters are sums of fractions: 0.30000000000000004.
     let rounded = format!("{number:.6}");
     let digits = rounded.trim_end_matches('0');

@@ -221,8 +221,8 @@ impl EnsembleArgs {
         };
         let Some(held_out) = held_out else {
             say(format!(
-                "\nNo temperature for comparison: it is fitted on training images that are held out, of which {path} has \
-                 none here (--validation-items)."
+                "\nNo temperature for comparison: it is fitted on training images that are held out and not scored on, of which \
+                 {path} has none here (--validation-items)."
             ));
             return Ok(());
         };

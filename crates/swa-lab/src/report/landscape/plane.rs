@@ -217,10 +217,15 @@ impl PlanePicture {
             }
         }
         let top = px(TITLE + 10.0);
+        // Values that are all equal have no levels, and one label.
+        let mut finite = self.values[panel].iter().filter(|value| value.is_finite());
+        let labels = match (levels.as_slice(), finite.next()) {
+            ([], Some(constant)) => labels(&[*constant], value.decimals),
+            (levels, _) => labels(levels, value.decimals),
+        };
         draw_bar(
             canvas,
-            levels,
-            value.decimals,
+            &labels,
             (width - px(BAR) + px(14.0), top),
             height - px(BELOW + 10.0),
         )
@@ -288,11 +293,26 @@ fn draw_name<B: DrawingBackend>(
     canvas.draw(&Text::new(name.to_owned(), (x, y), style))
 }
 
+/// The labels of levels, with so many decimals, or as many more as they need to differ.
+fn labels(levels: &[f64], decimals: usize) -> Vec<String> {
+    /// As many as fit beside the bar.
+    const MOST: usize = 6;
+
+    let with = |decimals: usize| -> Vec<String> {
+        let labels = levels.iter().map(|level| format!("{level:.decimals$}"));
+        labels.collect()
+    };
+    let differ = |labels: &[String]| labels.windows(2).all(|pair| pair[0] != pair[1]);
+    let mut tries = (decimals..MOST).map(with);
+    tries
+        .find(|labels| differ(labels))
+        .unwrap_or_else(|| with(MOST))
+}
+
 /// Draws the bands from the bottom up, with the levels between them. The last one is open above.
 fn draw_bar<B: DrawingBackend>(
     canvas: &Canvas<B>,
-    levels: &[f64],
-    decimals: usize,
+    labels: &[String],
     (left, top): (i32, i32),
     bottom: i32,
 ) -> Drawn<B> {
@@ -304,13 +324,26 @@ fn draw_bar<B: DrawingBackend>(
         let corners = [(left, edge(band + 1)), (right, edge(band))];
         canvas.draw(&Rectangle::new(corners, band_color(band).filled()))?;
     }
-    for (band, level) in levels.iter().enumerate().take(BANDS) {
-        let label = format!("{level:.decimals$}");
+    for (band, label) in labels.iter().enumerate().take(BANDS) {
         canvas.draw(&Text::new(
-            label,
+            label.as_str(),
             (right + px(5.0), edge(band)),
             style.clone(),
         ))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_have_the_decimals_that_tell_them_apart() {
+        assert_eq!(labels(&[0.5, 1.25, 2.0], 1), ["0.5", "1.2", "2.0"]);
+        let near = [1.02501, 1.02503, 1.02506];
+        assert_eq!(labels(&near, 3), ["1.02501", "1.02503", "1.02506"]);
+        assert_eq!(labels(&[1.0, 1.0 + 1e-9], 3), ["1.000000", "1.000000"]);
+        assert_eq!(labels(&[40.0], 1), ["40.0"]);
+    }
 }
