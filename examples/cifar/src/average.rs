@@ -1,18 +1,18 @@
 //! `cifar average`: one network of the weights of several files.
 
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use swa_lab::landscape::End;
 use swa_lab::output::say;
 use swa_lab::post_hoc::{Choice, PostHocArgs};
 use swa_lab::run::average::{AverageImages, KnownNetwork};
+use swa_lab::run::how_to_average::HowToAverage;
 use swa_lab::run::interruption::{INTERRUPTED, Interruption};
 use swa_lab::run::model_file::{FileArgs, described_alike};
 use swa_lab::run::progress::Progress;
 use swa_lab::{Failure, device, report};
-use swa_store::{CheckpointAverage, Checkpoints, Decay, GreedySoup};
+use swa_store::{CheckpointAverage, Checkpoints, GreedySoup};
 
 /// Averages the weights of files of one network, or chooses an average of finished runs.
 ///
@@ -32,7 +32,7 @@ pub(crate) struct AverageArgs {
     /// greedy, each that improves the score; merge-linear and merge-sqrt, which imitate a rate that decays.
     /// A file's step is in its metadata, or the last number in its name [default: uniform]
     #[arg(long, value_name = "HOW")]
-    how: Option<How>,
+    how: Option<HowToAverage>,
 
     /// The file to write, which ends in .safetensors or .bpk; of runs, the folder for the scores, the picture and the best models, which
     /// is that of an experiment if `cifar report` is to show them [default: runs/average, of runs]
@@ -59,46 +59,6 @@ pub(crate) struct AverageArgs {
     /// Of runs: replace scores of other runs that are there, instead of going on with them
     #[arg(long)]
     overwrite: bool,
-}
-
-/// The way to average.
-#[derive(Debug, Clone, PartialEq)]
-enum How {
-    Uniform,
-    Last(usize),
-    Best(usize),
-    Weighted(Vec<f64>),
-    Window(u64, u64),
-    Greedy,
-    Merged(Decay),
-}
-
-impl FromStr for How {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, rest) = text.split_once(':').unwrap_or((text, ""));
-        let how = match name {
-            "uniform" if rest.is_empty() => Some(Self::Uniform),
-            "greedy" if rest.is_empty() => Some(Self::Greedy),
-            "merge-linear" if rest.is_empty() => Some(Self::Merged(Decay::Linear)),
-            "merge-sqrt" if rest.is_empty() => Some(Self::Merged(Decay::MinusSqrt)),
-            "last" => rest.parse().ok().map(Self::Last),
-            "best" => rest.parse().ok().map(Self::Best),
-            "weighted" => {
-                let weights = rest.split(',').map(|weight| weight.trim().parse());
-                weights.collect::<Result<_, _>>().ok().map(Self::Weighted)
-            }
-            "window" => rest.split_once(':').and_then(|(first, last)| {
-                Some(Self::Window(first.parse().ok()?, last.parse().ok()?))
-            }),
-            _ => None,
-        };
-        how.ok_or_else(|| {
-            "expected uniform, last:K, best:K, weighted:W,W,…, window:A:B, greedy, merge-linear or merge-sqrt"
-                .to_owned()
-        })
-    }
 }
 
 fn file_and_score(text: &str) -> Result<(PathBuf, f64), String> {
@@ -234,14 +194,16 @@ impl AverageArgs {
         files: &Checkpoints,
         network: Option<&KnownNetwork<'_>>,
     ) -> Result<CheckpointAverage, Failure> {
-        Ok(match self.how.as_ref().unwrap_or(&How::Uniform) {
-            How::Uniform => files.uniform(),
-            How::Last(count) => files.last(*count)?.uniform(),
-            How::Best(count) => files.best(*count, &self.scores(files, network)?)?.uniform(),
-            How::Weighted(weights) => files.weighted(weights)?,
-            How::Window(first, last) => files.window(*first..=*last)?.uniform(),
-            How::Merged(decay) => files.merged(*decay)?,
-            How::Greedy => {
+        Ok(match self.how.as_ref().unwrap_or(&HowToAverage::Uniform) {
+            HowToAverage::Uniform => files.uniform(),
+            HowToAverage::Last(count) => files.last(*count)?.uniform(),
+            HowToAverage::Best(count) => {
+                files.best(*count, &self.scores(files, network)?)?.uniform()
+            }
+            HowToAverage::Weighted(weights) => files.weighted(weights)?,
+            HowToAverage::Window(first, last) => files.window(*first..=*last)?.uniform(),
+            HowToAverage::Merged(decay) => files.merged(*decay)?,
+            HowToAverage::Greedy => {
                 let Some(network) = network else {
                     return Err(
                         "--how greedy scores averages: say with --data on which images".into(),
@@ -333,34 +295,6 @@ fn say_what_is_left(files: &Checkpoints) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ways_to_average_are_read_and_others_refused() {
-        for (text, how) in [
-            ("uniform", How::Uniform),
-            ("last:5", How::Last(5)),
-            ("best:2", How::Best(2)),
-            ("weighted:1,2.5,-3", How::Weighted(vec![1.0, 2.5, -3.0])),
-            ("window:100:900", How::Window(100, 900)),
-            ("greedy", How::Greedy),
-            ("merge-linear", How::Merged(Decay::Linear)),
-            ("merge-sqrt", How::Merged(Decay::MinusSqrt)),
-        ] {
-            assert_eq!(text.parse(), Ok(how));
-        }
-        for text in [
-            "",
-            "last",
-            "last:",
-            "last:-1",
-            "weighted:",
-            "window:1",
-            "uniform:2",
-            "mean",
-        ] {
-            assert!(text.parse::<How>().is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn a_score_is_behind_the_last_equals_sign() {

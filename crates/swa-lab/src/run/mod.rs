@@ -12,6 +12,7 @@ pub mod epoch_log;
 pub mod evaluate;
 pub mod export;
 pub mod given;
+pub mod how_to_average;
 pub mod images;
 pub mod interruption;
 pub mod kept;
