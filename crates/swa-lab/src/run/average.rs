@@ -38,6 +38,7 @@ pub struct AverageImages {
 /// Files of a network that is known, and images for it.
 pub struct KnownNetwork<'a> {
     first: &'a Path,
+    is_of_a_run: bool,
     args: FileArgs,
     images: ImageSet,
     held_out: Option<Arc<Images>>,
@@ -72,6 +73,7 @@ impl<'a> KnownNetwork<'a> {
         let args = args.without_key();
         let file = ModelFile::of(files.uniform().state_dict(), first, &args)?;
         let run = FinishedRun::around(first);
+        let is_of_a_run = run.is_some();
         let view = run.as_ref().map_or(file.view, |run| run.config.view);
         let progress = Progress::of_images();
         let all = load_images(data, view, &progress)?;
@@ -101,6 +103,7 @@ impl<'a> KnownNetwork<'a> {
         let held_out = config.validation_images(&used, held_out);
         Ok(Self {
             first,
+            is_of_a_run,
             args,
             images: used,
             held_out,
@@ -149,12 +152,18 @@ impl<'a> KnownNetwork<'a> {
     /// If there are none, or they cannot be loaded.
     pub fn held_out_score(&self, averaged: &Averaged) -> Result<Score, Failure> {
         let Some(held_out) = &self.held_out else {
-            return Err(format!(
-                "files are chosen by images that are held out from the training, and {} says of none: hold some out with \
-                 --validation-items",
-                self.first.display()
-            )
-            .into());
+            let (first, problem) = (
+                self.first.display(),
+                "files are chosen by images that are held out from the training",
+            );
+            return Err(if self.is_of_a_run {
+                format!("{problem}, and the run of {first} holds none out: train one with --validation-items").into()
+            } else {
+                format!(
+                    "{problem}, and {first} says of none: hold some out with --validation-items"
+                )
+                .into()
+            });
         };
         self.score_on(averaged, held_out)
     }

@@ -216,6 +216,20 @@ mod tests {
     }
 
     #[test]
+    fn one_folder_under_two_paths_is_one_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("images");
+        for path in [&path, &folder.path().join("other")] {
+            std::fs::create_dir(path).unwrap();
+        }
+        let path = path.to_str().unwrap();
+        assert!(is_same_place(path, &format!("{path}/../images/")));
+        assert!(!is_same_place(path, &format!("{path}/../other")));
+        assert!(is_same_place("synthetic", "synthetic"));
+        assert!(!is_same_place("synthetic", path));
+    }
+
+    #[test]
     fn the_same_images_are_known_again_and_others_are_told_apart() {
         let began = ImagesRecord::of(&images([1, 2, 3], [0, 1, 0]));
         let difference = |now: &ImageSet| ImagesRecord::of(now).difference(&began);

@@ -133,6 +133,12 @@ fn files_that_describe_one_network_make_an_average_that_does() {
         average(&files, out, more).success();
         cifar(["evaluate", "--model-file", out]).success();
     }
+    let greedy = ["--data", "synthetic", "--how", "greedy"];
+    let error = average(&files, out, &greedy).refusal();
+    assert!(
+        error.ends_with("live.safetensors holds none out: train one with --validation-items"),
+        "{error}"
+    );
 
     let mut bytes = fs::read(&files[1]).unwrap();
     let divisor = b"width_divisor\\\":16";
