@@ -491,6 +491,10 @@ pub(crate) fn is_unfinished(file: &Path) -> bool {
 /// files `.tmpXXXXXX`, too.
 fn begins_as_safetensors(file: &Path) -> bool {
     let mut first = [0; 9];
+    // To open a pipe would wait for its other end.
+    if !file.is_file() {
+        return false;
+    }
     let read = fs::File::open(file).and_then(|mut file| file.read_exact(&mut first));
     read.is_ok() && first[8] == b'{'
 }
